@@ -1,0 +1,1 @@
+"""The data side: a list of image URLs and labels becomes WebDataset tar shards with Parquet records."""
