@@ -1,0 +1,166 @@
+"""The pictures' checks against Caffe's own pixels, and against bytes that lie."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shards.images import BadPicture, decode, inspect, read_member, resize
+from shards.outcomes import Status
+
+PREPROC = Path(__file__).parents[3] / "shared" / "golden" / "preproc"
+NAMES = [
+    "cat.jpg",
+    "cmyk_320x214.jpg",
+    "exact_256x256.jpg",
+    "exif_orient6_360x240.jpg",
+    "fish-bike.jpg",
+    "gray_400x300.jpg",
+    "half_512x512.jpg",
+    "j1_640x480_q90_420.jpg",
+    "j2_300x500_q95_444.jpg",
+    "j3_1024x400_q75_422.jpg",
+    "j4_150x111_q85_small.jpg",
+    "j5_333x777_q80_progressive.jpg",
+]
+
+
+def encode(extension: str, height: int = 40, width: int = 64) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(extension, picture)[1].tobytes()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + 3 * width) * height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    if not PREPROC.is_dir():
+        pytest.skip(f"Caffe's own pixels aren't here: no {PREPROC}")
+    return np.load(PREPROC / "preproc_golden.npz")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_are_bitwise_caffes(golden, name):
+    order = [line.rsplit(" ", 1)[0].rsplit("/", 1)[-1] for line in (PREPROC / "list.txt").read_text().splitlines()]
+    caffe_bgr = golden["resized_bgr_u8"][order.index(name)]
+    ours = resize(inspect((PREPROC / "images" / name).read_bytes()).pixels, 256)
+    np.testing.assert_array_equal(ours[:, :, ::-1].transpose(2, 0, 1), caffe_bgr)
+
+
+def test_decode_is_rgb():
+    red = np.zeros((20, 20, 3), np.uint8)
+    red[:, :, 2] = 255  # BGR, as OpenCV writes
+    assert decode(cv2.imencode(".png", red)[1].tobytes())[0, 0].tolist() == [255, 0, 0]
+
+
+def test_exif_orientation_is_applied_before_the_size_is_told(golden):  # noqa: ARG001 - it skips where the files aren't
+    picture = inspect((PREPROC / "images" / "exif_orient6_360x240.jpg").read_bytes())
+    assert picture.pixels.shape == (360, 240, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
+def test_format_is_told_from_the_bytes(kind):
+    picture = inspect(encode(f".{kind}"))
+    assert picture.format == kind
+    assert picture.pixels.shape == (40, 64, 3)
+
+
+def test_lossless_webp_is_kept():
+    picture = cv2.imencode(".webp", np.full((33, 47, 3), 9, np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    assert picture[12:16] == b"VP8L"
+    assert inspect(picture).pixels.shape == (33, 47, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9])
+def test_a_cut_picture_is_corrupt(kind, share):
+    body = encode(f".{kind}", 400, 640)
+    with pytest.raises(BadPicture) as caught:
+        inspect(body[: max(18, int(len(body) * share))])
+    assert caught.value.status is Status.CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", Status.NOT_AN_IMAGE),
+        (b"<!DOCTYPE html><html></html>", Status.NOT_AN_IMAGE),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Status.NOT_AN_IMAGE),
+        (b"BMW is no bitmap, nor is this text", Status.NOT_AN_IMAGE),
+        (b"\xff\xd8\xff" + b"\xff" * 100, Status.CORRUPT),
+        (b"\xff\xd8\xff\xe0\x00\x00" * 100, Status.CORRUPT),
+        (zlib.compress(b"x" * 100, wbits=31), Status.BAD_ENCODING),
+        (png_of_size(15, 400), Status.TOO_SMALL),
+        (encode(".jpg", 16, 16), None),
+        (png_of_size(16, 16), None),
+    ],
+)
+def test_each_refusal_is_named(body, status):
+    if status is None:
+        inspect(body)
+        return
+    with pytest.raises(BadPicture) as caught:
+        inspect(body)
+    assert caught.value.status is status
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_refused_from_its_header():
+    # There are no pixels behind this header, so decoding it would say "corrupt".
+    bomb = png_of_size(1, 1)
+    bomb = bomb[:16] + struct.pack(">II", 30000, 30000) + bomb[24:]
+    with pytest.raises(BadPicture) as caught:
+        inspect(bomb)
+    assert caught.value.status is Status.TOO_MANY_PIXELS
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def test_npy_member_is_a_view_of_the_bytes():
+    array = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    body = bytearray(npy_bytes(array))
+    pixels = read_member(memoryview(body), "npy")
+    np.testing.assert_array_equal(pixels, array)
+    body[-1] = 200
+    assert pixels[-1, -1, -1] == 200
+
+
+def test_other_members_are_decoded():
+    body = encode(".png")
+    np.testing.assert_array_equal(read_member(body, "png"), decode(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        npy_bytes(np.array([[[None, 1, 2]]], dtype=object)),  # would have to be unpickled
+        npy_bytes(np.zeros((4, 4), np.uint8)),
+        npy_bytes(np.zeros((4, 4, 3), np.float32)),
+        npy_bytes(np.asfortranarray(np.zeros((4, 4, 3), np.uint8))),
+        npy_bytes(np.zeros((4, 4, 3), np.uint8))[:-1],
+        b"",
+        b"\x93NUMPY",
+        b"not npy at all",
+    ],
+)
+def test_npy_that_is_no_picture_is_corrupt(body):
+    with pytest.raises(BadPicture) as caught:
+        read_member(body, "npy")
+    assert caught.value.status is Status.CORRUPT
