@@ -144,7 +144,7 @@ class ShardIndex:
 
     def entries(self, split: str) -> Entries:
         """Returns the split's pictures; empty where the split has none."""
-        part = self.table.filter(pc.equal(self.table.column("split"), split))
+        part = self.table.filter(pc.field("split") == split)
         return Entries(
             root=self.root,
             key=part.column("key").to_pylist(),
