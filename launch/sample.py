@@ -1,0 +1,256 @@
+"""Serves the quickstart's sample on this machine alone: drawn pictures, and links that have died as links do.
+
+`python -m launch.sample --out DIR` writes DIR/sample.csv, in the official list's form, and serves what it names until
+its parent process ends, it is told to stop, or an hour has passed.
+"""
+
+import argparse
+import collections
+import contextlib
+import csv
+import dataclasses
+import enum
+import http.server
+import io
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator
+from http import HTTPStatus
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+
+from launch.pictures import STYLES, draw
+from launch.scenes import Pixels
+
+SEED = 831486
+LIST_NAME = "sample.csv"
+PLACEHOLDER_PATH = "/photo_unavailable.png"
+LIFETIME = 3600  # seconds; a forgotten server ends by itself
+
+style_names = tuple(STYLES)
+
+
+class Fate(enum.Enum):
+    """What has become of a picture's link."""
+
+    ALIVE = "alive"
+    MISSING = "404"
+    GONE = "410"
+    UNAVAILABLE = "redirects to the placeholder"
+    HEALS = "500 when asked first, then alive"
+    HTML = "a web page under a picture's name"
+
+
+# By index modulo 97: prime to the 20 labels, so that every label has its share; any 40 pictures hold each fate.
+FATES = {
+    7: Fate.MISSING,
+    11: Fate.GONE,
+    17: Fate.UNAVAILABLE,
+    23: Fate.HEALS,
+    31: Fate.HTML,
+    53: Fate.UNAVAILABLE,
+    71: Fate.MISSING,
+    89: Fate.HEALS,
+}
+
+
+def fate(index: int) -> Fate:
+    """Returns what has become of the link of picture `index`."""
+    return FATES.get(index % 97, Fate.ALIVE)
+
+
+def label_of(index: int) -> int:
+    """Returns the label of picture `index`; the labels take turns."""
+    return index % len(style_names)
+
+
+def split_of(index: int) -> str:
+    """Returns train or, for a fifth of each label's pictures, test, as in the official list."""
+    return "test" if index // len(style_names) % 5 == 4 else "train"
+
+
+def encode(pixels: Pixels, suffix: str = ".jpg") -> bytes:
+    """Returns pixels (uint8[H, W, 3], RGB) as a picture file: a JPEG, or what else the suffix says."""
+    _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
+def draw_placeholder() -> Pixels:
+    """Draws the card that stands where a picture was; its bytes can't be the official one's, its URL's name is."""
+    card = np.full((375, 500, 3), 238, np.uint8)
+    cv2.circle(card, (250, 150), 46, (170, 170, 170), 4, cv2.LINE_AA)
+    cv2.line(card, (218, 118), (282, 182), (170, 170, 170), 4, cv2.LINE_AA)
+    cv2.putText(card, "This photo is no longer available", (98, 258), 0, 0.6, (110, 110, 110), 1, cv2.LINE_AA)
+    return card
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One HTTP response."""
+
+    status: HTTPStatus
+    content_type: str = "text/plain"
+    body: bytes = b""
+    location: str | None = None
+
+
+class SampleServer(http.server.ThreadingHTTPServer):
+    """Serves pictures 0 to images - 1 on 127.0.0.1, each drawn when it is asked for (some 8 ms).
+
+    Attributes:
+        images: how many pictures there are.
+        requests: how often each path was asked for.
+    """
+
+    request_queue_size = 128  # a downloader opens its 64 connections at once
+
+    def __init__(self, images: int, seed: int = SEED, port: int = 0) -> None:
+        """Binds the port; 0 takes a free one."""
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.images = images
+        self.seed = seed
+        self.requests: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+        self._placeholder = encode(draw_placeholder(), ".png")
+
+    @property
+    def url(self) -> str:
+        """Returns the server's address, without a slash at its end."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def answer(self, path: str) -> Answer:
+        """Returns what to say to GET path, which is counted."""
+        with self._lock:
+            self.requests[path] += 1
+            first_time = self.requests[path] == 1
+        if path == PLACEHOLDER_PATH:
+            return Answer(HTTPStatus.OK, "image/png", self._placeholder)
+        match = re.fullmatch(r"/(photos|pages)/(\d+)(\.jpg)?", path)
+        if match is None or int(match[2]) >= self.images:
+            return Answer(HTTPStatus.NOT_FOUND)
+        index = int(match[2])
+        return self._page(index) if match[1] == "pages" else self._photo(index, first_time=first_time)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Reports what went wrong in a request; a client that hung up is no error of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(cast("socket.socket", request), client_address)
+
+    def _page(self, index: int) -> Answer:
+        html = f"<!DOCTYPE html><title>Picture {index}</title><p>{style_names[label_of(index)]}</p>\n"
+        return Answer(HTTPStatus.OK, "text/html", html.encode())
+
+    def _photo(self, index: int, *, first_time: bool) -> Answer:
+        match fate(index):
+            case Fate.MISSING:
+                return Answer(HTTPStatus.NOT_FOUND)
+            case Fate.GONE:
+                return Answer(HTTPStatus.GONE)
+            case Fate.UNAVAILABLE:
+                return Answer(HTTPStatus.FOUND, location=PLACEHOLDER_PATH)
+            case Fate.HEALS if first_time:
+                return Answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+            case Fate.HTML:
+                return self._page(index)
+            case Fate.ALIVE | Fate.HEALS:
+                return Answer(HTTPStatus.OK, "image/jpeg", encode(draw(label_of(index), self.seed + index)))
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 30  # seconds an idle connection is kept
+
+    def do_GET(self) -> None:
+        answer = cast("SampleServer", self.server).answer(self.path)
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        if answer.location:
+            self.send_header("Location", answer.location)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (http.server's name)
+        """Says nothing: thousands of lines would bury the downloader's own."""
+
+
+@contextlib.contextmanager
+def serve(images: int, seed: int = SEED, port: int = 0) -> Generator[SampleServer]:
+    """Serves the sample while the context lasts; port 0 takes a free one."""
+    with SampleServer(images, seed, port) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def write_list(path: Path, images: int, url: str) -> None:
+    """Writes the list of a server at `url`, with the official list's columns; an equal list is left alone."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", "image_url", "page_url", "label", "_split"])
+    for index in range(images):
+        photo, page = f"{url}/photos/{index:05d}.jpg", f"{url}/pages/{index:05d}"
+        writer.writerow([f"{index:05d}", photo, page, label_of(index), split_of(index)])
+    if path.is_file() and path.read_text() == text.getvalue():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(text.getvalue())
+    draft.replace(path)
+
+
+def listed_port(path: Path) -> int:
+    """Returns the port that an earlier run wrote into the list, or 0."""
+    with contextlib.suppress(OSError, StopIteration), path.open() as rows:
+        next(rows)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", next(rows))
+        return int(found[1]) if found else 0
+    return 0
+
+
+def _serve_until_stopped(server: SampleServer, path: Path) -> None:
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, lambda *_: stop.set())
+    parent, deadline = os.getppid(), time.monotonic() + LIFETIME
+    print(f"Serving {server.images} pictures at {server.url}, listed in {path}", flush=True)
+    while os.getppid() == parent and time.monotonic() < deadline and not stop.wait(0.5):
+        pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the list and serves it; the port of an earlier run is taken again, so that its list stays true."""
+    parser = argparse.ArgumentParser(prog="python -m launch.sample", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the list")
+    parser.add_argument("--images", type=int, default=1500, help="how many pictures (1500)")
+    options = parser.parse_args(arguments)
+    if options.images < 1:
+        parser.error(f"--images is {options.images}; it must be at least 1")
+    cv2.setNumThreads(1)  # requests already run side by side
+    path = options.out / LIST_NAME
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                server = stack.enter_context(serve(options.images, port=listed_port(path)))
+            except OSError:  # another program has taken the port since
+                server = stack.enter_context(serve(options.images))
+            write_list(path, options.images, server.url)
+            _serve_until_stopped(server, path)
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
