@@ -1,0 +1,107 @@
+"""CaffeNet as Caffe has it: AlexNet with pooling before normalization, at any width, input size and class count."""
+
+import dataclasses
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+# Caffe's fillers: the standard deviation of each layer's gaussian weights, and its constant bias.
+FILLERS = {
+    "conv1": (0.01, 0.0),
+    "conv2": (0.01, 1.0),
+    "conv3": (0.01, 0.0),
+    "conv4": (0.01, 1.0),
+    "conv5": (0.01, 1.0),
+    "fc6": (0.005, 1.0),
+    "fc7": (0.005, 1.0),
+}
+LAST_LAYER_FILLER = (0.01, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaffeNetShape:
+    """What sets the sizes of a CaffeNet's layers.
+
+    Attributes:
+        widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
+        num_classes: outputs of the last layer.
+        last_layer: its name.
+        input_size: side in pixels of the input, 227 for the published weights.
+        dropout: share of fc6's and fc7's outputs dropped in training.
+    """
+
+    widths: tuple[int, int, int, int, int, int, int]
+    num_classes: int
+    last_layer: str
+    input_size: int
+    dropout: float
+
+
+class CaffeNet(nn.Sequential):
+    """[B, 3, S, S] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
+
+    Layers carry Caffe's names, so that a .caffemodel is copied by name.
+
+    Raises:
+        ValueError: the input is too small to leave anything for fc6.
+    """
+
+    def __init__(self, shape: CaffeNetShape) -> None:
+        c1, c2, c3, c4, c5, f6, f7 = shape.widths
+        side = pooled_size(shape.input_size)
+        if side < 1:
+            raise ValueError(f"an input of {shape.input_size} pixels is too small for CaffeNet")
+
+        def pool() -> nn.Module:
+            return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+
+        def lrn() -> nn.Module:
+            return nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=1.0)
+
+        super().__init__(
+            OrderedDict[str, nn.Module](
+                conv1=nn.Conv2d(3, c1, kernel_size=11, stride=4),
+                relu1=nn.ReLU(inplace=True),
+                pool1=pool(),
+                norm1=lrn(),
+                conv2=nn.Conv2d(c1, c2, kernel_size=5, padding=2, groups=2),
+                relu2=nn.ReLU(inplace=True),
+                pool2=pool(),
+                norm2=lrn(),
+                conv3=nn.Conv2d(c2, c3, kernel_size=3, padding=1),
+                relu3=nn.ReLU(inplace=True),
+                conv4=nn.Conv2d(c3, c4, kernel_size=3, padding=1, groups=2),
+                relu4=nn.ReLU(inplace=True),
+                conv5=nn.Conv2d(c4, c5, kernel_size=3, padding=1, groups=2),
+                relu5=nn.ReLU(inplace=True),
+                pool5=pool(),
+                flatten=nn.Flatten(),
+                fc6=nn.Linear(c5 * side * side, f6),
+                relu6=nn.ReLU(inplace=True),
+                drop6=nn.Dropout(shape.dropout),
+                fc7=nn.Linear(f6, f7),
+                relu7=nn.ReLU(inplace=True),
+                drop7=nn.Dropout(shape.dropout),
+                **{shape.last_layer: nn.Linear(f7, shape.num_classes)},
+            )
+        )
+
+    def fill(self, generator: torch.Generator) -> None:
+        """Fills every layer as Caffe's prototxt asks: gaussian weights, constant biases."""
+        for name, layer in self.named_children():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                std, bias = FILLERS.get(name, LAST_LAYER_FILLER)
+                nn.init.normal_(layer.weight, std=std, generator=generator)
+                assert layer.bias is not None
+                nn.init.constant_(layer.bias, bias)
+
+
+def pooled_size(input_size: int) -> int:
+    """Returns the side of pool5's output for a square input; Caffe's pooling rounds up."""
+    size = (input_size - 11) // 4 + 1
+    for _ in ("pool1", "pool2", "pool5"):
+        size = math.ceil((size - 3) / 2) + 1
+    return size

@@ -1,0 +1,202 @@
+"""Checkpoints: a folder RUN/checkpoints/iter_N, the same files whichever engine and however many ranks wrote it.
+
+model.safetensors holds parameters and buffers, optimizer.safetensors the optimizer's slots, progress.json where the run
+stands, config.yaml its settings, mean.safetensors what is subtracted from pictures: predict and evaluate need no more.
+Nothing is ever unpickled.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from stylefinetune import config as configs
+from stylefinetune import models
+from stylefinetune.config import Config
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.errors import UserError
+from stylefinetune.transforms import Transform
+
+MODEL, OPTIMIZER, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
+PROGRESS, CONFIG = "progress.json", "config.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        iteration: iterations done.
+        losses: the last ones, as many as train.average_loss, oldest first.
+        tests: each test so far: iteration, accuracy, loss.
+        seed: the run's.
+        classes: class names in label order.
+        index: fingerprint of the index that the run is trained on.
+    """
+
+    iteration: int
+    losses: list[float]
+    tests: list[dict[str, float]]
+    seed: int
+    classes: list[str]
+    index: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read.
+
+    Attributes:
+        path: its folder.
+        progress: where its run stood.
+        config: its run's.
+        tensors: parameters and buffers by name.
+        slots: the optimizer's: slot -> parameter's name -> tensor.
+        mean: what is subtracted from pictures, see data.load_mean.
+    """
+
+    path: Path
+    progress: Progress
+    config: Config
+    tensors: dict[str, torch.Tensor]
+    slots: dict[str, dict[str, torch.Tensor]]
+    mean: torch.Tensor
+
+    def network(self, device: torch.device) -> tuple[nn.Module, Transform]:
+        """Returns the trained network in testing mode, and the transform that makes its input."""
+        net = models.build(self.config, len(self.progress.classes))
+        net.load_state_dict(self.tensors)
+        return net.to(device).eval(), Transform(self.mean, device)
+
+    def engine_state(self, like: EngineState) -> EngineState:
+        """Returns the state for an engine whose own state is `like`.
+
+        Raises:
+            UserError: the engine's network is another one.
+        """
+        for name, tensor in (like.parameters | like.buffers).items():
+            theirs = self.tensors.get(name)
+            if theirs is None or theirs.shape != tensor.shape:
+                size = "no such layer" if theirs is None else "x".join(map(str, theirs.shape))
+                raise UserError(
+                    f"{self.path}: the run asks for {name} of {'x'.join(map(str, tensor.shape))}, the checkpoint has "
+                    f"{size}; train with its config, or into another --run_dir with --weights {self.path}"
+                )
+        return EngineState(
+            parameters={name: self.tensors[name] for name in like.parameters},
+            buffers={name: self.tensors[name] for name in like.buffers},
+            slots=self.slots,
+        )
+
+
+def save(run_dir: Path, progress: Progress, state: EngineState, config: Config, mean: torch.Tensor) -> Path:
+    """Writes a checkpoint beside and renames it, so that a folder of that name is always whole."""
+    final = path_of(run_dir, progress.iteration)
+    beside = final.with_name(f".{final.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
+    save_file(_owned(state.parameters | state.buffers), beside / MODEL)
+    save_file(_owned(slots), beside / OPTIMIZER)
+    save_file({"mean": mean.contiguous()}, beside / MEAN)
+    (beside / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n", encoding="utf-8")
+    (beside / CONFIG).write_text(configs.dump(config), encoding="utf-8")
+    for file in beside.iterdir():
+        _sync(file)
+    _sync(beside)
+    shutil.rmtree(final, ignore_errors=True)
+    beside.rename(final)
+    _sync(final.parent)
+    return final
+
+
+def path_of(run_dir: Path, iteration: int) -> Path:
+    """Returns where the checkpoint after `iteration` iterations lies."""
+    return run_dir / "checkpoints" / f"iter_{iteration}"
+
+
+def newest(run_dir: Path) -> Path | None:
+    """Returns the checkpoint of the run that is furthest on, or None."""
+    found = [path for path in (run_dir / "checkpoints").glob("iter_*") if re.fullmatch(r"iter_\d+", path.name)]
+    return max(found, key=lambda path: int(path.name.removeprefix("iter_")), default=None)
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a checkpoint, or the newest one of a run's folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    folder = path if (path / PROGRESS).is_file() else newest(path)
+    if folder is None:
+        raise UserError(f"{path} is neither a checkpoint nor a run's folder with one in it")
+    try:
+        slots: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in load_file(folder / OPTIMIZER).items():
+            slot, _, name = key.partition("/")
+            slots.setdefault(slot, {})[name] = tensor
+        return Checkpoint(
+            path=folder,
+            progress=Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8"))),
+            config=configs.load(folder / CONFIG),
+            tensors=load_file(folder / MODEL),
+            slots=slots,
+            mean=load_file(folder / MEAN)["mean"],
+        )
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder} is damaged ({error}); remove it and the one before it is used") from error
+
+
+def find(config: Config) -> Checkpoint | None:
+    """Returns the checkpoint that `config.resume` asks to go on from; None starts afresh.
+
+    Raises:
+        UserError: it asks for one that isn't there, or to start afresh where a run lies already.
+    """
+    run_dir = Path(config.run_dir)
+    last = newest(run_dir)
+    if config.resume == "none":
+        if last is not None:
+            raise UserError(f"{last} is there already; remove {run_dir}, or start afresh in another --run_dir")
+        return None
+    if config.resume == "auto":
+        return read(last) if last is not None else None
+    return read(Path(config.resume))
+
+
+def check_data(checkpoint: Checkpoint, config: Config, classes: tuple[str, ...], index: str) -> None:
+    """Sees that a run may go on with these pictures.
+
+    Raises:
+        UserError: they are others than the checkpoint's.
+    """
+    theirs = checkpoint.progress
+    if list(classes) != theirs.classes:
+        raise UserError(
+            f"{checkpoint.path} was trained on {len(theirs.classes)} classes ({', '.join(theirs.classes[:3])}, ...), "
+            f"{config.data.shards} has {len(classes)} ({', '.join(classes[:3])}, ...); use another --run_dir"
+        )
+    if index != theirs.index and not config.checkpoint.allow_other_index:
+        raise UserError(
+            f"{checkpoint.path} was trained on another index than {config.data.shards} now has; use another --run_dir, "
+            "or go on all the same with --checkpoint.allow_other_index=true"
+        )
+
+
+def _owned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,329 @@
+"""Every knob of a run: frozen dataclasses, filled from defaults, a YAML file and dotted flags, in that order.
+
+The defaults are Caffe's Flickr Style recipe. Names are Caffe's where Caffe has the idea, PyTorch's elsewhere.
+"""
+
+import dataclasses
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from stylefinetune.errors import UserError
+
+
+def _require(holds: bool, message: str) -> None:  # noqa: FBT001 -- reads as a sentence at its calls
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which pictures a run sees, and how.
+
+    Attributes:
+        shards: DIR made by `python -m shards assemble`.
+        train_split: name of the split to train on.
+        test_split: name of the split to test on.
+        image_size: side in pixels that every picture is resized to; the aspect ratio isn't kept.
+        crop_size: side of the square cut out, at random in training, from the centre in testing; 0 takes it whole.
+        test_crop_size: side of the centre cut in testing where it differs from crop_size.
+        mirror: flip half of the training pictures left to right.
+        mean_file: picture to subtract, .npy or .binaryproto; when empty, DIR/mean.npy.
+        mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
+        shuffle: draw a new order for every epoch instead of the list's own.
+        batch_size: pictures of a training batch, of all ranks together.
+        test_batch_size: pictures of a testing batch, of all ranks together.
+        workers: decoding processes of each rank; 0 decodes in the training process.
+    """
+
+    shards: str = "data/flickr_style"
+    train_split: str = "train"
+    test_split: str = "test"
+    image_size: int = 256
+    crop_size: int = 227
+    test_crop_size: int | None = None
+    mirror: bool = True
+    mean_file: str = ""
+    mean_value: tuple[float, ...] = ()
+    shuffle: bool = False
+    batch_size: int = 50
+    test_batch_size: int = 50
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 1, f"data.image_size is {self.image_size}; it must be at least 1")
+        for name in ("crop_size", "test_crop_size"):
+            size = getattr(self, name)
+            _require(
+                size is None or 0 <= size <= self.image_size,
+                f"data.{name} is {size}; it must lie between 0 and data.image_size ({self.image_size})",
+            )
+        for name in ("batch_size", "test_batch_size"):
+            _require(getattr(self, name) >= 1, f"data.{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.workers >= 0, f"data.workers is {self.workers}; it must not be negative")
+        _require(
+            len(self.mean_value) in (0, 1, 3),
+            f"data.mean_value has {len(self.mean_value)} values; give one, or three in the order B,G,R",
+        )
+        _require(
+            not (self.mean_value and self.mean_file),
+            "data.mean_file and data.mean_value are both set; keep one of them",
+        )
+
+    def input_size(self, *, training: bool) -> int:
+        """Returns the side in pixels of what the network is given."""
+        crop = self.crop_size if training or self.test_crop_size is None else self.test_crop_size
+        return crop or self.image_size
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network: CaffeNet, at any width.
+
+    Attributes:
+        name: what the log calls the network.
+        last_layer: name of the classifying layer; a name that the weights file lacks starts it afresh.
+        widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
+        dropout: share of fc6's and fc7's outputs dropped in training.
+    """
+
+    name: str = "FlickrStyleCaffeNet"
+    last_layer: str = "fc8_flickr"
+    widths: tuple[int, int, int, int, int, int, int] = (96, 256, 384, 384, 256, 4096, 4096)
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(min(self.widths) >= 1, f"model.widths is {list(self.widths)}; every width must be at least 1")
+        _require(
+            all(width % 2 == 0 for width in self.widths[:5]),
+            f"model.widths is {list(self.widths)}; the first five must be even, for grouped convolutions",
+        )
+        _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in [0, 1)")
+        _require(
+            re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.last_layer) is not None,
+            f"model.last_layer is {self.last_layer!r}; use letters, digits and underscores",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """What a layer's parameters multiply the run's rate and decay by.
+
+    Attributes:
+        match: glob over layer names, such as fc8_*; the first rule that matches a layer holds for it.
+        lr_mult: of the layer's weights; 0 freezes the layer.
+        decay_mult: of the layer's weights.
+        bias_lr_mult: of its biases; twice lr_mult unless given, as CaffeNet has it.
+        bias_decay_mult: of its biases.
+    """
+
+    match: str
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    bias_lr_mult: float | None = None
+    bias_decay_mult: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Caffe's SGD and its learning-rate policies.
+
+    Attributes:
+        base_lr: learning rate at iteration 0.
+        lr_policy: how it changes: fixed, step, multistep, exp, inv, poly or sigmoid.
+        gamma: factor of a drop (step, multistep, exp) or slope (inv, sigmoid).
+        stepsize: iterations between drops (step), or the middle of the slope (sigmoid).
+        stepvalue: iterations of the drops (multistep), ascending.
+        power: exponent of inv and poly.
+        momentum: share of the last update that is kept.
+        weight_decay: L2 penalty, times a layer's decay_mult.
+        layers: rules per layer, in order; layers that no rule matches have 1, 1 for weights and 2, 0 for biases.
+    """
+
+    base_lr: float = 0.001
+    lr_policy: Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"] = "step"
+    gamma: float = 0.1
+    stepsize: int = 20000
+    stepvalue: tuple[int, ...] = ()
+    power: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    layers: tuple[LayerRule, ...] = (LayerRule(match="fc8_*", lr_mult=10.0),)
+
+    def __post_init__(self) -> None:
+        _require(self.base_lr >= 0, f"optim.base_lr is {self.base_lr}; it must not be negative")
+        _require(self.stepsize >= 1, f"optim.stepsize is {self.stepsize}; it must be at least 1")
+        _require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must lie in [0, 1)")
+        _require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
+        _require(
+            list(self.stepvalue) == sorted(self.stepvalue),
+            f"optim.stepvalue is {list(self.stepvalue)}; the iterations must ascend",
+        )
+        _require(
+            self.lr_policy != "multistep" or len(self.stepvalue) > 0,
+            "optim.lr_policy is multistep but optim.stepvalue is empty; list the iterations of the drops",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long a run lasts and what it tells on the way.
+
+    Attributes:
+        max_iter: iterations, each one update of the weights.
+        iter_size: batches whose gradients are summed for one update.
+        test_interval: iterations between tests; 0 tests at the end alone.
+        test_iter: batches of a test, taken up where the last test ended; 0 tests every picture once.
+        test_initialization: test before the first update as well.
+        display: iterations between displayed losses; 0 shows none.
+        average_loss: displayed loss is the mean of this many last ones.
+        seed: of fillers, dropout, crops, mirrors and shuffles.
+        deterministic: on GPUs, use deterministic algorithms, so that equal runs are equal to the bit.
+    """
+
+    max_iter: int = 100000
+    iter_size: int = 1
+    test_interval: int = 1000
+    test_iter: int = 0
+    test_initialization: bool = True
+    display: int = 20
+    average_loss: int = 1
+    seed: int = 1701
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_iter", "iter_size", "average_loss"):
+            _require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("test_interval", "test_iter", "display", "seed"):
+            _require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved.
+
+    Attributes:
+        snapshot: iterations between checkpoints; 0 saves at the end alone.
+        allow_other_index: resume although the shards' index has changed; the order of the pictures then changes too.
+    """
+
+    snapshot: int = 10000
+    allow_other_index: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.snapshot >= 0, f"checkpoint.snapshot is {self.snapshot}; it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run is shown beside its own log and metrics.jsonl.
+
+    Attributes:
+        wandb: Weights & Biases: auto (online with a key, else offline), offline, or disabled.
+        project: W&B project.
+        name: W&B run name; the run folder's unless given.
+    """
+
+    wandb: Literal["auto", "offline", "disabled"] = "auto"
+    project: str = "stylefinetune"
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+        run_dir: folder of the run's log, metrics and checkpoints.
+        weights: .caffemodel, .safetensors or checkpoint to start from, copied by layer name; a comma between several.
+        resume: auto goes on from the newest checkpoint of run_dir if there is one; none starts afresh; or a path.
+        data: which pictures, and how.
+        model: the network.
+        optim: the solver.
+        train: how long, and what is told.
+        checkpoint: when to save.
+        tracking: where to show.
+    """
+
+    run_dir: str = "runs/flickr_style"
+    weights: str | None = None
+    resume: str = "auto"
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
+
+
+def parse(arguments: list[str]) -> Config:
+    """Reads a command line: defaults, then `--config FILE`, then dotted flags.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or out of range, a file that can't be read.
+    """
+    parser = ArgumentParser(prog="stylefinetune.train", description=__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of the keys below")
+    parser.add_class_arguments(Config, None)
+    try:
+        return _build(parser.instantiate(parser.parse_args(arguments)))
+    except (ArgumentError, ValueError, TypeError) as error:
+        line = _one_line(str(error), _keys(Config()))
+        if line.startswith("Problems parsing config"):
+            line = f"{' '.join(arguments)}: {line}; mend the YAML"
+        raise UserError(line) from error
+
+
+def load(path: Path) -> Config:
+    """Reads a config.yaml that `dump` wrote.
+
+    Raises:
+        UserError: it can't be read, or names keys that this release doesn't know.
+    """
+    return parse(["--config", str(path)])
+
+
+def dump(config: Config) -> str:
+    """Returns `config` as YAML that `load` reads back to an equal Config."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _build(namespace: Any) -> Config:  # noqa: ANN401 -- jsonargparse's namespace is untyped
+    return Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in cast("dict[str, object]", value).items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
+    return value
+
+
+def _keys(value: object, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for field in dataclasses.fields(cast("Any", value)):
+        item = getattr(value, field.name)
+        found += _keys(item, f"{prefix}{field.name}.") if dataclasses.is_dataclass(item) else [prefix + field.name]
+    return found
+
+
+def _one_line(message: str, known: list[str]) -> str:
+    """Folds jsonargparse's paragraphs into one line, and names the nearest key where one is unknown."""
+    line = re.sub(r"\s+", " ", message).strip()
+    line = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", line)
+    line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.Literal", "one of ")
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
+    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", line)
+    if unknown:
+        name = unknown[1]
+    elif in_group:
+        name = f"{in_group[1]}.{in_group[2]}"
+    else:
+        return line
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists the keys")

@@ -1,0 +1,229 @@
+"""From the index to batches, read from the shards by position, and the mean picture that goes with them."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from shards.images import BadPicture, Pixels, read_member, resize
+from shards.index import Entries, ShardIndex, ShardsError
+from stylefinetune.caffe_files import read_mean
+from stylefinetune.config import DataConfig
+from stylefinetune.errors import RankError, UserError
+from stylefinetune.order import Order, Slices
+from stylefinetune.transforms import Crops
+
+MAX_OPEN_SHARDS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One rank's slice of a batch of b pictures; b may be 0.
+
+    Attributes:
+        pictures: uint8[b, H, W, 3], RGB.
+        labels: int64[b].
+        crops: where each is cut.
+        crop_size: side of the cut.
+        positions: int64[b], each picture's n.
+        size: pictures of the whole batch, over all ranks.
+    """
+
+    pictures: torch.Tensor
+    labels: torch.Tensor
+    crops: Crops
+    crop_size: int
+    positions: torch.Tensor
+    size: int
+
+    def pin_memory(self) -> "Batch":
+        """Returns the batch in page-locked memory; DataLoader calls it where there is a GPU."""
+        return dataclasses.replace(
+            self,
+            pictures=self.pictures.pin_memory(),
+            labels=self.labels.pin_memory(),
+            crops=Crops(*(getattr(self.crops, field.name).pin_memory() for field in dataclasses.fields(Crops))),
+        )
+
+
+class PictureSet(Dataset[Batch]):
+    """The pictures of a split, read by position.
+
+    Args:
+        entries: where they lie.
+        order: which one stands at which position.
+        config: image size, crop, mirror.
+        training: random crops and mirrors; otherwise the centre.
+    """
+
+    def __init__(self, entries: Entries, order: Order, config: DataConfig, *, training: bool) -> None:
+        self.entries = entries
+        self.order = order
+        self.image_size = config.image_size
+        self.crop_size = config.input_size(training=training)
+        self.training = training
+        self.mirror = config.mirror and training
+        self._files: dict[str, int] = {}
+
+    def __getitems__(self, positions: list[int]) -> Batch | RankError:
+        """Reads the pictures at `positions`; an error is returned, since a worker's traceback would bury it."""
+        rows = [self.order.row(position) for position in positions]
+        try:
+            pictures = [self._picture(row) for row in rows]
+        except RankError as error:
+            return error
+        side = self.image_size
+        stacked = np.stack(pictures) if pictures else np.empty((0, side, side, 3), np.uint8)
+        return Batch(
+            pictures=torch.from_numpy(stacked),
+            labels=torch.from_numpy(self.entries.label[rows]),
+            crops=self._crops(positions),
+            crop_size=self.crop_size,
+            positions=torch.tensor(positions, dtype=torch.int64),
+            size=0,
+        )
+
+    def _picture(self, row: int) -> Pixels:
+        entries = self.entries
+        where = f"{entries.root / entries.shard[row]}: {entries.key[row]}"
+        try:
+            body = os.pread(self._file(entries.shard[row]), int(entries.length[row]), int(entries.offset[row]))
+            pixels = read_member(body, entries.format[row])
+        except OSError as error:
+            raise RankError(f"{where} can't be read ({error.strerror}); is the shard still there?") from error
+        except BadPicture as error:
+            raise RankError(f"{where} is damaged ({error}); assemble its shard again") from error
+        if pixels.shape[:2] == (self.image_size, self.image_size):
+            return pixels
+        if entries.format[row] == "npy":
+            raise RankError(
+                f"{where} is stored as {pixels.shape[1]}x{pixels.shape[0]} pixels; set data.image_size to that"
+            )
+        return resize(pixels, self.image_size)
+
+    def _file(self, shard: str) -> int:
+        descriptor = self._files.get(shard)
+        if descriptor is None:
+            if len(self._files) >= MAX_OPEN_SHARDS:
+                for opened in self._files.values():
+                    os.close(opened)
+                self._files.clear()
+            descriptor = self._files[shard] = os.open(self.entries.root / shard, os.O_RDONLY)
+        return descriptor
+
+    def _crops(self, positions: list[int]) -> Crops:
+        slack = self.image_size - self.crop_size
+        if not self.training:
+            centre = torch.full((len(positions),), slack // 2, dtype=torch.int64)
+            return Crops(top=centre, left=centre, mirror=torch.zeros(len(positions), dtype=torch.bool))
+        draws = [self.order.draw(position) for position in positions]
+        return Crops(
+            top=torch.tensor([top % (slack + 1) for top, _, _ in draws], dtype=torch.int64),
+            left=torch.tensor([left % (slack + 1) for _, left, _ in draws], dtype=torch.int64),
+            mirror=torch.tensor([self.mirror and mirror % 2 == 1 for _, _, mirror in draws], dtype=torch.bool),
+        )
+
+
+def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: torch.device) -> Iterator[Batch]:
+    """Yields this rank's slice of each batch in order, decoded ahead by `workers` processes.
+
+    Raises:
+        RankError: a picture can't be read.
+    """
+    loader = DataLoader(
+        cast("Dataset[Batch | RankError]", pictures),
+        batch_sampler=cast("Any", slices),  # any iterable of lists will do
+        num_workers=workers,
+        collate_fn=cast("Any", _as_it_is),  # __getitems__ has made the batch already
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+    )
+    for batch, size in zip(loader, slices.sizes(), strict=True):
+        if isinstance(batch, RankError):
+            raise batch
+        yield dataclasses.replace(batch, size=size)
+
+
+def _as_it_is(batch: Batch | RankError) -> Batch | RankError:
+    return batch
+
+
+def _start_worker(_worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+
+
+def open_index(config: DataConfig) -> ShardIndex:
+    """Loads the index of `config.shards`.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    try:
+        return ShardIndex.load(Path(config.shards))
+    except ShardsError as error:
+        raise UserError(f"data.shards: {error}") from error
+
+
+def open_split(index: ShardIndex, split: str) -> Entries:
+    """Returns the pictures of `split`, having seen that they can be trained on.
+
+    Raises:
+        UserError: the split is empty, a label has no class, or a shard is missing or too short.
+    """
+    entries = index.entries(split)
+    if len(entries) == 0:
+        there = ", ".join(index.splits) or "none"
+        raise UserError(
+            f"{index.root} holds no pictures of split {split!r} (there: {there}); assemble more of the list"
+        )
+    classes = len(index.metadata.classes)
+    outside = np.flatnonzero((entries.label < 0) | (entries.label >= classes))
+    if len(outside):
+        row = int(outside[0])
+        raise UserError(
+            f"{index.root}: {entries.key[row]} has label {entries.label[row]}, outside the {classes} classes; "
+            "mend the list and assemble it again"
+        )
+    ends: dict[str, int] = {}
+    for shard, end in zip(entries.shard, (entries.offset + entries.length).tolist(), strict=True):
+        ends[shard] = max(end, ends.get(shard, 0))
+    for shard, end in ends.items():
+        path = index.root / shard
+        if not path.is_file() or path.stat().st_size < end:
+            state = "is shorter than the index says" if path.is_file() else "is missing"
+            raise UserError(f"{path} {state}; restore it, or assemble again into {index.root}")
+    return entries
+
+
+def load_mean(config: DataConfig) -> torch.Tensor:
+    """Returns what is subtracted from every picture: float32 [H, W, 3] or, for levels, [1, 1, 3]; RGB.
+
+    Raises:
+        UserError: the file is missing, unreadable or of another size than data.image_size.
+    """
+    if config.mean_value:
+        levels = torch.tensor(config.mean_value, dtype=torch.float32).expand(3)
+        return levels.flip(0).reshape(1, 1, 3)
+    path = Path(config.mean_file) if config.mean_file else Path(config.shards) / "mean.npy"
+    if not path.is_file():
+        remedy = "set data.mean_file" if config.mean_file else f"make it with: python -m shards mean {config.shards}"
+        raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")
+    if path.suffix == ".binaryproto":
+        mean = torch.from_numpy(read_mean(path).copy()).permute(1, 2, 0).flip(-1)
+    else:
+        try:
+            mean = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+        except (ValueError, EOFError, OSError, TypeError) as error:
+            raise UserError(
+                f"{path} can't be read as a mean picture; make it again with python -m shards mean"
+            ) from error
+    if tuple(mean.shape) != (config.image_size, config.image_size, 3):
+        size = "x".join(map(str, mean.shape))
+        raise UserError(f"{path} is {size}; data.image_size asks for {config.image_size}x{config.image_size}x3")
+    return mean.contiguous()

@@ -1,0 +1,1 @@
+"""Engines move the weights: one protocol, whatever trains underneath."""

@@ -1,0 +1,113 @@
+"""Training with PyTorch alone: one process, or DistributedDataParallel over many."""
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from stylefinetune.config import OptimConfig
+from stylefinetune.data import Batch
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.optimizer import MOMENTUM, CaffeSGD, param_groups
+from stylefinetune.transforms import Transform
+from stylefinetune.world import World
+
+
+class TorchEngine:
+    """An Engine over `net`.
+
+    Args:
+        net: on any device; its parameters' requires_grad is set from optim.layers.
+        transform: from a batch's pictures to the net's input.
+        optim: the solver.
+        world: the ranks that train together.
+        seed: of dropout.
+        input_size: side in pixels of the net's input.
+    """
+
+    def __init__(
+        self, net: nn.Module, transform: Transform, optim: OptimConfig, world: World, *, seed: int, input_size: int
+    ) -> None:
+        self.world = world
+        self.seed = seed
+        self.transform = transform
+        self.net = net.to(world.device)
+        self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
+        self.replica: nn.Module = self.net
+        if world.size > 1:
+            self.replica = DistributedDataParallel(self.net, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._settle_buckets(input_size)
+
+    def _settle_buckets(self, input_size: int) -> None:
+        """Does one backward pass that leaves no trace.
+
+        DDP arranges its gradient buckets anew after its first backward pass, and so changes the order of its sums;
+        without this, the first step after a resume would differ in the last digit from the same step of a run that
+        was never stopped.
+        """
+        blank = torch.zeros(1, 3, input_size, input_size, device=self.world.device)
+        (self.replica(blank).sum() * 0).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
+        """See Engine."""
+        torch.manual_seed(_dropout_seed(self.seed, iteration, self.world.rank))
+        self.replica.train()
+        shares = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack(shares).sum()
+
+    def _backward(self, batch: Batch, iter_size: int, *, last: bool) -> torch.Tensor:
+        """Adds a micro-batch's gradients and returns this rank's share of its loss.
+
+        The loss is summed over the slice and divided by the whole batch, so that slices of unequal size, or empty
+        ones, weigh every picture alike; DDP takes the mean over the ranks, hence the factor.
+        """
+        waits = isinstance(self.replica, DistributedDataParallel) and not last
+        with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
+            logits = self.replica(self.transform(batch.pictures, batch.crops, batch.crop_size))
+            labels = batch.labels.to(self.world.device, non_blocking=True)
+            share = functional.cross_entropy(logits, labels, reduction="sum") / (batch.size * iter_size)
+            (share * self.world.size).backward()
+        return share.detach()
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See Engine."""
+        self.net.eval()
+        return self.net(self.transform(batch.pictures, batch.crops, batch.crop_size))
+
+    def state(self) -> EngineState:
+        """See Engine."""
+        parameters = dict(self.net.named_parameters())
+        kept = self.optimizer.state
+        return EngineState(
+            parameters={name: parameter.detach() for name, parameter in parameters.items()},
+            buffers=dict(self.net.named_buffers()),
+            slots={
+                MOMENTUM: {
+                    name: kept[parameter][MOMENTUM] for name, parameter in parameters.items() if parameter in kept
+                }
+            },
+        )
+
+    @torch.no_grad()
+    def load(self, state: EngineState) -> None:
+        """See Engine."""
+        own = self.state()
+        for name, tensor in (own.parameters | own.buffers).items():
+            tensor.copy_((state.parameters | state.buffers)[name])
+        for name, velocity in own.slots[MOMENTUM].items():
+            if name in state.slots[MOMENTUM]:  # a layer that was frozen until now has none, and starts at rest
+                velocity.copy_(state.slots[MOMENTUM][name])
+
+
+def _dropout_seed(seed: int, iteration: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

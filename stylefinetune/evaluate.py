@@ -1,0 +1,63 @@
+"""Tests a checkpoint: `python -m stylefinetune.evaluate RUN`, on one process or under torchrun."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from stylefinetune import checkpoint
+from stylefinetune.data import Batch, PictureSet, open_index, open_split, read_batches
+from stylefinetune.errors import UserError, run_command
+from stylefinetune.metrics import TestResult, TestSum
+from stylefinetune.order import Order, Slices
+from stylefinetune.world import World
+
+
+def test(forward: Callable[[Batch], torch.Tensor], batches: Iterable[Batch], world: World) -> TestResult:
+    """Tests every picture of `batches` once over all ranks; collective, the same result on each."""
+    total = TestSum(world.device)
+    for batch in batches:
+        total.add(forward(batch), batch.labels.to(world.device))
+    return total.total(world)
+
+
+test.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] -- tells pytest that this isn't one of its tests
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Runs the command line `arguments`."""
+    parser = argparse.ArgumentParser(prog="python -m stylefinetune.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest one")
+    parser.add_argument("--shards", help="test on these shards instead of the run's own")
+    parser.add_argument("--split", help="test on this split instead of the run's test split")
+    parser.add_argument("--workers", type=int, help="decoding processes of each rank")
+    options = parser.parse_args(arguments)
+    saved = checkpoint.read(options.checkpoint)
+    given = {"shards": options.shards, "test_split": options.split, "workers": options.workers}
+    config = dataclasses.replace(saved.config.data, **{key: value for key, value in given.items() if value is not None})
+    index = open_index(config)
+    if list(index.metadata.classes) != saved.progress.classes:
+        raise UserError(f"{config.shards} has other classes than {saved.path} was trained on")
+    entries = open_split(index, config.test_split)
+    world = World.join()
+    net, transform = saved.network(world.device)
+
+    @torch.no_grad()
+    def forward(batch: Batch) -> torch.Tensor:
+        return net(transform(batch.pictures, batch.crops, batch.crop_size))
+
+    pictures = PictureSet(entries, Order(len(entries), shuffle=False, seed=0), config, training=False)
+    slices = Slices(0, len(entries), config.test_batch_size, world.rank, world.size)
+    result = test(forward, read_batches(pictures, slices, config.workers, world.device), world)
+    if world.is_lead:
+        print(f"{saved.path}, {result.count} pictures of {config.shards}, split {config.test_split}")
+        print(f"accuracy = {result.accuracy:.6g} ({result.correct} of {result.count})")
+        print(f"loss = {result.loss:.6g}")
+    world.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(evaluate, sys.argv[1:]))

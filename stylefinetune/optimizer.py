@@ -1,0 +1,88 @@
+"""Caffe's SGD with a learning rate and a decay per layer."""
+
+import fnmatch
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from stylefinetune.config import LayerRule, OptimConfig
+from stylefinetune.errors import UserError
+
+MOMENTUM = "momentum_buffer"
+
+
+class CaffeSGD(torch.optim.Optimizer):
+    """V = momentum * V + lr * lr_mult * (gradient + weight_decay * decay_mult * W); W = W - V.
+
+    torch.optim.SGD keeps the learning rate outside V, so that a drop of the rate acts on past gradients too; in
+    Caffe each gradient keeps the rate that it came with.
+
+    Args:
+        groups: parameter groups with `lr_mult` and `decay_mult`.
+        optim: momentum and weight decay; the rate is written to each group's `lr` before a step.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], optim: OptimConfig) -> None:
+        super().__init__(groups, {"lr": optim.base_lr, "momentum": optim.momentum, "weight_decay": optim.weight_decay})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter][MOMENTUM] = torch.zeros_like(parameter)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Updates every parameter from its gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            rate = group["lr"] * group["lr_mult"]
+            decay = group["weight_decay"] * group["decay_mult"]
+            for parameter in group["params"]:
+                velocity = self.state[parameter][MOMENTUM]
+                velocity.mul_(group["momentum"]).add_(parameter.grad.add(parameter, alpha=decay), alpha=rate)
+                parameter.sub_(velocity)
+
+
+def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str, Any]]:
+    """Groups the net's trained parameters by (lr_mult, decay_mult) and freezes the others.
+
+    A parameter whose lr_mult is 0 stops asking for a gradient, so none is computed for what lies below the lowest
+    trained layer.
+
+    Raises:
+        UserError: a rule matches no layer, or every layer is frozen.
+    """
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in net.named_parameters()))
+    for rule in rules:
+        if not fnmatch.filter(layers, rule.match):
+            raise UserError(f"optim.layers: {rule.match!r} matches no layer; the layers are {', '.join(layers)}")
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in net.named_parameters():
+        lr_mult, decay_mult = multipliers(name, rules)
+        parameter.requires_grad_(lr_mult != 0)
+        if lr_mult != 0:
+            key = (lr_mult, decay_mult)
+            group = groups.setdefault(key, {"params": [], "lr_mult": lr_mult, "decay_mult": decay_mult})
+            group["params"].append(parameter)
+    if not groups:
+        raise UserError("optim.layers freezes every layer; give at least one an lr_mult above 0")
+    return list(groups.values())
+
+
+def lr_mults(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[float]:
+    """Returns the distinct lr_mult of the net's trained parameters, ascending."""
+    return sorted({multipliers(name, rules)[0] for name, _ in net.named_parameters()} - {0.0})
+
+
+def multipliers(name: str, rules: tuple[LayerRule, ...]) -> tuple[float, float]:
+    """Returns (lr_mult, decay_mult) of the parameter called `name`, such as fc8_flickr.bias."""
+    layer, _, blob = name.rpartition(".")
+    rule = next((rule for rule in rules if fnmatch.fnmatchcase(layer, rule.match)), LayerRule(match=layer))
+    if blob != "bias":
+        return rule.lr_mult, rule.decay_mult
+    return 2 * rule.lr_mult if rule.bias_lr_mult is None else rule.bias_lr_mult, rule.bias_decay_mult

@@ -1,0 +1,50 @@
+"""Classifies pictures: `python -m stylefinetune.predict PICTURE... --checkpoint RUN`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from shards.images import BadPicture, decode, resize
+from stylefinetune import checkpoint
+from stylefinetune.errors import UserError, run_command
+from stylefinetune.transforms import Crops
+from stylefinetune.world import World
+
+
+def predict(arguments: list[str]) -> None:
+    """Runs the command line `arguments`: prints each picture's likeliest classes, as Caffe's classification example."""
+    parser = argparse.ArgumentParser(prog="python -m stylefinetune.predict", description=__doc__)
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run's folder")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: 5)")
+    options = parser.parse_args(arguments)
+    saved = checkpoint.read(options.checkpoint)
+    size = saved.config.data.input_size(training=False)
+    world = World.join()
+    net, transform = saved.network(world.device)
+    for path in options.pictures:
+        picture = _read(path, saved.config.data.image_size)
+        centre = torch.tensor([(saved.config.data.image_size - size) // 2])
+        with torch.no_grad():
+            logits = net(transform(picture, Crops(centre, centre, torch.tensor([False])), size))
+        probabilities, labels = logits.softmax(1)[0].topk(min(options.top, logits.shape[1]))
+        print(f"---------- Prediction for {path} ----------")
+        for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+            print(f'{probability:.4f} - "{saved.progress.classes[label]}"')
+
+
+def _read(path: Path, image_size: int) -> torch.Tensor:
+    """Returns uint8 [1, image_size, image_size, 3], RGB."""
+    try:
+        pixels = decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
+    except BadPicture as error:
+        raise UserError(f"{path} is no picture: {error}") from error
+    return torch.from_numpy(resize(pixels, image_size))[None]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(predict, sys.argv[1:]))

@@ -1,0 +1,32 @@
+"""The learning rate of an iteration, by Caffe's policies."""
+
+import bisect
+import math
+
+from stylefinetune.config import OptimConfig
+
+
+def learning_rate(optim: OptimConfig, iteration: int, max_iter: int) -> float:
+    """Returns the rate that iteration `iteration` (from 0, counted before its update) trains with.
+
+    Policies, as Caffe's SGDSolver::GetLearningRate names them: fixed; step: base_lr * gamma ^ floor(iteration /
+    stepsize); multistep: gamma ^ (how many of stepvalue are reached); exp: gamma ^ iteration; inv:
+    (1 + gamma * iteration) ^ -power; poly: (1 - iteration / max_iter) ^ power; sigmoid:
+    1 / (1 + exp(-gamma * (iteration - stepsize))).
+    """
+    match optim.lr_policy:
+        case "fixed":
+            factor = 1.0
+        case "step":
+            factor = optim.gamma ** (iteration // optim.stepsize)
+        case "multistep":
+            factor = optim.gamma ** bisect.bisect_right(optim.stepvalue, iteration)
+        case "exp":
+            factor = optim.gamma**iteration
+        case "inv":
+            factor = (1 + optim.gamma * iteration) ** -optim.power
+        case "poly":
+            factor = (1 - iteration / max_iter) ** optim.power
+        case "sigmoid":
+            factor = 1 / (1 + math.exp(-optim.gamma * (iteration - optim.stepsize)))
+    return optim.base_lr * factor
