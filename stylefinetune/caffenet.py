@@ -7,7 +7,6 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 # Caffe's fillers: the standard deviation of each layer's gaussian weights, and its constant bias.
 FILLERS = {
     "conv1": (0.01, 0.0),
@@ -19,6 +18,7 @@ FILLERS = {
     "fc7": (0.005, 1.0),
 }
 LAST_LAYER_FILLER = (0.01, 0.0)
+SMALLEST_INPUT = 39  # pixels a side that leave one pixel after pool5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +44,12 @@ class CaffeNet(nn.Sequential):
     """[B, 3, S, S] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
     Layers carry Caffe's names, so that a .caffemodel is copied by name.
-
-    Raises:
-        ValueError: the input is too small to leave anything for fc6.
     """
 
     def __init__(self, shape: CaffeNetShape) -> None:
         c1, c2, c3, c4, c5, f6, f7 = shape.widths
         side = pooled_size(shape.input_size)
-        if side < 1:
-            raise ValueError(f"an input of {shape.input_size} pixels is too small for CaffeNet")
+        assert shape.input_size >= SMALLEST_INPUT
 
         def pool() -> nn.Module:
             return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stylefinetune.caffenet import CaffeNet, CaffeNetShape, pooled_size
+from stylefinetune.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, pooled_size
 from stylefinetune.config import Config
 from stylefinetune.errors import UserError
 
@@ -19,8 +19,10 @@ def build(config: Config, num_classes: int) -> nn.Module:
         for key in ("data.crop_size", "data.test_crop_size")
     }
     for key, size in sizes.items():
-        if size < 11 or pooled_size(size) < 1:
-            raise UserError(f"{key} makes inputs of {size} pixels, too small for CaffeNet; use at least 67")
+        if size < SMALLEST_INPUT:
+            raise UserError(
+                f"{key} makes inputs of {size} pixels, too small for CaffeNet; use at least {SMALLEST_INPUT}"
+            )
     if len({pooled_size(size) for size in sizes.values()}) > 1:
         raise UserError(
             f"data.crop_size and data.test_crop_size make inputs of {' and '.join(map(str, sizes.values()))} pixels, "

@@ -1,0 +1,41 @@
+import pytest
+
+from stylefinetune.errors import RankError, UserError, run_command
+
+
+def command(error):
+    def run(arguments):
+        assert arguments == ["a"]
+        if error:
+            raise error
+
+    return run
+
+
+def test_a_command_that_ends_well_exits_with_0(capsys):
+    assert run_command(command(None), ["a"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mistake_is_told_in_one_line_by_rank_0_alone(capsys, monkeypatch):
+    assert run_command(command(UserError("no such thing")), ["a"]) == 2
+    assert capsys.readouterr().err == "error: no such thing\n"
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(command(UserError("no such thing")), ["a"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_what_one_rank_meets_alone_that_rank_tells(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert run_command(command(RankError("a.tar can't be read")), ["a"]) == 2
+    assert capsys.readouterr().err == "error: rank 3: a.tar can't be read\n"
+
+
+def test_ctrl_c_is_no_traceback(capsys):
+    assert run_command(command(KeyboardInterrupt()), ["a"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_our_own_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(command(ZeroDivisionError()), ["a"])

@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+
+from stylefinetune.metrics import LossWindow, TestSum
+from stylefinetune.world import World
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def test_accuracy_counts_and_the_mean_loss():
+    total = TestSum(ALONE.device)
+    total.add(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))
+    total.add(torch.tensor([[0.0, 2.0]]), torch.tensor([1]))
+    total.add(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))
+    result = total.total(ALONE)
+    assert (result.correct, result.count) == (2, 3)
+    assert result.accuracy == pytest.approx(2 / 3)
+    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
+    assert result.loss == pytest.approx((2 * right + wrong) / 3, rel=1e-12)
+
+
+def test_a_tie_counts_as_wrong_as_in_caffe():
+    total = TestSum(ALONE.device)
+    total.add(torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0]))
+    assert total.total(ALONE).correct == 1
+
+
+def test_the_window_keeps_the_last_losses_whenever_it_is_asked():
+    window = LossWindow(3, [])
+    for loss in (1.0, 2.0):
+        window.add(torch.tensor(loss))
+    assert window.gather(ALONE) == [1.0, 2.0]
+    assert window.gather(ALONE) == [1.0, 2.0]
+    for loss in (3.0, 4.0):
+        window.add(torch.tensor(loss))
+    assert window.gather(ALONE) == [2.0, 3.0, 4.0]
+    for loss in (5.0, 6.0, 7.0, 8.0):
+        window.add(torch.tensor(loss))
+    assert window.gather(ALONE) == [6.0, 7.0, 8.0]
+
+
+def test_a_resumed_window_goes_on_from_the_losses_it_had():
+    window = LossWindow(3, [1.0, 2.0, 3.0])
+    window.add(torch.tensor(4.0))
+    assert window.gather(ALONE) == [2.0, 3.0, 4.0]

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stylefinetune.config import LayerRule, OptimConfig
+from stylefinetune.errors import UserError
+from stylefinetune.optimizer import MOMENTUM, CaffeSGD, lr_mults, multipliers, param_groups
+
+RULES = (LayerRule(match="fc8_*", lr_mult=10.0),)
+
+
+def small_net():
+    torch.manual_seed(0)
+    layers = nn.Sequential()
+    for name in ("conv1", "fc7", "fc8_flickr"):
+        layers.add_module(name, nn.Linear(3, 3))
+    return layers
+
+
+def test_the_update_is_caffes_rule_with_the_rate_inside_the_momentum():
+    layers = small_net()
+    optim = OptimConfig(momentum=0.9, weight_decay=0.05)
+    optimizer = CaffeSGD(param_groups(layers, RULES), optim)
+    weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    for step, lr in enumerate((0.1, 0.1, 0.01)):
+        for name, value in layers.named_parameters():
+            value.grad = torch.full_like(value, 0.5 + step)
+            lr_mult, decay_mult = {"fc8_flickr": (10, 1)}.get(name.split(".")[0], (1, 1))
+            if name.endswith("bias"):
+                lr_mult, decay_mult = 2 * lr_mult, 0
+            gradient = 0.5 + step + 0.05 * decay_mult * weights[name]
+            velocity[name] = 0.9 * velocity[name] + lr * lr_mult * gradient
+            weights[name] = weights[name] - velocity[name]
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    for name, value in layers.named_parameters():
+        assert np.allclose(value.detach().numpy(), weights[name], rtol=1e-5, atol=1e-6)
+        assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "rules", "expected"),
+    [
+        ("conv1.weight", RULES, (1.0, 1.0)),
+        ("conv1.bias", RULES, (2.0, 0.0)),
+        ("fc8_flickr.weight", RULES, (10.0, 1.0)),
+        ("fc8_flickr.bias", RULES, (20.0, 0.0)),
+        ("conv1.bias", (LayerRule("conv1", lr_mult=0.0),), (0.0, 0.0)),
+        ("conv1.bias", (LayerRule("*", bias_lr_mult=1.0, bias_decay_mult=0.5),), (1.0, 0.5)),
+        ("fc7.weight", (LayerRule("fc*", lr_mult=3.0), LayerRule("fc7", lr_mult=5.0)), (3.0, 1.0)),
+    ],
+)
+def test_the_first_rule_that_matches_a_layer_holds(name, rules, expected):
+    assert multipliers(name, rules) == expected
+
+
+def test_parameters_are_grouped_by_their_multipliers():
+    groups = param_groups(small_net(), RULES)
+    found = {(group["lr_mult"], group["decay_mult"]): len(group["params"]) for group in groups}
+    assert found == {(1.0, 1.0): 2, (2.0, 0.0): 2, (10.0, 1.0): 1, (20.0, 0.0): 1}
+    assert lr_mults(small_net(), RULES) == [1.0, 2.0, 10.0, 20.0]
+
+
+def test_frozen_layers_ask_for_no_gradient_and_none_flows_below_the_lowest_trained_layer():
+    layers = small_net()
+    param_groups(layers, (LayerRule("fc8_*"), LayerRule("*", lr_mult=0.0)))
+    hidden = layers.get_submodule("fc7")(layers.get_submodule("conv1")(torch.ones(1, 3)))
+    assert not hidden.requires_grad
+    layers(torch.ones(1, 3)).sum().backward()
+    assert [name for name, value in layers.named_parameters() if value.grad is not None] == [
+        "fc8_flickr.weight",
+        "fc8_flickr.bias",
+    ]
+
+
+def test_a_rule_that_matches_nothing_is_one_line_that_names_the_layers():
+    with pytest.raises(UserError, match=r"'fc9_\*' matches no layer; the layers are conv1, fc7, fc8_flickr"):
+        param_groups(small_net(), (LayerRule("fc9_*"),))
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(UserError, match="freezes every layer"):
+        param_groups(small_net(), (LayerRule("*", lr_mult=0.0),))

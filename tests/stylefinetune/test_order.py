@@ -1,0 +1,94 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from stylefinetune import order
+from stylefinetune.config import Config, DataConfig, TrainConfig
+from stylefinetune.order import Order, Slices, rank_slice, train_slices
+
+
+def flat(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def config(**train):
+    return Config(data=DataConfig(batch_size=10, test_batch_size=10), train=TrainConfig(max_iter=7, **train))
+
+
+@pytest.mark.parametrize(("count", "size"), [(50, 8), (10, 3), (2, 3), (0, 2), (7, 7)])
+def test_rank_slices_cover_a_batch_once_and_differ_by_one_at_most(count, size):
+    slices = [list(range(count)[rank_slice(count, rank, size)]) for rank in range(size)]
+    assert flat(slices) == list(range(count))
+    lengths = [len(part) for part in slices]
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_list_order_wraps_in_the_middle_of_a_batch():
+    places = Order(rows=7, shuffle=False, seed=0)
+    assert [places.row(n) for n in range(5, 16)] == [5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1]
+
+
+def test_every_shuffled_epoch_is_another_permutation_and_a_function_of_the_seed():
+    places = Order(rows=50, shuffle=True, seed=3)
+    epochs = [[places.row(n) for n in range(50 * epoch, 50 * epoch + 50)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [Order(50, shuffle=True, seed=3).row(n) for n in range(50, 100)] == epochs[1]
+    assert [Order(50, shuffle=True, seed=4).row(n) for n in range(50)] != epochs[0]
+
+
+def test_the_permutation_is_the_same_in_every_release():
+    # Written down so that a run can be resumed by a later release, with a later NumPy.
+    assert [Order(10, shuffle=True, seed=1701).row(n) for n in range(10, 20)] == [2, 1, 5, 7, 3, 0, 4, 6, 8, 9]
+    assert Order(10, shuffle=False, seed=1701).draw(123456789) == (
+        605166136364975624,
+        3468943428180353842,
+        9288176730830211930,
+    )
+
+
+def test_draws_are_uniform_and_independent_of_their_neighbours():
+    draws = np.array([Order(1, shuffle=False, seed=5).draw(n) for n in range(4000)], dtype=np.uint64)
+    shares = (draws % np.uint64(2)).mean(axis=0)
+    assert np.all(np.abs(shares - 0.5) < 0.03)
+    bits = (draws % np.uint64(2)).astype(float)
+    assert abs(np.corrcoef(bits[1:, 2], bits[:-1, 2])[0, 1]) < 0.06
+    assert abs(np.corrcoef(bits[:, 0], bits[:, 1])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 16])
+def test_the_ranks_together_see_what_one_sees(world_size):
+    whole = list(train_slices(config(), 2, 0, 1))
+    parts = [list(train_slices(config(), 2, rank, world_size)) for rank in range(world_size)]
+    assert [flat(batch) for batch in zip(*parts, strict=True)] == whole
+    assert whole[0] == list(range(20, 30))
+    assert len(whole) == 5
+
+
+def test_iter_size_takes_as_many_batches_an_iteration():
+    batches = list(train_slices(config(iter_size=2), 3, 0, 1))
+    assert len(batches) == 8 == len(train_slices(config(iter_size=2), 3, 0, 1))
+    assert batches[0][0] == 3 * 2 * 10
+
+
+def test_a_whole_test_sees_every_picture_once():
+    slices = order.test_slices(config(), 23, 5, 0, 1)
+    assert flat(slices) == list(range(23))
+    assert list(slices.sizes()) == [10, 10, 3]
+
+
+def test_no_batches_where_the_run_is_over():
+    over = Slices(70, 70, 10, 0, 1)
+    assert list(over) == []
+    assert len(over) == 0
+
+
+def test_the_test_cursor_carries_on_and_follows_from_the_iteration_alone():
+    starts = [order.test_slices(config(test_iter=4, test_interval=20), 150, i, 0, 1).start for i in (0, 20, 40, 55)]
+    assert starts == [0, 40, 80, 120]
+    later = config(test_iter=4, test_interval=20, test_initialization=False)
+    assert [order.test_slices(later, 150, i, 0, 1).start for i in (20, 40)] == [0, 40]
+    at_the_end = config(test_iter=4, test_interval=0)
+    assert order.test_slices(at_the_end, 150, 7, 0, 1).start == 40

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stylefinetune import models
+from stylefinetune.caffe_files import read_caffemodel
+from stylefinetune.config import Config, DataConfig, ModelConfig
+from stylefinetune.errors import UserError
+from stylefinetune.weights import load_weights
+
+WIDTHS = (8, 16, 24, 24, 16, 32, 32)
+
+
+def net(last_layer="fc8_flickr", classes=20):
+    config = Config(
+        data=DataConfig(image_size=80, crop_size=0), model=ModelConfig(widths=WIDTHS, last_layer=last_layer)
+    )
+    return models.build(config, classes)
+
+
+def test_layers_are_copied_by_name_and_the_others_named_or_left(golden):
+    source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
+    fresh, tuned, lines = net(), net(), []
+    load_weights(tuned, str(source), lines.append)
+    assert lines == ["Ignoring source layer fc8"]
+    blobs = read_caffemodel(source)
+    assert torch.equal(tuned.get_submodule("conv1").weight.detach(), torch.from_numpy(blobs["conv1"][0]))
+    assert torch.equal(tuned.get_submodule("fc7").bias.detach(), torch.from_numpy(blobs["fc7"][1]))
+    assert torch.equal(tuned.get_submodule("fc8_flickr").weight, fresh.get_submodule("fc8_flickr").weight)
+
+
+def test_later_files_win(golden, tmp_path):
+    second = tmp_path / "second.safetensors"
+    save_file({"fc7.bias": torch.full((32,), 7.0)}, second)
+    source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
+    tuned = net()
+    load_weights(tuned, f"{source},{second}", lambda _: None)
+    assert tuned.get_submodule("fc7").bias.unique().tolist() == [7.0]
+
+
+def test_v1_shapes_of_fully_connected_layers_fit(tmp_path):
+    file = tmp_path / "old.safetensors"
+    weight = torch.arange(32.0 * 64).reshape(1, 1, 32, 64)
+    save_file({"fc6.weight": weight, "fc6.bias": torch.ones(1, 1, 1, 32)}, file)
+    tuned = net()
+    load_weights(tuned, str(file), lambda _: None)
+    assert torch.equal(tuned.get_submodule("fc6").weight.detach(), weight.reshape(32, 64))
+
+
+def test_another_shape_is_an_error_that_says_to_rename_the_layer(golden):
+    source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
+    with pytest.raises(UserError, match=r"fc8\.weight as 30x32, the network as 20x32; .*rename the layer"):
+        load_weights(net(last_layer="fc8"), str(source), lambda _: None)
+
+
+def test_files_that_cannot_serve_are_one_line(tmp_path):
+    strange = tmp_path / "strange.safetensors"
+    save_file({"layer1.weight": torch.ones(2)}, strange)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not at all")
+    for file, line in [
+        (tmp_path / "none.caffemodel", "can't be read"),
+        (tmp_path / "none.safetensors", "can't be read"),
+        (tmp_path / "model.pth", "neither a .caffemodel, a .safetensors nor a checkpoint's folder"),
+        (broken, "can't be read"),
+        (strange, "shares no layer with the network; it holds layer1"),
+    ]:
+        with pytest.raises(UserError) as error:
+            load_weights(net(), str(file), lambda _: None)
+        assert line in str(error.value)
+        assert "\n" not in str(error.value)
