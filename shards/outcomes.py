@@ -1,6 +1,12 @@
 """outcomes.parquet: what became of each row of the list, the ledger of an assembly."""
 
+import dataclasses
+import datetime as dt
 import enum
+
+import pyarrow as pa
+
+FILE_NAME = "outcomes.parquet"
 
 
 class Status(enum.StrEnum):
@@ -10,22 +16,71 @@ class Status(enum.StrEnum):
     NOT_FOUND = "not_found"  # 404
     GONE = "gone"  # 410
     FORBIDDEN = "forbidden"  # 401, 402, 403, 407, 451
-    HTTP_ERROR = "http_error"  # any other refusal of the client's request
+    HTTP_ERROR = "http_error"  # any other refusal
     RATE_LIMITED = "rate_limited"  # 429
     SERVER_ERROR = "server_error"  # 5xx
-    TIMEOUT = "timeout"  # no answer, or none before the deadline
+    TIMEOUT = "timeout"  # no answer in time, or none whole before the deadline
     TOO_SLOW = "too_slow"  # below the lowest speed that is waited for
     DNS = "dns"  # the host's name couldn't be resolved
-    REFUSED = "refused"  # no connection, or one reset before its end
-    INCOMPLETE = "incomplete"  # fewer bytes came than were announced
+    REFUSED = "refused"  # no connection, or one that ended before a body began
+    INCOMPLETE = "incomplete"  # the connection ended before the body did
     TOO_LARGE = "too_large"  # more bytes than the cap
     TOO_MANY_REDIRECTS = "too_many_redirects"
-    UNSUPPORTED_URL = "unsupported_url"  # neither http nor https
+    DOWNLOAD_ERROR = "download_error"  # aria2 gave up for another reason; the message has it
+    UNSUPPORTED_URL = "unsupported_url"  # not http or https
     MISSING_FILE = "missing_file"  # a Caffe list's local path that can't be read
     PLACEHOLDER = "placeholder"  # the host's "photo unavailable" picture
     NOT_AN_IMAGE = "not_an_image"
-    BAD_ENCODING = "bad_encoding"  # still compressed as the transport had it, or not decodable as such
-    CORRUPT = "corrupt"  # a picture's beginning that doesn't decode whole
+    BAD_ENCODING = "bad_encoding"  # still compressed as it was for the transport
+    CORRUPT = "corrupt"  # begins as a picture and doesn't decode whole
     TOO_SMALL = "too_small"
     TOO_MANY_PIXELS = "too_many_pixels"
-    DOWNLOAD_ERROR = "download_error"  # aria2 gave up for a reason of its own; the message has it
+
+
+# What may be otherwise a moment later: such a row is asked for again.
+PASSING = frozenset(
+    {
+        Status.RATE_LIMITED,
+        Status.SERVER_ERROR,
+        Status.TIMEOUT,
+        Status.TOO_SLOW,
+        Status.DNS,
+        Status.REFUSED,
+        Status.INCOMPLETE,
+    }
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # the row's place in the list as read, from 0
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image_url", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("http_status", pa.int32()),  # of the last answer
+        pa.field("attempts", pa.int32(), nullable=False),  # how often it was asked for
+        pa.field("final_url", pa.string()),  # after redirects
+        pa.field("bytes", pa.int64()),  # of the body as it came
+        pa.field("seconds", pa.float64(), nullable=False),  # that the last attempt took
+        pa.field("sha256", pa.string()),  # hex, of the body as it came
+        pa.field("duplicate_of", pa.int64()),  # the first row with the same body
+        pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("message", pa.string(), nullable=False),  # why it wasn't kept, in one line
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one row; the fields are columns of SCHEMA."""
+
+    status: Status
+    time: dt.datetime
+    http_status: int | None = None
+    attempts: int = 0
+    final_url: str | None = None
+    bytes: int | None = None
+    seconds: float = 0.0
+    sha256: str | None = None
+    message: str = ""

@@ -1,0 +1,243 @@
+"""The pipeline: a list's rows are downloaded, checked and packed, block by block, over a window of open blocks."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import datetime as dt
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from shards import blocks, sources, urls
+from shards.blocks import Block, Recipe, ShardDir
+from shards.config import AssembleConfig
+from shards.download import Downloader
+from shards.finalize import finalize
+from shards.hosts import Request
+from shards.index import ShardsError
+from shards.outcomes import Outcome, Status
+from shards.pack import Packing, pack_block
+from shards.progress import Meter
+from shards.sources import Source
+
+# Rows of the blocks that are open at once. A block ends with its slowest row, which on a bad web takes most of a
+# minute; meanwhile the others go on. Their bodies lie in DIR/.work until they are packed.
+_OPEN_ROWS = 16_000
+_POLL = 0.2  # seconds
+
+
+def assemble(config: AssembleConfig, console: Console) -> None:
+    """Makes DIR from the list, or goes on where an earlier assembly stopped, and tells the console.
+
+    Raises:
+        ShardsError: the list, DIR or the machine is not as it must be; DIR is left so that the same command goes on.
+    """
+    source = sources.read_source(list(config.lists))
+    with blocks.exclusive(config.out) as work:
+        shard_dir = _open(config, source, work)
+        missing = [block for block in shard_dir.blocks() if not shard_dir.is_committed(block)]
+        images = sum(len(shard_dir.rows_of(block)) for block in missing)
+        _say(console, f"Downloading {images} images with {config.worker_count} workers...")
+        if images < len(shard_dir.rows):
+            done = len(shard_dir.rows) - images
+            _say(console, f"{done} of {len(shard_dir.rows)} were done before; going on in {config.out}")
+        if missing:
+            _run(config, shard_dir, missing, work, Meter(console, images), is_local=source.is_local)
+        ledger = finalize(shard_dir, work)
+    _tell(console, ledger)
+
+
+def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
+    classes = urls.read_classes(config.classes)
+    recipe = Recipe(
+        list_sha256=source.sha256,
+        images=config.images,
+        seed=config.seed,
+        labels=config.labels,
+        test_share=config.test_share,
+        encode_format=config.encode_format,
+        image_size=0 if config.encode_format == "original" else config.image_size,
+        rows_per_shard=config.rows_per_shard,
+        classes=classes or (),
+    )
+    choice = urls.Choice(config.images, config.seed, config.labels, classes, config.test_share)
+    return blocks.open_or_create(config.out, recipe, work, lambda: urls.choose_rows(source, choice))
+
+
+def _run(
+    config: AssembleConfig, shard_dir: ShardDir, missing: list[Block], work: Path, meter: Meter, *, is_local: bool
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["shards.pack"])
+    pool = ProcessPoolExecutor(min(config.worker_count, len(missing)), context, _begin_worker)
+    try:
+        with Downloader(config, work) as downloader, meter:
+            _Pipeline(config, shard_dir, work, pool, downloader, meter, is_local=is_local).run(missing)
+    except BrokenProcessPool as error:
+        raise ShardsError("a packing worker was killed; the same command goes on where this one stopped") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclasses.dataclass
+class _OpenBlock:
+    """A block whose rows are on their way.
+
+    Attributes:
+        rows: the list's.
+        folder: where its bodies go.
+        arrivals: what rows came to so far, by row.
+    """
+
+    rows: list[dict[str, Any]]
+    folder: Path
+    arrivals: dict[int, tuple[Outcome, Path | None]] = dataclasses.field(default_factory=dict)
+
+
+class _Pipeline:
+    """Blocks on their way from list to tar: opened, downloaded, packed."""
+
+    def __init__(
+        self,
+        config: AssembleConfig,
+        shard_dir: ShardDir,
+        work: Path,
+        pool: ProcessPoolExecutor,
+        downloader: Downloader,
+        meter: Meter,
+        *,
+        is_local: bool,
+    ) -> None:
+        self._config = config
+        self._dir = shard_dir
+        self._work = work
+        self._pool = pool
+        self._downloader = downloader
+        self._meter = meter
+        self._is_local = is_local
+        self._open: dict[Block, _OpenBlock] = {}  # packing included
+        self._block_of: dict[int, Block] = {}
+        self._packing: dict[Future[collections.Counter[Status]], Block] = {}
+
+    def run(self, missing: Iterable[Block]) -> None:
+        """Sees every block through to its commit."""
+        waiting = collections.deque(missing)
+        while waiting or self._open:
+            while waiting and sum(len(opened.rows) for opened in self._open.values()) < _OPEN_ROWS:
+                self._begin(waiting.popleft())
+            if self._downloader.is_busy:
+                for download in self._downloader.poll(_POLL):
+                    self._settle(download.row, download.outcome, download.body)
+                self._finish(timeout=0)
+            else:
+                self._finish(timeout=_POLL)
+            self._meter.show()
+
+    def _begin(self, block: Block) -> None:
+        rows = self._dir.rows_of(block)
+        folder = self._work / block.shard.replace("/", "-")
+        folder.mkdir()
+        self._open[block] = _OpenBlock(rows, folder)
+        self._block_of |= {row["row"]: block for row in rows}
+        requests: list[Request] = []
+        for row in rows:
+            if self._is_local:
+                self._settle(row["row"], *_find_file(row["image_url"], self._config.max_bytes))
+            elif not _is_supported(row["image_url"]):
+                outcome = Outcome(Status.UNSUPPORTED_URL, dt.datetime.now(dt.UTC), message="not an http or https URL")
+                self._settle(row["row"], outcome, None)
+            else:
+                requests.append(Request(row["row"], row["image_url"], folder))
+        self._downloader.add(requests)
+
+    def _settle(self, row: int, outcome: Outcome, body: Path | None) -> None:
+        """Records what a row came to; the last one of a block sends it to be packed."""
+        self._meter.count(alive=int(body is not None), dead=int(body is None), size=body.stat().st_size if body else 0)
+        block = self._block_of.pop(row)
+        opened = self._open[block]
+        opened.arrivals[row] = (outcome, body)
+        if len(opened.arrivals) == len(opened.rows):
+            packing = Packing(
+                root=self._dir.root,
+                work=opened.folder,
+                block=block,
+                rows=opened.rows,
+                arrivals=[opened.arrivals[row["row"]] for row in opened.rows],
+                encode_format=self._config.encode_format,
+                image_size=self._config.image_size,
+            )
+            self._packing[self._pool.submit(pack_block, packing)] = block
+
+    def _finish(self, timeout: float) -> None:
+        """Closes the blocks that have been committed."""
+        done, _ = concurrent.futures.wait(self._packing, timeout, concurrent.futures.FIRST_COMPLETED)
+        for future in done:
+            statuses = future.result()
+            opened = self._open.pop(self._packing.pop(future))
+            came = sum(body is not None for _, body in opened.arrivals.values())
+            self._meter.count(alive=statuses[Status.KEPT] - came, dead=came - statuses[Status.KEPT])
+            shutil.rmtree(opened.folder)
+
+
+def _begin_worker() -> None:
+    """Sets up a packing process: one core each, Ctrl-C is the driver's to handle, and it ends when the driver does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _is_supported(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:  # such as a bracket that doesn't close
+        return False
+
+
+def _find_file(name: str, max_bytes: int) -> tuple[Outcome, Path | None]:
+    """Looks for a Caffe list's local picture."""
+    now = dt.datetime.now(dt.UTC)
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, ValueError) as error:
+        return Outcome(Status.MISSING_FILE, now, message=str(error)), None
+    if size > max_bytes:
+        return Outcome(Status.TOO_LARGE, now, bytes=size, message=f"over max_bytes {max_bytes}"), None
+    return Outcome(Status.KEPT, now), path
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell(console: Console, ledger: pa.Table) -> None:
+    counts = collections.Counter(ledger.column("status").to_pylist())
+    kept = counts.pop(Status.KEPT, 0)
+    _say(console, f"Writing train/val for {kept} successfully downloaded images.")
+    if counts:
+        table = Table("what became of the rest", "images", box=None, header_style="", pad_edge=False)
+        for status, count in counts.most_common():
+            table.add_row(status, str(count))
+        console.print(table)

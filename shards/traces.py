@@ -1,0 +1,152 @@
+"""What aria2 tells in its log alone: where a URL led to, and how long a host wants to be left in peace."""
+
+import collections
+import dataclasses
+import datetime as dt
+import email.utils
+import re
+import threading
+from typing import IO
+from urllib.parse import urlsplit
+
+_RECORD = re.compile(rb"CUID#(\d+) - (Requesting:|Response received:|Redirecting to (\S+))")
+_RPC = b"Executing RPC method system.multicall"
+_STOPS = (b"Download complete:", b" not complete:")
+
+
+@dataclasses.dataclass
+class Trace:
+    """One URL's way through redirects, as far as it has come.
+
+    Attributes:
+        final_url: where the last redirect led, or None where there was none.
+        http_status: of the last answer.
+        retry_after: seconds that the last answer asked to wait, or None.
+    """
+
+    final_url: str | None = None
+    http_status: int | None = None
+    retry_after: float | None = None
+
+
+class LogReader(threading.Thread):
+    """Reads aria2's log (level info) from a pipe as it comes, so that the daemon never waits for us.
+
+    aria2 writes a download's lines under a number of its own (CUID), which its RPC doesn't know; the request line ties
+    the number to the URL.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        super().__init__(name="aria2 log", daemon=True)
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._by_cuid: dict[bytes, Trace] = {}
+        self._by_target: dict[str, tuple[bytes, Trace]] = {}
+        self._cuid: bytes | None = None  # of the headers that are being read
+        self._target = b""  # of the request line among them; empty within an answer
+        self._calls = 0
+        self._stops = 0
+        self._last_lines: collections.deque[str] = collections.deque(maxlen=4)
+
+    def run(self) -> None:
+        """Reads until the daemon ends."""
+        for line in self._pipe:
+            with self._changed:
+                self._read_line(line)
+
+    def take(self, url: str) -> Trace:
+        """Returns what is known of a URL that has ended, and forgets it."""
+        with self._changed:
+            cuid, trace = self._by_target.pop(_target_of(url), (b"", Trace()))
+            self._by_cuid.pop(cuid, None)
+            return trace
+
+    def wait_for_call(self, number: int, timeout: float) -> None:
+        """Waits until the log has been read up to the daemon's multicall `number` (from 1).
+
+        What the daemon answers in a call, it has logged before.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls >= number, timeout)
+
+    def wait_for_stop(self, timeout: float) -> None:
+        """Waits until a download has ended since the last such wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stops > 0, timeout)
+            self._stops = 0
+
+    @property
+    def last_words(self) -> str:
+        """Returns the end of the log as one line."""
+        with self._changed:
+            return " ".join(" ".join(self._last_lines).split())
+
+    def _read_line(self, line: bytes) -> None:
+        if self._cuid is not None:
+            self._read_header(self._cuid, line)
+            return
+        if line.startswith(b"\n"):
+            return
+        self._last_lines.append(line[:300].decode(errors="replace"))
+        record = _RECORD.search(line)
+        if record:
+            self._begin(record)
+        elif _RPC in line:
+            self._calls += 1
+            self._changed.notify_all()
+        elif any(stop in line for stop in _STOPS):
+            self._stops += 1
+            self._changed.notify_all()
+
+    def _begin(self, record: re.Match[bytes]) -> None:
+        cuid, kind, location = record.groups()
+        if location is None:
+            self._cuid = cuid
+            self._target = b"?" if kind == b"Requesting:" else b""
+        elif cuid in self._by_cuid:
+            self._by_cuid[cuid].final_url = location.decode(errors="replace")
+
+    def _read_header(self, cuid: bytes, line: bytes) -> None:
+        line = line.strip()
+        if not line:
+            self._cuid = None
+        elif self._target == b"?":
+            self._target = line.split(b" ")[1] if line.startswith(b"GET ") else b""
+        elif self._target:
+            name, _, value = line.partition(b":")
+            if name.lower() == b"host" and cuid not in self._by_cuid:
+                absolute = self._target.startswith((b"http://", b"https://"))  # so it is asked of a proxy
+                url = self._target if absolute else b"//" + value.strip() + self._target
+                trace = self._by_cuid[cuid] = Trace()
+                self._by_target[_target_of(url.decode(errors="replace"))] = (cuid, trace)
+        elif cuid in self._by_cuid:
+            _read_answer(self._by_cuid[cuid], line)
+
+
+def _read_answer(trace: Trace, line: bytes) -> None:
+    status = re.match(rb"HTTP/\d\.\d (\d{3})", line)
+    if status:
+        trace.http_status = int(status[1])
+        trace.retry_after = None
+    elif line[:12].lower() == b"retry-after:":
+        trace.retry_after = _seconds(line[12:].strip().decode(errors="replace"))
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Reads a Retry-After, which is a number of seconds or a date."""
+    if retry_after.isdecimal():
+        return float(retry_after[:9])
+    try:
+        date = email.utils.parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=dt.UTC)
+    return max(0.0, (date - dt.datetime.now(dt.UTC)).total_seconds())
+
+
+def _target_of(url: str) -> str:
+    """Returns what a URL and the request for it have in common: host, port unless it is the usual one, and path."""
+    parts = urlsplit(url)
+    host = re.sub(r":(80|443)?$", "", parts.netloc.rpartition("@")[2].lower())
+    return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")

@@ -1,0 +1,243 @@
+"""A list of image URLs and labels -> rows: read, numbered, chosen and split, the same way each time."""
+
+import csv
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from shards.index import ShardsError
+from shards.sources import FLICKR_STYLE, FLICKR_STYLE_SHA256, SPLIT_NAME, Source
+
+FLICKR_STYLE_CLASSES = (
+    "Detailed", "Pastel", "Melancholy", "Noir", "HDR", "Vintage", "Long Exposure", "Horror", "Sunny", "Bright", "Hazy",
+    "Bokeh", "Serene", "Texture", "Ethereal", "Macro", "Depth of Field", "Geometric Composition", "Minimal", "Romantic",
+)  # fmt: skip
+
+ROWS_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # the row's place in the list as read, from 0
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image_url", pa.string(), nullable=False),  # or, from a Caffe list file, a local path
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("extra", pa.string(), nullable=False),  # all further columns, as a JSON object with sorted keys
+    ]
+)
+_SPLIT_COLUMNS = ("_split", "split")
+_KEY_LENGTH = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which rows of a list to take, and what to call its labels.
+
+    Attributes:
+        images: how many, or -1 for all.
+        seed: of the permutation, and of the split where the list has none.
+        labels: take rows whose label is below this; None for all.
+        classes: class names in label order, or None for those that the list itself has.
+        test_share: share of the test split where the list has no split column.
+    """
+
+    images: int = -1
+    seed: int = 831486
+    labels: int | None = None
+    classes: tuple[str, ...] | None = None
+    test_share: float = 0.2
+
+
+def choose_rows(source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ...]]:
+    """Returns the chosen rows (ROWS_SCHEMA) in their seeded order, and the class names in label order.
+
+    The order and the choice are those of Caffe's assemble_data.py: NumPy's legacy permutation of the whole list, then
+    the rows below `labels`, then the first `images`. A Caffe list file is taken whole, and stands as it is written.
+
+    Raises:
+        ShardsError: the list isn't one, or lacks what is needed.
+    """
+    if source.is_local:
+        if choice.images > 0 or choice.labels is not None:
+            raise ShardsError("--images and --labels choose from a list of URLs; a Caffe list file is taken whole")
+        table = _read_caffe_lists(source)
+    else:
+        table = _normalise(_parse(source), source.name, choice)
+    table, names = _number_labels(table, source, choice)
+    if not source.is_local:
+        order = np.random.RandomState(choice.seed).permutation(len(table))
+        table = table.take(pa.array(order))
+        if choice.labels is not None:
+            table = table.filter(pc.field("label") < choice.labels)
+        if choice.images > 0:
+            table = table.slice(0, choice.images)
+    if not len(table):
+        raise ShardsError(f"--list {source.name}: no row is left to download")
+    return table.cast(ROWS_SCHEMA), names
+
+
+def _read_caffe_lists(source: Source) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for split, body in source.parts.items():
+        for number, line in enumerate(_text(body, source.name).splitlines(), start=1):
+            path, space, label = line.strip().rpartition(" ")  # the last space: a path may hold some
+            if not line.strip():
+                continue
+            if not space or not label.isdecimal():
+                raise ShardsError(f"--list {split}=..., line {number}: {line[:80]!r} isn't a path, a space and a label")
+            row = len(rows)
+            rows.append({"row": row, "key": f"{row:08d}", "image_url": path.rstrip(), "split": split, "label": label})
+    return pa.Table.from_pylist([row | {"extra": "{}"} for row in rows], _with_text_labels())
+
+
+def _with_text_labels() -> pa.Schema:
+    return ROWS_SCHEMA.set(ROWS_SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
+
+
+def _parse(source: Source) -> pa.Table:
+    """Tells the format from the first bytes, so that a list's URL or file may be called anything."""
+    body = source.parts[""]
+    try:
+        if body.startswith(b"\x1f\x8b"):
+            body = gzip.decompress(body)
+        if body.startswith(b"PAR1"):
+            return pq.read_table(pa.BufferReader(body))
+        if body.lstrip().startswith(b"{"):
+            return pyarrow.json.read_json(pa.BufferReader(body))
+    except (OSError, EOFError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+        raise ShardsError(f"--list {source.name} can't be read: {str(error).splitlines()[0]}") from error
+    return _parse_csv(_text(body, source.name), source.name)
+
+
+def _parse_csv(text: str, name: str) -> pa.Table:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[list[str]] = []
+    header: list[str] = []
+    try:
+        header = [column.strip() or ("id" if not place else "") for place, column in enumerate(next(reader, []))]
+        columns = [[] for _ in header]
+        for fields in reader:
+            if len(fields) != len(header):
+                if not fields:
+                    continue
+                raise ShardsError(
+                    f"--list {name}, line {reader.line_num}: {len(fields)} columns, where the header has {len(header)}"
+                )
+            for column, value in zip(columns, fields, strict=True):
+                column.append(value)
+    except csv.Error as error:
+        raise ShardsError(f"--list {name}, line {reader.line_num}: {error}") from error
+    if len(set(header)) < len(header):
+        raise ShardsError(f"--list {name}: two columns have one name in its header {','.join(header)[:200]}")
+    return pa.table({title: pa.array(column, pa.string()) for title, column in zip(header, columns, strict=True)})
+
+
+def _text(body: bytes, name: str) -> str:
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ShardsError(f"--list {name} isn't UTF-8 text at byte {error.start}") from error
+
+
+def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
+    """Brings a list's columns to ROWS_SCHEMA's, with labels still as text."""
+    columns = table.column_names
+    for needed in ("image_url", "label"):
+        if needed not in columns:
+            raise ShardsError(f"--list {name}: no column {needed} among {', '.join(columns)[:200]}")
+    split_column = next((column for column in _SPLIT_COLUMNS if column in columns), None)
+    urls = [str(url or "").strip() for url in table.column("image_url").to_pylist()]
+    labels = [str(label if label is not None else "").strip() for label in table.column("label").to_pylist()]
+    if "" in labels:
+        raise ShardsError(f"--list {name}: row {labels.index('')} has no label")
+    if split_column:
+        splits = [str(split) for split in table.column(split_column).to_pylist()]
+    else:
+        splits = [_draw_split(url, choice) for url in urls]
+    for row, split in enumerate(splits):
+        if not SPLIT_NAME.fullmatch(split):
+            raise ShardsError(
+                f"--list {name}: row {row} has the split {split[:60]!r}; letters, digits, _ and - make one"
+            )
+    ids = [str(value) for value in table.column("id").to_pylist()] if "id" in columns else [""] * len(urls)
+    others = [column for column in columns if column not in {"id", "image_url", "label", split_column}]
+    extras = [
+        json.dumps(extra, sort_keys=True, ensure_ascii=False, default=str) for extra in table.select(others).to_pylist()
+    ]
+    columns = [list(range(len(urls))), _make_keys(ids), urls, splits, labels, extras or ["{}"] * len(urls)]
+    return pa.table([pa.array(column) for column in columns], names=ROWS_SCHEMA.names).cast(_with_text_labels())
+
+
+def _draw_split(url: str, choice: Choice) -> str:
+    """Draws a split from seed and URL alone: rows of one URL stand together, and a list may grow at any place."""
+    draw = int.from_bytes(hashlib.sha256(f"{choice.seed} {url}".encode()).digest()[:8], "big")
+    return "test" if draw < choice.test_share * 2**64 else "train"
+
+
+def _make_keys(ids: list[str]) -> list[str]:
+    """Turns ids into unique tar keys; a changed, repeated or missing id gets its row's number."""
+    cleaned = [re.sub(r"[^A-Za-z0-9_-]", "_", value)[:_KEY_LENGTH] for value in ids]
+    taken: set[str] = set()
+    keys = [""] * len(ids)
+    for row, (value, clean) in enumerate(zip(ids, cleaned, strict=True)):
+        if value and value == clean and value not in taken:
+            keys[row] = value
+            taken.add(value)
+    for row, clean in enumerate(cleaned):
+        if keys[row]:
+            continue
+        key = f"{clean[: _KEY_LENGTH - 20]}-{row}" if ids[row] else f"{row:08d}"
+        while key in taken:
+            key += f"-{row}"
+        keys[row] = key
+        taken.add(key)
+    return keys
+
+
+def read_classes(classes: str | None) -> tuple[str, ...] | None:
+    """Reads a file of class names, in label order; flickr_style is the official list's 20, None stays None.
+
+    Raises:
+        ShardsError: it can't be read, or names none, or one twice.
+    """
+    if classes is None or classes == FLICKR_STYLE:
+        return FLICKR_STYLE_CLASSES if classes else None
+    try:
+        names = tuple(line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShardsError(f"--classes {classes}: {error}; give a text file with a name a line") from error
+    if len(set(names)) < len(names) or not names:
+        raise ShardsError(f"--classes {classes}: it must name each class once, a name a line")
+    return names
+
+
+def _number_labels(table: pa.Table, source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ...]]:
+    """Turns text labels into int32: integers stay, names are numbered in class order."""
+    texts: list[str] = table.column("label").to_pylist()
+    distinct = set(texts)
+    given = choice.classes
+    if all(re.fullmatch(r"\d{1,9}", text) for text in distinct):
+        numbers = {text: int(text) for text in distinct}
+        count = max(numbers.values(), default=-1) + 1
+        if given is None and source.sha256 == FLICKR_STYLE_SHA256:
+            given = FLICKR_STYLE_CLASSES
+        names = given or tuple(str(number) for number in range(count))
+        unknown = str(count - 1) if count > len(names) else None
+    else:
+        names = given or tuple(sorted(distinct))
+        numbers = {name: number for number, name in enumerate(names)}
+        unknown = next((text for text in texts if text not in numbers), None)
+    if unknown is not None:
+        raise ShardsError(f"--list {source.name}: the label {unknown[:60]!r} isn't among the {len(names)} classes")
+    labels = pa.array([numbers[text] for text in texts], pa.int32())
+    table = table.set_column(table.column_names.index("label"), "label", labels)
+    return table, names if choice.labels is None else names[: choice.labels]
