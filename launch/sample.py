@@ -167,6 +167,7 @@ class SampleServer(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30  # seconds an idle connection is kept
+    wbufsize = -1  # headers and body leave in one packet
 
     def do_GET(self) -> None:
         answer = cast("SampleServer", self.server).answer(self.path)
