@@ -46,8 +46,8 @@ def _finalize(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m shards finalize", exit_on_error=False)
     parser.add_argument("dir", type=Path, help="folder of the shards")
     root: Path = parser.parse_args(arguments).dir
+    shard_dir = blocks.load(root)
     with blocks.exclusive(root) as work:
-        shard_dir = blocks.load(root)
         ledger = finalize(shard_dir, work)
     print(f"{root}: {len(ledger)} of {len(shard_dir.rows)} rows are in committed blocks; the index has what was kept")
 

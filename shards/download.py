@@ -17,7 +17,8 @@ from shards.outcomes import PASSING, Outcome, Status
 from shards.traces import Trace
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds before asking again; the first doubles with each attempt
-_WATCH_INTERVAL = 1.0  # seconds between looks at deadlines and announced sizes
+_WATCH_INTERVAL = 1.0  # seconds between looks at what is on its way
+_LOWEST_SPEED = 1024  # bytes a second, of what has had twice the time-out; aria2 counts them by 16 KiB
 _STATUS_KEYS = ["gid", "status", "errorCode", "errorMessage", "completedLength", "totalLength"]
 # Of a URL, only these and letters, digits, - . _ stay as they are: what aria2 would encode itself is encoded before.
 _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
@@ -158,18 +159,23 @@ class Downloader:
         return {"gid": gid, "dir": str(flight.request.folder), "out": flight.name}
 
     def _watch(self, now: float) -> list[str]:
-        """Decides once a second what has taken too long or announced too much, and returns its gids."""
+        """Decides once a second what is too slow, or announced too much, and returns its gids."""
         if now < self._next_watch or not self._in_flight:
             return []
         self._next_watch = now + _WATCH_INTERVAL
-        answer = self._daemon.call([("tellActive", [["gid", "totalLength"]])])[0][0]
-        large = {result["gid"] for result in answer if int(result["totalLength"]) > self._config.max_bytes}
-        for gid, flight in self._in_flight.items():
-            if gid in large:
+        ended: list[str] = []
+        for active in self._daemon.call([("tellActive", [["gid", "completedLength", "totalLength"]])])[0][0]:
+            flight = self._in_flight[active["gid"]]
+            seconds, came = now - flight.started, int(active["completedLength"])
+            if int(active["totalLength"]) > self._config.max_bytes:
                 flight.verdict = Status.TOO_LARGE
-            elif now - flight.started > self._config.deadline:
+            elif seconds > self._config.deadline:
                 flight.verdict = Status.TIMEOUT
-        return [gid for gid, flight in self._in_flight.items() if flight.verdict]
+            elif seconds > 2 * self._config.timeout and came < _LOWEST_SPEED * seconds:
+                flight.verdict = Status.TOO_SLOW
+            if flight.verdict:
+                ended.append(active["gid"])
+        return ended
 
     def _collect(self, result: dict[str, str]) -> Download | None:
         """Judges a download that aria2 has stopped."""
@@ -185,11 +191,12 @@ class Downloader:
             return self._finish(gid, Status.KEPT, "", trace)
         if code == _DISK_FULL:
             raise ShardsError(f"the disk of {self._config.out} is full; make room, and the same command goes on")
-        if flight.verdict is Status.TOO_LARGE:
-            message = f"{result['totalLength']} bytes are over max_bytes {self._config.max_bytes}"
+        status = flight.verdict or _judge(code, message, result)
+        if status is Status.TOO_LARGE:
+            message = f"over max_bytes {self._config.max_bytes}"
         elif flight.verdict:
-            message = f"not whole after the deadline of {self._config.deadline} s"
-        return self._finish(gid, flight.verdict or _judge(code, message, result), message, trace)
+            message = f"{result['completedLength']} bytes in {time.monotonic() - flight.started:.0f} s"
+        return self._finish(gid, status, message, trace)
 
     def _finish(self, gid: str, status: Status, message: str, trace: Trace) -> Download | None:
         """Returns the request's end, or None where it is worth asking again."""

@@ -50,9 +50,10 @@ class LogReader(threading.Thread):
 
     def run(self) -> None:
         """Reads until the daemon ends."""
-        for line in self._pipe:
-            with self._changed:
-                self._read_line(line)
+        with self._pipe:
+            for line in self._pipe:
+                with self._changed:
+                    self._read_line(line)
 
     def take(self, url: str) -> Trace:
         """Returns what is known of a URL that has ended, and forgets it."""

@@ -1,13 +1,18 @@
-"""A real web server on 127.0.0.1 that answers as it is told to, well or badly; tests and benchmarks download from it."""
+"""A real web server on 127.0.0.1 that answers as it is told to, well or badly."""
 
+import contextlib
 import dataclasses
 import http.server
 import socket
 import struct
+import sys
 import threading
+import time
 from typing import Literal
 
 STALL_LIMIT = 30.0  # seconds after which a stalled answer ends even where nobody closed the server
+
+DRIP_INTERVAL = 0.1  # seconds between two bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,17 +23,29 @@ class Answer:
         body: what is sent.
         status: HTTP status code.
         headers: further headers; Content-Type is image/jpeg unless it is among them.
-        ending: how it ends: well; with a reset in mid-body; closed in mid-body; or never, stalled in mid-body.
+        ending: how it ends: well; with a reset in mid-body; closed in mid-body; never, stalled in mid-body; a byte at
+            a time; or well, but of a length that wasn't announced.
+        delay: seconds before it begins.
     """
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    ending: Literal["whole", "reset", "short", "stall"] = "whole"
+    ending: Literal["whole", "reset", "short", "stall", "drip", "unannounced"] = "whole"
+    delay: float = 0.0
 
 
 def redirect(location: str, status: int = 302) -> Answer:
     return Answer(status=status, headers={"Location": location})
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One request that came: its path, its headers and when it came (time.monotonic)."""
+
+    path: str
+    headers: dict[str, str]
+    time: float
 
 
 class LoopbackServer:
@@ -37,11 +54,14 @@ class LoopbackServer:
     A path that is a whole URL ("http://host/a.jpg") is what a client asks for that uses this server as its proxy.
 
     Attributes:
-        seen: of each request so far, its path and headers, in order of arrival.
+        seen: the requests so far, in order of arrival.
+        most_at_once: the most requests that were being answered at one time.
     """
 
     def __init__(self):
-        self.seen: list[tuple[str, dict[str, str]]] = []
+        self.seen: list[Seen] = []
+        self.most_at_once = 0
+        self._at_once = 0
         self._answers: dict[str, list[Answer]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -69,18 +89,33 @@ class LoopbackServer:
             self._answers[path] = list(answers)
         return path if path.startswith("http") else self.url + path
 
-    def count(self, path: str) -> int:
+    def times(self, path: str) -> list[float]:
+        """Returns when `path` was asked for."""
         with self._lock:
-            return sum(seen == path for seen, _ in self.seen)
+            return [seen.time for seen in self.seen if seen.path == path]
 
     def take(self, path: str, headers: dict[str, str]) -> Answer:
         with self._lock:
-            self.seen.append((path, headers))
+            self.seen.append(Seen(path, headers, time.monotonic()))
             answers = self._answers.get(path) or [Answer(b"no such path", 404, {"Content-Type": "text/plain"})]
             return answers.pop(0) if len(answers) > 1 else answers[0]
 
+    @contextlib.contextmanager
+    def answering(self):
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
     def wait_for_close(self):
         self._closing.wait(STALL_LIMIT)
+
+    def pause(self, seconds: float):
+        self._closing.wait(seconds)
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -88,6 +123,10 @@ class _Server(http.server.ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     owner: LoopbackServer
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -100,16 +139,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        with self.server.owner.answering():
+            self._answer()
+
+    def _answer(self):
         answer = self.server.owner.take(self.path, dict(self.headers))
+        if answer.delay:
+            self.server.owner.pause(answer.delay)
         self.send_response(answer.status)
         headers = {"Content-Type": "image/jpeg", "Content-Length": str(len(answer.body))} | answer.headers
+        if answer.ending == "unannounced":
+            del headers["Content-Length"]
+            headers["Connection"] = "close"
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if answer.ending == "whole":
+        if answer.ending in {"whole", "unannounced"}:
             self.wfile.write(answer.body)
             return
         self.close_connection = True
+        if answer.ending == "drip":
+            for place in range(int(STALL_LIMIT / DRIP_INTERVAL)):
+                self.wfile.write(answer.body[place : place + 1])
+                self.wfile.flush()
+                self.server.owner.pause(DRIP_INTERVAL)
+            return
         self.wfile.write(answer.body[: len(answer.body) // 2])
         self.wfile.flush()
         if answer.ending == "stall":

@@ -1,0 +1,161 @@
+import time
+
+import pytest
+
+from shards.config import AssembleConfig
+from shards.download import Download, Downloader
+from shards.hosts import Request
+from shards.outcomes import Status
+from tests.loopback import Answer, redirect
+
+BODY = b"\xff\xd8\xff" + bytes(range(256)) * 400
+
+
+@pytest.fixture
+def download(tmp_path):
+    """Downloads URLs, row by row, with a daemon of its own."""
+
+    def run(*urls: str, **settings) -> list[Download]:
+        config = AssembleConfig(**{"list": "x", "out": tmp_path, "timeout": 2, "attempts": 1} | settings)
+        ended: list[Download] = []
+        deadline = time.monotonic() + 60
+        with Downloader(config, tmp_path) as downloader:
+            downloader.add(Request(row, url, tmp_path / "bodies") for row, url in enumerate(urls))
+            while downloader.is_busy:
+                assert time.monotonic() < deadline
+                ended += downloader.poll(0.2)
+        assert sorted(one.row for one in ended) == list(range(len(urls)))
+        return sorted(ended, key=lambda one: one.row)
+
+    return run
+
+
+def test_a_body_comes_as_it_was_sent(server, download):
+    (one,) = download(server.add("/a.jpg", Answer(BODY)))
+    assert one.outcome.status is Status.KEPT
+    assert one.body.read_bytes() == BODY
+    assert (one.outcome.http_status, one.outcome.attempts) == (200, 1)
+    assert one.outcome.final_url == server.url + "/a.jpg"
+
+
+def test_each_refusal_is_named(server, download):
+    answers = {
+        Status.NOT_FOUND: Answer(status=404),
+        Status.GONE: Answer(status=410),
+        Status.FORBIDDEN: Answer(status=403),
+        Status.RATE_LIMITED: Answer(status=429),
+        Status.SERVER_ERROR: Answer(status=500),
+        Status.HTTP_ERROR: Answer(status=418),
+        Status.INCOMPLETE: Answer(BODY, ending="short"),
+        Status.TIMEOUT: Answer(BODY, ending="stall"),
+        Status.TOO_MANY_REDIRECTS: redirect("/too_many_redirects"),
+    }
+    urls = [server.add(f"/{status}", answer) for status, answer in answers.items()]
+    ended = download(*urls)
+    assert [one.outcome.status for one in ended] == list(answers)
+    assert [one.outcome.http_status for one in ended][:6] == [404, 410, 403, 429, 500, 418]
+    assert all(one.body is None for one in ended)
+    assert all("\n" not in one.outcome.message for one in ended)
+
+
+def test_503_and_a_reset_in_mid_body_are_named(server, download):
+    urls = [server.add("/503", Answer(status=503)), server.add("/reset", Answer(BODY, ending="reset"))]
+    assert [one.outcome.status for one in download(*urls)] == [Status.SERVER_ERROR, Status.INCOMPLETE]
+
+
+def test_no_connection_and_no_such_host_are_named(download):
+    ended = download("http://127.0.0.1:1/a.jpg", "http://no-such-host.invalid/a.jpg")
+    assert ended[0].outcome.status is Status.REFUSED
+    assert ended[1].outcome.status in {Status.DNS, Status.REFUSED}  # by how the machine's resolver fails
+
+
+def test_what_heals_is_asked_again_for_a_whole_new_body(server, download):
+    answers = [Answer(status=500), Answer(b"x" * 9000, ending="short"), Answer(BODY)]
+    (one,) = download(server.add("/a.jpg", *answers), attempts=4)
+    assert one.outcome.status is Status.KEPT
+    assert one.outcome.attempts == 3
+    assert one.body.read_bytes() == BODY
+    assert not [seen for seen in server.seen if "Range" in seen.headers]
+
+
+def test_what_does_not_heal_is_asked_as_often_as_was_said(server, download):
+    (one,) = download(server.add("/a.jpg", Answer(status=503)), attempts=2)
+    assert (one.outcome.status, one.outcome.attempts) == (Status.SERVER_ERROR, 2)
+    assert len(server.times("/a.jpg")) == 2
+
+
+def test_what_will_not_change_is_asked_once(server, download):
+    download(server.add("/a.jpg", Answer(status=404)), server.add("/b.jpg", Answer(status=403)), attempts=4)
+    assert len(server.seen) == 2
+
+
+def test_retry_after_is_waited_for(server, download):
+    (one,) = download(server.add("/a.jpg", Answer(status=429, headers={"Retry-After": "3"}), Answer(BODY)), attempts=2)
+    first, second = server.times("/a.jpg")
+    assert one.outcome.status is Status.KEPT
+    assert second - first >= 2.9  # a lower bound, whatever the machine's load
+
+
+def test_a_redirect_is_followed_and_told(server, download):
+    server.add("/photo_unavailable.png", Answer(BODY))
+    (one,) = download(server.add("/a.jpg", redirect("/b.jpg")), attempts=1)
+    assert one.outcome.status is Status.NOT_FOUND
+    (two,) = download(server.add("/c.jpg", redirect("/photo_unavailable.png")))
+    assert two.outcome.final_url == server.url + "/photo_unavailable.png"
+    assert two.body.read_bytes() == BODY
+
+
+def test_strange_urls_reach_the_server_and_are_followed(server, download):
+    server.add("/with%20space%20%22%C3%A9%22.jpg?q=%3C1%3E", redirect("/end.jpg"))
+    server.add("/end.jpg", Answer(BODY))
+    (one,) = download(server.url + '/with space "é".jpg?q=<1>')
+    assert one.outcome.status is Status.KEPT
+    assert one.outcome.final_url == server.url + "/end.jpg"
+
+
+def test_one_url_in_several_rows_comes_for_each(server, download):
+    url = server.add("/a.jpg", Answer(BODY))
+    ended = download(url, url, url)
+    assert len({one.body for one in ended}) == 3
+    assert {one.body.read_bytes() for one in ended} == {BODY}
+
+
+@pytest.mark.parametrize("ending", ["whole", "unannounced"])
+def test_a_body_over_the_cap_is_refused(server, download, ending):
+    (one,) = download(server.add("/a.jpg", Answer(BODY * 20, ending=ending)), max_bytes=len(BODY) * 2)
+    assert one.outcome.status is Status.TOO_LARGE
+    (two,) = download(server.add("/b.jpg", Answer(BODY, ending=ending)), max_bytes=len(BODY))
+    assert two.body.read_bytes() == BODY
+
+
+def test_what_takes_too_long_is_ended(server, download):
+    (one,) = download(server.add("/a.jpg", Answer(BODY, ending="stall")), timeout=30, deadline=1)
+    assert one.outcome.status is Status.TIMEOUT
+    (two,) = download(server.add("/b.jpg", Answer(BODY, ending="drip")), timeout=1)
+    assert two.outcome.status is Status.TOO_SLOW
+
+
+def test_a_torrent_is_a_body_like_any_other(server, download, tmp_path):
+    torrent = b"d4:infod6:lengthi5e4:name8:evil.txt12:piece lengthi16384e6:pieces20:" + b"x" * 20 + b"ee"
+    (one,) = download(server.add("/a.jpg", Answer(torrent, headers={"Content-Type": "application/x-bittorrent"})))
+    assert one.body.read_bytes() == torrent
+    assert [path.name for path in (tmp_path / "bodies").iterdir()] == [one.body.name]
+
+
+def test_pictures_go_through_the_proxy_and_name_a_contact(server, download):
+    url = server.add("http://pictures.example.com/a.jpg", Answer(BODY))
+    (one,) = download(url, proxy=server.url, contact="https://example.com/me")
+    assert one.body.read_bytes() == BODY
+    agent = server.seen[0].headers["User-Agent"]
+    assert agent.startswith("stylefinetune/")
+    assert agent.endswith("(https://example.com/me)")
+
+
+def test_a_host_gets_no_more_connections_than_its_share(server, download):
+    urls = [server.add(f"/{i}.jpg", Answer(BODY, delay=0.1)) for i in range(12)]
+    download(*urls, per_host=3)
+    assert server.most_at_once <= 3
+
+
+def test_nothing_to_do_starts_no_daemon(download):
+    assert download() == []

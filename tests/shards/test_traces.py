@@ -1,0 +1,101 @@
+import datetime as dt
+import email.utils
+import os
+
+import pytest
+
+from shards.traces import LogReader
+
+STAMP = "2026-11-24 04:50:13.196978 [INFO] [HttpConnection.cc:128]"
+
+
+def request(cuid: int, target: str, host: str) -> str:
+    return f"{STAMP} CUID#{cuid} - Requesting:\nGET {target} HTTP/1.1\nUser-Agent: x\nHost: {host}\n\n\n"
+
+
+def answer(cuid: int, status: int, *headers: str) -> str:
+    return (
+        f"{STAMP} CUID#{cuid} - Response received:\nHTTP/1.1 {status} X\n" + "".join(f"{h}\n" for h in headers) + "\n\n"
+    )
+
+
+def redirect(cuid: int, url: str) -> str:
+    return f"{STAMP} CUID#{cuid} - Redirecting to {url}\n"
+
+
+@pytest.fixture
+def read():
+    """Lets a reader read a log to its end."""
+
+    def run(log: str) -> LogReader:
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(log)
+        reader = LogReader(os.fdopen(reading, "rb"))
+        reader.start()
+        reader.join(5)
+        return reader
+
+    return run
+
+
+def test_a_redirect_is_followed_to_its_end(read):
+    log = read(
+        request(7, "/a.jpg?x=1", "h:81")
+        + answer(7, 302, "Location: /b")
+        + redirect(7, "http://h:81/b")
+        + request(9, "/other", "h")
+        + request(7, "/b", "h:81")
+        + answer(9, 200)
+        + answer(7, 301)
+        + redirect(7, "https://elsewhere/photo_unavailable.png")
+        + request(7, "/photo_unavailable.png", "elsewhere")
+        + answer(7, 200)
+    )
+    trace = log.take("http://h:81/a.jpg?x=1")
+    assert (trace.final_url, trace.http_status) == ("https://elsewhere/photo_unavailable.png", 200)
+    assert log.take("http://h/other").final_url is None
+
+
+def test_a_proxys_request_line_has_the_whole_url(read):
+    log = read(request(7, "http://h/a.jpg", "h") + answer(7, 404))
+    assert log.take("http://h/a.jpg").http_status == 404
+
+
+def test_an_https_url_is_found_under_its_usual_port(read):
+    log = read(request(7, "/", "H") + answer(7, 200))
+    assert log.take("https://me:secret@h:443").http_status == 200
+
+
+def test_what_is_taken_is_forgotten(read):
+    log = read(request(7, "/a", "h") + answer(7, 200))
+    log.take("http://h/a")
+    assert log.take("http://h/a").http_status is None
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("0", 0.0), ("soon", None), ("-3", None)])
+def test_retry_after_in_seconds(read, header, seconds):
+    log = read(request(7, "/a", "h") + answer(7, 429, f"Retry-After: {header}"))
+    assert log.take("http://h/a").retry_after == seconds
+
+
+def test_retry_after_as_a_date(read):
+    date = email.utils.format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1000), usegmt=True)
+    log = read(request(7, "/a", "h") + answer(7, 503, f"retry-after: {date}"))
+    assert 900 < log.take("http://h/a").retry_after <= 1000
+
+
+def test_a_later_answer_takes_the_wish_back(read):
+    log = read(
+        request(7, "/a", "h")
+        + answer(7, 302, "Retry-After: 7")
+        + redirect(7, "http://h/b")
+        + request(7, "/b", "h")
+        + answer(7, 200)
+    )
+    assert log.take("http://h/a").retry_after is None
+
+
+def test_the_last_words_are_one_line(read):
+    log = read("first\nExisting\nException: the port\n  -> is taken\n")
+    assert "the port -> is taken" in log.last_words

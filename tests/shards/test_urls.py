@@ -1,0 +1,235 @@
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.index import ShardsError
+from shards.sources import FLICKR_STYLE_SHA256, Source, read_source
+from shards.urls import FLICKR_STYLE_CLASSES, Choice, choose_rows, read_classes
+
+OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "flickr_style.csv.gz"
+
+
+def source(body: bytes | str) -> Source:
+    return Source("list.csv", {"": body.encode() if isinstance(body, str) else body})
+
+
+def rows_of(body: bytes | str, **choice) -> list[dict]:
+    return choose_rows(source(body), Choice(**choice))[0].to_pylist()
+
+
+def in_list_order(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=lambda row: row["row"])
+
+
+COLUMNS = {
+    "image_url": ["http://h/a.jpg", "http://h/b.jpg", "http://h/c.jpg"],
+    "label": [2, 0, 1],
+    "_split": ["train", "test", "train"],
+    "id": ["x", "y", "z"],
+    "page_url": ["p", "q", "r"],
+}
+
+
+def as_csv() -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows(zip(*COLUMNS.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def as_parquet() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(COLUMNS), buffer)
+    return buffer.getvalue()
+
+
+def as_json_lines() -> bytes:
+    rows = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*COLUMNS.values(), strict=True)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize("body", [as_csv(), gzip.compress(as_csv()), as_parquet(), as_json_lines()])
+def test_each_format_gives_the_same_rows(body):
+    rows = in_list_order(rows_of(body))
+    assert [row["key"] for row in rows] == ["x", "y", "z"]
+    assert [row["image_url"] for row in rows] == COLUMNS["image_url"]
+    assert [row["label"] for row in rows] == [2, 0, 1]
+    assert [row["split"] for row in rows] == ["train", "test", "train"]
+    assert [json.loads(row["extra"]) for row in rows] == [{"page_url": "p"}, {"page_url": "q"}, {"page_url": "r"}]
+
+
+def caffes_choice(rows: list[dict], seed: int, labels: int, images: int) -> list[dict]:
+    """What assemble_data.py does, with lists for data frames."""
+    np.random.seed(seed)  # noqa: NPY002 - as the script has it
+    rows = [rows[i] for i in np.random.permutation(len(rows))]  # noqa: NPY002
+    if labels > 0:
+        rows = [row for row in rows if row["label"] < labels]
+    if 0 < images < len(rows):
+        rows = rows[:images]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("seed", "labels", "images"), [(831486, None, 7), (831486, None, -1), (831486, 3, 7), (0, 4, 10_000), (5, 1, -1)]
+)
+def test_choice_is_caffes(seed, labels, images):
+    rows = [{"url": f"http://h/{i}", "label": i * 7 % 5} for i in range(200)]
+    body = "image_url,label\n" + "".join(f"{row['url']},{row['label']}\n" for row in rows)
+    expected = [row["url"] for row in caffes_choice(rows, seed, labels or -1, images)]
+    assert [row["image_url"] for row in rows_of(body, seed=seed, labels=labels, images=images)] == expected
+
+
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"the official list isn't here: no {OFFICIAL}")
+def test_choice_from_the_official_list_is_caffes():
+    official = read_source([str(OFFICIAL)])
+    assert official.sha256 == FLICKR_STYLE_SHA256
+    with gzip.open(OFFICIAL, "rt", newline="") as file:
+        listed = [row | {"label": int(row["label"])} for row in csv.DictReader(file)]
+    assert len(listed) == 80_000
+    table, names = choose_rows(official, Choice(images=2000, seed=831486))
+    rows = table.to_pylist()
+    expected = caffes_choice(listed, 831486, -1, 2000)
+    assert [row["image_url"] for row in rows] == [row["image_url"] for row in expected]
+    assert [row["split"] for row in rows] == [row["_split"] for row in expected]
+    assert [row["label"] for row in rows] == [row["label"] for row in expected]
+    assert [row["key"] for row in rows[:3]] == ["12123529133", "11603781264", "12852147194"]
+    assert {row["label"] for row in listed} == set(range(20))
+    assert names == FLICKR_STYLE_CLASSES
+
+
+def test_the_unnamed_first_column_is_the_id():
+    rows = in_list_order(rows_of(",image_url,label\n007,http://h/a,0\n8,http://h/b,0\n"))
+    assert [row["key"] for row in rows] == ["007", "8"]
+
+
+def test_keys_fit_a_tar_and_are_unique():
+    ids = ["../x", "a.b", "same", "same", "", "é", "k" * 100, "same-3", "a_b-1"]
+    body = "id,image_url,label\n" + "".join(f"{value},http://h/{i},0\n" for i, value in enumerate(ids))
+    keys = [row["key"] for row in in_list_order(rows_of(body))]
+    assert keys[0].endswith("-0")
+    assert keys[2] == "same"
+    assert keys[4] == "00000004"
+    assert keys[7:] == ["same-3", "a_b-1"]
+    assert len(set(keys)) == len(keys)
+    assert all(0 < len(key) <= 80 and set(key) <= set(_ALLOWED) for key in keys), keys
+
+
+_ALLOWED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
+
+def test_names_are_numbered_in_sorted_order():
+    table, names = choose_rows(
+        source("image_url,label\nhttp://h/1,noir\nhttp://h/2,bright\nhttp://h/3,noir\n"), Choice()
+    )
+    assert names == ("bright", "noir")
+    assert [row["label"] for row in in_list_order(table.to_pylist())] == [1, 0, 1]
+
+
+def test_names_are_numbered_by_a_class_list(tmp_path):
+    (tmp_path / "classes.txt").write_text("noir\nbright\nhazy\n")
+    classes = read_classes(str(tmp_path / "classes.txt"))
+    table, names = choose_rows(source("image_url,label\nhttp://h/1,noir\nhttp://h/2,bright\n"), Choice(classes=classes))
+    assert names == ("noir", "bright", "hazy")
+    assert [row["label"] for row in in_list_order(table.to_pylist())] == [0, 1]
+
+
+def test_integer_labels_are_their_own_names():
+    assert choose_rows(source("image_url,label\nhttp://h/1,3\nhttp://h/2,0\n"), Choice())[1] == ("0", "1", "2", "3")
+    assert choose_rows(source("image_url,label\nhttp://h/1,3\nhttp://h/2,0\n"), Choice(labels=2))[1] == ("0", "1")
+
+
+def test_the_official_names_can_be_asked_for():
+    assert read_classes("flickr_style") == FLICKR_STYLE_CLASSES
+    assert FLICKR_STYLE_CLASSES[4] == "HDR"
+    assert len(set(FLICKR_STYLE_CLASSES)) == 20
+
+
+def test_a_list_without_splits_is_split_by_url_alone():
+    body = "image_url,label\n" + "".join(f"http://h/{i % 500},0\n" for i in range(1000))
+    rows = in_list_order(rows_of(body, seed=1))
+    test = [row for row in rows if row["split"] == "test"]
+    assert {row["split"] for row in rows} == {"train", "test"}
+    assert 140 < len(test) < 260  # a fifth, drawn
+    assert [row["split"] for row in rows[:500]] == [row["split"] for row in rows[500:]]
+    shorter = in_list_order(rows_of("\n".join(body.splitlines()[:301]), seed=1))
+    assert [row["split"] for row in shorter] == [row["split"] for row in rows[:300]]
+    assert [row["split"] for row in in_list_order(rows_of(body, seed=2))] != [row["split"] for row in rows]
+    assert {row["split"] for row in rows_of(body, test_share=0.0)} == {"train"}
+
+
+def test_a_caffe_list_stands_as_it_is_written():
+    caffe = Source("train=a test=b", {"train": b"my dir/b c.jpg 1\n\na.jpg 0\n", "test": b"z.jpg 1"})
+    rows = choose_rows(caffe, Choice())[0].to_pylist()
+    assert [(row["image_url"], row["label"], row["split"]) for row in rows] == [
+        ("my dir/b c.jpg", 1, "train"),
+        ("a.jpg", 0, "train"),
+        ("z.jpg", 1, "test"),
+    ]
+    assert [row["row"] for row in rows] == [0, 1, 2]
+
+
+def test_strange_urls_come_through_unchanged():
+    urls = ['http://h/a "b".jpg', "http://h/é,ü.jpg", "ftp://h/x", "", "http://h/a\tb"]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["image_url", "label"], *([url, 0] for url in urls)])
+    assert [row["image_url"] for row in in_list_order(rows_of(text.getvalue()))] == urls
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("url,label\nhttp://h/1,0\n", "image_url"),
+        ("image_url,style\nhttp://h/1,0\n", "label"),
+        ("image_url,label\nhttp://h/1\n", "line 2"),
+        ("image_url,label,label\nhttp://h/1,0,0\n", "header"),
+        ("image_url,label\nhttp://h/1,\n", "row 0"),
+        ("image_url,label,_split\nhttp://h/1,0,../up\n", "../up"),
+        ("image_url,label,split\nhttp://h/1,0,\n", "row 0"),
+        ("image_url,label\n", "no row"),
+        ("", "image_url"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"\x1f\x8b\x08\x00damaged", "list.csv"),
+        (b"PAR1damagedPAR1", "list.csv"),
+        (b'{"image_url": "http://h/1", "label": \n', "list.csv"),
+    ],
+)
+def test_a_list_that_is_none_is_one_line(body, named):
+    with pytest.raises(ShardsError) as caught:
+        rows_of(body)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_outside_the_classes_is_named():
+    with pytest.raises(ShardsError, match="'hazy'"):
+        rows_of("image_url,label\nhttp://h/1,hazy\n", classes=("noir",))
+    with pytest.raises(ShardsError, match="'2'"):
+        rows_of("image_url,label\nhttp://h/1,2\n", classes=("noir", "hazy"))
+
+
+@pytest.mark.parametrize("line", ["a.jpg", "a.jpg x", "a.jpg -1", "7"])
+def test_a_caffe_line_without_path_or_label_is_named(line):
+    with pytest.raises(ShardsError, match="line 2"):
+        choose_rows(Source("train=a", {"train": b"ok.jpg 0\n" + line.encode()}), Choice())
+
+
+def test_choosing_from_a_caffe_list_is_refused():
+    with pytest.raises(ShardsError, match="--images"):
+        choose_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), Choice(images=1))
+
+
+@pytest.mark.parametrize("text", ["", "noir\nnoir\n", None])
+def test_a_class_list_that_is_none_is_named(tmp_path, text):
+    path = tmp_path / "classes.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ShardsError, match=r"classes\.txt"):
+        read_classes(str(path))
