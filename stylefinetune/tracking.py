@@ -43,9 +43,10 @@ class Tracker:
         config: the run's.
         world: decides who speaks.
         start: iteration that the run goes on from; what metrics.jsonl holds from there on is cut, since it comes again.
+        tested: iterations whose tests won't come again.
     """
 
-    def __init__(self, config: Config, world: World, start: int) -> None:
+    def __init__(self, config: Config, world: World, start: int, tested: list[int]) -> None:
         self._config = config
         self._lead = world.is_lead
         self._wandb: _WandbRun | None = None
@@ -58,7 +59,7 @@ class Tracker:
         self._bar = _ProgressBar(start, config.train.max_iter) if sys.stderr.isatty() else None
         self._log = _open_log(run_dir / "train.log", self._bar)
         self._metrics = run_dir / "metrics.jsonl"
-        _cut_metrics(self._metrics, start)
+        _cut_metrics(self._metrics, start, tested)
         if config.tracking.wandb != "disabled":
             self._wandb = _WandbRun(config, self._log)
 
@@ -166,19 +167,24 @@ class _WandbRun:
     def __init__(self, config: Config, log: logging.Logger) -> None:
         self._log = log
         self._run: Any = None
-        modes = ["offline"]
-        if config.tracking.wandb == "auto":
-            if wandb.login(prompt=False, verify=False):
-                modes = ["online", "offline"]
-            else:
-                log.info("Weights & Biases: no API key, the run is kept offline (`wandb sync` can send it later)")
-        for mode in modes:
+        for mode in self._modes(config.tracking.wandb):
             try:
                 self._run = _init_wandb(config, mode)
             except Exception as error:  # noqa: BLE001 -- whatever W&B meets, the training goes on
                 self._warn(error, "trying offline" if mode == "online" else "going on without it")
+                wandb.teardown()  # its service still holds the run's id
             else:
                 return
+
+    def _modes(self, asked: str) -> list[str]:
+        """Returns the modes to try, in order; WANDB_MODE, or `wandb offline`, has its say in auto."""
+        settled = wandb.setup().settings.mode if asked == "auto" else asked
+        if settled != "online":
+            return [settled]
+        if wandb.login(prompt=False, verify=False):
+            return ["online", "offline"]
+        self._log.info("Weights & Biases: no API key, the run is kept offline (`wandb sync` can send it later)")
+        return ["offline"]
 
     def log(self, values: dict[str, Any], step: int) -> None:
         if self._run:
@@ -228,14 +234,17 @@ def _open_log(path: Path, bar: Progress | None) -> logging.Logger:
     return log
 
 
-def _cut_metrics(path: Path, start: int) -> None:
+def _cut_metrics(path: Path, start: int, tested: list[int]) -> None:
     """Drops the lines of iterations that will be run again, and a last line that a kill cut short."""
     if not path.exists():
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["iteration"] < start]
+
+    def stays(entry: dict[str, Any]) -> bool:
+        return entry["iteration"] < start or (entry["phase"] == "test" and entry["iteration"] in tested)
+
     beside = path.with_suffix(".tmp")
-    beside.write_text("".join(kept), encoding="utf-8")
+    beside.write_text("".join(line for line in lines if stays(json.loads(line))), encoding="utf-8")
     beside.replace(path)
 
 

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     progress = resumed.progress if resumed else fresh
 
     world = World.join(deterministic=config.train.deterministic)
-    tracker = Tracker(config, world, progress.iteration)
+    tracker = Tracker(config, world, progress.iteration, [round(told["iteration"]) for told in progress.tests])
     failed = True
     try:
         if resumed:

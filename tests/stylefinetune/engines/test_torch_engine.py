@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from stylefinetune import models
+from stylefinetune.config import Config, DataConfig, LayerRule, ModelConfig, OptimConfig
+from stylefinetune.data import Batch
+from stylefinetune.engines.torch_engine import TorchEngine
+from stylefinetune.transforms import Crops, Transform
+from stylefinetune.world import World
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+LAST_FASTER = (LayerRule("fc8_*", 10.0),)
+
+
+def engine(dropout=0.5, layers=LAST_FASTER):
+    model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=dropout)
+    config = Config(data=DataConfig(image_size=48, crop_size=43), model=model, optim=OptimConfig(layers=layers))
+    transform = Transform(torch.full((1, 1, 3), 120.0), ALONE.device)
+    return TorchEngine(models.build(config, 5), transform, config.optim, ALONE, seed=3, input_size=43)
+
+
+def batch(count=6, size=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        pictures=torch.randint(0, 256, (count, 48, 48, 3), dtype=torch.uint8, generator=generator),
+        labels=torch.randint(0, 5, (count,), generator=generator),
+        crops=Crops(torch.full((count,), 2), torch.full((count,), 2), torch.zeros(count, dtype=torch.bool)),
+        crop_size=43,
+        positions=torch.arange(count),
+        size=count if size is None else size,
+    )
+
+
+def part(whole, pictures):
+    crops = Crops(whole.crops.top[pictures], whole.crops.left[pictures], whole.crops.mirror[pictures])
+    return Batch(whole.pictures[pictures], whole.labels[pictures], crops, 43, whole.positions[pictures], whole.size)
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def snapshot(state):
+    return {name: value.clone() for name, value in state.parameters.items()}
+
+
+def test_the_first_step_is_the_gradient_times_the_layers_rate():
+    trained, reference = engine(dropout=0.0), engine(dropout=0.0)
+    before = snapshot(trained.state())
+    loss = trained.train_step(0, [batch()], lr=0.01)
+    logits = reference.net(reference.transform(batch().pictures, batch().crops, 43))
+    mean = torch.nn.functional.cross_entropy(logits, batch().labels)
+    mean.backward()
+    assert loss.item() == pytest.approx(mean.item(), abs=1e-6)
+    for name, value in reference.net.named_parameters():
+        rate = 0.01 * (10 if name.startswith("fc8") else 1) * (2 if name.endswith("bias") else 1)
+        decay = 0 if name.endswith("bias") else 0.0005
+        update = rate * (value.grad + decay * before[name])
+        assert torch.allclose(before[name] - trained.state().parameters[name], update, atol=1e-7)
+
+
+def test_micro_batches_of_any_cut_add_up_to_the_whole_batch():
+    whole, cut = engine(dropout=0.0), engine(dropout=0.0)
+    whole_loss = whole.train_step(0, [batch(6, size=6)], lr=0.01)
+    halves = [part(batch(6, size=3), slice(0, 3)), part(batch(6, size=3), slice(3, 6))]
+    cut_loss = cut.train_step(0, halves, lr=0.01)
+    assert cut_loss.item() == pytest.approx(whole_loss.item(), abs=1e-6)
+    for name, value in whole.state().parameters.items():
+        assert torch.allclose(value, cut.state().parameters[name], atol=1e-7)
+
+
+def test_dropout_follows_from_seed_and_iteration():
+    losses = [engine().train_step(iteration, [batch()], lr=0.0).item() for iteration in (4, 4, 5)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_testing_is_without_dropout_and_moves_nothing():
+    tested = engine()
+    before = snapshot(tested.state())
+    first, again = tested.forward(batch()), tested.forward(batch())
+    assert first.shape == (6, 5)
+    assert torch.equal(first, again)
+    assert not first.requires_grad
+    assert changed(before, tested.state().parameters) == set()
+    assert tested.forward(batch(0)).shape == (0, 5)
+
+
+def test_a_state_that_is_put_back_goes_on_bitwise():
+    straight, other = engine(), engine()
+    straight.train_step(0, [batch(seed=1)], lr=0.01)
+    other.train_step(7, [batch(seed=9)], lr=0.05)
+    other.load(straight.state())
+    for iteration in (1, 2):
+        straight.train_step(iteration, [batch(seed=iteration)], lr=0.01)
+        other.train_step(iteration, [batch(seed=iteration)], lr=0.01)
+    assert changed(straight.state().parameters, other.state().parameters) == set()
+    ours, theirs = (e.state().slots["momentum_buffer"] for e in (straight, other))
+    assert changed(ours, theirs) == set()
+
+
+def test_a_layer_that_was_frozen_starts_at_rest():
+    frozen = engine(layers=(LayerRule("fc8_*"), LayerRule("*", lr_mult=0.0)))
+    frozen.train_step(0, [batch()], lr=0.01)
+    assert set(frozen.state().slots["momentum_buffer"]) == {"fc8_flickr.weight", "fc8_flickr.bias"}
+    thawed = engine()
+    thawed.load(frozen.state())
+    assert thawed.state().slots["momentum_buffer"]["conv1.weight"].abs().sum() == 0
+    assert np.isfinite(thawed.train_step(1, [batch()], lr=0.01).item())

@@ -1,0 +1,112 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from stylefinetune import checkpoint, models
+from stylefinetune.checkpoint import Progress
+from stylefinetune.config import Config, DataConfig, ModelConfig
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.errors import UserError
+
+CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)))
+CLASSES = ["Noir", "Bokeh", "Hazy"]
+
+
+def progress(iteration):
+    return Progress(iteration, [1.5], [{"iteration": 0, "accuracy": 0.25, "loss": 3.5}], 1701, CLASSES, "f00d")
+
+
+def save(run_dir, iteration=5, seed=0):
+    net = models.build(CONFIG, len(CLASSES))
+    torch.manual_seed(seed)
+    parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
+    velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
+    state = EngineState(parameters, {}, {"momentum_buffer": velocity})
+    config = dataclasses.replace(CONFIG, run_dir=str(run_dir))
+    return state, checkpoint.save(run_dir, progress(iteration), state, config, torch.rand(48, 48, 3))
+
+
+def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+    state, path = save(tmp_path)
+    assert path == tmp_path / "checkpoints" / "iter_5" == checkpoint.path_of(tmp_path, 5)
+    found = checkpoint.read(path)
+    assert found.progress == progress(5)
+    assert found.config == dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    assert found.mean.shape == (48, 48, 3)
+    restored = found.engine_state(state)
+    for name, value in state.parameters.items():
+        assert torch.equal(restored.parameters[name], value)
+        assert torch.equal(restored.slots["momentum_buffer"][name], state.slots["momentum_buffer"][name])
+
+
+def test_the_network_needs_nothing_but_the_checkpoint(tmp_path):
+    state, path = save(tmp_path)
+    net, transform = checkpoint.read(path).network(torch.device("cpu"))
+    assert not net.training
+    assert torch.equal(net.get_submodule("fc7").weight.detach(), state.parameters["fc7.weight"])
+    assert transform.mean.shape == (48, 48, 3)
+
+
+def test_a_run_folder_means_its_newest_checkpoint_by_number(tmp_path):
+    for iteration in (5, 100, 20):
+        save(tmp_path, iteration)
+    (tmp_path / "checkpoints" / ".iter_200").mkdir()
+    (tmp_path / "checkpoints" / "iter_best").mkdir()
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoints" / "iter_100"
+    assert checkpoint.read(tmp_path).progress.iteration == 100
+    assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+def test_saving_again_replaces_the_folder_whole_and_clears_what_a_kill_left(tmp_path):
+    torn = tmp_path / "checkpoints" / ".iter_5"
+    torn.mkdir(parents=True)
+    (torn / "model.safetensors").write_bytes(b"torn")
+    save(tmp_path, seed=0)
+    state, path = save(tmp_path, seed=1)
+    assert torch.equal(checkpoint.read(path).tensors["fc7.bias"], state.parameters["fc7.bias"])
+    assert [entry.name for entry in path.parent.iterdir()] == ["iter_5"]
+
+
+def test_resume_finds_what_it_is_asked_for(tmp_path):
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, run_dir=str(run_dir))
+    assert checkpoint.find(config) is None
+    assert checkpoint.find(dataclasses.replace(config, resume="none")) is None
+    save(run_dir, 5)
+    _, later = save(run_dir, 10)
+    assert checkpoint.find(config).path == later
+    assert (
+        checkpoint.find(dataclasses.replace(config, resume=str(run_dir / "checkpoints" / "iter_5"))).path.name
+        == "iter_5"
+    )
+    with pytest.raises(UserError, match=r"iter_10 is there already; remove .*, or start afresh in another --run_dir"):
+        checkpoint.find(dataclasses.replace(config, resume="none"))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "mean.safetensors", "progress.json"])
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, file):
+    _, path = save(tmp_path)
+    body = (path / file).read_bytes()
+    (path / file).write_bytes(body[: len(body) // 2])
+    with pytest.raises(UserError, match=r"iter_5 is damaged") as error:
+        checkpoint.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_classes_and_another_index_are_refused(tmp_path):
+    _, path = save(tmp_path)
+    found = checkpoint.read(path)
+    checkpoint.check_data(found, CONFIG, tuple(CLASSES), "f00d")
+    with pytest.raises(UserError, match=r"3 classes \(Noir, Bokeh, Hazy, \.\.\.\).* has 1 \(Cat, \.\.\.\)"):
+        checkpoint.check_data(found, CONFIG, ("Cat",), "f00d")
+    with pytest.raises(UserError, match="another index"):
+        checkpoint.check_data(found, CONFIG, tuple(CLASSES), "beef")
+
+
+def test_nothing_is_pickled(tmp_path):
+    _, path = save(tmp_path)
+    for file in path.iterdir():
+        assert file.suffix in {".safetensors", ".json", ".yaml"}
+    assert json.loads((path / "progress.json").read_text())["classes"] == CLASSES

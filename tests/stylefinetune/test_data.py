@@ -1,0 +1,201 @@
+import itertools
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from shards.index import ShardIndex, write_index
+from stylefinetune.config import DataConfig
+from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
+from stylefinetune.errors import RankError, UserError
+from stylefinetune.order import Order, Slices
+from tests.programs import assemble
+
+CPU = torch.device("cpu")
+
+
+def config(shards, **changes):
+    return DataConfig(**{"shards": str(shards), "image_size": 48, "crop_size": 43, **changes})
+
+
+def pictures(shards, *, training=True, split="train", shuffle=False, **changes):
+    data = config(shards, **changes)
+    entries = open_split(open_index(data), split)
+    return PictureSet(entries, Order(len(entries), shuffle=shuffle, seed=7), data, training=training)
+
+
+def batches(picture_set, start=0, stop=60, rank=0, world_size=1, workers=0):
+    return list(read_batches(picture_set, Slices(start, stop, 10, rank, world_size), workers, CPU))
+
+
+def test_originals_and_pixels_give_bitwise_the_same_batches(pixel_shards, original_shards):
+    for from_pixels, from_originals in zip(
+        batches(pictures(pixel_shards)), batches(pictures(original_shards)), strict=True
+    ):
+        assert torch.equal(from_pixels.pictures, from_originals.pictures)
+        assert torch.equal(from_pixels.labels, from_originals.labels)
+        assert torch.equal(from_pixels.crops.top, from_originals.crops.top)
+        assert torch.equal(from_pixels.crops.mirror, from_originals.crops.mirror)
+
+
+def test_a_jpg_of_the_same_size_is_close_and_another_size_is_resized(drawn, pixel_shards, tmp_path):
+    assemble(*drawn.lists, "--out", tmp_path / "jpg", "--encode_format=jpg", "--image_size=48", "--rows_per_shard=20")
+    (lossy,) = batches(pictures(tmp_path / "jpg"), stop=10)
+    (exact,) = batches(pictures(pixel_shards), stop=10)
+    assert (lossy.pictures.float() - exact.pictures.float()).abs().mean() < 12
+    (larger,) = batches(pictures(tmp_path / "jpg", image_size=64), stop=10)
+    assert larger.pictures.shape == (10, 64, 64, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_ranks_and_workers_see_the_same_pictures_crops_and_mirrors(pixel_shards, workers):
+    whole = batches(pictures(pixel_shards, shuffle=True))
+    parts = [
+        batches(pictures(pixel_shards, shuffle=True), rank=rank, world_size=3, workers=workers) for rank in range(3)
+    ]
+    for batch, *slices in zip(whole, *parts, strict=True):
+        assert [part.size for part in slices] == [10, 10, 10]
+        for field in ("pictures", "labels", "positions"):
+            assert torch.equal(getattr(batch, field), torch.cat([getattr(part, field) for part in slices]))
+        for field in ("top", "left", "mirror"):
+            assert torch.equal(getattr(batch.crops, field), torch.cat([getattr(part.crops, field) for part in slices]))
+
+
+def test_a_resumed_reader_goes_on_where_the_run_was(pixel_shards):
+    whole = batches(pictures(pixel_shards, shuffle=True), stop=100)
+    later = batches(pictures(pixel_shards, shuffle=True), start=70, stop=100)
+    for ours, theirs in zip(later, whole[7:], strict=True):
+        assert torch.equal(ours.pictures, theirs.pictures)
+        assert torch.equal(ours.crops.left, theirs.crops.left)
+
+
+def test_crops_are_random_in_training_and_central_in_testing(pixel_shards):
+    drawn = batches(pictures(pixel_shards), stop=400)
+    tops = torch.cat([batch.crops.top for batch in drawn])
+    assert sorted(tops.unique().tolist()) == [0, 1, 2, 3, 4, 5]
+    mirrored = torch.cat([batch.crops.mirror for batch in drawn]).float().mean()
+    assert 0.4 < mirrored < 0.6
+    (central,) = batches(pictures(pixel_shards, training=False), stop=10)
+    assert central.crops.top.unique().tolist() == [2]
+    assert not central.crops.mirror.any()
+    (plain,) = batches(pictures(pixel_shards, mirror=False), stop=10)
+    assert not plain.crops.mirror.any()
+    (other,) = batches(pictures(pixel_shards, training=False, test_crop_size=40), stop=10)
+    assert (other.crop_size, other.crops.top.unique().tolist()) == (40, [4])
+
+
+def test_labels_and_order_are_the_lists(pixel_shards, drawn):
+    entries = open_split(open_index(config(pixel_shards)), "train")
+    index = ShardIndex.load(pixel_shards)
+    listed = [int(line.rsplit(" ", 1)[1]) for line in (drawn.folder / "train.txt").read_text().splitlines()]
+    rows = index.table.filter(pa.compute.equal(index.table["split"], "train"))["row"].to_pylist()
+    assert [listed[row] for row in rows] == entries.label.tolist()
+    found = torch.cat([batch.labels for batch in batches(pictures(pixel_shards), stop=41)])
+    assert found.tolist() == entries.label.tolist()
+
+
+def test_a_slice_without_pictures_is_an_empty_batch(pixel_shards):
+    (empty,) = read_batches(pictures(pixel_shards), Slices(0, 2, 2, 2, 3), 0, CPU)
+    assert empty.pictures.shape == (0, 48, 48, 3)
+    assert (len(empty.labels), empty.size) == (0, 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named_with_its_shard(original_shards, tmp_path, workers):
+    shards = tmp_path / "damaged"
+    shutil.copytree(original_shards, shards)
+    entries = open_split(open_index(config(shards)), "train")
+    with (shards / entries.shard[3]).open("r+b") as tar:
+        tar.seek(int(entries.offset[3]))
+        tar.write(b"\0" * int(entries.length[3]))
+    with pytest.raises(RankError, match=rf"{entries.shard[3]}: {entries.key[3]} is damaged.*assemble") as error:
+        batches(pictures(shards), workers=workers)
+    assert "\n" not in str(error.value)
+
+
+def test_pixels_of_another_size_are_refused(pixel_shards):
+    with pytest.raises(RankError, match=r"stored as 48x48 pixels; set data\.image_size to that"):
+        batches(pictures(pixel_shards, image_size=64, crop_size=60))
+
+
+def rewritten(shards, tmp_path, change):
+    """Copies DIR with another index."""
+    out = tmp_path / "changed"
+    shutil.copytree(shards, out)
+    index = ShardIndex.load(out)
+    write_index(out / "index.parquet", change(index.table), index.metadata)
+    return out
+
+
+def test_mistakes_in_the_shards_are_one_line_with_a_remedy(pixel_shards, tmp_path):
+    with pytest.raises(
+        UserError, match=r"nowhere/index\.parquet: no such file; make it with: python -m shards assemble"
+    ):
+        open_index(config("nowhere"))
+    index = open_index(config(pixel_shards))
+    with pytest.raises(UserError, match=r"no pictures of split 'val' \(there: test, train\)"):
+        open_split(index, "val")
+    gone = tmp_path / "gone"
+    shutil.copytree(pixel_shards, gone)
+    (gone / "train" / "00001.tar").unlink()
+    with pytest.raises(UserError, match=r"train/00001\.tar is missing; restore it, or assemble again into"):
+        open_split(open_index(config(gone)), "train")
+    (gone / "train" / "00001.tar").write_bytes(b"short")
+    with pytest.raises(UserError, match="is shorter than the index says"):
+        open_split(open_index(config(gone)), "train")
+    (gone / "index.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"can't be read as an index.*python -m shards finalize"):
+        open_index(config(gone))
+
+
+def test_a_label_outside_the_classes_is_one_line(pixel_shards, tmp_path):
+    def relabel(table):
+        labels = table["label"].to_numpy().copy()
+        labels[0] = 4
+        return table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.int32()))
+
+    changed = rewritten(pixel_shards, tmp_path, relabel)
+    split = pq.read_table(changed / "index.parquet")["split"][0].as_py()
+    with pytest.raises(UserError, match="has label 4, outside the 4 classes; mend the list"):
+        open_split(open_index(config(changed)), split)
+
+
+def test_the_mean_is_the_train_splits_picture(pixel_shards):
+    mean = load_mean(config(pixel_shards))
+    whole = torch.cat([batch.pictures for batch in batches(pictures(pixel_shards), stop=41)])
+    assert mean.shape == (48, 48, 3)
+    assert torch.allclose(mean, whole.double().mean(0).float(), atol=1e-4)
+
+
+def test_mean_levels_are_given_as_bgr_and_held_as_rgb(pixel_shards):
+    assert load_mean(config(pixel_shards, mean_value=(104, 117, 123))).flatten().tolist() == [123, 117, 104]
+    assert load_mean(config(pixel_shards, mean_value=(9,))).flatten().tolist() == [9, 9, 9]
+
+
+def test_a_mean_that_cannot_serve_is_one_line(original_shards, golden, tmp_path):
+    missing = config(tmp_path)
+    with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: python -m shards mean"):
+        load_mean(missing)
+    with pytest.raises(UserError, match=r"is 48x48x3; data\.image_size asks for 64x64x3"):
+        load_mean(config(original_shards, image_size=64))
+    broken = tmp_path / "broken.npy"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="can't be read as a mean picture"):
+        load_mean(config(original_shards, mean_file=str(broken)))
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="can't be read as a mean picture"):
+        load_mean(config(original_shards, mean_file=str(objects)))
+    caffes = load_mean(config(original_shards, image_size=80, mean_file=str(golden / "micro" / "mean.binaryproto")))
+    assert caffes.shape == (80, 80, 3)
+
+
+def test_more_shards_than_may_be_open_are_read(pixel_shards, monkeypatch):
+    monkeypatch.setattr("stylefinetune.data.MAX_OPEN_SHARDS", 1)
+    expected = batches(pictures(pixel_shards, shuffle=True))
+    assert len({*itertools.chain(pictures(pixel_shards).entries.shard)}) > 1
+    for batch, again in zip(expected, batches(pictures(pixel_shards, shuffle=True)), strict=True):
+        assert torch.equal(batch.pictures, again.pictures)

@@ -1,0 +1,48 @@
+import json
+import sys
+
+import pytest
+
+from stylefinetune.errors import UserError
+from stylefinetune.evaluate import evaluate
+from tests.programs import metrics, run
+
+
+def test_a_checkpoint_alone_gives_the_runs_own_test_result(trained, capsys):
+    evaluate([str(trained), "--workers=0"])
+    last = metrics(trained, "test")[-1]
+    out = capsys.readouterr().out
+    assert f"{trained / 'checkpoints' / 'iter_12'}, 11 pictures" in out
+    assert f"accuracy = {last['accuracy']:.6g} ({last['correct']} of 11)" in out
+    assert f"loss = {last['loss']:.6g}" in out
+
+
+def test_two_ranks_give_what_one_gives(trained):
+    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
+    where = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.evaluate", trained, "--workers=0"]
+    done = run(sys.executable, *command, *where, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    last = metrics(trained, "test")[-1]
+    assert done.stdout.count("accuracy = ") == 1
+    assert f"accuracy = {last['accuracy']:.6g} ({last['correct']} of 11)\nloss = {last['loss']:.6g}" in done.stdout
+
+
+def test_other_shards_and_splits_can_be_named(trained, original_shards, capsys):
+    evaluate([str(trained), f"--shards={original_shards}", "--split=train", "--workers=0"])
+    assert f"41 pictures of {original_shards}, split train" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(trained, original_shards, tmp_path):
+    with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
+        evaluate([str(tmp_path)])
+    with pytest.raises(UserError, match="holds no pictures of split 'val'"):
+        evaluate([str(trained), "--split=val"])
+    broken = trained / "checkpoints" / "iter_5"
+    progress = json.loads((broken / "progress.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in broken.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    (other / "progress.json").write_text(json.dumps({**progress, "classes": ["Cat", "Dog", "Cow", "Hen"]}))
+    with pytest.raises(UserError, match="has other classes than"):
+        evaluate([str(other), f"--shards={original_shards}"])

@@ -1,0 +1,48 @@
+import re
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from stylefinetune import checkpoint
+from stylefinetune.errors import UserError
+from stylefinetune.predict import predict
+from tests.programs import run
+
+
+def test_a_checkpoint_alone_classifies_pictures(trained, drawn):
+    picture = drawn.folder / "test_001.jpg"
+    done = run(sys.executable, "-m", "stylefinetune.predict", picture, "--checkpoint", trained, "--top=3")
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first == f"---------- Prediction for {picture} ----------"
+    told = [re.fullmatch(r'(0\.\d{4}|1\.0000) - "(.+)"', line) for line in rest]
+    assert len(told) == 3
+    assert all(told)
+    probabilities = [float(line[1]) for line in told]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert {line[2] for line in told} < {"Noir", "Hazy", "Bokeh", "Bright"}
+
+
+def test_the_input_is_the_centre_of_the_resized_picture_less_the_mean(trained, drawn, capsys):
+    path = drawn.folder / "test_002.jpg"
+    predict([str(path), f"--checkpoint={trained}", "--top=1"])
+    saved = checkpoint.read(trained)
+    net, _ = saved.network(torch.device("cpu"))
+    bgr = cv2.resize(cv2.imread(str(path)), (48, 48), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    centre = (bgr - saved.mean.numpy()[:, :, ::-1])[2:45, 2:45]
+    with torch.no_grad():
+        probabilities = net(torch.from_numpy(centre.transpose(2, 0, 1).copy())[None]).softmax(1)[0]
+    best = int(probabilities.argmax())
+    assert f'{probabilities[best]:.4f} - "{saved.progress.classes[best]}"' in capsys.readouterr().out
+
+
+def test_what_is_no_picture_is_one_line(trained, tmp_path):
+    with pytest.raises(UserError, match=r"gone\.jpg can't be read: No such file"):
+        predict([str(tmp_path / "gone.jpg"), f"--checkpoint={trained}"])
+    text = tmp_path / "text.jpg"
+    text.write_text("hello")
+    with pytest.raises(UserError, match=r"text\.jpg is no picture"):
+        predict([str(text), f"--checkpoint={trained}"])

@@ -1,0 +1,244 @@
+import contextlib
+import json
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from stylefinetune.errors import UserError
+from stylefinetune.train import main
+from tests.programs import NARROW, ROOT, metrics, run, torchrun
+
+TWENTY = ["--train.max_iter=20", "--train.test_interval=10", "--train.display=1", "--checkpoint.snapshot=0"]
+
+
+def train(*arguments):
+    """Trains on one rank in this process."""
+    with contextlib.chdir(ROOT):
+        main([str(argument) for argument in arguments])
+
+
+def caffes_name(ours):
+    layer, _, blob = ours.rpartition(".")
+    return f"{layer}.{('weight', 'bias').index(blob)}"
+
+
+def assert_is_caffes(run_dir, truth):
+    """Holds a run of the micro net against the original's losses, tests, weights and momenta."""
+    losses = [entry["loss"] for entry in metrics(run_dir, "train")]
+    assert np.abs(np.array(losses) - truth["train_loss"]).max() <= 1e-5
+    tests = metrics(run_dir, "test")
+    assert [entry["iteration"] for entry in tests] == truth["test_iters"].tolist()
+    assert [entry["accuracy"] for entry in tests] == pytest.approx(truth["test_acc"].tolist(), abs=1e-6)
+    assert [entry["loss"] for entry in tests] == pytest.approx(truth["test_loss"].tolist(), abs=1e-5)
+    for iteration in (20, 40, 60):
+        saved = run_dir / "checkpoints" / f"iter_{iteration}"
+        for name, value in load_file(saved / "model.safetensors").items():
+            assert np.abs(value - truth[f"w{iteration}/{caffes_name(name)}"]).max() <= 1e-5
+        for key, value in load_file(saved / "optimizer.safetensors").items():
+            name = caffes_name(key.removeprefix("momentum_buffer/"))
+            assert np.abs(value - truth[f"h{iteration}/{name}"]).max() <= 1e-5
+
+
+@pytest.mark.parametrize(("kind", "prefix", "lr"), [("finetune", "micro_ft", 0.001), ("scratch", "micro", 0.005)])
+def test_sixty_iterations_are_caffes(golden, micro, tmp_path, kind, prefix, lr):
+    folder = golden / "micro" / kind
+    train(*micro, f"--weights={folder / prefix}_iter_0.caffemodel", f"--optim.base_lr={lr}", f"--run_dir={tmp_path}")
+    assert_is_caffes(tmp_path, np.load(folder / f"golden_{kind}.npz"))
+
+
+def test_iter_size_is_caffes(golden, micro, tmp_path):
+    """Two batches of 5 for an update see the same pictures as one of 10."""
+    folder = golden / "micro" / "scratch"
+    halves = ["--data.batch_size=5", "--train.iter_size=2", "--optim.base_lr=0.005"]
+    train(*micro, *halves, f"--weights={folder / 'micro_iter_0.caffemodel'}", f"--run_dir={tmp_path}")
+    assert_is_caffes(tmp_path, np.load(folder / "golden_scratch.npz"))
+
+
+def test_three_ranks_with_uneven_slices_are_caffes_too(golden, micro, tmp_path):
+    folder = golden / "micro" / "finetune"
+    done = torchrun(3, *micro, f"--weights={folder / 'micro_ft_iter_0.caffemodel'}", f"--run_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert_is_caffes(tmp_path, np.load(folder / "golden_finetune.npz"))
+
+
+def test_a_run_learns_and_leaves_its_log_metrics_and_checkpoints(trained):
+    tests = metrics(trained, "test")
+    assert [entry["iteration"] for entry in tests] == [0, 4, 8, 12]
+    assert all(entry["count"] == 11 for entry in tests)
+    shown = metrics(trained, "train")
+    assert [entry["iteration"] for entry in shown] == [0, 2, 4, 6, 8, 10]
+    assert {"loss", "lr", "lr_x1", "lr_x2", "lr_x10", "lr_x20", "images_per_second", "data_wait"} <= shown[0].keys()
+    assert shown[0]["lr_x20"] == pytest.approx(0.2)
+    assert all(0 <= entry["data_wait"] < 1 for entry in shown)
+    saved = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    assert saved == ["iter_10", "iter_12", "iter_5"]
+    progress = json.loads((trained / "checkpoints" / "iter_10" / "progress.json").read_text())
+    assert progress["iteration"] == 10
+    assert [told["iteration"] for told in progress["tests"]] == [0, 4, 8]
+
+
+def test_the_console_speaks_caffes_words(pixel_shards, tmp_path):
+    schedule = ["--train.max_iter=3", "--train.test_interval=2", "--train.display=2", "--train.average_loss=2"]
+    narrow = [*NARROW, *schedule, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}"]
+    done = run(sys.executable, "-m", "stylefinetune.train", *narrow)
+    assert done.returncode == 0, done.stderr
+    number = r"-?[\d.]+(e-?\d+)?"
+    patterns = [
+        "Solving FlickrStyleCaffeNet",
+        "Learning Rate Policy: step",
+        r"Iteration 0, Testing net \(#0\)",
+        rf"    Test net output #0: accuracy = {number}",
+        rf"    Test net output #1: loss = ({number}) \(\* 1 = {number} loss\)",
+        rf"Iteration 0 \({number} iter/s, {number}s/1 iters\), loss = {number}",
+        rf"    Train net output #0: loss = {number} \(\* 1 = {number} loss\)",
+        "Iteration 0, lr = 0.01",
+        r"Iteration 2, Testing net \(#0\)",
+        rf"    Test net output #0: accuracy = {number}",
+        rf"    Test net output #1: loss = {number} \(\* 1 = {number} loss\)",
+        rf"Iteration 2 \({number} iter/s, {number}s/2 iters\), loss = {number}",
+        rf"    Train net output #0: loss = {number} \(\* 1 = {number} loss\)",
+        "Iteration 2, lr = 0.01",
+        r"Iteration 3, Testing net \(#0\)",
+        rf"    Test net output #0: accuracy = {number}",
+        rf"    Test net output #1: loss = {number} \(\* 1 = {number} loss\)",
+        "Snapshotting to .*/checkpoints/iter_3",
+        r"Optimization Done\.",
+    ]
+    lines = [line for line in done.stderr.splitlines() if re.match(r"[IWE]\d{4} ", line)]
+    assert len(lines) == len(patterns), done.stderr
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(rf"I\d{{4}} \d\d:\d\d:\d\d\.\d{{6}} +\d+ \w+\.py:\d+\] {pattern}", line), (line, pattern)
+    assert (tmp_path / "train.log").read_text().splitlines() == lines
+
+
+def test_two_ranks_do_what_one_does(pixel_shards, tmp_path):
+    """Random crops, mirrors and a shuffled order; no dropout, whose draws belong to a rank."""
+    same = [*NARROW, *TWENTY, "--model.dropout=0", "--data.shuffle=true", f"--data.shards={pixel_shards}"]
+    train(*same, f"--run_dir={tmp_path / 'one'}")
+    done = torchrun(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
+    assert done.returncode == 0, done.stderr
+    for phase in ("train", "test"):
+        one, two = metrics(tmp_path / "one", phase), metrics(tmp_path / "two", phase)
+        assert [e["loss"] for e in two] == pytest.approx([e["loss"] for e in one], abs=1e-5)
+    one, two = metrics(tmp_path / "one", "test"), metrics(tmp_path / "two", "test")
+    assert [(e["correct"], e["count"]) for e in one] == [(e["correct"], e["count"]) for e in two]
+
+
+def test_fewer_pictures_than_ranks_in_a_batch_and_in_the_last_test_batch(pixel_shards, tmp_path):
+    """A batch of 2 leaves the third rank nothing; 11 test pictures in batches of 10 leave two ranks nothing."""
+    few = [*NARROW, *TWENTY, "--model.dropout=0", "--data.batch_size=2", "--data.test_batch_size=10"]
+    few = [*few, f"--data.shards={pixel_shards}"]
+    train(*few, f"--run_dir={tmp_path / 'one'}")
+    done = torchrun(3, *few, f"--run_dir={tmp_path / 'three'}")
+    assert done.returncode == 0, done.stderr
+    one, three = (
+        [entry["loss"] for phase in ("train", "test") for entry in metrics(tmp_path / name, phase)]
+        for name in ("one", "three")
+    )
+    assert three == pytest.approx(one, abs=1e-5)
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one_on_three_ranks(pixel_shards, tmp_path):
+    """With dropout, crops and mirrors; three ranks, since two can't show an order of sums."""
+    same = [*NARROW, f"--data.shards={pixel_shards}", "--train.display=1", "--train.test_interval=4"]
+    same = [*same, "--checkpoint.snapshot=6", "--train.average_loss=3"]
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    first = torchrun(3, *same, "--train.max_iter=12", f"--run_dir={whole}")
+    assert first.returncode == 0, first.stderr
+    shutil.copytree(whole, parted)
+    shutil.rmtree(parted / "checkpoints" / "iter_12")
+    second = torchrun(3, *same, "--train.max_iter=12", f"--run_dir={parted}")
+    assert second.returncode == 0, second.stderr
+    assert f"Restoring previous solver status from {parted}/checkpoints/iter_6" in second.stderr
+    for file in ("model.safetensors", "optimizer.safetensors", "progress.json"):
+        ours, theirs = ((folder / "checkpoints" / "iter_12" / file).read_bytes() for folder in (parted, whole))
+        assert ours == theirs
+    for phase in ("train", "test"):
+        told = [
+            [(e["iteration"], e["loss"], e.get("lr"), e.get("accuracy")) for e in metrics(folder, phase)]
+            for folder in (parted, whole)
+        ]
+        assert told[0] == told[1]
+
+
+def test_a_finished_run_has_nothing_left_to_do(trained, pixel_shards, tmp_path):
+    run_dir = tmp_path / "again"
+    shutil.copytree(trained, run_dir)
+    before = (run_dir / "metrics.jsonl").read_text()
+    schedule = ["--train.max_iter=12", "--train.test_interval=4", "--train.display=2"]
+    train(*NARROW, *schedule, f"--data.shards={pixel_shards}", f"--run_dir={run_dir}")
+    assert (run_dir / "metrics.jsonl").read_text() == before
+
+
+def test_frozen_layers_stay_as_they_are(pixel_shards, tmp_path):
+    rules = '--optim.layers=[{match: "fc8_*", lr_mult: 10}, {match: "*", lr_mult: 0}]'
+    train(*NARROW, *TWENTY, rules, "--checkpoint.snapshot=10", f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
+    early, late = (load_file(tmp_path / "checkpoints" / f"iter_{n}" / "model.safetensors") for n in (10, 20))
+    changed = {name for name in early if not np.array_equal(early[name], late[name])}
+    assert changed == {"fc8_flickr.weight", "fc8_flickr.bias"}
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(pixel_shards, tmp_path):
+    wild = ["--optim.base_lr=1e6", "--checkpoint.snapshot=1", f"--data.shards={pixel_shards}"]
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at iteration \d+; lower optim\.base_lr"):
+        train(*NARROW, *TWENTY, *wild, f"--run_dir={tmp_path}")
+    for saved in (tmp_path / "checkpoints").glob("iter_*"):
+        assert np.isfinite(json.loads((saved / "progress.json").read_text())["losses"]).all()
+
+
+def test_resuming_on_other_pictures_or_another_net_is_refused(trained, original_shards, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    other = [*NARROW, f"--data.shards={original_shards}", f"--run_dir={run_dir}", "--train.max_iter=14"]
+    with pytest.raises(UserError, match=r"another index than .* --checkpoint\.allow_other_index=true"):
+        train(*other)
+    wider = [*other, "--checkpoint.allow_other_index=true", "--model.widths=[8,16,16,16,16,32,64]"]
+    with pytest.raises(UserError, match=r"the run asks for fc7\.weight of 64x32, the checkpoint has 32x32"):
+        train(*wider)
+    with pytest.raises(UserError, match=r"is there already; remove"):
+        train(*other, "--resume=none")
+    with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
+        train(*other, "--resume=nowhere")
+    train(*other, "--checkpoint.allow_other_index=true")
+    assert (run_dir / "checkpoints" / "iter_14").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--data.shards=nowhere"], "error: data.shards: nowhere/index.parquet: no such file; make it with: python -m"),
+        (["--optim.base_lrr=1"], "error: unknown key optim.base_lrr; did you mean optim.base_lr?"),
+        (["--weights=none.caffemodel"], "error: none.caffemodel can't be read: No such file or directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(pixel_shards, tmp_path, flags, line):
+    flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", *flags]
+    done = run(sys.executable, "-m", "stylefinetune.train", *flags)
+    assert done.returncode == 2
+    said = [told for told in done.stderr.splitlines() if not re.match(r"I\d{4} ", told)]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith(line)
+
+
+def test_under_torchrun_one_rank_tells_and_none_hangs(pixel_shards, tmp_path):
+    flags = [*NARROW, f"--data.shards={pixel_shards}", "--optim.layers=[{match: nope}]", f"--run_dir={tmp_path}"]
+    done = torchrun(2, *flags)
+    assert done.returncode == 1  # torchrun turns every failure into 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    layers = "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8_flickr"
+    assert told == [f"error: optim.layers: 'nope' matches no layer; the layers are {layers}"]
+    assert "stylefinetune/" not in done.stderr.replace(str(tmp_path), "")  # no traceback of ours
+
+
+def test_a_shard_that_is_damaged_under_one_rank_ends_them_all(original_shards, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(original_shards, shards)
+    tar = shards / "train" / "00001.tar"
+    tar.write_bytes(b"\0" * tar.stat().st_size)
+    done = torchrun(2, *NARROW, *TWENTY, f"--data.shards={shards}", f"--run_dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert re.search(r"^error: rank \d: .*train/00001\.tar: \S+ is damaged", done.stderr, re.MULTILINE)

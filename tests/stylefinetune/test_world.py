@@ -1,0 +1,37 @@
+import sys
+
+import torch
+
+from stylefinetune.world import World
+from tests.programs import run
+
+PROGRAM = """
+import torch
+from stylefinetune.world import World
+world = World.join()
+total = world.sum(torch.tensor([1.0, world.rank]))
+world.barrier()
+print(f"rank {world.rank} of {world.size} on {world.device.type}, lead {world.is_lead}: {total.tolist()}", flush=True)
+world.leave()
+"""
+
+
+def test_alone_everything_is_its_own_sum(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    world = World.join()
+    assert (world.rank, world.size, world.is_lead) == (0, 1, True)
+    assert world.sum(torch.tensor([2.0])).tolist() == [2.0]
+    world.barrier()
+    world.leave()
+
+
+def test_three_ranks_sum_meet_and_leave(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=3", "--rdzv_backend=c10d"]
+    done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert said == [f"rank {rank} of 3 on {device}, lead {rank == 0}: [3.0, 3.0]" for rank in range(3)]
