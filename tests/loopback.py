@@ -26,6 +26,7 @@ class Answer:
         ending: how it ends: well; with a reset in mid-body; closed in mid-body; never, stalled in mid-body; a byte at
             a time; or well, but of a length that wasn't announced.
         delay: seconds before it begins.
+        after: how many requests must have come to the server before it begins.
     """
 
     body: bytes = b""
@@ -33,6 +34,7 @@ class Answer:
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     ending: Literal["whole", "reset", "short", "stall", "drip", "unannounced"] = "whole"
     delay: float = 0.0
+    after: int = 0
 
 
 def redirect(location: str, status: int = 302) -> Answer:
@@ -115,7 +117,13 @@ class LoopbackServer:
         self._closing.wait(STALL_LIMIT)
 
     def pause(self, seconds: float):
-        self._closing.wait(seconds)
+        if seconds:
+            self._closing.wait(seconds)
+
+    def wait_for_requests(self, count: int):
+        deadline = time.monotonic() + STALL_LIMIT
+        while len(self.seen) < count and time.monotonic() < deadline and not self._closing.is_set():
+            self.pause(0.02)
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -144,8 +152,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self):
         answer = self.server.owner.take(self.path, dict(self.headers))
-        if answer.delay:
-            self.server.owner.pause(answer.delay)
+        self.server.owner.pause(answer.delay)
+        self.server.owner.wait_for_requests(answer.after)
         self.send_response(answer.status)
         headers = {"Content-Type": "image/jpeg", "Content-Length": str(len(answer.body))} | answer.headers
         if answer.ending == "unannounced":

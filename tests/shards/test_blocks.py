@@ -1,0 +1,124 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from shards.blocks import Block, Recipe, exclusive, load, open_or_create, publish
+from shards.index import ShardsError
+from shards.urls import ROWS_SCHEMA
+
+RECIPE = Recipe(
+    list_sha256="ab" * 32,
+    images=-1,
+    seed=1,
+    labels=None,
+    test_share=0.2,
+    encode_format="original",
+    image_size=0,
+    rows_per_shard=3,
+)
+
+
+def rows(count: int) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {"row": row, "key": f"k{row}", "image_url": "u", "split": "train" if row % 5 else "test", "label": 0}
+            | {"extra": "{}"}
+            for row in range(count)
+        ],
+        ROWS_SCHEMA,
+    )
+
+
+def create(root: Path, recipe: Recipe = RECIPE, count: int = 20):
+    with exclusive(root) as work:
+        return open_or_create(root, recipe, work, lambda: (rows(count), ("noir",)))
+
+
+def test_rows_are_cut_into_blocks_split_by_split(tmp_path):
+    made = create(tmp_path)
+    blocks = made.blocks()
+    assert [block.shard for block in blocks][:3] == ["test/00000.tar", "test/00001.tar", "train/00000.tar"]
+    assert [row["row"] for row in made.rows_of(blocks[0])] == [0, 5, 10]
+    assert [row["row"] for row in made.rows_of(blocks[1])] == [15]
+    assert sorted(row["row"] for block in blocks for row in made.rows_of(block)) == list(range(20))
+
+
+def test_the_order_is_kept_and_the_list_is_not_read_again(tmp_path):
+    made = create(tmp_path)
+
+    def read():
+        raise AssertionError("the rows are stored")
+
+    with exclusive(tmp_path) as work:
+        again = open_or_create(tmp_path, RECIPE, work, read)
+    assert again.rows.equals(made.rows)
+    assert again.recipe.classes == load(tmp_path).recipe.classes == ("noir",)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"list_sha256": "cd" * 32}, "another list"),
+        ({"seed": 2}, "seed 1, not 2"),
+        ({"encode_format": "pixels"}, "encode_format original, not pixels"),
+        ({"images": 5}, "images -1, not 5"),
+        ({"rows_per_shard": 4}, "rows_per_shard 3, not 4"),
+        ({"classes": ("hazy",)}, "the classes noir, not hazy"),
+    ],
+)
+def test_another_recipe_is_refused_by_its_difference(tmp_path, change, named):
+    create(tmp_path)
+    with pytest.raises(ShardsError, match=named):
+        create(tmp_path, dataclasses.replace(RECIPE, **change))
+
+
+def test_a_block_is_committed_by_its_last_file(tmp_path):
+    made = create(tmp_path)
+    block = Block("train", 0)
+    assert not made.is_committed(block)
+    (tmp_path / "draft").write_text("x")
+    publish(tmp_path / "draft", tmp_path / block.outcomes_part)
+    assert made.is_committed(block)
+    assert not (tmp_path / "draft").exists()
+
+
+def test_a_folder_without_shards_names_the_command(tmp_path):
+    with pytest.raises(ShardsError, match="python -m shards assemble"):
+        load(tmp_path)
+
+
+def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
+    create(tmp_path)
+    (tmp_path / "blocks" / "rows.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ShardsError, match=r"rows\.parquet"):
+        load(tmp_path)
+
+
+def test_a_second_process_is_refused_by_the_firsts_name(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from shards.blocks import exclusive\n"
+        f"with exclusive(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()\n"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(ShardsError, match=f"process {holder.pid} on "), exclusive(tmp_path):
+                pass
+        finally:
+            holder.kill()
+    with exclusive(tmp_path) as work:  # a killed process's lock and files are free
+        assert list(work.iterdir()) == []
+        assert len(list(work.parent.iterdir())) == 2
+
+
+def test_nothing_temporary_is_left(tmp_path):
+    with exclusive(tmp_path) as work:
+        (work / "x").write_text("x")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,63 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from shards import blocks
+from shards.finalize import finalize
+from shards.index import METADATA_KEY
+from tests.loopback import Answer
+
+
+@pytest.fixture
+def assembled(server, draw_jpg, write_list, run_assemble, tmp_path):
+    rows = [
+        {"id": f"p{number}", "image_url": server.url + f"/{number}.jpg", "label": "noir" if number % 2 else "hazy"}
+        | {"split": "train" if number % 4 else "test"}
+        for number in range(20)
+    ]
+    for number in range(20):
+        server.add(f"/{number}.jpg", *([Answer(draw_jpg(number))] if number % 7 else []))
+    run_assemble(list=write_list(rows), rows_per_shard=4)
+    return tmp_path / "out"
+
+
+def run_finalize(root):
+    with blocks.exclusive(root) as work:
+        return finalize(blocks.load(root), work)
+
+
+def test_index_and_ledger_are_in_row_order(assembled):
+    order = pq.read_table(assembled / "blocks" / "rows.parquet").to_pylist()
+    ledger = pq.read_table(assembled / "outcomes.parquet").to_pylist()
+    index = pq.read_table(assembled / "index.parquet").to_pylist()
+    for split in ("train", "test"):
+        rows = [row["row"] for row in order if row["split"] == split]
+        assert [row["row"] for row in ledger if row["split"] == split] == rows
+        kept = [row for row in rows if row % 7]
+        assert [row["row"] for row in index if row["split"] == split] == kept
+    assert {row["status"] for row in ledger if row["row"] % 7 == 0} == {"not_found"}
+
+
+def test_the_index_says_what_the_folder_is(assembled):
+    metadata = json.loads(pq.read_schema(assembled / "index.parquet").metadata[METADATA_KEY])
+    assert metadata["classes"] == ["hazy", "noir"]
+    assert metadata["encode_format"] == "original"
+    assert metadata["image_size"] == 0
+    assert metadata["seed"] == 831486
+    assert len(metadata["list_sha256"]) == 64
+
+
+def test_joined_again_the_bytes_are_the_same(assembled):
+    before = {name: (assembled / name).read_bytes() for name in ("index.parquet", "outcomes.parquet")}
+    (assembled / "index.parquet").unlink()
+    run_finalize(assembled)
+    assert {name: (assembled / name).read_bytes() for name in before} == before
+
+
+def test_only_committed_blocks_are_joined(assembled):
+    lost = blocks.Block("train", 1)
+    (assembled / lost.outcomes_part).unlink()
+    ledger = run_finalize(assembled)
+    assert len(ledger) == 16
+    assert lost.shard not in pq.read_table(assembled / "index.parquet").column("shard").to_pylist()

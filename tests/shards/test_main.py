@@ -1,0 +1,71 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.__main__ import main
+from tests.loopback import Answer
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, capsys):
+    url = server.add("/a.jpg", Answer(draw_jpg(0)))
+    path = write_list([{"image_url": url, "label": 0, "split": "train"}])
+    out = str(tmp_path / "out")
+    assert main(["assemble", "--list", path, "--out", out, "--workers", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "Downloading 1 images with 1 workers...",
+        "Writing train/val for 1 successfully downloaded images.",
+    ]
+    assert main(["finalize", out]) == 0
+    assert "1 of 1 rows" in capsys.readouterr().out
+    assert main(["mean", out, "--image_size", "30"]) == 0
+    assert "mean of 1 pictures" in capsys.readouterr().out
+    assert np.load(tmp_path / "out" / "mean.npy").shape == (30, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["assemble", "--out", "x"], "--list"),
+        (["assemble", "--list", "nosuch.csv", "--out", "{tmp}/out"], "nosuch.csv"),
+        (["assemble", "--list", "nosuch.csv", "--out", "{tmp}/out", "--imags", "3"], "--imags"),
+        (["assemble", "--list", "{tmp}/list.csv", "--out", "{tmp}/list.csv"], "list.csv"),
+        (["finalize", "{tmp}/nothing"], "python -m shards assemble"),
+        (["mean", "{tmp}/nothing"], "python -m shards assemble"),
+        (["mean"], "dir"),
+        (["mean", "{tmp}/nothing", "--image_size", "big"], "image_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, named):
+    (tmp_path / "list.csv").write_text("image_url,label\nhttp://127.0.0.1:1/a,0\n")
+    assert main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_without_a_command_the_commands_are_told(capsys):
+    assert main([]) == 2
+    assert "assemble" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "finalize" in capsys.readouterr().out
+
+
+def test_the_module_exits_with_the_commands_code(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "shards", "mean", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
