@@ -45,7 +45,7 @@ _STATUS_OF_HTTP = {
     429: Status.RATE_LIMITED,
     451: Status.FORBIDDEN,
 }
-_DISK_FULL = 9
+_LOCAL_FAILURES = {9, 15, 16, 18}  # no room, or a file or folder of ours that can't be opened or made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Downloader:
         """Returns what has ended since the last call, after waiting up to `timeout` seconds for a first one.
 
         Raises:
-            ShardsError: the daemon has ended, or the disk is full.
+            ShardsError: the daemon has ended, or can't write.
         """
         now = time.monotonic()
         watched = self._watch(now)
@@ -137,7 +137,7 @@ class Downloader:
         gids = [self._begin(request, now) for request in added]
         calls += [("addUri", [[_quote(self._in_flight[gid].request.url)], self._options(gid)]) for gid in gids]
         # Results leave the daemon as soon as they have been read, so that this list is always short.
-        answers = self._daemon.call([*calls, ("tellStopped", [0, 1000, _STATUS_KEYS])])
+        answers = self._daemon.call([*calls, ("tellStopped", [0, 2 * self._config.connections, _STATUS_KEYS])])
         ended: list[Download | None] = []
         for gid, answer in zip(gids, answers[first_added:], strict=False):
             if isinstance(answer, dict):  # a fault
@@ -189,8 +189,10 @@ class Downloader:
         message = " ".join(result.get("errorMessage", "").split())
         if result["status"] == "complete":
             return self._finish(gid, Status.KEPT, "", trace)
-        if code == _DISK_FULL:
-            raise ShardsError(f"the disk of {self._config.out} is full; make room, and the same command goes on")
+        if code in _LOCAL_FAILURES:
+            raise ShardsError(
+                f"aria2c can't write into {self._config.out}: {message}; mend it, and the same command goes on"
+            )
         status = flight.verdict or _judge(code, message, result)
         if status is Status.TOO_LARGE:
             message = f"over max_bytes {self._config.max_bytes}"

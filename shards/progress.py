@@ -60,6 +60,8 @@ class Meter:
         then, done_then, bytes_then = self._history[0]
         seconds = max(now - then, 1e-3)
         done = self._alive + self._dead
+        if done == self._total:
+            return f"packing, {self._alive} alive, {self._dead} dead"
         files_rate = (done - done_then) / seconds
         left = f"{(self._total - done) / files_rate:.0f} s" if files_rate else "?"
         bytes_rate = decimal(int((self._bytes - bytes_then) / seconds))
