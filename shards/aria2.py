@@ -77,7 +77,7 @@ class Daemon:
             read as far as these answers know it.
 
         Raises:
-            ShardsError: the daemon has ended.
+            ShardsError: the daemon has ended, or doesn't log as aria2 1.3x does.
         """
         assert self._process is not None
         self._calls += 1
@@ -88,7 +88,8 @@ class Daemon:
                 self._process.wait(1)
             how = str(error) if self._process.returncode is None else f"exit code {self._process.returncode}"
             raise ShardsError(f"aria2c has ended ({how}); the same command goes on where this one stopped") from error
-        self.log.wait_for_call(self._calls, timeout=5)
+        if not self.log.wait_for_call(self._calls, timeout=30):
+            raise ShardsError("this aria2c's log can't be followed; take it off PATH, and the wheel's is run")
         return cast("list[Any]", answers)
 
 

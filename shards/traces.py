@@ -62,13 +62,13 @@ class LogReader(threading.Thread):
             self._by_cuid.pop(cuid, None)
             return trace
 
-    def wait_for_call(self, number: int, timeout: float) -> None:
-        """Waits until the log has been read up to the daemon's multicall `number` (from 1).
+    def wait_for_call(self, number: int, timeout: float) -> bool:
+        """Waits until the log has been read up to the daemon's multicall `number` (from 1); False if that never came.
 
         What the daemon answers in a call, it has logged before.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._calls >= number, timeout)
+            return self._changed.wait_for(lambda: self._calls >= number, timeout)
 
     def wait_for_stop(self, timeout: float) -> None:
         """Waits until a download has ended since the last such wait."""

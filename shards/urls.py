@@ -155,12 +155,11 @@ def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
         if needed not in columns:
             raise ShardsError(f"--list {name}: no column {needed} among {', '.join(columns)[:200]}")
     split_column = next((column for column in _SPLIT_COLUMNS if column in columns), None)
-    urls = [str(url or "").strip() for url in table.column("image_url").to_pylist()]
-    labels = [str(label if label is not None else "").strip() for label in table.column("label").to_pylist()]
+    urls, labels = _texts(table, "image_url"), _texts(table, "label")
     if "" in labels:
         raise ShardsError(f"--list {name}: row {labels.index('')} has no label")
     if split_column:
-        splits = [str(split) for split in table.column(split_column).to_pylist()]
+        splits = _texts(table, split_column)
     else:
         splits = [_draw_split(url, choice) for url in urls]
     for row, split in enumerate(splits):
@@ -168,13 +167,17 @@ def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
             raise ShardsError(
                 f"--list {name}: row {row} has the split {split[:60]!r}; letters, digits, _ and - make one"
             )
-    ids = [str(value) for value in table.column("id").to_pylist()] if "id" in columns else [""] * len(urls)
+    ids = _texts(table, "id") if "id" in columns else [""] * len(urls)
     others = [column for column in columns if column not in {"id", "image_url", "label", split_column}]
     extras = [
         json.dumps(extra, sort_keys=True, ensure_ascii=False, default=str) for extra in table.select(others).to_pylist()
     ]
     columns = [list(range(len(urls))), _make_keys(ids), urls, splits, labels, extras or ["{}"] * len(urls)]
     return pa.table([pa.array(column) for column in columns], names=ROWS_SCHEMA.names).cast(_with_text_labels())
+
+
+def _texts(table: pa.Table, column: str) -> list[str]:
+    return ["" if value is None else str(value).strip() for value in table.column(column).to_pylist()]
 
 
 def _draw_split(url: str, choice: Choice) -> str:

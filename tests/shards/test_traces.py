@@ -99,3 +99,9 @@ def test_a_later_answer_takes_the_wish_back(read):
 def test_the_last_words_are_one_line(read):
     log = read("first\nExisting\nException: the port\n  -> is taken\n")
     assert "the port -> is taken" in log.last_words
+
+
+def test_calls_are_counted_as_they_are_read(read):
+    log = read(f"{STAMP} Executing RPC method system.multicall\n" * 2 + f"{STAMP} Executing RPC method aria2.addUri\n")
+    assert log.wait_for_call(2, timeout=1)
+    assert not log.wait_for_call(3, timeout=0)

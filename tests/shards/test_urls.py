@@ -196,6 +196,10 @@ def test_strange_urls_come_through_unchanged():
         ("image_url,label\n", "no row"),
         ("", "image_url"),
         (b"\xff\xfe\x00", "UTF-8"),
+        (
+            b'{"image_url": "http://h/1", "label": 0, "split": null}\n{"image_url": "h", "label": 0, "split": "x"}',
+            "row 0",
+        ),
         (b"\x1f\x8b\x08\x00damaged", "list.csv"),
         (b"PAR1damagedPAR1", "list.csv"),
         (b'{"image_url": "http://h/1", "label": \n', "list.csv"),
