@@ -158,10 +158,7 @@ def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
     urls, labels = _texts(table, "image_url"), _texts(table, "label")
     if "" in labels:
         raise ShardsError(f"--list {name}: row {labels.index('')} has no label")
-    if split_column:
-        splits = _texts(table, split_column)
-    else:
-        splits = [_draw_split(url, choice) for url in urls]
+    splits = _texts(table, split_column) if split_column else [_draw_split(url, choice) for url in urls]
     for row, split in enumerate(splits):
         if not SPLIT_NAME.fullmatch(split):
             raise ShardsError(
