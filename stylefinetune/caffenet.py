@@ -3,21 +3,11 @@
 import dataclasses
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-# Caffe's fillers: the standard deviation of each layer's gaussian weights, and its constant bias.
-FILLERS = {
-    "conv1": (0.01, 0.0),
-    "conv2": (0.01, 1.0),
-    "conv3": (0.01, 0.0),
-    "conv4": (0.01, 1.0),
-    "conv5": (0.01, 1.0),
-    "fc6": (0.005, 1.0),
-    "fc7": (0.005, 1.0),
-}
-LAST_LAYER_FILLER = (0.01, 0.0)
 SMALLEST_INPUT = 39  # pixels a side that leave one pixel after pool5
 
 
@@ -85,14 +75,13 @@ class CaffeNet(nn.Sequential):
             )
         )
 
-    def fill(self, generator: torch.Generator) -> None:
-        """Fills every layer as Caffe's prototxt asks: gaussian weights, constant biases."""
-        for name, layer in self.named_children():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                std, bias = FILLERS.get(name, LAST_LAYER_FILLER)
-                nn.init.normal_(layer.weight, std=std, generator=generator)
-                assert layer.bias is not None
-                nn.init.constant_(layer.bias, bias)
+    def fill(self, stds: Sequence[float], biases: Sequence[float], generator: torch.Generator) -> None:
+        """Fills conv1 to fc7 and the last layer with Caffe's gaussian (weights) and constant (biases) fillers."""
+        layers = [layer for layer in self.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+        for layer, std, bias in zip(layers, stds, biases, strict=True):
+            nn.init.normal_(layer.weight, std=std, generator=generator)
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, bias)
 
 
 def pooled_size(input_size: int) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -80,6 +80,10 @@ class DataConfig:
         return crop or self.image_size
 
 
+Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
+EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The network: CaffeNet, at any width.
@@ -88,12 +92,16 @@ class ModelConfig:
         name: what the log calls the network.
         last_layer: name of the classifying layer; a name that the weights file lacks starts it afresh.
         widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
+        weight_filler_std: of the gaussian that fills the weights of these seven and the last layer.
+        bias_filler_value: constant that fills their biases.
         dropout: share of fc6's and fc7's outputs dropped in training.
     """
 
     name: str = "FlickrStyleCaffeNet"
     last_layer: str = "fc8_flickr"
-    widths: tuple[int, int, int, int, int, int, int] = (96, 256, 384, 384, 256, 4096, 4096)
+    widths: Widths = (96, 256, 384, 384, 256, 4096, 4096)
+    weight_filler_std: EachLayer = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
+    bias_filler_value: EachLayer = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
@@ -101,6 +109,10 @@ class ModelConfig:
         _require(
             all(width % 2 == 0 for width in self.widths[:5]),
             f"model.widths is {list(self.widths)}; the first five must be even, for grouped convolutions",
+        )
+        _require(
+            min(self.weight_filler_std) >= 0,
+            f"model.weight_filler_std is {list(self.weight_filler_std)}; a standard deviation can't be negative",
         )
         _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in [0, 1)")
         _require(

@@ -37,5 +37,6 @@ def build(config: Config, num_classes: int) -> nn.Module:
             dropout=config.model.dropout,
         )
     )
-    net.fill(torch.Generator().manual_seed(config.train.seed))
+    generator = torch.Generator().manual_seed(config.train.seed)
+    net.fill(config.model.weight_filler_std, config.model.bias_filler_value, generator)
     return net

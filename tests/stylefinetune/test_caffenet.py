@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from stylefinetune.caffenet import CaffeNet, CaffeNetShape, pooled_size
+from stylefinetune.config import ModelConfig
 
 WIDTHS = (96, 256, 384, 384, 256, 4096, 4096)
 
@@ -48,9 +49,11 @@ def test_pooling_rounds_up(input_size, expected):
 
 
 def test_fillers_are_caffes_and_follow_the_seed():
+    model = ModelConfig()
+
     def filled(seed):
         net = CaffeNet(shape(widths=(96, 256, 64, 64, 64, 64, 64), input_size=227))
-        net.fill(torch.Generator().manual_seed(seed))
+        net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
         return net
 
     net = filled(1)
