@@ -1,7 +1,8 @@
 """Serves the quickstart's sample on this machine alone: drawn pictures, and links that have died as links do.
 
-`python -m launch.sample --out DIR` writes DIR/sample.csv, in the official list's form, and serves what it names until
-its parent process ends, it is told to stop, or an hour has passed.
+`python -m launch.sample --out DIR` writes DIR/sample.csv, in the official list's form, and DIR/noir.jpg and the like, a
+picture of each style that isn't in the list. It serves what the list names until its parent process ends, it is told to
+stop, or an hour has passed.
 """
 
 import argparse
@@ -212,6 +213,14 @@ def write_list(path: Path, images: int, url: str) -> None:
     draft.replace(path)
 
 
+def write_examples(folder: Path) -> None:
+    """Writes a picture of each style that no link leads to, such as long_exposure.jpg; those there are left alone."""
+    for label, name in enumerate(style_names):
+        path = folder / f"{name.lower().replace(' ', '_')}.jpg"
+        if not path.is_file():
+            path.write_bytes(encode(draw(label, SEED - 1)))
+
+
 def listed_port(path: Path) -> int:
     """Returns the port that an earlier run wrote into the list, or 0."""
     with contextlib.suppress(OSError, StopIteration), path.open() as rows:
@@ -248,6 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
             except OSError:  # another program has taken the port since
                 server = stack.enter_context(serve(options.images))
             write_list(path, options.images, server.url)
+            write_examples(options.out)
             _serve_until_stopped(server, path)
     except OSError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
