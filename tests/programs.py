@@ -38,11 +38,11 @@ def assemble(*arguments, cwd=ROOT):
     return done
 
 
-def torchrun(ranks, *arguments, env=None):
+def torchrun(ranks, *arguments, env=None, timeout=120):
     """Runs training on so many gloo ranks."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     rendezvous = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
-    return run(*launcher, *rendezvous, *arguments, env={"OMP_NUM_THREADS": "1", **(env or {})})
+    return run(*launcher, *rendezvous, *arguments, env={"OMP_NUM_THREADS": "1", **(env or {})}, timeout=timeout)
 
 
 def metrics(run_dir, phase):
