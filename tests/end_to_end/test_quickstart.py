@@ -1,0 +1,132 @@
+"""launch/quickstart.sh itself, on a copy of the project with fewer pictures and iterations: interrupted, then whole."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from launch import sample
+from launch.sample import Fate
+from tests.programs import ROOT, run
+
+IMAGES = 240
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project in a folder with a space in its name, small enough for a test."""
+    folder = tmp_path_factory.mktemp("quickstart") / "a clone"
+    for name in ("launch", "shards", "stylefinetune", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    change(folder / "configs/shards/quickstart.yaml", images=IMAGES, rows_per_shard=100)
+    train = {"max_iter": 20, "test_interval": 10, "display": 5}
+    change(folder / "configs/finetune/quickstart.yaml", train=train, checkpoint={"snapshot": 10})
+    install(folder)
+    return folder
+
+
+def change(path, **keys):
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys))
+
+
+def install(folder):
+    """Does what launch/install.sh does, without a download: a .venv that sees what is installed here."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    inside = {"base": str(folder / ".venv"), "platbase": str(folder / ".venv")}
+    packages = Path(sysconfig.get_path("purelib", "venv", inside))
+    (packages / "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for name, module in (("pip", "pip"), ("torchrun", "torch.distributed.run")):
+        script = folder / ".venv" / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -m {module} "$@"\n')
+        script.chmod(0o755)
+    stamp = subprocess.run(["cksum"], input=(folder / "pyproject.toml").read_bytes(), capture_output=True, check=True)
+    (folder / ".venv" / "installed").write_bytes(stamp.stdout)
+
+
+def quickstart(project):
+    done = run(project / "launch" / "quickstart.sh", cwd="/", timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_ctrl_c_ends_it_and_its_server(project):
+    with subprocess.Popen(
+        [project / "launch" / "quickstart.sh"],
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "Downloading" in line:
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(30) != 0
+    assert "Starting." in said
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)", said)[1])
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0, "nobody listens any more"
+
+
+def test_it_goes_on_and_its_summary_is_true(project):
+    said = quickstart(project)
+    assert "Going on where the last quickstart stopped." in said
+
+    outcomes = pq.read_table(project / "data/quickstart/outcomes.parquet").to_pylist()
+    kept = {int(row["key"]) for row in outcomes if row["status"] == "kept"}
+    asked = {int(row["key"]) for row in outcomes}
+    assert len(asked) == IMAGES
+    assert kept == {index for index in asked if sample.fate(index) in {Fate.ALIVE, Fate.HEALS}}
+    assert f"{len(kept)} of {IMAGES} lived" in said
+
+    told = [json.loads(line) for line in (project / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
+    tests = [line for line in told if line["phase"] == "test"]
+    assert [line["iteration"] for line in tests] == [0, 10, 20]
+    first, last = tests[0]["accuracy"], tests[-1]["accuracy"]
+    assert f"{first:.3f} untrained, {last:.3f} after 20 iterations" in said
+    evaluated = run(sys.executable, "-m", "stylefinetune.evaluate", "runs/quickstart", cwd=project)
+    accuracy = float(re.search(r"accuracy = ([\d.e-]+)", evaluated.stdout)[1])
+    assert accuracy == pytest.approx(last, abs=1e-5)
+
+    predicted = re.findall(r'^[\d.]+ - "(.*)"$', said, re.MULTILINE)
+    assert len(predicted) == 5
+    assert set(predicted) <= set(sample.style_names)
+    for path in re.findall(r"(?:data|runs)/quickstart[\w/.]*", said[said.index("Done,") :]):
+        assert (project / path.rstrip(".:")).exists(), path
+
+
+def test_a_third_run_has_nothing_left_to_do(project):
+    said = quickstart(project)
+    assert "its shards are complete" in said
+    assert "Downloading" not in said
+    assert "Iteration" not in said.split("Done,")[0]
+
+
+def test_a_change_starts_over(project):
+    change(project / "configs/finetune/quickstart.yaml", train={"max_iter": 2, "test_interval": 1, "display": 1})
+    said = quickstart(project)
+    assert "Starting over" in said
+    assert "after 2 iterations" in said
+    assert sorted(path.name for path in (project / "runs/quickstart/checkpoints").iterdir()) == ["iter_2"]
+
+
+def test_arguments_are_refused_in_one_line(project):
+    done = run(project / "launch" / "quickstart.sh", "--images=5")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert run(project / "launch" / "quickstart.sh", "--help").stdout.startswith("The whole way")
