@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stylefinetune import config as configs
-from stylefinetune import models
+from stylefinetune import config_io, models
 from stylefinetune.config import Config
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError
@@ -107,7 +106,7 @@ def save(run_dir: Path, progress: Progress, state: EngineState, config: Config, 
     save_file(_owned(slots), beside / OPTIMIZER)
     save_file({"mean": mean.contiguous()}, beside / MEAN)
     (beside / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n", encoding="utf-8")
-    (beside / CONFIG).write_text(configs.dump(config), encoding="utf-8")
+    (beside / CONFIG).write_text(config_io.dump(config), encoding="utf-8")
     for file in beside.iterdir():
         _sync(file)
     _sync(beside)
@@ -145,7 +144,7 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(
             path=folder,
             progress=Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8"))),
-            config=configs.load(folder / CONFIG),
+            config=config_io.load(folder / CONFIG),
             tensors=load_file(folder / MODEL),
             slots=slots,
             mean=load_file(folder / MEAN)["mean"],

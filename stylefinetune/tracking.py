@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stylefinetune.config import Config
-from stylefinetune.config import dump as dump_config
+from stylefinetune.config_io import dump
 from stylefinetune.metrics import TestResult
 from stylefinetune.world import World
 
@@ -216,7 +216,7 @@ def _init_wandb(config: Config, mode: str) -> Any:  # noqa: ANN401 -- wandb's Ru
         name=config.tracking.name or run_dir.name,
         id=id_file.read_text(encoding="ascii").strip(),
         resume="allow" if mode == "online" else None,
-        config=yaml.safe_load(dump_config(config)),
+        config=yaml.safe_load(dump(config)),
         dir=str(run_dir),
         mode=mode,  # pyright: ignore[reportArgumentType] -- one of its literals
         settings=wandb.Settings(silent=True, console="off", init_timeout=WANDB_INIT_SECONDS),

@@ -13,7 +13,8 @@ import torch
 
 from stylefinetune import checkpoint, models
 from stylefinetune.checkpoint import Progress
-from stylefinetune.config import Config, parse
+from stylefinetune.config import Config
+from stylefinetune.config_io import parse
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
 from stylefinetune.engines.engine import Engine
 from stylefinetune.engines.torch_engine import TorchEngine

@@ -1,0 +1,84 @@
+"""Reads a Config from defaults, a YAML file and dotted flags, in that order, and writes it back as YAML."""
+
+import dataclasses
+import difflib
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from stylefinetune.config import Config
+from stylefinetune.errors import UserError
+
+
+def parse(arguments: list[str]) -> Config:
+    """Reads a command line: defaults, then `--config FILE`, then dotted flags.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or out of range, a file that can't be read.
+    """
+    parser = ArgumentParser(
+        prog="stylefinetune.train", description=(Config.__doc__ or "").splitlines()[0], exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the keys below")
+    parser.add_class_arguments(Config, None)
+    try:
+        return _build(parser.instantiate(parser.parse_args(arguments)))
+    except (ArgumentError, ValueError, TypeError) as error:
+        line = _one_line(str(error), _keys(Config()))
+        if line.startswith("Problems parsing config"):
+            line = f"{' '.join(arguments)}: {line}; mend the YAML"
+        raise UserError(line) from error
+
+
+def load(path: Path) -> Config:
+    """Reads a config.yaml that `dump` wrote.
+
+    Raises:
+        UserError: it can't be read, or names keys that this release doesn't know.
+    """
+    return parse(["--config", str(path)])
+
+
+def dump(config: Config) -> str:
+    """Returns `config` as YAML that `load` reads back to an equal Config."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _build(namespace: Any) -> Config:  # noqa: ANN401 -- jsonargparse's namespace is untyped
+    return Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in cast("dict[str, object]", value).items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
+    return value
+
+
+def _keys(value: object, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for field in dataclasses.fields(cast("Any", value)):
+        item = getattr(value, field.name)
+        found += _keys(item, f"{prefix}{field.name}.") if dataclasses.is_dataclass(item) else [prefix + field.name]
+    return found
+
+
+def _one_line(message: str, known: list[str]) -> str:
+    """Folds jsonargparse's paragraphs into one line, and names the nearest key where one is unknown."""
+    line = re.sub(r"\s+", " ", message).strip()
+    line = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", line)
+    line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.Literal", "one of ")
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
+    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", line)
+    if unknown:
+        name = unknown[1]
+    elif in_group:
+        name = f"{in_group[1]}.{in_group[2]}"
+    else:
+        return line
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists the keys")
