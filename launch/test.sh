@@ -14,20 +14,21 @@ export PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD"
 
 summary="" failures=0
 check() {
+    local name=$1 result=passed
+    shift
     printf '\n== %s\n' "$*"
-    local result=passed
     "$@" || result="FAILED ($?)"
     if [[ $result != passed ]]; then failures=$((failures + 1)); fi
-    summary+=$(printf '%-12s %s' "$1" "$result")$'\n'
+    summary+=$(printf '%-14s %s' "$name" "$result")$'\n'
 }
 
 shopt -s nullglob
-check ruff check
-check ruff format --check
-check pyright
-check lint-imports
-check shellcheck launch/*.sh slurm/*.sh .ci/run
-check pytest "$@"
+check lint ruff check
+check format ruff format --check
+check types pyright
+check layers lint-imports
+check scripts shellcheck launch/*.sh slurm/*.sh .ci/run
+check tests pytest "$@"
 
 printf '\n== summary\n%s' "$summary"
 ((failures == 0))

@@ -162,8 +162,9 @@ def test_where_the_port_is_taken_the_list_names_another(tmp_path):
 
 
 def test_the_command_ends_with_its_parent(tmp_path):
+    script = '"$0" -m launch.sample --out "$1" --images 30 & read -r -t 20'
     parent = subprocess.Popen(
-        ["bash", "-c", f"{sys.executable} -m launch.sample --out '{tmp_path}' --images 30 & read -r"],
+        ["bash", "-c", script, sys.executable, tmp_path],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
