@@ -66,9 +66,13 @@ def decode(body: bytes | memoryview) -> Pixels:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def resize(pixels: Pixels, size: int) -> Pixels:
-    """Returns uint8[size, size, 3]; the aspect ratio isn't kept, and there is no antialiasing, as in Caffe."""
-    return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+def resize(pixels: Pixels, height: int, width: int | None = None) -> Pixels:
+    """Returns uint8[height, width, 3], a square unless width is given.
+
+    The aspect ratio isn't kept, and there is no antialiasing, as in Caffe.
+    """
+    width = height if width is None else width
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def read_member(body: bytes | memoryview, format: str) -> Pixels:  # noqa: A002 - the index's column is called that

@@ -84,6 +84,8 @@ class Entries:
         shard: tar names.
         offset: int64[N], of the picture's bytes within its tar.
         length: int64[N], in bytes.
+        width: int64[N], in pixels, as stored and upright.
+        height: int64[N].
         format: jpg, png, webp, gif, bmp or npy.
     """
 
@@ -93,6 +95,8 @@ class Entries:
     shard: list[str]
     offset: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
+    width: npt.NDArray[np.int64]
+    height: npt.NDArray[np.int64]
     format: list[str]
 
     def __len__(self) -> int:
@@ -152,6 +156,8 @@ class ShardIndex:
             shard=part.column("shard").to_pylist(),
             offset=part.column("offset").to_numpy(),
             length=part.column("length").to_numpy(),
+            width=part.column("width").to_numpy().astype(np.int64),
+            height=part.column("height").to_numpy().astype(np.int64),
             format=part.column("format").to_pylist(),
         )
 

@@ -19,27 +19,27 @@ class CaffeNetShape:
         widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
         num_classes: outputs of the last layer.
         last_layer: its name.
-        input_size: side in pixels of the input, 227 for the published weights.
+        input_size: (height, width) of the input in pixels, 227x227 for the published weights.
         dropout: share of fc6's and fc7's outputs dropped in training.
     """
 
     widths: tuple[int, int, int, int, int, int, int]
     num_classes: int
     last_layer: str
-    input_size: int
+    input_size: tuple[int, int]
     dropout: float
 
 
 class CaffeNet(nn.Sequential):
-    """[B, 3, S, S] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
+    """[B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
     Layers carry Caffe's names, so that a .caffemodel is copied by name.
     """
 
     def __init__(self, shape: CaffeNetShape) -> None:
         c1, c2, c3, c4, c5, f6, f7 = shape.widths
-        side = pooled_size(shape.input_size)
-        assert shape.input_size >= SMALLEST_INPUT
+        assert min(shape.input_size) >= SMALLEST_INPUT
+        pooled = math.prod(map(pooled_size, shape.input_size))
 
         def pool() -> nn.Module:
             return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
@@ -65,7 +65,7 @@ class CaffeNet(nn.Sequential):
                 relu5=nn.ReLU(inplace=True),
                 pool5=pool(),
                 flatten=nn.Flatten(),
-                fc6=nn.Linear(c5 * side * side, f6),
+                fc6=nn.Linear(c5 * pooled, f6),
                 relu6=nn.ReLU(inplace=True),
                 drop6=nn.Dropout(shape.dropout),
                 fc7=nn.Linear(f6, f7),
@@ -85,7 +85,7 @@ class CaffeNet(nn.Sequential):
 
 
 def pooled_size(input_size: int) -> int:
-    """Returns the side of pool5's output for a square input; Caffe's pooling rounds up."""
+    """Returns the side of pool5's output for a side of the input; Caffe's pooling rounds up."""
     size = (input_size - 11) // 4 + 1
     for _ in ("pool1", "pool2", "pool5"):
         size = math.ceil((size - 3) / 2) + 1

@@ -25,6 +25,7 @@ from stylefinetune.transforms import Transform
 
 MODEL, OPTIMIZER, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 PROGRESS, CONFIG = "progress.json", "config.yaml"
+PHASES = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Progress:
         seed: the run's.
         classes: class names in label order.
         index: fingerprint of the index that the run is trained on.
+        picture_size: (height, width) in pixels that test pictures have before they are cut.
+        input_size: (height, width) in pixels of what the network is given in testing.
     """
 
     iteration: int
@@ -46,6 +49,8 @@ class Progress:
     seed: int
     classes: list[str]
     index: str
+    picture_size: list[int]
+    input_size: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Checkpoint:
         config: its run's.
         tensors: parameters and buffers by name.
         slots: the optimizer's: slot -> parameter's name -> tensor.
-        mean: what is subtracted from pictures, see data.load_mean.
+        means: what is subtracted from pictures in training and in testing, see data.load_mean.
     """
 
     path: Path
@@ -66,13 +71,15 @@ class Checkpoint:
     config: Config
     tensors: dict[str, torch.Tensor]
     slots: dict[str, dict[str, torch.Tensor]]
-    mean: torch.Tensor
+    means: tuple[torch.Tensor, torch.Tensor]
 
     def network(self, device: torch.device) -> tuple[nn.Module, Transform]:
         """Returns the trained network in testing mode, and the transform that makes its input."""
-        net = models.build(self.config, len(self.progress.classes))
+        height, width = self.progress.input_size
+        net = models.build(self.config.model, len(self.progress.classes), [(height, width)], seed=0)
         net.load_state_dict(self.tensors)
-        return net.to(device).eval(), Transform(self.mean, device)
+        scale = self.config.data.phase(training=False).scale
+        return net.to(device).eval(), Transform(self.means[1], scale, device)
 
     def engine_state(self, like: EngineState) -> EngineState:
         """Returns the state for an engine whose own state is `like`.
@@ -95,7 +102,9 @@ class Checkpoint:
         )
 
 
-def save(run_dir: Path, progress: Progress, state: EngineState, config: Config, mean: torch.Tensor) -> Path:
+def save(
+    run_dir: Path, progress: Progress, state: EngineState, config: Config, means: tuple[torch.Tensor, torch.Tensor]
+) -> Path:
     """Writes a checkpoint beside and renames it, so that a folder of that name is always whole."""
     final = path_of(run_dir, progress.iteration)
     beside = final.with_name(f".{final.name}")
@@ -104,7 +113,7 @@ def save(run_dir: Path, progress: Progress, state: EngineState, config: Config, 
     slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
     save_file(_owned(state.parameters | state.buffers), beside / MODEL)
     save_file(_owned(slots), beside / OPTIMIZER)
-    save_file({"mean": mean.contiguous()}, beside / MEAN)
+    save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, beside / MEAN)
     (beside / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n", encoding="utf-8")
     (beside / CONFIG).write_text(config_io.dump(config), encoding="utf-8")
     for file in beside.iterdir():
@@ -141,13 +150,14 @@ def read(path: Path) -> Checkpoint:
         for key, tensor in load_file(folder / OPTIMIZER).items():
             slot, _, name = key.partition("/")
             slots.setdefault(slot, {})[name] = tensor
+        means = load_file(folder / MEAN)
         return Checkpoint(
             path=folder,
             progress=Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8"))),
             config=config_io.load(folder / CONFIG),
             tensors=load_file(folder / MODEL),
             slots=slots,
-            mean=load_file(folder / MEAN)["mean"],
+            means=(means["train"], means["test"]),
         )
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder} is damaged ({error}); remove it and the one before it is used") from error

@@ -7,71 +7,7 @@ import dataclasses
 import re
 from typing import Literal, TypeAlias
 
-
-def _require(holds: bool, message: str) -> None:  # noqa: FBT001 -- reads as a sentence at its calls
-    if not holds:
-        raise ValueError(message)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which pictures a run sees, and how.
-
-    Attributes:
-        shards: DIR made by `python -m shards assemble`.
-        train_split: name of the split to train on.
-        test_split: name of the split to test on.
-        image_size: side in pixels that every picture is resized to; the aspect ratio isn't kept.
-        crop_size: side of the square cut out, at random in training, from the centre in testing; 0 takes it whole.
-        test_crop_size: side of the centre cut in testing where it differs from crop_size.
-        mirror: flip half of the training pictures left to right.
-        mean_file: picture to subtract, .npy or .binaryproto; when empty, DIR/mean.npy.
-        mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
-        shuffle: draw a new order for every epoch instead of the list's own.
-        batch_size: pictures of a training batch, of all ranks together.
-        test_batch_size: pictures of a testing batch, of all ranks together.
-        workers: decoding processes of each rank; 0 decodes in the training process.
-    """
-
-    shards: str = "data/flickr_style"
-    train_split: str = "train"
-    test_split: str = "test"
-    image_size: int = 256
-    crop_size: int = 227
-    test_crop_size: int | None = None
-    mirror: bool = True
-    mean_file: str = ""
-    mean_value: tuple[float, ...] = ()
-    shuffle: bool = False
-    batch_size: int = 50
-    test_batch_size: int = 50
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        _require(self.image_size >= 1, f"data.image_size is {self.image_size}; it must be at least 1")
-        for name in ("crop_size", "test_crop_size"):
-            size = getattr(self, name)
-            _require(
-                size is None or 0 <= size <= self.image_size,
-                f"data.{name} is {size}; it must lie between 0 and data.image_size ({self.image_size})",
-            )
-        for name in ("batch_size", "test_batch_size"):
-            _require(getattr(self, name) >= 1, f"data.{name} is {getattr(self, name)}; it must be at least 1")
-        _require(self.workers >= 0, f"data.workers is {self.workers}; it must not be negative")
-        _require(
-            len(self.mean_value) in (0, 1, 3),
-            f"data.mean_value has {len(self.mean_value)} values; give one, or three in the order B,G,R",
-        )
-        _require(
-            not (self.mean_value and self.mean_file),
-            "data.mean_file and data.mean_value are both set; keep one of them",
-        )
-
-    def input_size(self, *, training: bool) -> int:
-        """Returns the side in pixels of what the network is given."""
-        crop = self.crop_size if training or self.test_crop_size is None else self.test_crop_size
-        return crop or self.image_size
-
+from stylefinetune.data_config import DataConfig, require
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
@@ -98,17 +34,17 @@ class ModelConfig:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(min(self.widths) >= 1, f"model.widths is {list(self.widths)}; every width must be at least 1")
-        _require(
+        require(min(self.widths) >= 1, f"model.widths is {list(self.widths)}; every width must be at least 1")
+        require(
             all(width % 2 == 0 for width in self.widths[:5]),
             f"model.widths is {list(self.widths)}; the first five must be even, for grouped convolutions",
         )
-        _require(
+        require(
             min(self.weight_filler_std) >= 0,
             f"model.weight_filler_std is {list(self.weight_filler_std)}; a standard deviation can't be negative",
         )
-        _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in [0, 1)")
-        _require(
+        require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in [0, 1)")
+        require(
             re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.last_layer) is not None,
             f"model.last_layer is {self.last_layer!r}; use letters, digits and underscores",
         )
@@ -146,6 +82,7 @@ class OptimConfig:
         power: exponent of inv and poly.
         momentum: share of the last update that is kept.
         weight_decay: L2 penalty, times a layer's decay_mult.
+        clip_gradients: largest L2 norm of all gradients together, summed over iter_size batches; -1 doesn't clip.
         layers: rules per layer, in order; layers that no rule matches have 1, 1 for weights and 2, 0 for biases.
     """
 
@@ -157,18 +94,19 @@ class OptimConfig:
     power: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 0.0005
+    clip_gradients: float = -1.0
     layers: tuple[LayerRule, ...] = (LayerRule(match="fc8_*", lr_mult=10.0),)
 
     def __post_init__(self) -> None:
-        _require(self.base_lr >= 0, f"optim.base_lr is {self.base_lr}; it must not be negative")
-        _require(self.stepsize >= 1, f"optim.stepsize is {self.stepsize}; it must be at least 1")
-        _require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must lie in [0, 1)")
-        _require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
-        _require(
+        require(self.base_lr >= 0, f"optim.base_lr is {self.base_lr}; it must not be negative")
+        require(self.stepsize >= 1, f"optim.stepsize is {self.stepsize}; it must be at least 1")
+        require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must lie in [0, 1)")
+        require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
+        require(
             list(self.stepvalue) == sorted(self.stepvalue),
             f"optim.stepvalue is {list(self.stepvalue)}; the iterations must ascend",
         )
-        _require(
+        require(
             self.lr_policy != "multistep" or len(self.stepvalue) > 0,
             "optim.lr_policy is multistep but optim.stepvalue is empty; list the iterations of the drops",
         )
@@ -202,9 +140,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_iter", "iter_size", "average_loss"):
-            _require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
+            require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("test_interval", "test_iter", "display", "seed"):
-            _require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
+            require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +158,7 @@ class CheckpointConfig:
     allow_other_index: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.snapshot >= 0, f"checkpoint.snapshot is {self.snapshot}; it must not be negative")
+        require(self.snapshot >= 0, f"checkpoint.snapshot is {self.snapshot}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +182,7 @@ class Config:
 
     Attributes:
         run_dir: folder of the run's log, metrics and checkpoints.
+        solver: a Caffe solver.prototxt whose values, and whose net's, stand in for the defaults and for --config.
         weights: .caffemodel, .safetensors or checkpoint to start from, copied by layer name; a comma between several.
         resume: auto goes on from the newest checkpoint of run_dir if there is one; none starts afresh; or a path.
         data: which pictures, and how.
@@ -255,6 +194,7 @@ class Config:
     """
 
     run_dir: str = "runs/flickr_style"
+    solver: str | None = None
     weights: str | None = None
     resume: str = "auto"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from shards.images import BadPicture, Pixels, read_member, resize
 from shards.index import Entries, ShardIndex, ShardsError
 from stylefinetune.caffe_files import read_mean
-from stylefinetune.config import DataConfig
+from stylefinetune.data_config import DataConfig, PhaseConfig
 from stylefinetune.errors import RankError, UserError
 from stylefinetune.order import Order, Slices
 from stylefinetune.transforms import Crops
@@ -30,7 +30,6 @@ class Batch:
         pictures: uint8[b, H, W, 3], RGB.
         labels: int64[b].
         crops: where each is cut.
-        crop_size: side of the cut.
         positions: int64[b], each picture's n.
         size: pictures of the whole batch, over all ranks.
     """
@@ -38,7 +37,6 @@ class Batch:
     pictures: torch.Tensor
     labels: torch.Tensor
     crops: Crops
-    crop_size: int
     positions: torch.Tensor
     size: int
 
@@ -48,7 +46,7 @@ class Batch:
             self,
             pictures=self.pictures.pin_memory(),
             labels=self.labels.pin_memory(),
-            crops=Crops(*(getattr(self.crops, field.name).pin_memory() for field in dataclasses.fields(Crops))),
+            crops=self.crops.pin_memory(),
         )
 
 
@@ -57,18 +55,22 @@ class PictureSet(Dataset[Batch]):
 
     Args:
         entries: where they lie.
-        order: which one stands at which position.
-        config: image size, crop, mirror.
-        training: random crops and mirrors; otherwise the centre.
+        phase: how they are cut, mirrored and shuffled.
+        seed: of crops, mirrors and shuffles.
+
+    Raises:
+        UserError: they are to be left as stored, and aren't of one size, or are smaller than the crop.
     """
 
-    def __init__(self, entries: Entries, order: Order, config: DataConfig, *, training: bool) -> None:
+    def __init__(self, entries: Entries, phase: PhaseConfig, seed: int) -> None:
         self.entries = entries
-        self.order = order
-        self.image_size = config.image_size
-        self.crop_size = config.input_size(training=training)
-        self.training = training
-        self.mirror = config.mirror and training
+        self.phase = phase
+        self.order = Order(len(entries), phase.shuffle, seed)
+        self.size = phase.image_size or _stored_size(entries)
+        if phase.crop_size > min(self.size):
+            stored = "x".join(map(str, self.size))
+            raise UserError(f"{entries.root} holds pictures of {stored}, smaller than the crop of {phase.crop_size}")
+        self.input_size = (phase.crop_size, phase.crop_size) if phase.crop_size else self.size
         self._files: dict[str, int] = {}
 
     def __getitems__(self, positions: list[int]) -> Batch | RankError:
@@ -78,13 +80,11 @@ class PictureSet(Dataset[Batch]):
             pictures = [self._picture(row) for row in rows]
         except RankError as error:
             return error
-        side = self.image_size
-        stacked = np.stack(pictures) if pictures else np.empty((0, side, side, 3), np.uint8)
+        stacked = np.stack(pictures) if pictures else np.empty((0, *self.size, 3), np.uint8)
         return Batch(
             pictures=torch.from_numpy(stacked),
             labels=torch.from_numpy(self.entries.label[rows]),
             crops=self._crops(positions),
-            crop_size=self.crop_size,
             positions=torch.tensor(positions, dtype=torch.int64),
             size=0,
         )
@@ -99,13 +99,12 @@ class PictureSet(Dataset[Batch]):
             raise RankError(f"{where} can't be read ({error.strerror}); is the shard still there?") from error
         except BadPicture as error:
             raise RankError(f"{where} is damaged ({error}); assemble its shard again") from error
-        if pixels.shape[:2] == (self.image_size, self.image_size):
+        if pixels.shape[:2] == self.size:
             return pixels
         if entries.format[row] == "npy":
-            raise RankError(
-                f"{where} is stored as {pixels.shape[1]}x{pixels.shape[0]} pixels; set data.image_size to that"
-            )
-        return resize(pixels, self.image_size)
+            height, width, _ = pixels.shape
+            raise RankError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
+        return resize(pixels, *self.size)
 
     def _file(self, shard: str) -> int:
         descriptor = self._files.get(shard)
@@ -118,16 +117,34 @@ class PictureSet(Dataset[Batch]):
         return descriptor
 
     def _crops(self, positions: list[int]) -> Crops:
-        slack = self.image_size - self.crop_size
-        if not self.training:
-            centre = torch.full((len(positions),), slack // 2, dtype=torch.int64)
-            return Crops(top=centre, left=centre, mirror=torch.zeros(len(positions), dtype=torch.bool))
-        draws = [self.order.draw(position) for position in positions]
+        slack = [side - cut for side, cut in zip(self.size, self.input_size, strict=True)]
+        if self.phase.training or self.phase.mirror:
+            draws = [self.order.draw(position) for position in positions]
+        else:
+            draws = [(0, 0, 0)] * len(positions)
+        if self.phase.training:
+            tops, lefts = ([draw[axis] % (slack[axis] + 1) for draw in draws] for axis in (0, 1))
+        else:
+            tops, lefts = ([slack[axis] // 2] * len(positions) for axis in (0, 1))
         return Crops(
-            top=torch.tensor([top % (slack + 1) for top, _, _ in draws], dtype=torch.int64),
-            left=torch.tensor([left % (slack + 1) for _, left, _ in draws], dtype=torch.int64),
-            mirror=torch.tensor([self.mirror and mirror % 2 == 1 for _, _, mirror in draws], dtype=torch.bool),
+            top=torch.tensor(tops, dtype=torch.int64),
+            left=torch.tensor(lefts, dtype=torch.int64),
+            mirror=torch.tensor([self.phase.mirror and mirror % 2 == 1 for _, _, mirror in draws], dtype=torch.bool),
+            size=self.input_size,
         )
+
+
+def _stored_size(entries: Entries) -> tuple[int, int]:
+    """Returns the (height, width) that all pictures have."""
+    size = (int(entries.height[0]), int(entries.width[0]))
+    others = np.flatnonzero((entries.height != size[0]) | (entries.width != size[1]))
+    if len(others):
+        row = int(others[0])
+        raise UserError(
+            f"{entries.root}: {entries.key[row]} is {entries.height[row]}x{entries.width[row]}, {entries.key[0]} "
+            f"{size[0]}x{size[1]}; set data.image_size to bring them to one size"
+        )
+    return size
 
 
 def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: torch.device) -> Iterator[Batch]:
@@ -201,29 +218,34 @@ def open_split(index: ShardIndex, split: str) -> Entries:
     return entries
 
 
-def load_mean(config: DataConfig) -> torch.Tensor:
+def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> torch.Tensor:
     """Returns what is subtracted from every picture: float32 [H, W, 3] or, for levels, [1, 1, 3]; RGB.
 
+    Args:
+        config: where the shards lie.
+        phase: names the mean.
+        size: (height, width) of the pictures before they are cut.
+
     Raises:
-        UserError: the file is missing, unreadable or of another size than data.image_size.
+        UserError: the file is missing, unreadable or of another size than the pictures.
     """
-    if config.mean_value:
-        levels = torch.tensor(config.mean_value, dtype=torch.float32).expand(3)
+    if phase.mean_value:
+        levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
         return levels.flip(0).reshape(1, 1, 3)
-    path = Path(config.mean_file) if config.mean_file else Path(config.shards) / "mean.npy"
+    path = Path(phase.mean_file) if phase.mean_file else Path(config.shards) / "mean.npy"
     if not path.is_file():
-        remedy = "set data.mean_file" if config.mean_file else f"make it with: python -m shards mean {config.shards}"
+        remedy = "set data.mean_file" if phase.mean_file else f"make it with: python -m shards mean {config.shards}"
         raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")
-    if path.suffix == ".binaryproto":
-        mean = torch.from_numpy(read_mean(path).copy()).permute(1, 2, 0).flip(-1)
-    else:
+    if path.suffix == ".npy":
         try:
             mean = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
         except (ValueError, EOFError, OSError, TypeError) as error:
             raise UserError(
                 f"{path} can't be read as a mean picture; make it again with python -m shards mean"
             ) from error
-    if tuple(mean.shape) != (config.image_size, config.image_size, 3):
-        size = "x".join(map(str, mean.shape))
-        raise UserError(f"{path} is {size}; data.image_size asks for {config.image_size}x{config.image_size}x3")
+    else:
+        mean = torch.from_numpy(read_mean(path).copy()).permute(1, 2, 0).flip(-1)
+    if tuple(mean.shape) != (*size, 3):
+        found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape, (*size, 3)))
+        raise UserError(f"{path} is {found}; the pictures (data.image_size) are {wanted}")
     return mean.contiguous()

@@ -12,7 +12,7 @@ from stylefinetune import checkpoint
 from stylefinetune.data import Batch, PictureSet, open_index, open_split, read_batches
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.metrics import TestResult, TestSum
-from stylefinetune.order import Order, Slices
+from stylefinetune.order import Slices
 from stylefinetune.world import World
 
 
@@ -36,24 +36,28 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, help="decoding processes of each rank")
     options = parser.parse_args(arguments)
     saved = checkpoint.read(options.checkpoint)
-    given = {"shards": options.shards, "test_split": options.split, "workers": options.workers}
-    config = dataclasses.replace(saved.config.data, **{key: value for key, value in given.items() if value is not None})
-    index = open_index(config)
+    data = saved.config.data
+    phase = data.phase(training=False)
+    if options.split:
+        phase = dataclasses.replace(phase, split=options.split)
+    if options.shards:
+        data = dataclasses.replace(data, shards=options.shards)
+    index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
-        raise UserError(f"{config.shards} has other classes than {saved.path} was trained on")
-    entries = open_split(index, config.test_split)
+        raise UserError(f"{data.shards} has other classes than {saved.path} was trained on")
+    pictures = PictureSet(open_split(index, phase.split), phase, seed=saved.progress.seed)
     world = World.join()
     net, transform = saved.network(world.device)
 
     @torch.no_grad()
     def forward(batch: Batch) -> torch.Tensor:
-        return net(transform(batch.pictures, batch.crops, batch.crop_size))
+        return net(transform(batch.pictures, batch.crops))
 
-    pictures = PictureSet(entries, Order(len(entries), shuffle=False, seed=0), config, training=False)
-    slices = Slices(0, len(entries), config.test_batch_size, world.rank, world.size)
-    result = test(forward, read_batches(pictures, slices, config.workers, world.device), world)
+    slices = Slices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
+    workers = data.workers if options.workers is None else options.workers
+    result = test(forward, read_batches(pictures, slices, workers, world.device), world)
     if world.is_lead:
-        print(f"{saved.path}, {result.count} pictures of {config.shards}, split {config.test_split}")
+        print(f"{saved.path}, {result.count} pictures of {data.shards}, split {phase.split}")
         print(f"accuracy = {result.accuracy:.6g} ({result.correct} of {result.count})")
         print(f"loss = {result.loss:.6g}")
     world.leave()

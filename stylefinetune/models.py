@@ -4,39 +4,45 @@ import torch
 from torch import nn
 
 from stylefinetune.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, pooled_size
-from stylefinetune.config import Config
+from stylefinetune.config import ModelConfig
 from stylefinetune.errors import UserError
 
 
-def build(config: Config, num_classes: int) -> nn.Module:
-    """Builds the network that `config.model` describes; equal seeds give equal weights on every rank.
+def build(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> nn.Module:
+    """Builds the network that `model` describes; equal seeds give equal weights on every rank.
+
+    Args:
+        model: its widths, fillers and names.
+        num_classes: outputs of the last layer.
+        input_sizes: (height, width) in pixels of every input that it is to take, in training and in testing.
+        seed: of the fillers.
 
     Raises:
-        UserError: the crops are too small for it, or training's and testing's don't fit one network.
+        UserError: an input is too small for it, or they don't fit one network.
     """
-    sizes = {
-        key: config.data.input_size(training=key == "data.crop_size")
-        for key in ("data.crop_size", "data.test_crop_size")
-    }
-    for key, size in sizes.items():
-        if size < SMALLEST_INPUT:
+    for size in input_sizes:
+        if min(size) < SMALLEST_INPUT:
             raise UserError(
-                f"{key} makes inputs of {size} pixels, too small for CaffeNet; use at least {SMALLEST_INPUT}"
+                f"data.crop_size makes inputs of {_name(size)} pixels, too small for CaffeNet; "
+                f"use at least {SMALLEST_INPUT}"
             )
-    if len({pooled_size(size) for size in sizes.values()}) > 1:
+    if len({tuple(map(pooled_size, size)) for size in input_sizes}) > 1:
         raise UserError(
-            f"data.crop_size and data.test_crop_size make inputs of {' and '.join(map(str, sizes.values()))} pixels, "
-            "which need fully connected layers of different sizes; bring them closer"
+            f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
+            "layers of different sizes; bring data.crop_size and data.test.crop_size closer"
         )
     net = CaffeNet(
         CaffeNetShape(
-            widths=config.model.widths,
+            widths=model.widths,
             num_classes=num_classes,
-            last_layer=config.model.last_layer,
-            input_size=sizes["data.crop_size"],
-            dropout=config.model.dropout,
+            last_layer=model.last_layer,
+            input_size=input_sizes[0],
+            dropout=model.dropout,
         )
     )
-    generator = torch.Generator().manual_seed(config.train.seed)
-    net.fill(config.model.weight_filler_std, config.model.bias_filler_value, generator)
+    net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
     return net
+
+
+def _name(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))

@@ -48,6 +48,14 @@ class CaffeSGD(torch.optim.Optimizer):
                 parameter.sub_(velocity)
 
 
+def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:
+    """Scales all gradients together so that their L2 norm is at most `limit`, without waiting for the device."""
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    factor = (limit / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
 def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str, Any]]:
     """Groups the net's trained parameters by (lr_mult, decay_mult) and freezes the others.
 

@@ -99,7 +99,7 @@ def test_slices(config: Config, rows: int, iteration: int, rank: int, world_size
 
     Caffe's test cursor carries on from one test to the next; which test this is follows from the iteration.
     """
-    size = config.data.test_batch_size
+    size = config.data.phase(training=False).batch_size
     if config.train.test_iter == 0:
         return Slices(0, rows, size, rank, world_size)
     pictures = config.train.test_iter * size

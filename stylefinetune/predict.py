@@ -21,29 +21,34 @@ def predict(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: 5)")
     options = parser.parse_args(arguments)
     saved = checkpoint.read(options.checkpoint)
-    size = saved.config.data.input_size(training=False)
+    height, width = saved.progress.picture_size
+    cut_height, cut_width = saved.progress.input_size
+    crops = Crops(
+        top=torch.tensor([(height - cut_height) // 2]),
+        left=torch.tensor([(width - cut_width) // 2]),
+        mirror=torch.tensor([False]),
+        size=(cut_height, cut_width),
+    )
     world = World.join()
     net, transform = saved.network(world.device)
     for path in options.pictures:
-        picture = _read(path, saved.config.data.image_size)
-        centre = torch.tensor([(saved.config.data.image_size - size) // 2])
         with torch.no_grad():
-            logits = net(transform(picture, Crops(centre, centre, torch.tensor([False])), size))
+            logits = net(transform(_read(path, height, width), crops))
         probabilities, labels = logits.softmax(1)[0].topk(min(options.top, logits.shape[1]))
         print(f"---------- Prediction for {path} ----------")
         for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
             print(f'{probability:.4f} - "{saved.progress.classes[label]}"')
 
 
-def _read(path: Path, image_size: int) -> torch.Tensor:
-    """Returns uint8 [1, image_size, image_size, 3], RGB."""
+def _read(path: Path, height: int, width: int) -> torch.Tensor:
+    """Returns uint8 [1, height, width, 3], RGB."""
     try:
         pixels = decode(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except BadPicture as error:
         raise UserError(f"{path} is no picture: {error}") from error
-    return torch.from_numpy(resize(pixels, image_size))[None]
+    return torch.from_numpy(resize(pixels, height, width))[None]
 
 
 if __name__ == "__main__":

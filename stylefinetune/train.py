@@ -22,7 +22,7 @@ from stylefinetune.errors import UserError, run_command
 from stylefinetune.evaluate import test
 from stylefinetune.metrics import LossWindow
 from stylefinetune.optimizer import lr_mults
-from stylefinetune.order import Order, test_slices, train_slices
+from stylefinetune.order import test_slices, train_slices
 from stylefinetune.schedule import learning_rate
 from stylefinetune.tracking import Tracker
 from stylefinetune.transforms import Transform
@@ -40,8 +40,8 @@ class Run:
         engine: moves the weights.
         tracker: tells the progress.
         train: pictures to train on.
-        test: pictures to test on.
-        mean: what is subtracted from them; copied into checkpoints.
+        test: pictures to test on; None never tests.
+        means: what is subtracted from them in training and in testing; copied into checkpoints.
         lr_mults: the layers' distinct multipliers.
     """
 
@@ -50,8 +50,8 @@ class Run:
     engine: Engine
     tracker: Tracker
     train: PictureSet
-    test: PictureSet
-    mean: torch.Tensor
+    test: PictureSet | None
+    means: tuple[torch.Tensor, torch.Tensor]
     lr_mults: list[float]
 
 
@@ -60,15 +60,34 @@ def main(arguments: list[str]) -> None:
     config = parse(arguments)
     index = open_index(config.data)
     classes = index.metadata.classes
-    train_entries, test_entries = (
-        open_split(index, split) for split in (config.data.train_split, config.data.test_split)
+    phases = [config.data.phase(training=training) for training in (True, False)]
+    train_set, test_set = (
+        PictureSet(open_split(index, phase.split), phase, config.train.seed) if phase.split else None
+        for phase in phases
     )
+    assert train_set is not None
+    tested = test_set or train_set
     resumed = checkpoint.find(config)
     if resumed:
         checkpoint.check_data(resumed, config, classes, index.fingerprint)
-    mean = resumed.mean if resumed else load_mean(config.data)
-    net = models.build(config, len(classes))
-    fresh = Progress(0, [], [], config.train.seed, list(classes), index.fingerprint)
+        means = resumed.means
+    else:
+        means = (
+            load_mean(config.data, phases[0], train_set.size),
+            load_mean(config.data, phases[1], tested.size),
+        )
+    input_sizes = [train_set.input_size, tested.input_size]
+    net = models.build(config.model, len(classes), input_sizes, config.train.seed)
+    fresh = Progress(
+        iteration=0,
+        losses=[],
+        tests=[],
+        seed=config.train.seed,
+        classes=list(classes),
+        index=index.fingerprint,
+        picture_size=list(tested.size),
+        input_size=list(tested.input_size),
+    )
     progress = resumed.progress if resumed else fresh
 
     world = World.join(deterministic=config.train.deterministic)
@@ -82,28 +101,18 @@ def main(arguments: list[str]) -> None:
             load_weights(net, config.weights, tracker.say)
         engine = TorchEngine(
             net,
-            Transform(mean, world.device),
+            (Transform(means[0], phases[0].scale, world.device), Transform(means[1], phases[1].scale, world.device)),
             config.optim,
             world,
             seed=config.train.seed,
-            input_size=config.data.input_size(training=True),
+            input_size=train_set.input_size,
         )
         if resumed:
             engine.load(resumed.engine_state(engine.state()))
-        order = Order(len(train_entries), config.data.shuffle, config.train.seed)
-        run = Run(
-            config=config,
-            world=world,
-            engine=engine,
-            tracker=tracker,
-            train=PictureSet(train_entries, order, config.data, training=True),
-            test=PictureSet(test_entries, Order(len(test_entries), shuffle=False, seed=0), config.data, training=False),
-            mean=mean,
-            lr_mults=lr_mults(net, config.optim.layers),
-        )
         tracker.say(f"Solving {config.model.name}")
         tracker.say(f"Learning Rate Policy: {config.optim.lr_policy}")
-        solve(run, progress)
+        mults = lr_mults(net, config.optim.layers)
+        solve(Run(config, world, engine, tracker, train_set, test_set, means, mults), progress)
         tracker.say("Optimization Done.")
         failed = False
     finally:
@@ -140,7 +149,9 @@ def solve(run: Run, progress: Progress) -> None:
 
 
 def run_test(run: Run, progress: Progress, iteration: int) -> Progress:
-    """Tests the weights as they are after `iteration` iterations."""
+    """Tests the weights as they are after `iteration` iterations, where there is anything to test on."""
+    if run.test is None:
+        return progress
     run.tracker.testing(iteration)
     slices = test_slices(run.config, run.test.order.rows, iteration, run.world.rank, run.world.size)
     batches = read_batches(run.test, slices, run.config.data.workers, run.world.device)
@@ -157,7 +168,7 @@ def save(run: Run, progress: Progress, window: LossWindow) -> None:
     if run.world.is_lead:
         run_dir = Path(run.config.run_dir)
         run.tracker.say(f"Snapshotting to {checkpoint.path_of(run_dir, progress.iteration)}")
-        checkpoint.save(run_dir, dataclasses.replace(progress, losses=losses), state, run.config, run.mean)
+        checkpoint.save(run_dir, dataclasses.replace(progress, losses=losses), state, run.config, run.means)
 
 
 def _is_due(iteration: int, interval: int) -> bool:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stylefinetune.config import OptimConfig
 from stylefinetune.data import Batch
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.optimizer import MOMENTUM, CaffeSGD, param_groups
+from stylefinetune.optimizer import MOMENTUM, CaffeSGD, clip_gradients, param_groups
 from stylefinetune.transforms import Transform
 from stylefinetune.world import World
 
@@ -22,19 +22,27 @@ class TorchEngine:
 
     Args:
         net: on any device; its parameters' requires_grad is set from optim.layers.
-        transform: from a batch's pictures to the net's input.
+        transforms: from a batch's pictures to the net's input, in training and in testing.
         optim: the solver.
         world: the ranks that train together.
         seed: of dropout.
-        input_size: side in pixels of the net's input.
+        input_size: (height, width) of the net's input in training.
     """
 
     def __init__(
-        self, net: nn.Module, transform: Transform, optim: OptimConfig, world: World, *, seed: int, input_size: int
+        self,
+        net: nn.Module,
+        transforms: tuple[Transform, Transform],
+        optim: OptimConfig,
+        world: World,
+        *,
+        seed: int,
+        input_size: tuple[int, int],
     ) -> None:
         self.world = world
         self.seed = seed
-        self.transform = transform
+        self.optim = optim
+        self.train_transform, self.test_transform = transforms
         self.net = net.to(world.device)
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
         self.replica: nn.Module = self.net
@@ -42,14 +50,14 @@ class TorchEngine:
             self.replica = DistributedDataParallel(self.net, broadcast_buffers=False, gradient_as_bucket_view=True)
             self._settle_buckets(input_size)
 
-    def _settle_buckets(self, input_size: int) -> None:
+    def _settle_buckets(self, input_size: tuple[int, int]) -> None:
         """Does one backward pass that leaves no trace.
 
         DDP arranges its gradient buckets anew after its first backward pass, and so changes the order of its sums;
         without this, the first step after a resume would differ in the last digit from the same step of a run that
         was never stopped.
         """
-        blank = torch.zeros(1, 3, input_size, input_size, device=self.world.device)
+        blank = torch.zeros(1, 3, *input_size, device=self.world.device)
         (self.replica(blank).sum() * 0).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -58,6 +66,9 @@ class TorchEngine:
         torch.manual_seed(_dropout_seed(self.seed, iteration, self.world.rank))
         self.replica.train()
         shares = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
+        if self.optim.clip_gradients >= 0:
+            # Caffe clips the sum over the micro-batches; what lies here is their mean.
+            clip_gradients(self.optimizer, self.optim.clip_gradients / len(micro_batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -72,7 +83,7 @@ class TorchEngine:
         """
         waits = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
-            logits = self.replica(self.transform(batch.pictures, batch.crops, batch.crop_size))
+            logits = self.replica(self.train_transform(batch.pictures, batch.crops))
             labels = batch.labels.to(self.world.device, non_blocking=True)
             share = functional.cross_entropy(logits, labels, reduction="sum") / (batch.size * iter_size)
             (share * self.world.size).backward()
@@ -82,7 +93,7 @@ class TorchEngine:
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         self.net.eval()
-        return self.net(self.transform(batch.pictures, batch.crops, batch.crop_size))
+        return self.net(self.test_transform(batch.pictures, batch.crops))
 
     def state(self) -> EngineState:
         """See Engine."""

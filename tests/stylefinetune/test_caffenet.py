@@ -9,12 +9,17 @@ WIDTHS = (96, 256, 384, 384, 256, 4096, 4096)
 
 
 def shape(**changes):
-    fields = {"widths": (8, 16, 24, 24, 16, 32, 32), "num_classes": 20, "last_layer": "fc8_flickr", "input_size": 80}
+    fields = {
+        "widths": (8, 16, 24, 24, 16, 32, 32),
+        "num_classes": 20,
+        "last_layer": "fc8_flickr",
+        "input_size": (80, 80),
+    }
     return CaffeNetShape(**{**fields, "dropout": 0.5, **changes})
 
 
 def test_the_full_size_net_has_caffenets_parameters():
-    net = CaffeNet(shape(widths=WIDTHS, input_size=227))
+    net = CaffeNet(shape(widths=WIDTHS, input_size=(227, 227)))
     sizes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     assert sizes["conv1.weight"] == (96, 3, 11, 11)
     assert sizes["conv2.weight"] == (256, 48, 5, 5)
@@ -25,7 +30,7 @@ def test_the_full_size_net_has_caffenets_parameters():
 
 def test_the_full_size_forward_pass_is_caffes(golden):
     truth = np.load(golden / "caffenet" / "deploy_forward.npz")
-    net = CaffeNet(shape(widths=WIDTHS, input_size=227, num_classes=1000, last_layer="fc8")).eval()
+    net = CaffeNet(shape(widths=WIDTHS, input_size=(227, 227), num_classes=1000, last_layer="fc8")).eval()
     layers = {name: layer for name, layer in net.named_children() if hasattr(layer, "weight")}
     for place, (name, layer) in enumerate(layers.items()):
         rs = np.random.RandomState(1000 + place)  # the weights that the golden folder's README describes
@@ -44,7 +49,7 @@ def test_the_full_size_forward_pass_is_caffes(golden):
 @pytest.mark.parametrize(("input_size", "expected"), [(227, 6), (80, 2), (75, 2), (67, 1), (39, 1)])
 def test_pooling_rounds_up(input_size, expected):
     assert pooled_size(input_size) == expected
-    net = CaffeNet(shape(input_size=input_size)).eval()
+    net = CaffeNet(shape(input_size=(input_size, input_size))).eval()
     assert net(torch.zeros(1, 3, input_size, input_size)).shape == (1, 20)
 
 
@@ -52,7 +57,7 @@ def test_fillers_are_caffes_and_follow_the_seed():
     model = ModelConfig()
 
     def filled(seed):
-        net = CaffeNet(shape(widths=(96, 256, 64, 64, 64, 64, 64), input_size=227))
+        net = CaffeNet(shape(widths=(96, 256, 64, 64, 64, 64, 64), input_size=(227, 227)))
         net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
         return net
 
@@ -81,3 +86,9 @@ def test_an_empty_slice_goes_through_forward_and_backward():
     net = CaffeNet(shape())
     net(torch.empty(0, 3, 80, 80)).sum().backward()
     assert all(parameter.grad.abs().sum() == 0 for parameter in net.parameters())
+
+
+def test_inputs_need_not_be_square():
+    net = CaffeNet(shape(input_size=(80, 120))).eval()
+    assert net(torch.zeros(1, 3, 80, 120)).shape == (1, 20)
+    assert net.get_submodule("fc6").in_features == 16 * 2 * 3

@@ -6,26 +6,30 @@ import torch
 
 from stylefinetune import checkpoint, models
 from stylefinetune.checkpoint import Progress
-from stylefinetune.config import Config, DataConfig, ModelConfig
+from stylefinetune.config import Config, ModelConfig
+from stylefinetune.data_config import DataConfig
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError
 
 CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)))
+MEANS = (torch.rand(48, 48, 3), torch.rand(48, 48, 3))
 CLASSES = ["Noir", "Bokeh", "Hazy"]
 
 
 def progress(iteration):
-    return Progress(iteration, [1.5], [{"iteration": 0, "accuracy": 0.25, "loss": 3.5}], 1701, CLASSES, "f00d")
+    return Progress(
+        iteration, [1.5], [{"iteration": 0, "accuracy": 0.25, "loss": 3.5}], 1701, CLASSES, "f00d", [48, 48], [43, 43]
+    )
 
 
 def save(run_dir, iteration=5, seed=0):
-    net = models.build(CONFIG, len(CLASSES))
+    net = models.build(CONFIG.model, len(CLASSES), [(43, 43)], seed=1)
     torch.manual_seed(seed)
     parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
     velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
     state = EngineState(parameters, {}, {"momentum_buffer": velocity})
     config = dataclasses.replace(CONFIG, run_dir=str(run_dir))
-    return state, checkpoint.save(run_dir, progress(iteration), state, config, torch.rand(48, 48, 3))
+    return state, checkpoint.save(run_dir, progress(iteration), state, config, MEANS)
 
 
 def test_what_is_written_is_read_back_to_the_bit(tmp_path):
@@ -34,7 +38,7 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path):
     found = checkpoint.read(path)
     assert found.progress == progress(5)
     assert found.config == dataclasses.replace(CONFIG, run_dir=str(tmp_path))
-    assert found.mean.shape == (48, 48, 3)
+    assert found.means[1].equal(MEANS[1])
     restored = found.engine_state(state)
     for name, value in state.parameters.items():
         assert torch.equal(restored.parameters[name], value)
@@ -46,7 +50,7 @@ def test_the_network_needs_nothing_but_the_checkpoint(tmp_path):
     net, transform = checkpoint.read(path).network(torch.device("cpu"))
     assert not net.training
     assert torch.equal(net.get_submodule("fc7").weight.detach(), state.parameters["fc7.weight"])
-    assert transform.mean.shape == (48, 48, 3)
+    assert torch.equal(transform.mean, MEANS[1])
 
 
 def test_a_run_folder_means_its_newest_checkpoint_by_number(tmp_path):

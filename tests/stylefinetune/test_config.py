@@ -1,14 +1,6 @@
 import pytest
 
-from stylefinetune.config import DataConfig, LayerRule, OptimConfig
-
-
-def test_the_input_is_the_crop_or_the_whole_picture():
-    assert DataConfig().input_size(training=True) == 227
-    assert DataConfig(crop_size=0).input_size(training=True) == 256
-    assert DataConfig(crop_size=0, test_crop_size=224).input_size(training=False) == 224
-    assert DataConfig(crop_size=200).input_size(training=False) == 200
-    assert DataConfig(test_crop_size=0).input_size(training=False) == 256
+from stylefinetune.config import LayerRule, OptimConfig
 
 
 def test_a_value_out_of_range_is_refused_by_name_however_it_is_given():

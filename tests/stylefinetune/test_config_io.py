@@ -37,7 +37,7 @@ def test_layer_rules_are_read_in_order(tmp_path):
 
 
 def test_what_is_dumped_is_read_back_equal(tmp_path):
-    config = parse(["--optim.layers=[{match: conv*, lr_mult: 0}]", "--data.test_crop_size=200", "--train.seed=5"])
+    config = parse(["--optim.layers=[{match: conv*, lr_mult: 0}]", "--data.test.crop_size=200", "--train.seed=5"])
     file = tmp_path / "config.yaml"
     file.write_text(config_io.dump(config))
     assert config_io.load(file) == config
@@ -65,7 +65,7 @@ def test_the_recipe_file_of_the_100k_run_spells_out_the_defaults():
         (["--optim.base_lr=fast"], "optim.base_lr: Expected a float. Got value: fast"),
         (["--optim.lr_policy=cosine"], "optim.lr_policy: Expected a one of"),
         (["--optim.base_lr=-1"], "optim.base_lr is -1.0; it must not be negative"),
-        (["--data.crop_size=300"], "data.crop_size is 300; it must lie between 0 and data.image_size (256)"),
+        (["--data.crop_size=300"], "data.crop_size is 300; it must lie between 0 and the picture's side (256)"),
         (["--data.batch_size=0"], "data.batch_size is 0; it must be at least 1"),
         (["--data.workers=-1"], "data.workers is -1; it must not be negative"),
         (["--data.mean_value=[1,2]"], "data.mean_value has 2 values; give one, or three in the order B,G,R"),

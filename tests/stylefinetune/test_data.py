@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import shutil
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from shards.index import ShardIndex, write_index
-from stylefinetune.config import DataConfig
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
+from stylefinetune.data_config import DataConfig, TestDataConfig
 from stylefinetune.errors import RankError, UserError
-from stylefinetune.order import Order, Slices
+from stylefinetune.order import Slices
 from tests.programs import assemble
 
 CPU = torch.device("cpu")
@@ -21,10 +22,14 @@ def config(shards, **changes):
     return DataConfig(**{"shards": str(shards), "image_size": 48, "crop_size": 43, **changes})
 
 
-def pictures(shards, *, training=True, split="train", shuffle=False, **changes):
+def pictures(shards, *, training=True, split="train", **changes):
     data = config(shards, **changes)
-    entries = open_split(open_index(data), split)
-    return PictureSet(entries, Order(len(entries), shuffle=shuffle, seed=7), data, training=training)
+    phase = dataclasses.replace(data.phase(training=training), split=split)
+    return PictureSet(open_split(open_index(data), split), phase, seed=7)
+
+
+def mean_of(data, size=(48, 48), *, training=True):
+    return load_mean(data, data.phase(training=training), size)
 
 
 def batches(picture_set, start=0, stop=60, rank=0, world_size=1, workers=0):
@@ -83,8 +88,8 @@ def test_crops_are_random_in_training_and_central_in_testing(pixel_shards):
     assert not central.crops.mirror.any()
     (plain,) = batches(pictures(pixel_shards, mirror=False), stop=10)
     assert not plain.crops.mirror.any()
-    (other,) = batches(pictures(pixel_shards, training=False, test_crop_size=40), stop=10)
-    assert (other.crop_size, other.crops.top.unique().tolist()) == (40, [4])
+    (other,) = batches(pictures(pixel_shards, training=False, test=TestDataConfig(crop_size=40)), stop=10)
+    assert (other.crops.size, other.crops.top.unique().tolist()) == ((40, 40), [4])
 
 
 def test_labels_and_order_are_the_lists(pixel_shards, drawn):
@@ -164,32 +169,32 @@ def test_a_label_outside_the_classes_is_one_line(pixel_shards, tmp_path):
 
 
 def test_the_mean_is_the_train_splits_picture(pixel_shards):
-    mean = load_mean(config(pixel_shards))
+    mean = mean_of(config(pixel_shards))
     whole = torch.cat([batch.pictures for batch in batches(pictures(pixel_shards), stop=41)])
     assert mean.shape == (48, 48, 3)
     assert torch.allclose(mean, whole.double().mean(0).float(), atol=1e-4)
 
 
 def test_mean_levels_are_given_as_bgr_and_held_as_rgb(pixel_shards):
-    assert load_mean(config(pixel_shards, mean_value=(104, 117, 123))).flatten().tolist() == [123, 117, 104]
-    assert load_mean(config(pixel_shards, mean_value=(9,))).flatten().tolist() == [9, 9, 9]
+    assert mean_of(config(pixel_shards, mean_value=(104, 117, 123))).flatten().tolist() == [123, 117, 104]
+    assert mean_of(config(pixel_shards, mean_value=(9,))).flatten().tolist() == [9, 9, 9]
 
 
 def test_a_mean_that_cannot_serve_is_one_line(original_shards, golden, tmp_path):
     missing = config(tmp_path)
     with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: python -m shards mean"):
-        load_mean(missing)
-    with pytest.raises(UserError, match=r"is 48x48x3; data\.image_size asks for 64x64x3"):
-        load_mean(config(original_shards, image_size=64))
+        mean_of(missing)
+    with pytest.raises(UserError, match=r"is 48x48x3; the pictures \(data\.image_size\) are 64x64x3"):
+        mean_of(config(original_shards, image_size=64), (64, 64))
     broken = tmp_path / "broken.npy"
     broken.write_bytes(b"nothing")
     with pytest.raises(UserError, match="can't be read as a mean picture"):
-        load_mean(config(original_shards, mean_file=str(broken)))
+        mean_of(config(original_shards, mean_file=str(broken)))
     objects = tmp_path / "objects.npy"
     np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="can't be read as a mean picture"):
-        load_mean(config(original_shards, mean_file=str(objects)))
-    caffes = load_mean(config(original_shards, image_size=80, mean_file=str(golden / "micro" / "mean.binaryproto")))
+        mean_of(config(original_shards, mean_file=str(objects)))
+    caffes = mean_of(config(original_shards, mean_file=str(golden / "micro" / "mean.binaryproto")), (80, 80))
     assert caffes.shape == (80, 80, 3)
 
 
@@ -199,3 +204,35 @@ def test_more_shards_than_may_be_open_are_read(pixel_shards, monkeypatch):
     assert len({*itertools.chain(pictures(pixel_shards).entries.shard)}) > 1
     for batch, again in zip(expected, batches(pictures(pixel_shards, shuffle=True)), strict=True):
         assert torch.equal(batch.pictures, again.pictures)
+
+
+def test_pictures_may_be_left_as_stored_where_they_are_of_one_size(pixel_shards, original_shards):
+    (stored,) = batches(pictures(pixel_shards, image_size=0, crop_size=0), stop=10)
+    (same,) = batches(pictures(pixel_shards), stop=10)
+    assert torch.equal(stored.pictures, same.pictures)
+    assert stored.crops.size == (48, 48)
+    with pytest.raises(UserError, match=r"is \d+x\d+, \S+ \d+x\d+; set data\.image_size to bring them to one size"):
+        pictures(original_shards, image_size=0, crop_size=0)
+    with pytest.raises(UserError, match="holds pictures of 48x48, smaller than the crop of 50"):
+        pictures(pixel_shards, image_size=0, crop_size=50)
+
+
+def test_pictures_need_not_be_square(original_shards):
+    tall = pictures(original_shards, image_size=(60, 40), crop_size=30)
+    (batch,) = batches(tall, stop=10)
+    assert batch.pictures.shape == (10, 60, 40, 3)
+    assert batch.crops.size == (30, 30)
+    more = batches(tall, stop=400)
+    assert max(b.crops.top.max().item() for b in more) == 30
+    assert max(b.crops.left.max().item() for b in more) == 10
+    (central,) = batches(pictures(original_shards, image_size=(60, 40), crop_size=30, training=False), stop=10)
+    assert (central.crops.top[0].item(), central.crops.left[0].item()) == (15, 5)
+
+
+def test_testing_may_be_mirrored_and_shuffled_too(pixel_shards):
+    own = TestDataConfig(mirror=True, shuffle=True)
+    (plain,) = batches(pictures(pixel_shards, split="test", training=False), stop=10)
+    (other,) = batches(pictures(pixel_shards, split="test", training=False, test=own), stop=10)
+    assert other.crops.mirror.any()
+    assert other.labels.tolist() != plain.labels.tolist()
+    assert other.crops.top.unique().tolist() == [2]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from stylefinetune import order
-from stylefinetune.config import Config, DataConfig, TrainConfig
+from stylefinetune.config import Config, TrainConfig
+from stylefinetune.data_config import DataConfig
 from stylefinetune.order import Order, Slices, rank_slice, train_slices
 
 
@@ -13,7 +14,7 @@ def flat(lists):
 
 
 def config(**train):
-    return Config(data=DataConfig(batch_size=10, test_batch_size=10), train=TrainConfig(max_iter=7, **train))
+    return Config(data=DataConfig(batch_size=10), train=TrainConfig(max_iter=7, **train))
 
 
 @pytest.mark.parametrize(("count", "size"), [(50, 8), (10, 3), (2, 3), (0, 2), (7, 7)])

@@ -32,7 +32,7 @@ def test_the_input_is_the_centre_of_the_resized_picture_less_the_mean(trained, d
     saved = checkpoint.read(trained)
     net, _ = saved.network(torch.device("cpu"))
     bgr = cv2.resize(cv2.imread(str(path)), (48, 48), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    centre = (bgr - saved.mean.numpy()[:, :, ::-1])[2:45, 2:45]
+    centre = (bgr - saved.means[1].numpy()[:, :, ::-1])[2:45, 2:45]
     with torch.no_grad():
         probabilities = net(torch.from_numpy(centre.transpose(2, 0, 1).copy())[None]).softmax(1)[0]
     best = int(probabilities.argmax())

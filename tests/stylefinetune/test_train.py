@@ -130,7 +130,7 @@ def test_two_ranks_do_what_one_does(pixel_shards, tmp_path):
 
 def test_fewer_pictures_than_ranks_in_a_batch_and_in_the_last_test_batch(pixel_shards, tmp_path):
     """A batch of 2 leaves the third rank nothing; 11 test pictures in batches of 10 leave two ranks nothing."""
-    few = [*NARROW, *TWENTY, "--model.dropout=0", "--data.batch_size=2", "--data.test_batch_size=10"]
+    few = [*NARROW, *TWENTY, "--model.dropout=0", "--data.batch_size=2", "--data.test.batch_size=10"]
     few = [*few, f"--data.shards={pixel_shards}"]
     train(*few, f"--run_dir={tmp_path / 'one'}")
     done = torchrun(3, *few, f"--run_dir={tmp_path / 'three'}")

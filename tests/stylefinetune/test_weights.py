@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 
 from stylefinetune import models
 from stylefinetune.caffe_files import read_caffemodel
-from stylefinetune.config import Config, DataConfig, ModelConfig
+from stylefinetune.config import ModelConfig
 from stylefinetune.errors import UserError
 from stylefinetune.weights import load_weights
 
@@ -12,10 +12,7 @@ WIDTHS = (8, 16, 24, 24, 16, 32, 32)
 
 
 def net(last_layer="fc8_flickr", classes=20):
-    config = Config(
-        data=DataConfig(image_size=80, crop_size=0), model=ModelConfig(widths=WIDTHS, last_layer=last_layer)
-    )
-    return models.build(config, classes)
+    return models.build(ModelConfig(widths=WIDTHS, last_layer=last_layer), classes, [(80, 80)], seed=1)
 
 
 def test_layers_are_copied_by_name_and_the_others_named_or_left(golden):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from stylefinetune import models
-from stylefinetune.config import Config, DataConfig, LayerRule, ModelConfig, OptimConfig
+from stylefinetune.config import LayerRule, ModelConfig, OptimConfig
 from stylefinetune.data import Batch
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.transforms import Crops, Transform
@@ -15,11 +15,12 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 LAST_FASTER = (LayerRule("fc8_*", 10.0),)
 
 
-def engine(dropout=0.5, layers=LAST_FASTER):
+def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0):
     model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=dropout)
-    config = Config(data=DataConfig(image_size=48, crop_size=43), model=model, optim=OptimConfig(layers=layers))
-    transform = Transform(torch.full((1, 1, 3), 120.0), ALONE.device)
-    return TorchEngine(models.build(config, 5), transform, config.optim, ALONE, seed=3, input_size=43)
+    net = models.build(model, 5, [(43, 43)], seed=1)
+    transform = Transform(torch.full((1, 1, 3), 120.0), 1.0, ALONE.device)
+    optim = OptimConfig(layers=layers, clip_gradients=clip)
+    return TorchEngine(net, (transform, transform), optim, ALONE, seed=3, input_size=(43, 43))
 
 
 def batch(count=6, size=None, seed=0):
@@ -27,16 +28,15 @@ def batch(count=6, size=None, seed=0):
     return Batch(
         pictures=torch.randint(0, 256, (count, 48, 48, 3), dtype=torch.uint8, generator=generator),
         labels=torch.randint(0, 5, (count,), generator=generator),
-        crops=Crops(torch.full((count,), 2), torch.full((count,), 2), torch.zeros(count, dtype=torch.bool)),
-        crop_size=43,
+        crops=Crops(torch.full((count,), 2), torch.full((count,), 2), torch.zeros(count, dtype=torch.bool), (43, 43)),
         positions=torch.arange(count),
         size=count if size is None else size,
     )
 
 
 def part(whole, pictures):
-    crops = Crops(whole.crops.top[pictures], whole.crops.left[pictures], whole.crops.mirror[pictures])
-    return Batch(whole.pictures[pictures], whole.labels[pictures], crops, 43, whole.positions[pictures], whole.size)
+    crops = Crops(whole.crops.top[pictures], whole.crops.left[pictures], whole.crops.mirror[pictures], (43, 43))
+    return Batch(whole.pictures[pictures], whole.labels[pictures], crops, whole.positions[pictures], whole.size)
 
 
 def changed(before, after):
@@ -51,7 +51,7 @@ def test_the_first_step_is_the_gradient_times_the_layers_rate():
     trained, reference = engine(dropout=0.0), engine(dropout=0.0)
     before = snapshot(trained.state())
     loss = trained.train_step(0, [batch()], lr=0.01)
-    logits = reference.net(reference.transform(batch().pictures, batch().crops, 43))
+    logits = reference.net(reference.train_transform(batch().pictures, batch().crops))
     mean = torch.nn.functional.cross_entropy(logits, batch().labels)
     mean.backward()
     assert loss.item() == pytest.approx(mean.item(), abs=1e-6)
@@ -109,3 +109,29 @@ def test_a_layer_that_was_frozen_starts_at_rest():
     thawed.load(frozen.state())
     assert thawed.state().slots["momentum_buffer"]["conv1.weight"].abs().sum() == 0
     assert np.isfinite(thawed.train_step(1, [batch()], lr=0.01).item())
+
+
+def test_gradients_are_clipped_together_as_a_sum_over_the_micro_batches():
+    plain, clipped, loose = engine(dropout=0.0), engine(dropout=0.0, clip=0.5), engine(dropout=0.0, clip=1e9)
+    before = snapshot(plain.state())
+    halves = [part(batch(6, size=3), slice(0, 3)), part(batch(6, size=3), slice(3, 6))]
+    for one in (plain, clipped, loose):
+        for group in one.optimizer.param_groups:
+            group["weight_decay"] = 0.0
+        one.train_step(0, halves, lr=0.01)
+
+    def updates(one):
+        rates = {
+            (n, g["lr_mult"])
+            for g in one.optimizer.param_groups
+            for n, p in one.net.named_parameters()
+            for q in g["params"]
+            if p is q
+        }
+        return {name: (before[name] - one.state().parameters[name]) / (0.01 * mult) for name, mult in rates}
+
+    whole = torch.cat([update.flatten() for update in updates(plain).values()])
+    small = torch.cat([update.flatten() for update in updates(clipped).values()])
+    assert 2 * whole.norm() > 0.5  # the sum of two micro-batches is twice their mean
+    assert small.norm().item() == pytest.approx(0.25, rel=1e-3)
+    assert changed(plain.state().parameters, loose.state().parameters) == set()
