@@ -35,7 +35,8 @@ is_assembled() {
 # Leaves the server's process id in $server; it ends with this script at the latest.
 start_server() {
     mkdir -p "$SAMPLE"
-    python -m launch.sample --out "$SAMPLE" >"$SAMPLE/server.log" 2>&1 &
+    : >"$SAMPLE/server.log" # the server's own start may come later than our first look
+    python -m launch.sample --out "$SAMPLE" >>"$SAMPLE/server.log" 2>&1 &
     server=$!
     trap 'kill "$server" 2>/dev/null || true' EXIT
     until grep -q '^Serving' "$SAMPLE/server.log"; do
