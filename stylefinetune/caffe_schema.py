@@ -22,6 +22,7 @@ _TYPES = {
     "float": _FIELD.TYPE_FLOAT,
     "double": _FIELD.TYPE_DOUBLE,
     "string": _FIELD.TYPE_STRING,
+    "bytes": _FIELD.TYPE_BYTES,
 }
 
 _ENUMS = {
@@ -57,6 +58,8 @@ _MESSAGES = {
         shape 7 BlobShape, data 5 packed float, diff 6 packed float, double_data 8 packed double,
         double_diff 9 packed double, num 1 int32=0, channels 2 int32=0, height 3 int32=0, width 4 int32=0
     """,
+    # Ours: a BlobProto's data as one string of bytes, which on disk is the same.
+    "PackedFloats": "data 5 bytes",
     "NetParameter": """
         name 1 string, layers 2 repeated V1LayerParameter, input 3 repeated string, input_dim 4 repeated int32,
         force_backward 5 bool=false, state 6 NetState, debug_info 7 bool=false, input_shape 8 repeated BlobShape,
