@@ -199,7 +199,7 @@ def exclusive(root: Path) -> Generator[Path]:
     Raises:
         ShardsError: another process holds it.
     """
-    work = root / _WORK
+    work = (root / _WORK).absolute()  # aria2 runs with another working directory
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a+") as lock:
         try:

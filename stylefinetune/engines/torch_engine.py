@@ -47,7 +47,7 @@ class TorchEngine:
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
         self.replica: nn.Module = self.net
         if world.size > 1:
-            self.replica = DistributedDataParallel(self.net, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.replica = DistributedDataParallel(self.net, gradient_as_bucket_view=True)
             self._settle_buckets(input_size)
 
     def _settle_buckets(self, input_size: tuple[int, int]) -> None:

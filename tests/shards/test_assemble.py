@@ -152,6 +152,14 @@ def test_output_paths_never_come_from_the_list(server, draw_jpg, write_list, run
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv", "out"]
 
 
+def test_out_may_be_relative(server, draw_jpg, write_list, run_assemble, tmp_path, monkeypatch):
+    server.add("/a.jpg", Answer(draw_jpg(1)))
+    listed = write_list([{"image_url": f"{server.url}/a.jpg", "label": "0", "split": "train"}])
+    monkeypatch.chdir(tmp_path)
+    assert "for 1 successfully downloaded" in run_assemble(list=listed, out=Path("new folder/shards"))
+    assert (tmp_path / "new folder" / "shards" / "index.parquet").is_file()
+
+
 def test_a_second_run_asks_for_nothing(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 10))
     run_assemble(list=path)
