@@ -1,8 +1,11 @@
 """Reads a Config from defaults, a YAML file and dotted flags, in that order, and writes it back as YAML."""
 
+import argparse
 import dataclasses
 import difflib
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +16,12 @@ from stylefinetune.config import Config
 from stylefinetune.errors import UserError
 
 
-def parse(arguments: list[str]) -> Config:
-    """Reads a command line: defaults, then `--config FILE`, then dotted flags.
+def parse(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None = None) -> Config:
+    """Reads a command line: defaults, then `--config FILE`, then `--solver FILE`, then dotted flags.
+
+    Args:
+        arguments: the command line.
+        read_solver: turns a solver.prototxt into keys; without it, --solver is a key like any other.
 
     Raises:
         UserError: an unknown key, a value of the wrong type or out of range, a file that can't be read.
@@ -25,12 +32,24 @@ def parse(arguments: list[str]) -> Config:
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(Config, None)
     try:
-        return _build(parser.instantiate(parser.parse_args(arguments)))
+        return _build(parser.instantiate(parser.parse_args(_with_solver(arguments, read_solver))))
     except (ArgumentError, ValueError, TypeError) as error:
         line = _one_line(str(error), _keys(Config()))
         if line.startswith("Problems parsing config"):
             line = f"{' '.join(arguments)}: {line}; mend the YAML"
         raise UserError(line) from error
+
+
+def _with_solver(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None) -> list[str]:
+    """Puts what the solver says between --config and the flags; later arguments win."""
+    order = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    order.add_argument("--config", action="append", default=[])
+    order.add_argument("--solver")
+    known, flags = order.parse_known_args(arguments)
+    if read_solver is None or known.solver is None:
+        return arguments
+    configs = [f"--config={file}" for file in known.config]
+    return [*configs, f"--config={json.dumps(read_solver(Path(known.solver)))}", *flags]
 
 
 def load(path: Path) -> Config:

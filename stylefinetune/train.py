@@ -24,6 +24,7 @@ from stylefinetune.metrics import LossWindow
 from stylefinetune.optimizer import lr_mults
 from stylefinetune.order import test_slices, train_slices
 from stylefinetune.schedule import learning_rate
+from stylefinetune.solver import find_lists, pack, read_solver
 from stylefinetune.tracking import Tracker
 from stylefinetune.transforms import Transform
 from stylefinetune.weights import load_weights
@@ -56,8 +57,13 @@ class Run:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command line `arguments`; everything that a user can get wrong is checked before the ranks join."""
-    config = parse(arguments)
+    """Runs the command line `arguments`; what a user can get wrong is checked before anything is written."""
+    config = parse(arguments, read_solver)
+    world = World.join(deterministic=config.train.deterministic)
+    if config.solver and not config.data.shards:
+        lists = find_lists(config)
+        world.lead_first(lambda: pack(lists))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
     index = open_index(config.data)
     classes = index.metadata.classes
     phases = [config.data.phase(training=training) for training in (True, False)]
@@ -88,9 +94,9 @@ def main(arguments: list[str]) -> None:
         picture_size=list(tested.size),
         input_size=list(tested.input_size),
     )
+    resumed = resumed or checkpoint.restore_caffe(config, net, fresh, means)
     progress = resumed.progress if resumed else fresh
 
-    world = World.join(deterministic=config.train.deterministic)
     tracker = Tracker(config, world, progress.iteration, [round(told["iteration"]) for told in progress.tests])
     failed = True
     try:

@@ -3,9 +3,12 @@
 import dataclasses
 import datetime as dt
 import os
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+
+from stylefinetune.errors import UserError
 
 COLLECTIVE_TIMEOUT = dt.timedelta(minutes=10)
 
@@ -56,6 +59,21 @@ class World:
         total = values.to(self.device, copy=True)
         dist.all_reduce(total)
         return total
+
+    def lead_first(self, act: Callable[[], None]) -> None:
+        """Lets the lead act while the others wait.
+
+        Raises:
+            UserError: what `act` raised, on every rank.
+        """
+        failure: UserError | None = None
+        if self.is_lead:
+            try:
+                act()
+            except UserError as error:
+                failure = error
+        if self.sum(torch.tensor([float(failure is not None)])).item():
+            raise failure or UserError("rank 0 has failed")  # which rank 0 tells
 
     def barrier(self) -> None:
         """Waits until every rank has come here."""
