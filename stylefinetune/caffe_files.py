@@ -105,7 +105,7 @@ def read_solverstate(path: Path) -> SolverState:
     state = _parse(path, "SolverState", "a .solverstate")
     if not state.HasField("iter") or state.iter < 0 or not state.history:
         raise UserError(f"{path} holds no iteration and no momenta; is it a .solverstate?")
-    learned_net = _text(state.learned_net, path) if state.HasField("learned_net") else ""
+    learned_net = _text(state.learned_net, path) if state.learned_net else ""
     return SolverState(state.iter, learned_net, [_array(blob, path) for blob in state.history])
 
 

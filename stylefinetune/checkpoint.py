@@ -18,14 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stylefinetune import config_io, models
+from stylefinetune.caffe_files import read_solverstate
 from stylefinetune.config import Config
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError
+from stylefinetune.optimizer import MOMENTUM
 from stylefinetune.transforms import Transform
+from stylefinetune.weights import read_weights, shapes_agree
 
 MODEL, OPTIMIZER, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 PROGRESS, CONFIG = "progress.json", "config.yaml"
 PHASES = ("train", "test")
+SOLVER_STATE = ".solverstate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,13 +168,22 @@ def read(path: Path) -> Checkpoint:
 
 
 def find(config: Config) -> Checkpoint | None:
-    """Returns the checkpoint that `config.resume` asks to go on from; None starts afresh.
+    """Returns the checkpoint that `config.resume` asks to go on from; None starts afresh, or from a solver state.
+
+    A Caffe solver's state is where a run starts: once it has checkpoints of its own, it goes on from those.
 
     Raises:
         UserError: it asks for one that isn't there, or to start afresh where a run lies already.
     """
     run_dir = Path(config.run_dir)
     last = newest(run_dir)
+    if config.resume.endswith(SOLVER_STATE):
+        found = read(last) if last is not None else None
+        if found is not None and found.config.resume != config.resume:
+            raise UserError(
+                f"{last}, of another run, is there already; start from {config.resume} in another --run_dir"
+            )
+        return found
     if config.resume == "none":
         if last is not None:
             raise UserError(f"{last} is there already; remove {run_dir}, or start afresh in another --run_dir")
@@ -178,6 +191,62 @@ def find(config: Config) -> Checkpoint | None:
     if config.resume == "auto":
         return read(last) if last is not None else None
     return read(Path(config.resume))
+
+
+def restore_caffe(
+    config: Config, net: nn.Module, fresh: Progress, means: tuple[torch.Tensor, torch.Tensor]
+) -> Checkpoint | None:
+    """Returns the Caffe solver's state that `config.resume` names, as a checkpoint; None where it names none.
+
+    The run takes over Caffe's iteration, momenta and weights; its place in the data is that of the iteration, whereas
+    Caffe itself would begin again with the first picture.
+
+    Args:
+        config: the run's.
+        net: the network that is to go on.
+        fresh: progress of a run that begins.
+        means: what is subtracted from pictures.
+
+    Raises:
+        UserError: the state or its .caffemodel can't be read, or is of another network.
+    """
+    if not config.resume.endswith(SOLVER_STATE):
+        return None
+    path = Path(config.resume)
+    state = read_solverstate(path)
+    model = _learned_net(path, state.learned_net)
+    weights = read_weights(model)
+    shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
+    if len(state.momenta) != len(shapes):
+        raise UserError(
+            f"{path} holds {len(state.momenta)} momenta, the network has {len(shapes)} blobs; "
+            "it is of another network, or of a solver other than SGD"
+        )
+    momenta = dict(zip(shapes, map(torch.from_numpy, state.momenta), strict=True))
+    return Checkpoint(
+        path=path,
+        progress=dataclasses.replace(fresh, iteration=state.iteration),
+        config=config,
+        tensors={name: _fit(weights.get(name), shape, name, model) for name, shape in shapes.items()},
+        slots={MOMENTUM: {name: _fit(momenta[name], shape, name, path) for name, shape in shapes.items()}},
+        means=means,
+    )
+
+
+def _learned_net(state: Path, recorded: str) -> Path:
+    """Finds the .caffemodel that a state names: as Caffe wrote it, else beside the state."""
+    places = [Path(recorded), state.with_name(Path(recorded).name)] if recorded else []
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(f"{state} needs its weights, {recorded or 'whose name it lacks'}; put that file beside it")
+
+
+def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
+    if blob is None or not shapes_agree(blob.shape, shape):
+        found = "no such layer" if blob is None else "x".join(map(str, blob.shape))
+        raise UserError(f"{path}: the run asks for {name} of {'x'.join(map(str, shape))}, the file has {found}")
+    return blob.reshape(shape)
 
 
 def check_data(checkpoint: Checkpoint, config: Config, classes: tuple[str, ...], index: str) -> None:

@@ -12,6 +12,7 @@ from stylefinetune.caffe_files import read_caffemodel
 from stylefinetune.errors import UserError
 
 BLOBS = ("weight", "bias")
+MAX_NAMED = 10  # layers that an error names
 
 
 def load_weights(net: nn.Module, files: str, tell: Callable[[str], None]) -> None:
@@ -23,18 +24,22 @@ def load_weights(net: nn.Module, files: str, tell: Callable[[str], None]) -> Non
         UserError: a file can't be read, or a layer's shape differs.
     """
     for name in files.split(","):
-        _copy_layers(net, Path(name), _read(Path(name)), tell)
+        _copy_layers(net, Path(name), read_weights(Path(name)), tell)
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """Returns a file's tensors by the names that our networks give them."""
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Returns a file's tensors by the names that our networks give them, such as fc7.weight.
+
+    Raises:
+        UserError: it can't be read.
+    """
     if path.is_dir():
         path = path / "model.safetensors"
     if path.suffix == ".caffemodel":
         return {
-            f"{layer}.{BLOBS[place]}": torch.from_numpy(blob)
+            f"{layer}.{BLOBS[place] if place < len(BLOBS) else place}": torch.from_numpy(blob)
             for layer, blobs in read_caffemodel(path).items()
-            for place, blob in enumerate(blobs[: len(BLOBS)])
+            for place, blob in enumerate(blobs)
         }
     if path.suffix != ".safetensors":
         raise UserError(f"weights: {path} is neither a .caffemodel, a .safetensors nor a checkpoint's folder")
@@ -44,31 +49,43 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"weights: {path} can't be read: {error}") from error
 
 
+def shapes_agree(found: torch.Size, wanted: torch.Size) -> bool:
+    """Compares shapes as Caffe does: an old file writes a fully connected layer's weights as 1 x 1 x out x in."""
+    extra = len(found) - len(wanted)
+    return extra >= 0 and found[extra:] == wanted and all(size == 1 for size in found[:extra])
+
+
 def _copy_layers(net: nn.Module, path: Path, tensors: dict[str, torch.Tensor], tell: Callable[[str], None]) -> None:
     own = dict(net.named_parameters()) | dict(net.named_buffers())
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
-    unknown = [layer for layer in layers if not any(f"{layer}.{blob}" in own for blob in _blobs_of(layer, tensors))]
-    for layer in unknown:
-        tell(f"Ignoring source layer {layer}")
-    if len(unknown) == len(layers):
-        raise UserError(f"weights: {path} shares no layer with the network; it holds {', '.join(layers)}")
-    for name, tensor in tensors.items():
-        if name in own:
-            own[name].data.copy_(_shaped(tensor, own[name].shape, name, path))
+    ours, theirs = (dict.fromkeys(map(_layer, names)) for names in (own, tensors))
+    for layer in theirs:
+        if layer not in ours:
+            tell(f"Ignoring source layer {layer}")
+    if not ours.keys() & theirs:
+        named = ", ".join(list(theirs)[:MAX_NAMED])
+        raise UserError(f"weights: {path} shares no layer with the network; it holds {named}")
+    shared = {name: tensor for name, tensor in tensors.items() if _layer(name) in ours}
+    missing = [name for name in own if _layer(name) in theirs and name not in tensors]
+    surplus = [name for name in shared if name not in own]
+    if surplus or (missing and path.suffix == ".caffemodel"):
+        name, fault = (surplus[0], "which the network lacks") if surplus else (missing[0], "which the file lacks")
+        raise UserError(
+            f"weights: {path} and the network differ in {name}, {fault}; "
+            f"to learn {_layer(name)} from scratch, rename the layer (model.last_layer)"
+        )
+    for name, tensor in shared.items():
+        own[name].data.copy_(_shaped(tensor, own[name].shape, name, path))
 
 
-def _blobs_of(layer: str, tensors: dict[str, torch.Tensor]) -> list[str]:
-    return [name.rpartition(".")[2] for name in tensors if name.rpartition(".")[0] == layer]
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _shaped(tensor: torch.Tensor, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
-    """Checks a tensor's shape; V1 files write a fully connected layer's weights as 1 x 1 x out x in."""
-    kept = [size for size in tensor.shape if size != 1]
-    if kept != [size for size in shape if size != 1]:
+    if not shapes_agree(tensor.shape, shape):
         theirs, ours = ("x".join(map(str, sizes)) for sizes in (tensor.shape, shape))
-        layer = name.rpartition(".")[0]
         raise UserError(
             f"weights: {path} has {name} as {theirs}, the network as {ours}; "
-            f"to learn {layer} from scratch, rename the layer (model.last_layer)"
+            f"to learn {_layer(name)} from scratch, rename the layer (model.last_layer)"
         )
     return tensor.reshape(shape)

@@ -50,6 +50,23 @@ def test_sixty_iterations_are_caffes(golden, micro, tmp_path, kind, prefix, lr):
     assert_is_caffes(tmp_path, np.load(folder / f"golden_{kind}.npz"))
 
 
+def test_a_caffe_run_is_gone_on_with_as_if_it_had_been_ours(golden, micro, tmp_path):
+    """From Caffe's state at 20; Caffe itself would begin again with the first picture, and end elsewhere."""
+    folder = golden / "micro" / "scratch"
+    state = folder / "micro_iter_20.solverstate"
+    run_dir = tmp_path / "run"
+    train(*micro, f"--resume={state}", "--optim.base_lr=0.005", f"--run_dir={run_dir}")
+    truth = np.load(folder / "golden_scratch.npz")
+    shown = metrics(run_dir, "train")
+    assert [entry["iteration"] for entry in shown] == list(range(20, 60))
+    assert np.abs(np.array([entry["loss"] for entry in shown]) - truth["train_loss"][20:]).max() <= 1e-5
+    assert [entry["iteration"] for entry in metrics(run_dir, "test")] == [20, 40, 60]
+    assert [e["accuracy"] for e in metrics(run_dir, "test")] == pytest.approx(truth["test_acc"][1:].tolist(), abs=1e-6)
+    weights = load_file(run_dir / "checkpoints" / "iter_60" / "model.safetensors")
+    assert max(np.abs(value - truth[f"w60/{caffes_name(name)}"]).max() for name, value in weights.items()) <= 1e-5
+    assert f"Restoring previous solver status from {state}" in (run_dir / "train.log").read_text()
+
+
 def test_iter_size_is_caffes(golden, micro, tmp_path):
     """Two batches of 5 for an update see the same pictures as one of 10."""
     folder = golden / "micro" / "scratch"

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from stylefinetune import models
-from stylefinetune.caffe_files import read_caffemodel
+from stylefinetune.caffe_files import read_caffemodel, write_caffemodel
+from stylefinetune.caffe_schema import message_class
 from stylefinetune.config import ModelConfig
 from stylefinetune.errors import UserError
 from stylefinetune.weights import load_weights
@@ -48,6 +50,29 @@ def test_another_shape_is_an_error_that_says_to_rename_the_layer(golden):
     source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
     with pytest.raises(UserError, match=r"fc8\.weight as 30x32, the network as 20x32; .*rename the layer"):
         load_weights(net(last_layer="fc8"), str(source), lambda _: None)
+
+
+def caffemodel(path, **layers):
+    message = message_class("NetParameter")()
+    for name in layers:
+        message.layer.add(name=name, type="InnerProduct")
+    write_caffemodel(path, message, {name: [np.ones(shape, np.float32) for shape in layers[name]] for name in layers})
+    return str(path)
+
+
+def test_a_layer_with_fewer_or_more_blobs_is_refused_as_in_caffe(tmp_path):
+    fewer = caffemodel(tmp_path / "fewer.caffemodel", fc7=[(32, 32)])
+    with pytest.raises(UserError, match=r"differ in fc7\.bias, which the file lacks; .*rename the layer"):
+        load_weights(net(), fewer, lambda _: None)
+    more = caffemodel(tmp_path / "more.caffemodel", fc7=[(32, 32), (32,), (1,)])
+    with pytest.raises(UserError, match=r"differ in fc7\.2, which the network lacks"):
+        load_weights(net(), more, lambda _: None)
+
+
+def test_only_leading_ones_are_passed_over(tmp_path):
+    turned = caffemodel(tmp_path / "turned.caffemodel", fc8_flickr=[(32, 1), (1,)])
+    with pytest.raises(UserError, match=r"fc8_flickr\.weight as 32x1, the network as 1x32"):
+        load_weights(net(classes=1), turned, lambda _: None)
 
 
 def test_files_that_cannot_serve_are_one_line(tmp_path):
