@@ -250,7 +250,7 @@ def refuse_unless_default(
         else:
             same = math.isclose(value, wanted, rel_tol=1e-6) if wanted is not None else value == field.default_value
         if not same:
-            shown = ", ".join(map(str, value)) if field.is_repeated else " ".join(str(value).split())
+            shown = " ".join((", ".join(map(str, value)) if field.is_repeated else str(value)).split())
             only = "" if wanted is None else f"; CaffeNet has {wanted}"
             raise UserError(f"{where}: {field.name} {shown[:60]} isn't supported{only}")
 

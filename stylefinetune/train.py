@@ -155,8 +155,8 @@ def solve(run: Run, progress: Progress) -> None:
 
 
 def run_test(run: Run, progress: Progress, iteration: int) -> Progress:
-    """Tests the weights as they are after `iteration` iterations, where there is anything to test on."""
-    if run.test is None:
+    """Tests the weights as they are after `iteration` iterations, unless there is nothing to test on, or it was done."""
+    if run.test is None or any(told["iteration"] == iteration for told in progress.tests):
         return progress
     run.tracker.testing(iteration)
     slices = test_slices(run.config, run.test.order.rows, iteration, run.world.rank, run.world.size)

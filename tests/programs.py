@@ -38,11 +38,13 @@ def assemble(*arguments, cwd=ROOT):
     return done
 
 
-def torchrun(ranks, *arguments, env=None, timeout=120):
+def torchrun(ranks, *arguments, env=None, timeout=120, cwd=ROOT):
     """Runs training on so many gloo ranks."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     rendezvous = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
-    return run(*launcher, *rendezvous, *arguments, env={"OMP_NUM_THREADS": "1", **(env or {})}, timeout=timeout)
+    return run(
+        *launcher, *rendezvous, *arguments, env={"OMP_NUM_THREADS": "1", **(env or {})}, timeout=timeout, cwd=cwd
+    )
 
 
 def metrics(run_dir, phase):

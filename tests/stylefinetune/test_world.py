@@ -7,10 +7,20 @@ from tests.programs import run
 
 PROGRAM = """
 import torch
+from stylefinetune.errors import UserError
 from stylefinetune.world import World
+
+def fail():
+    raise UserError("no room")
+
 world = World.join()
 total = world.sum(torch.tensor([1.0, world.rank]))
 world.barrier()
+world.lead_first(lambda: print("the lead alone", flush=True))
+try:
+    world.lead_first(fail)
+except UserError as error:
+    print(f"all hear of it: {error}", flush=True)
 print(f"rank {world.rank} of {world.size} on {world.device.type}, lead {world.is_lead}: {total.tolist()}", flush=True)
 world.leave()
 """
@@ -33,5 +43,8 @@ def test_three_ranks_sum_meet_and_leave(tmp_path):
     done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert done.stdout.count("the lead alone") == 1
+    assert done.stdout.count("all hear of it: no room\n") == 1
+    assert done.stdout.count("all hear of it: rank 0 has failed\n") == 2
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert said == [f"rank {rank} of 3 on {device}, lead {rank == 0}: [3.0, 3.0]" for rank in range(3)]
