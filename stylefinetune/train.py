@@ -155,7 +155,7 @@ def solve(run: Run, progress: Progress) -> None:
 
 
 def run_test(run: Run, progress: Progress, iteration: int) -> Progress:
-    """Tests the weights as they are after `iteration` iterations, unless there is nothing to test on, or it was done."""
+    """Tests the weights after `iteration` iterations, unless there is nothing to test on or it has been done."""
     if run.test is None or any(told["iteration"] == iteration for told in progress.tests):
         return progress
     run.tracker.testing(iteration)
