@@ -183,8 +183,10 @@ class Config:
     Attributes:
         run_dir: folder of the run's log, metrics and checkpoints.
         solver: a Caffe solver.prototxt whose values, and whose net's, stand in for the defaults and for --config.
-        weights: .caffemodel, .safetensors or checkpoint to start from, copied by layer name; a comma between several.
-        resume: auto goes on from the newest checkpoint of run_dir if there is one; none starts afresh; or a path.
+        weights: .caffemodel, .safetensors or checkpoint to start from, copied by layer name, or the name of published
+            weights, bvlc_reference_caffenet (python -m stylefinetune.weights fetches them); a comma between several.
+        resume: auto goes on from the newest checkpoint of run_dir if there is one; none starts afresh; or the path of a
+            checkpoint, or of a Caffe run's .solverstate.
         data: which pictures, and how.
         model: the network.
         optim: the solver.

@@ -17,6 +17,7 @@ from stylefinetune.caffe_files import read_mean
 from stylefinetune.data_config import DataConfig, PhaseConfig
 from stylefinetune.errors import RankError, UserError
 from stylefinetune.order import Order, Slices
+from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
 
 MAX_OPEN_SHARDS = 128
@@ -232,7 +233,7 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     if phase.mean_value:
         levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
         return levels.flip(0).reshape(1, 1, 3)
-    path = Path(phase.mean_file) if phase.mean_file else Path(config.shards) / "mean.npy"
+    path = locate(phase.mean_file) if phase.mean_file else Path(config.shards) / "mean.npy"
     if not path.is_file():
         remedy = "set data.mean_file" if phase.mean_file else f"make it with: python -m shards mean {config.shards}"
         raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")

@@ -105,7 +105,8 @@ class DataConfig:
         crop_size: side of the square cut out at random; 0 takes the picture whole.
         mirror: flip half of the pictures left to right.
         shuffle: draw a new order for every epoch instead of the list's own.
-        mean_file: picture to subtract, .npy or .binaryproto; when empty, DIR/mean.npy.
+        mean_file: picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; when empty,
+            DIR/mean.npy.
         mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
         scale: factor of what is left.
         workers: decoding processes of each rank; 0 decodes in the training process.

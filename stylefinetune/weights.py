@@ -1,15 +1,23 @@
-"""Starting weights, copied by layer name as `caffe train -weights` does."""
+"""Starting weights, copied by layer name as `caffe train -weights` does.
 
+`python -m stylefinetune.weights NAME` fetches published ones.
+"""
+
+import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from stylefinetune.caffe_files import read_caffemodel
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, run_command
+from stylefinetune.pretrained import MIRRORS, PUBLISHED, fetch, locate
 
 BLOBS = ("weight", "bias")
 MAX_NAMED = 10  # layers that an error names
@@ -18,13 +26,15 @@ MAX_NAMED = 10  # layers that an error names
 def load_weights(net: nn.Module, files: str, tell: Callable[[str], None]) -> None:
     """Copies the layers of each of `files` (a comma between two, later ones win) into `net`, in place.
 
+    Each is a path or the name of published weights.
+
     Layers that the net lacks are named through `tell`; layers that a file lacks keep what they have.
 
     Raises:
         UserError: a file can't be read, or a layer's shape differs.
     """
-    for name in files.split(","):
-        _copy_layers(net, Path(name), read_weights(Path(name)), tell)
+    for path in map(locate, files.split(",")):
+        _copy_layers(net, path, read_weights(path), tell)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -89,3 +99,34 @@ def _shaped(tensor: torch.Tensor, shape: torch.Size, name: str, path: Path) -> t
             f"to learn {_layer(name)} from scratch, rename the layer (model.last_layer)"
         )
     return tensor.reshape(shape)
+
+
+def fetch_published(arguments: list[str]) -> None:
+    """Runs the command line `arguments`: fetches a published file and prints where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stylefinetune.weights",
+        description="Fetches what Caffe's authors published. --weights and --data.mean_file then take it by its name.",
+    )
+    parser.add_argument("name", choices=PUBLISHED, help=", ".join(PUBLISHED))
+    parser.add_argument(
+        "--mirror",
+        metavar="URL",
+        action="append",
+        default=[],
+        help=f"folder to fetch from before {MIRRORS[0]}; may be given again",
+    )
+    options = parser.parse_args(arguments)
+    columns = (TextColumn(options.name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        path = fetch(
+            options.name,
+            [*options.mirror, *MIRRORS],
+            lambda here, total: bar.update(task, completed=here, total=total or None),
+        )
+    print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(fetch_published, sys.argv[1:]))

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.loopback import LoopbackServer
 from tests.programs import NARROW, ROOT, assemble, run
+
+
+@pytest.fixture
+def server():
+    """A web server on this machine that answers as it is told to."""
+    with LoopbackServer() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,6 @@ from rich.console import Console
 
 from shards.assemble import assemble
 from shards.config import AssembleConfig
-from tests.loopback import LoopbackServer
-
-
-@pytest.fixture
-def server():
-    with LoopbackServer() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

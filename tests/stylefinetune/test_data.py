@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shards.index import ShardIndex, write_index
+from stylefinetune.caffe_schema import message_class
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
 from stylefinetune.data_config import DataConfig, TestDataConfig
 from stylefinetune.errors import RankError, UserError
@@ -196,6 +197,17 @@ def test_a_mean_that_cannot_serve_is_one_line(original_shards, golden, tmp_path)
         mean_of(config(original_shards, mean_file=str(objects)))
     caffes = mean_of(config(original_shards, mean_file=str(golden / "micro" / "mean.binaryproto")), (80, 80))
     assert caffes.shape == (80, 80, 3)
+
+
+def test_caffes_published_mean_is_called_by_its_name(original_shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    named = config(original_shards, mean_file="imagenet_mean", image_size=256)
+    with pytest.raises(UserError, match=r"fetch it with: python -m stylefinetune\.weights imagenet_mean"):
+        mean_of(named, (256, 256))
+    blob = message_class("BlobProto")(num=1, channels=3, height=256, width=256, data=range(3 * 256 * 256))
+    (tmp_path / "stylefinetune").mkdir()
+    (tmp_path / "stylefinetune" / "imagenet_mean.binaryproto").write_bytes(blob.SerializeToString())
+    assert mean_of(named, (256, 256))[0, 0].tolist() == [2 * 65536, 65536, 0]
 
 
 def test_more_shards_than_may_be_open_are_read(pixel_shards, monkeypatch):

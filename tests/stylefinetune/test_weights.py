@@ -1,3 +1,6 @@
+import re
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,10 @@ from stylefinetune.caffe_schema import message_class
 from stylefinetune.config import ModelConfig
 from stylefinetune.errors import UserError
 from stylefinetune.weights import load_weights
+from tests.loopback import Answer
+from tests.programs import run
 
+NOWHERE = "http://127.0.0.1:9"  # where nothing listens
 WIDTHS = (8, 16, 24, 24, 16, 32, 32)
 
 
@@ -73,6 +79,33 @@ def test_only_leading_ones_are_passed_over(tmp_path):
     turned = caffemodel(tmp_path / "turned.caffemodel", fc8_flickr=[(32, 1), (1,)])
     with pytest.raises(UserError, match=r"fc8_flickr\.weight as 32x1, the network as 1x32"):
         load_weights(net(classes=1), turned, lambda _: None)
+
+
+def test_published_weights_are_fetched_by_a_command_and_called_by_their_name(tmp_path, monkeypatch, server):
+    """Held to the real hash, which no other file has: so the file that stands in for it is refused, and told of."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"python -m stylefinetune\.weights bvlc_reference_caffenet"):
+        load_weights(net(), "bvlc_reference_caffenet", lambda _: None)
+    server.add("/caffe/bvlc_reference_caffenet.caffemodel", Answer(b"another file"))
+    fetching = [
+        sys.executable,
+        "-m",
+        "stylefinetune.weights",
+        "bvlc_reference_caffenet",
+        f"--mirror={server.url}/caffe",
+    ]
+    done = run(*fetching, env={"XDG_CACHE_HOME": str(tmp_path), "http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    line = r"error: bvlc_reference_caffenet can't be fetched: \S+/caffe has another file: its sha1 is \w+, not 4c8d77de"
+    assert re.match(line, done.stderr)
+    assert "; http://dl.caffe.berkeleyvision.org can't be reached. " in done.stderr
+    assert done.stderr.count("\n") == 1
+    cached = tmp_path / "stylefinetune" / "bvlc_reference_caffenet.caffemodel"
+    caffemodel(cached, fc7=[(32, 32), (32,)])
+    tuned = net()
+    load_weights(tuned, "bvlc_reference_caffenet", lambda _: None)
+    assert tuned.get_submodule("fc7").bias.unique().tolist() == [1.0]
 
 
 def test_files_that_cannot_serve_are_one_line(tmp_path):
