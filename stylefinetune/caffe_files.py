@@ -84,16 +84,9 @@ def write_caffemodel(path: Path, net: Message, layers: dict[str, list[Blob]]) ->
     unwritten = dict(layers)
     for layer in whole.layer:
         for blob in unwritten.pop(layer.name, []):
-            _fill(layer.blobs.add(), blob)
+            _fill(layer.blobs.add(shape={"dim": blob.shape}), blob)
     assert not unwritten
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(whole.SerializeToString())
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    _write(path, whole)
 
 
 def read_solverstate(path: Path) -> SolverState:
@@ -121,6 +114,30 @@ def read_mean(path: Path) -> Blob:
     if mean.ndim != 3 or mean.shape[0] != 3:
         raise UserError(f"{path} holds a blob of {_sizes(mean.shape)}, not a mean picture of 3 channels")
     return mean
+
+
+def write_mean(path: Path, mean: Blob) -> None:
+    """Writes a mean picture, float32 [3, H, W], BGR.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    message: Any = message_class("BlobProto")()
+    # In the old form, the only one that all of Caffe's tools read.
+    message.num, message.channels, message.height, message.width = 1, *mean.shape
+    _fill(message, mean)
+    _write(path, message)
+
+
+def _write(path: Path, message: Message) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(message.SerializeToString())
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _parse(path: Path, name: str, kind: str) -> Any:  # noqa: ANN401 -- see message_class
@@ -220,4 +237,3 @@ def _fill(message: Any, blob: Blob) -> None:  # noqa: ANN401 -- see message_clas
     """Fills a BlobProto; PackedFloats is the same on disk, and takes the values without a Python float for each."""
     values = np.ascontiguousarray(blob, "<f4").tobytes()
     message.MergeFromString(message_class("PackedFloats")(data=values).SerializeToString())
-    message.shape.dim.extend(blob.shape)

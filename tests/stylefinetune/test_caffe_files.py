@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylefinetune.caffe_files import read_caffemodel, read_mean, read_solverstate, write_caffemodel
+from stylefinetune.caffe_files import read_caffemodel, read_mean, read_solverstate, write_caffemodel, write_mean
 from stylefinetune.caffe_schema import message_class
 from stylefinetune.errors import UserError
 
@@ -113,6 +113,12 @@ def test_a_file_written_again_is_caffes_to_the_byte(golden, tmp_path):
     ours = tmp_path / "ours.caffemodel"
     write_caffemodel(ours, net, read_caffemodel(theirs))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_mean_written_again_is_caffes_to_the_byte(golden, tmp_path):
+    theirs = golden / "micro" / "mean.binaryproto"
+    write_mean(tmp_path / "mean.binaryproto", read_mean(theirs))
+    assert (tmp_path / "mean.binaryproto").read_bytes() == theirs.read_bytes()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

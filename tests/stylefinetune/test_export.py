@@ -1,0 +1,177 @@
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from google.protobuf import text_format
+from torch import nn
+
+from stylefinetune import checkpoint, models
+from stylefinetune.caffe_files import read_caffemodel, read_mean
+from stylefinetune.caffe_schema import message_class
+from stylefinetune.checkpoint import Progress
+from stylefinetune.config import Config, ModelConfig
+from stylefinetune.data_config import DataConfig
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.errors import UserError
+from stylefinetune.export import deploy_net, export, write_caffe
+from stylefinetune.weights import load_weights
+from tests.programs import run
+
+ASK_OPENCV = """
+import sys, cv2, numpy
+deploy, model, pictures, out, last_layer = sys.argv[1:]
+net = cv2.dnn.readNetFromCaffe(deploy, model)
+net.setInput(numpy.load(pictures))
+prob, logits = net.forward(["prob", last_layer])
+numpy.savez(out, prob=prob, logits=logits)
+"""
+
+
+@pytest.fixture(scope="session")
+def opencv4():
+    """The Python of an environment of its own with OpenCV 4, kept from one run of the tests to the next.
+
+    OpenCV 5, which this project reads pictures with, has no readNetFromCaffe any more.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylefinetune" / "opencv4"
+    python = folder / "bin" / "python"
+    check = [python, "-c", "import cv2, numpy; cv2.dnn.readNetFromCaffe"]
+    if not python.exists() or subprocess.run(check, capture_output=True, check=False).returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        install = [python, "-m", "pip", "install", "-q", "opencv-python-headless<5", "numpy"]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            shutil.rmtree(folder)
+            pytest.skip(f"pip can't install OpenCV 4: {done.stderr.strip().splitlines()[-1:]}")
+    return python
+
+
+def ask_opencv(python, tmp_path, deploy, model, pictures, last_layer="fc8_flickr"):
+    np.save(tmp_path / "pictures.npy", pictures)
+    out = tmp_path / "out.npz"
+    done = run(python, "-c", ASK_OPENCV, deploy, model, tmp_path / "pictures.npy", out, last_layer)
+    assert done.returncode == 0, done.stderr
+    answer = np.load(out)
+    return answer["logits"], answer["prob"]
+
+
+@pytest.fixture
+def wild(tmp_path):
+    """A checkpoint of a narrow net for pictures of 64x60, whose weights keep every activation alive.
+
+    OpenCV's pooling wants no fewer pixels than the kernel's 3, where Caffe's and ours take what there is: so the cut is
+    of 55 pixels at least.
+    """
+    config = Config(
+        data=DataConfig(image_size=(64, 60), crop_size=55),
+        model=ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer="fc8_wild"),
+    )
+    net = models.build(config.model, 4, [(55, 55)], seed=0)
+    rng = torch.Generator().manual_seed(0)
+    for name, parameter in net.named_parameters():
+        scale = 0.1 if parameter.ndim == 1 else (2 / parameter[0].numel()) ** 0.5 / (64 if "conv1" in name else 1)
+        parameter.data.normal_(std=scale, generator=rng)
+    state = EngineState({name: value.detach() for name, value in net.named_parameters()}, {}, {"momentum_buffer": {}})
+    classes = ["Noir", "Hazy", "Bokeh", "Bright"]
+    progress = Progress(7, [1.5], [], 1701, classes, "f00d", [64, 60], [55, 55])
+    means = (torch.full((64, 60, 3), 99.0), torch.rand(64, 60, 3, generator=rng) * 255)
+    return checkpoint.save(tmp_path / "run", progress, state, config, means)
+
+
+def test_opencv_sees_in_two_pictures_what_the_checkpoint_sees(wild, drawn, opencv4, tmp_path):
+    export([str(wild), "--to=caffemodel", f"--out={tmp_path}"])
+    name = tmp_path / "FlickrStyleCaffeNet_iter_7"
+    mean = read_mean(Path(f"{name}_mean.binaryproto"))
+    pictures = []
+    for picture in ("test_001.jpg", "test_002.jpg"):
+        bgr = cv2.resize(cv2.imread(str(drawn.folder / picture)), (60, 64), interpolation=cv2.INTER_LINEAR)
+        pictures.append((bgr.transpose(2, 0, 1) - mean)[:, 4:59, 2:57])
+    files = f"{name}_deploy.prototxt", f"{name}.caffemodel"
+    logits, prob = ask_opencv(opencv4, tmp_path, *files, np.stack(pictures), "fc8_wild")
+    net, _ = checkpoint.read(wild).network(torch.device("cpu"))
+    with torch.no_grad():
+        ours = net(torch.from_numpy(np.stack(pictures)))
+    assert (ours[0] - ours[1]).abs().max() > 0.01 * ours.abs().max()  # it tells them apart
+    assert np.abs(logits - ours.numpy()).max() <= 1e-4 * ours.abs().max()
+    assert np.abs(prob - ours.softmax(1).numpy()).max() <= 1e-4
+
+
+def test_opencv_reads_caffes_own_weights_by_a_text_of_ours(golden, opencv4, tmp_path):
+    """And so sees Caffe's activations: those of iteration 0, whose batch the original kept."""
+    folder = golden / "micro" / "finetune"
+    truth = np.load(folder / "golden_finetune.npz")
+    net = models.build(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32)), 20, [(80, 80)], seed=0)
+    (tmp_path / "deploy.prototxt").write_text(text_format.MessageToString(deploy_net(net, "Micro", (80, 80))))
+    pictures, weights = truth["act0/data"], folder / "micro_ft_iter_0.caffemodel"
+    logits, _ = ask_opencv(opencv4, tmp_path, tmp_path / "deploy.prototxt", weights, pictures)
+    assert np.abs(logits - truth["act0/fc8_flickr"]).max() <= 1e-4 * np.abs(truth["act0/fc8_flickr"]).max()
+
+
+def test_the_files_hold_all_that_caffes_classification_example_takes(trained, tmp_path):
+    saved = checkpoint.read(trained)
+    text, model, mean, labels = write_caffe(saved, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([text, model, mean, labels])
+    assert text.name == "FlickrStyleCaffeNet_iter_12_deploy.prototxt"
+    assert labels.read_text().splitlines() == ["Noir", "Hazy", "Bokeh", "Bright"]
+    assert np.array_equal(read_mean(mean), saved.means[1].numpy().transpose(2, 0, 1)[::-1])
+    deploy = text_format.Parse(text.read_text(), message_class("NetParameter")())
+    assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 3, 43, 43]
+    names = "data conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 conv3 relu3 conv4 relu4 conv5 relu5 pool5"
+    names += " fc6 relu6 drop6 fc7 relu7 drop7 fc8_flickr prob"
+    assert [layer.name for layer in deploy.layer] == names.split()
+    assert "resized to 48x48, channels in the order B, G, R" in text.read_text()
+    for layer, blobs in read_caffemodel(model).items():
+        assert np.array_equal(blobs[0], saved.tensors[f"{layer}.weight"].numpy())
+        assert np.array_equal(blobs[1], saved.tensors[f"{layer}.bias"].numpy())
+    net = models.build(saved.config.model, 4, [(43, 43)], seed=5)
+    load_weights(net, str(model), pytest.fail)
+    assert all(torch.equal(value, saved.tensors[name]) for name, value in net.state_dict().items())
+
+
+def test_levels_become_a_picture_and_a_scale_is_told(trained, tmp_path):
+    saved = checkpoint.read(trained)
+    scaled = dataclasses.replace(saved.config.data, scale=0.017, mean_value=(104, 117, 123))
+    config = dataclasses.replace(
+        saved.config, data=scaled, model=dataclasses.replace(saved.config.model, name="My/Net")
+    )
+    levels = torch.tensor([123.0, 117, 104]).reshape(1, 1, 3)
+    text, _, mean, _ = write_caffe(dataclasses.replace(saved, config=config, means=(levels, levels)), tmp_path)
+    assert text.name == "My_Net_iter_12_deploy.prototxt"
+    assert read_mean(mean)[:, 0, 0].tolist() == [104, 117, 123]
+    assert read_mean(mean).shape == (3, 48, 48)
+    assert "times 0.017" in text.read_text()
+
+
+def test_a_dropout_that_drops_nothing_is_left_out():
+    net = nn.Sequential(OrderedDict(fc1=nn.Linear(3, 4), drop1=nn.Dropout(0), drop2=nn.Dropout(0.25)))
+    layers = deploy_net(net, "Small", (1, 1)).layer
+    assert [layer.name for layer in layers] == ["data", "fc1", "drop2", "prob"]
+    assert layers[2].dropout_param.dropout_ratio == 0.25
+    assert (list(layers[2].bottom), list(layers[2].top), list(layers[3].bottom)) == (["fc1"], ["fc1"], ["fc1"])
+
+
+@pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 3, dilation=2)])
+def test_a_layer_that_caffe_has_not_is_named(layer):
+    with pytest.raises(UserError, match=r"layer odd \(.*\) can't be exported"):
+        deploy_net(nn.Sequential(OrderedDict(odd=layer)), "Odd", (9, 9))
+
+
+def test_the_command_prints_what_it_wrote_and_mistakes_are_one_line(trained, tmp_path):
+    done = run(sys.executable, "-m", "stylefinetune.export", trained, "--to", "caffemodel", "--out", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(map(str, (tmp_path / "new").iterdir()))
+    with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
+        export([str(tmp_path), "--to=caffemodel"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file can't be written: File exists"):
+        export([str(trained), "--to=caffemodel", f"--out={tmp_path / 'file'}"])
