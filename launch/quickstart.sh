@@ -77,7 +77,7 @@ fi
 launch/install.sh
 export PATH="$PWD/.venv/bin:$PATH"
 SECONDS=0
-trap 'exit 130' INT
+trap 'echo "Stopped. Run it again, and it goes on from here."; exit 130' INT
 
 if is_assembled; then
     echo "Going on where the last quickstart stopped: its shards are complete."
@@ -87,7 +87,7 @@ else
     run python -m shards assemble --config configs/shards/quickstart.yaml
     stop_server
 fi
-run python -m shards mean "$SHARDS"
+[[ $SHARDS/mean.npy -nt $SHARDS/index.parquet ]] || run python -m shards mean "$SHARDS"
 
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((cores > 2 ? cores / 2 : 1)) # of each of the two processes

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -82,6 +83,12 @@ class CaffeNet(nn.Sequential):
             nn.init.normal_(layer.weight, std=std, generator=generator)
             assert layer.bias is not None
             nn.init.constant_(layer.bias, bias)
+
+
+def is_free_name(name: str) -> bool:
+    """Tells whether the last layer may be called `name`: no other layer is, nor anything else that the network has."""
+    trunk = re.fullmatch(r"(conv|relu|pool|norm|fc|drop)[1-7]|flatten", name)
+    return trunk is None and not hasattr(CaffeNet, name) and not hasattr(nn.Module(), name)
 
 
 def pooled_size(input_size: int) -> int:

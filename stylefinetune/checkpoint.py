@@ -21,7 +21,7 @@ from stylefinetune import config_io, models
 from stylefinetune.caffe_files import read_solverstate
 from stylefinetune.config import Config
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.errors import UserError
+from stylefinetune.errors import RankError, UserError
 from stylefinetune.optimizer import MOMENTUM
 from stylefinetune.transforms import Transform
 from stylefinetune.weights import read_weights, shapes_agree
@@ -109,24 +109,38 @@ class Checkpoint:
 def save(
     run_dir: Path, progress: Progress, state: EngineState, config: Config, means: tuple[torch.Tensor, torch.Tensor]
 ) -> Path:
-    """Writes a checkpoint beside and renames it, so that a folder of that name is always whole."""
+    """Writes a checkpoint beside and renames it, so that a folder of that name is always whole.
+
+    Raises:
+        RankError: the disk is full, or refuses; what was there before stays.
+    """
     final = path_of(run_dir, progress.iteration)
     beside = final.with_name(f".{final.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
-    save_file(_owned(state.parameters | state.buffers), beside / MODEL)
-    save_file(_owned(slots), beside / OPTIMIZER)
-    save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, beside / MEAN)
-    (beside / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n", encoding="utf-8")
-    (beside / CONFIG).write_text(config_io.dump(config), encoding="utf-8")
-    for file in beside.iterdir():
-        _sync(file)
-    _sync(beside)
-    shutil.rmtree(final, ignore_errors=True)
-    beside.rename(final)
-    _sync(final.parent)
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        _write(beside, progress, state, config, means)
+        shutil.rmtree(final, ignore_errors=True)
+        beside.rename(final)
+        _sync(final.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise RankError(f"{final} can't be written ({error}); make room, and the same command goes on") from error
     return final
+
+
+def _write(
+    folder: Path, progress: Progress, state: EngineState, config: Config, means: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
+    save_file(_owned(state.parameters | state.buffers), folder / MODEL)
+    save_file(_owned(slots), folder / OPTIMIZER)
+    save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
+    (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(config_io.dump(config), encoding="utf-8")
+    for file in folder.iterdir():
+        _sync(file)
+    _sync(folder)
 
 
 def path_of(run_dir: Path, iteration: int) -> Path:
@@ -164,7 +178,7 @@ def read(path: Path) -> Checkpoint:
             means=(means["train"], means["test"]),
         )
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder} is damaged ({error}); remove it and the one before it is used") from error
+        raise UserError(f"{folder} is damaged ({error}); remove it, or name another checkpoint") from error
 
 
 def find(config: Config) -> Checkpoint | None:

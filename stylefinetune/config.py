@@ -143,6 +143,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("test_interval", "test_iter", "display", "seed"):
             require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
+        require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,24 +32,37 @@ def parse(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | 
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(Config, None)
     try:
-        return _build(parser.instantiate(parser.parse_args(_with_solver(arguments, read_solver))))
+        return _build(parser.instantiate(parser.parse_args(_in_order(arguments, read_solver))))
     except (ArgumentError, ValueError, TypeError) as error:
-        line = _one_line(str(error), _keys(Config()))
-        if line.startswith("Problems parsing config"):
-            line = f"{' '.join(arguments)}: {line}; mend the YAML"
-        raise UserError(line) from error
+        raise UserError(_one_line(str(error), _keys(Config()))) from error
 
 
-def _with_solver(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None) -> list[str]:
-    """Puts what the solver says between --config and the flags; later arguments win."""
+def _in_order(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None) -> list[str]:
+    """Puts the config files first, what the solver says next and the flags last; later arguments win."""
     order = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     order.add_argument("--config", action="append", default=[])
     order.add_argument("--solver")
     known, flags = order.parse_known_args(arguments)
-    if read_solver is None or known.solver is None:
-        return arguments
+    for file in known.config:
+        _check_yaml(Path(file))
     configs = [f"--config={file}" for file in known.config]
+    if known.solver is None:
+        return [*configs, *flags]
+    if read_solver is None:
+        return [*configs, f"--solver={known.solver}", *flags]
     return [*configs, f"--config={json.dumps(read_solver(Path(known.solver)))}", *flags]
+
+
+def _check_yaml(path: Path) -> None:
+    """Sees that a config file is YAML of keys and values; jsonargparse's own words don't name the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} isn't YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} holds no keys; write such as `train: {{max_iter: 1000}}`")
 
 
 def load(path: Path) -> Config:

@@ -19,8 +19,8 @@ class RankError(UserError):
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs `command(arguments)` and returns the process's exit code.
 
-    A UserError becomes one line on stderr: from rank 0 alone, since all ranks meet it alike; a RankError from the rank
-    that met it.
+    A UserError becomes one line on stderr: from rank 0 alone, since all ranks meet it alike; a RankError, or a file
+    that the system refuses, from the rank that met it.
     """
     rank = int(os.environ.get("RANK", "0"))
     try:
@@ -31,6 +31,11 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     except UserError as error:
         if rank == 0:
             sys.stderr.write(f"error: {error}\n")
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.filename is None:  # not about a file of the user's
+            raise
+        sys.stderr.write(f"error: rank {rank}: {error.filename}: {error.strerror}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         if rank == 0:

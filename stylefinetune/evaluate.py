@@ -35,6 +35,8 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--split", help="test on this split instead of the run's test split")
     parser.add_argument("--workers", type=int, help="decoding processes of each rank")
     options = parser.parse_args(arguments)
+    if options.workers is not None and options.workers < 0:
+        raise UserError(f"--workers is {options.workers}; it must not be negative")
     saved = checkpoint.read(options.checkpoint)
     data = saved.config.data
     phase = data.phase(training=False)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stylefinetune.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, pooled_size
+from stylefinetune.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, is_free_name, pooled_size
 from stylefinetune.config import ModelConfig
 from stylefinetune.errors import UserError
 
@@ -18,8 +18,10 @@ def build(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int
         seed: of the fillers.
 
     Raises:
-        UserError: an input is too small for it, or they don't fit one network.
+        UserError: an input is too small for it, they don't fit one network, or the last layer's name is taken.
     """
+    if not is_free_name(model.last_layer):
+        raise UserError(f"model.last_layer is {model.last_layer!r}, which the network has already; choose another name")
     for size in input_sizes:
         if min(size) < SMALLEST_INPUT:
             raise UserError(

@@ -20,6 +20,8 @@ def predict(arguments: list[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run's folder")
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: 5)")
     options = parser.parse_args(arguments)
+    if options.top < 1:
+        raise UserError(f"--top is {options.top}; it must be at least 1")
     saved = checkpoint.read(options.checkpoint)
     height, width = saved.progress.picture_size
     cut_height, cut_width = saved.progress.input_size

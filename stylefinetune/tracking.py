@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stylefinetune.config import Config
 from stylefinetune.config_io import dump
+from stylefinetune.errors import RankError
 from stylefinetune.metrics import TestResult
 from stylefinetune.world import World
 
@@ -50,18 +51,25 @@ class Tracker:
         self._config = config
         self._lead = world.is_lead
         self._wandb: _WandbRun | None = None
-        self._last = (start, time.monotonic())  # iterations done when speed was last told, and when
-        self._aside = 0.0  # seconds since then that weren't training
+        self.begin(start)
         if not self._lead:
             return
         run_dir = Path(config.run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RankError(f"run_dir {run_dir} can't be made: {error.strerror}; choose another --run_dir") from error
         self._bar = _ProgressBar(start, config.train.max_iter) if sys.stderr.isatty() else None
         self._log = _open_log(run_dir / "train.log", self._bar)
         self._metrics = run_dir / "metrics.jsonl"
         _cut_metrics(self._metrics, start, tested)
         if config.tracking.wandb != "disabled":
             self._wandb = _WandbRun(config, self._log)
+
+    def begin(self, iteration: int) -> None:
+        """Starts the clock that speed is told by."""
+        self._last = (iteration, time.monotonic())  # iterations done when speed was last told, and when
+        self._aside = 0.0  # seconds since then that weren't training
 
     def say(self, line: str) -> None:
         """Logs a line that stands for itself."""

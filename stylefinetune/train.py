@@ -133,6 +133,7 @@ def solve(run: Run, progress: Progress) -> None:
     slices = train_slices(config, start, run.world.rank, run.world.size)
     batches = read_batches(run.train, slices, config.data.workers, run.world.device)
     waited = 0.0
+    tracker.begin(start)
     for iteration in range(start, config.train.max_iter):
         if _is_due(iteration, config.train.test_interval) and (iteration > 0 or config.train.test_initialization):
             progress = run_test(run, progress, iteration)

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from stylefinetune import checkpoint, models
 from stylefinetune.caffe_files import write_caffemodel
@@ -12,7 +13,7 @@ from stylefinetune.checkpoint import Progress
 from stylefinetune.config import Config, ModelConfig
 from stylefinetune.data_config import DataConfig
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.errors import UserError
+from stylefinetune.errors import RankError, UserError
 
 WIDTHS = (8, 16, 16, 16, 16, 32, 32)
 CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=WIDTHS))
@@ -184,3 +185,17 @@ def test_nothing_is_pickled(tmp_path):
     for file in path.iterdir():
         assert file.suffix in {".safetensors", ".json", ".yaml"}
     assert json.loads((path / "progress.json").read_text())["classes"] == CLASSES
+
+
+def test_a_disk_that_refuses_is_one_line_and_leaves_the_last_one_whole(tmp_path, monkeypatch):
+    state, path = save(tmp_path, 5)
+
+    def no_room(tensors, file):
+        del tensors
+        raise SafetensorError(f"I/O error: No space left on device, {file.name}")
+
+    monkeypatch.setattr("stylefinetune.checkpoint.save_file", no_room)
+    with pytest.raises(RankError, match=r"iter_6 can't be written \(I/O error: No space left.*; make room"):
+        save(tmp_path, 6)
+    assert torch.equal(checkpoint.read(tmp_path).tensors["fc7.bias"], state.parameters["fc7.bias"])
+    assert [entry.name for entry in path.parent.iterdir()] == ["iter_5"]

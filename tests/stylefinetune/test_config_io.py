@@ -76,7 +76,9 @@ def test_the_recipe_file_of_the_100k_run_spells_out_the_defaults():
         (["--optim.lr_policy=multistep"], "optim.stepvalue is empty"),
         (["--optim.stepvalue=[5,3]"], "the iterations must ascend"),
         (["--train.max_iter=0"], "train.max_iter is 0; it must be at least 1"),
-        (["--config=nowhere.yaml"], "config: File does not exist"),
+        (["--config=nowhere.yaml"], "--config nowhere.yaml can't be read: No such file"),
+        (["--config=/"], "--config / can't be read: Is a directory"),
+        (["--train.seed=9223372036854775808"], "train.seed is 9223372036854775808; it must be below 2**63"),
         (["stray"], "stray"),
     ],
 )
@@ -92,7 +94,9 @@ def test_a_mistake_is_one_line_that_names_key_value_and_remedy(arguments, line):
     [
         ("optim: {base_lrr: 1}", "unknown key optim.base_lrr; did you mean optim.base_lr?"),
         ("optim: {layers: [{match: a, lr: 3}]}", "lr"),
-        ("optim: [", "broken.yaml"),
+        ("optim: [", "broken.yaml isn't YAML"),
+        ("- a\n- b\n", "broken.yaml holds no keys"),
+        ("", "broken.yaml holds no keys"),
         ("solver: {base_lr: 1}", "solver"),
     ],
 )
@@ -103,3 +107,10 @@ def test_a_mistake_in_the_file_is_one_line_too(tmp_path, text, line):
         parse(["--config", str(file)])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(b"\xff\xfe: 1")
+    with pytest.raises(UserError, match=r"broken\.yaml isn't YAML: .*can't decode"):
+        parse(["--config", str(file)])

@@ -31,6 +31,12 @@ def test_what_one_rank_meets_alone_that_rank_tells(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: rank 3: a.tar can't be read\n"
 
 
+def test_a_file_that_the_system_refuses_is_one_line(capsys):
+    error = OSError(28, "No space left on device", "runs/a/metrics.jsonl")
+    assert run_command(command(error), ["a"]) == 2
+    assert capsys.readouterr().err == "error: rank 0: runs/a/metrics.jsonl: No space left on device\n"
+
+
 def test_ctrl_c_is_no_traceback(capsys):
     assert run_command(command(KeyboardInterrupt()), ["a"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

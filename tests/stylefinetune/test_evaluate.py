@@ -37,6 +37,8 @@ def test_mistakes_are_one_line(trained, original_shards, tmp_path):
         evaluate([str(tmp_path)])
     with pytest.raises(UserError, match="holds no pictures of split 'val'"):
         evaluate([str(trained), "--split=val"])
+    with pytest.raises(UserError, match="--workers is -1; it must not be negative"):
+        evaluate([str(trained), "--workers=-1"])
     broken = trained / "checkpoints" / "iter_5"
     progress = json.loads((broken / "progress.json").read_text())
     other = tmp_path / "other"

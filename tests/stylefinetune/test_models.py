@@ -20,6 +20,12 @@ def test_equal_seeds_give_equal_nets():
     assert not torch.equal(one.get_submodule("fc7").weight, other.get_submodule("fc7").weight)
 
 
+@pytest.mark.parametrize("name", ["conv1", "relu7", "flatten", "drop6", "fill", "train", "training", "forward"])
+def test_a_name_that_is_taken_is_refused(name):
+    with pytest.raises(UserError, match="which the network has already; choose another name"):
+        models.build(ModelConfig(last_layer=name), 7, [(80, 80)], seed=1)
+
+
 @pytest.mark.parametrize("size", [(38, 80), (80, 20)])
 def test_too_small_an_input_is_one_line(size):
     with pytest.raises(UserError, match=r"data\.crop_size makes inputs of \d+x\d+ pixels, too small.*at least 39"):

@@ -42,6 +42,8 @@ def test_the_input_is_the_centre_of_the_resized_picture_less_the_mean(trained, d
 def test_what_is_no_picture_is_one_line(trained, tmp_path):
     with pytest.raises(UserError, match=r"gone\.jpg can't be read: No such file"):
         predict([str(tmp_path / "gone.jpg"), f"--checkpoint={trained}"])
+    with pytest.raises(UserError, match="--top is 0; it must be at least 1"):
+        predict([str(tmp_path / "gone.jpg"), f"--checkpoint={trained}", "--top=0"])
     text = tmp_path / "text.jpg"
     text.write_text("hello")
     with pytest.raises(UserError, match=r"text\.jpg is no picture"):

@@ -229,6 +229,10 @@ def test_resuming_on_other_pictures_or_another_net_is_refused(trained, original_
     [
         (["--data.shards=nowhere"], "error: data.shards: nowhere/index.parquet: no such file; make it with: python -m"),
         (["--optim.base_lrr=1"], "error: unknown key optim.base_lrr; did you mean optim.base_lr?"),
+        (
+            ["--run_dir=/dev/null"],
+            "error: rank 0: run_dir /dev/null can't be made: File exists; choose another --run_dir",
+        ),
         (["--weights=none.caffemodel"], "error: none.caffemodel can't be read: No such file or directory"),
     ],
 )
