@@ -43,7 +43,7 @@ def test_shipped_configs_are_read_and_open_with_their_command(name):
     text = path.read_text()
     assert f"python -m shards assemble --config configs/shards/{name}.yaml" in text
     assert "Cost:" in text
-    assert "Expect:" in text
+    assert "Expected:" in text
 
 
 @pytest.mark.parametrize(
