@@ -128,8 +128,8 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
             return process, client, log
         _end(process)
         log.join(1)
-        words = log.last_words
-    raise ShardsError(f"{program} doesn't start: {words[-300:] or 'it says nothing'}")
+        words = log.complaint
+    raise ShardsError(f"{program} doesn't start: {words[:300] or 'it says nothing'}")
 
 
 def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str, object]]:

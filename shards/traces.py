@@ -11,6 +11,10 @@ from urllib.parse import urlsplit
 
 _RECORD = re.compile(rb"CUID#(\d+) - (Requesting:|Response received:|Redirecting to (\S+))")
 _RPC = b"Executing RPC method system.multicall"
+# Where in aria2's own source a line comes from, and its number: "[SocketCore.cc:313] errorCode=1 ".
+_PLACE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
+_ERROR = re.compile(rf"(?:Exception: |.*\[ERROR\] ){_PLACE}(.*)")
+_CAUSE = re.compile(rf" *-> {_PLACE}(.*)")  # the line after it
 _STOPS = (b"Download complete:", b" not complete:")
 
 
@@ -47,6 +51,7 @@ class LogReader(threading.Thread):
         self._calls = 0
         self._stops = 0
         self._last_lines: collections.deque[str] = collections.deque(maxlen=4)
+        self._first_error: list[str] = []
 
     def run(self) -> None:
         """Reads until the daemon ends."""
@@ -77,10 +82,10 @@ class LogReader(threading.Thread):
             self._stops = 0
 
     @property
-    def last_words(self) -> str:
-        """Returns the end of the log as one line."""
+    def complaint(self) -> str:
+        """Returns the first error in the log as one line, or the log's end where it names none."""
         with self._changed:
-            return " ".join(" ".join(self._last_lines).split())
+            return " ".join(" ".join(self._first_error or self._last_lines).split())
 
     def _read_line(self, line: bytes) -> None:
         if self._cuid is not None:
@@ -88,7 +93,7 @@ class LogReader(threading.Thread):
             return
         if line.startswith(b"\n"):
             return
-        self._last_lines.append(line[:300].decode(errors="replace"))
+        self._note_words(line[:300].decode(errors="replace"))
         record = _RECORD.search(line)
         if record:
             self._begin(record)
@@ -98,6 +103,13 @@ class LogReader(threading.Thread):
         elif any(stop in line for stop in _STOPS):
             self._stops += 1
             self._changed.notify_all()
+
+    def _note_words(self, line: str) -> None:
+        self._last_lines.append(line)
+        if not self._first_error and (error := _ERROR.match(line)):
+            self._first_error = [error[1]]
+        elif len(self._first_error) == 1 and (cause := _CAUSE.match(line)):
+            self._first_error.append(cause[1])
 
     def _begin(self, record: re.Match[bytes]) -> None:
         cuid, kind, location = record.groups()

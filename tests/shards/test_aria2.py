@@ -148,3 +148,9 @@ def test_a_program_that_does_not_start_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(fake_aria2c(tmp_path / "bin", "99.0")).parent) + ":" + os.environ["PATH"])
     with pytest.raises(ShardsError, match="doesn't start: aria2 version 99"):
         daemon_in(tmp_path).start()
+
+
+def test_a_proxy_variable_that_aria2_refuses_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "nonsense::")
+    with pytest.raises(ShardsError, match=r"doesn't start: .*'--http-proxy'.*unrecognized proxy format$"):
+        daemon_in(tmp_path).start()

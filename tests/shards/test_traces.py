@@ -96,9 +96,20 @@ def test_a_later_answer_takes_the_wish_back(read):
     assert log.take("http://h/a").retry_after is None
 
 
-def test_the_last_words_are_one_line(read):
-    log = read("first\nExisting\nException: the port\n  -> is taken\n")
-    assert "the port -> is taken" in log.last_words
+def test_the_complaint_is_the_first_error_and_its_cause(read):
+    log = read(
+        "Parse error in aria2.conf\n"
+        "Exception: [AbstractOptionHandler.cc:69] errorCode=28 A problem with the option '--all-proxy'.\n"
+        "  -> [OptionHandlerImpl.cc:520] errorCode=1 unrecognized proxy format\n"
+        "Usage:\n" + " --all-proxy=PROXY  Use a proxy\n" * 20
+    )
+    assert log.complaint == "A problem with the option '--all-proxy'. unrecognized proxy format"
+    log = read(f"{STAMP}\n{STAMP.replace('INFO', 'ERROR')} failed to bind TCP port 7123\n{STAMP} bye\n")
+    assert log.complaint == "failed to bind TCP port 7123"
+
+
+def test_where_no_error_is_named_the_complaint_is_the_end(read):
+    assert read("first\n\n  second\n").complaint == "first second"
 
 
 def test_calls_are_counted_as_they_are_read(read):
