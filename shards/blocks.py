@@ -125,8 +125,9 @@ class ShardDir:
         return self._rows_of_split[block.split].slice(block.number * size, size).to_pylist()
 
     def is_committed(self, block: Block) -> bool:
-        """Tells whether the block is whole: its last file to appear is there."""
-        return (self.root / block.outcomes_part).is_file()
+        """Tells whether the block is whole: the last file to appear is there, and nobody has removed the others."""
+        names = (block.outcomes_part, block.index_part, block.shard)
+        return all((self.root / name).is_file() for name in names)
 
 
 def load(root: Path) -> ShardDir:
@@ -183,7 +184,18 @@ def publish(draft: Path, path: Path) -> None:
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def retract(path: Path) -> None:
+    """Removes a file, if it is there, so that it stays removed whatever happens to the machine."""
+    if path.exists():
+        path.unlink()
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

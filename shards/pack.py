@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import images, index, outcomes
-from shards.blocks import Block, publish
+from shards.blocks import Block, publish, retract
 from shards.images import BadPicture, Picture
 from shards.outcomes import Outcome, Status
 
@@ -83,6 +83,8 @@ def pack_block(packing: Packing) -> collections.Counter[Status]:
         entry["offset"] = offsets[f"{entry['key']}.{entry['format']}"]
     pq.write_table(pa.Table.from_pylist(entries, index.SCHEMA), packing.work / "index.parquet")
     pq.write_table(pa.Table.from_pylist(ledger, outcomes.SCHEMA), packing.work / "outcomes.parquet")
+    # Of a block that lost a file its commit may be left, which must not come to stand for a half of the new files.
+    retract(packing.root / packing.block.outcomes_part)
     publish(draft, packing.root / packing.block.shard)
     publish(packing.work / "index.parquet", packing.root / packing.block.index_part)
     publish(packing.work / "outcomes.parquet", packing.root / packing.block.outcomes_part)

@@ -171,11 +171,14 @@ def test_a_second_run_asks_for_nothing(server, draw_jpg, write_list, run_assembl
     assert "Writing train/val for 10 successfully downloaded images." in told
 
 
-def test_a_lost_block_alone_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path):
+@pytest.mark.parametrize(
+    "lost", ["blocks/train-00002.outcomes.parquet", "blocks/train-00002.index.parquet", "train/00002.tar"]
+)
+def test_a_lost_block_alone_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path, lost):
     path = write_list(serve_pictures(server, draw_jpg, 20))
     run_assemble(list=path, rows_per_shard=4)
     before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
-    (tmp_path / "out" / "blocks" / "train-00002.outcomes.parquet").unlink()
+    (tmp_path / "out" / lost).unlink()
     run_assemble(list=path, rows_per_shard=4)
     assert len(server.seen) == asked + 4
     assert tars_and_index(tmp_path / "out") == before

@@ -80,10 +80,23 @@ def test_a_block_is_committed_by_its_last_file(tmp_path):
     made = create(tmp_path)
     block = Block("train", 0)
     assert not made.is_committed(block)
-    (tmp_path / "draft").write_text("x")
-    publish(tmp_path / "draft", tmp_path / block.outcomes_part)
+    for name in (block.shard, block.index_part, block.outcomes_part):
+        assert not made.is_committed(block)
+        (tmp_path / "draft").write_text("x")
+        publish(tmp_path / "draft", tmp_path / name)
     assert made.is_committed(block)
     assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize("lost", ["shard", "index_part", "outcomes_part"])
+def test_a_block_that_lost_a_file_is_not_committed(tmp_path, lost):
+    made = create(tmp_path)
+    block = Block("train", 0)
+    for name in (block.shard, block.index_part, block.outcomes_part):
+        (tmp_path / "draft").write_text("x")
+        publish(tmp_path / "draft", tmp_path / name)
+    (tmp_path / getattr(block, lost)).unlink()
+    assert not made.is_committed(block)
 
 
 def test_a_folder_without_shards_names_the_command(tmp_path):

@@ -165,3 +165,15 @@ def test_a_block_without_pictures_is_committed_all_the_same(packing):
     assert entries(todo) == []
     assert len(ledger(todo)) == 2
     assert (todo.root / BLOCK.shard).is_file()
+
+
+@pytest.mark.parametrize("blocked", ["shard", "index_part"])
+def test_a_block_that_is_made_again_is_uncommitted_meanwhile(packing, draw_jpg, blocked):
+    todo = packing([draw_jpg(0)])
+    pack_block(todo)
+    path = todo.root / getattr(BLOCK, blocked)
+    path.unlink()
+    path.mkdir()  # so that the new file can't take its name, as after a kill at that moment
+    with pytest.raises(IsADirectoryError):
+        pack_block(todo)
+    assert not (todo.root / BLOCK.outcomes_part).exists()
