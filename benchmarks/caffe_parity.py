@@ -35,8 +35,9 @@ from stylefinetune.weights import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-5
-# Of each rank, torchrun's default. The number changes the order of sums, and so the last digit. At iteration 34 of scratch,
-# two outputs of conv1 in one pooling window differ by no more than that; the other one winning moves the losses by 3e-4.
+# Of each rank, torchrun's default. The number changes the order of sums, and so the last digit. At iteration 34 of
+# scratch, two outputs of conv1 in one pooling window differ by no more than that; the other one winning moves the
+# losses by 3e-4.
 THREADS = 1
 WEIGHTS_AT = (1, 2, 5, 10, 20, 40, 60)
 MOMENTA_AT = (20, 40, 60)
