@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     try:
         command(arguments[1:])
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + config.one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here: python -m shards {' '.join(arguments)}", file=sys.stderr)
@@ -55,9 +55,7 @@ def _finalize(arguments: list[str]) -> None:
 def _mean(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m shards mean", exit_on_error=False)
     parser.add_argument("dir", type=Path, help="folder of the shards")
-    parser.add_argument(
-        "--image_size", type=int | None, help="side in pixels; that of the shards, or 256, unless given"
-    )
+    parser.add_argument("--image_size", type=int, help="side in pixels; that of the shards, or 256, unless given")
     options = parser.parse_args(arguments)
     path, count = mean.write_mean(options.dir, options.image_size)
     print(f"{path}: the mean of {count} pictures")

@@ -1,15 +1,21 @@
 """Every knob of an assembly, typed, from a YAML file and flags."""
 
+import argparse
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 EncodeFormat = Literal["original", "pixels", "jpg"]
+
+MAX_IMAGE_SIZE = 4096  # 48 MiB of pixels a picture
 
 
 class ConfigError(ValueError):
@@ -36,7 +42,8 @@ class AssembleConfig:
         deadline: seconds that one attempt may take in all.
         attempts: how often a URL is asked for that fails for a passing reason.
         max_bytes: a longer body is refused.
-        proxy: for the pictures, in place of http_proxy and https_proxy of the environment.
+        proxy: http://[user:password@]host[:port], for the pictures, in place of http_proxy and https_proxy of the
+            environment.
         contact: address or URL that the User-Agent names, for hosts that wonder who asks.
         encode_format: original keeps the bytes as they came, pixels stores them decoded and resized (uint8 RGB),
             jpg stores a resized JPEG.
@@ -66,20 +73,24 @@ class AssembleConfig:
 
     def __post_init__(self) -> None:
         positive = ["connections", "per_host", "timeout", "deadline", "attempts", "max_bytes", "rows_per_shard"]
-        for name in [*positive, "image_size"]:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.labels is not None and self.labels < 1:
-            raise ConfigError(f"labels is {self.labels}; it must be at least 1, or left out for all")
-        if not 0 <= self.test_share < 1:
-            raise ConfigError(f"test_share is {self.test_share}; it must be at least 0 and below 1")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}; it must be at least 0 and below 2**32")
-        if self.workers == 0:
-            raise ConfigError("workers is 0; it must be a number of processes, or -x for all cores but x")
+        rules = [
+            *((name, getattr(self, name) < 1, "at least 1") for name in [*positive, "image_size"]),
+            ("image_size", self.image_size > MAX_IMAGE_SIZE, f"at most {MAX_IMAGE_SIZE}"),
+            ("images", self.images < 1 and self.images != -1, "at least 1, or -1 for all"),
+            ("labels", self.labels is not None and self.labels < 1, "at least 1, or left out for all"),
+            ("test_share", not 0 <= self.test_share < 1, "at least 0 and below 1"),
+            ("seed", not 0 <= self.seed < 2**32, "at least 0 and below 2**32"),
+            ("workers", self.workers == 0, "a number of processes, or -x for all cores but x"),
+        ]
+        for name, is_broken, rule in rules:
+            if is_broken:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {rule}")
         for name in ("proxy", "contact"):  # they become lines of aria2's configuration
             if not (getattr(self, name) or "").isprintable():
                 raise ConfigError(f"{name} holds a character that can't be printed")
+        if self.proxy and not _is_proxy(self.proxy):
+            shown = self.proxy.rpartition("@")[2]  # without the password
+            raise ConfigError(f"proxy is {shown}; it must look like http://host:8080 or http://user:password@host:8080")
 
     @property
     def worker_count(self) -> int:
@@ -102,10 +113,61 @@ def parse(arguments: list[str]) -> AssembleConfig:
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(AssembleConfig, None)
     try:
+        for file in _config_files(arguments):
+            _check_file(file)
         namespace: Any = parser.instantiate(parser.parse_args(_join_lists(arguments)))
-        return AssembleConfig(**{field.name: namespace[field.name] for field in dataclasses.fields(AssembleConfig)})
+        return AssembleConfig(**{name: namespace[name] for name in _KEYS})
     except ArgumentError as error:
-        raise ConfigError(_one_line(str(error))) from error
+        raise ConfigError(one_line(str(error))) from error
+
+
+_KEYS = [field.name for field in dataclasses.fields(AssembleConfig)]
+
+
+def _is_proxy(proxy: str) -> bool:
+    """Tells whether aria2 would take it, which speaks plain HTTP with a proxy, whatever it fetches through it."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and parts.path in {"", "/"}
+    except ValueError:  # such as a port that is no number
+        return False
+
+
+def _config_files(arguments: list[str]) -> list[Path]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", type=Path, default=[])
+    return parser.parse_known_args(arguments)[0].config
+
+
+def _check_file(file: Path) -> None:
+    """Finds what jsonargparse would report without the file's name; where there is no file, that is its to say.
+
+    Raises:
+        ConfigError: the file holds no YAML mapping, or a key that isn't one.
+    """
+    if not file.is_file():
+        return
+    try:
+        content: object = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {file} isn't UTF-8 text at byte {error.start}; give a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"--config {file}{line}: {error.problem}; mend the YAML") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {file}: {str(error).splitlines()[0]}; mend the YAML") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {file} must be YAML of one key: value a line, such as images: 2000")
+    for key in cast("dict[object, object]", content):
+        if key not in _KEYS:
+            raise ConfigError(f"--config {file}: unknown key {key}{_suggestion(str(key))}")
+
+
+def _suggestion(name: str, prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, _KEYS, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{near[0]}?" if near else "; --help lists them"
 
 
 def _join_lists(arguments: list[str]) -> list[str]:
@@ -126,10 +188,16 @@ def _join_lists(arguments: list[str]) -> list[str]:
     return [*others, "--list=" + repr(values)]
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
+    """Folds what jsonargparse says of a flag or key into one line in plain words."""
     line = re.sub(r"\s+", " ", message).strip()
     line = re.sub(r'^Parser key "(\w+)": ', r"\1: ", line)
     line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.Literal", "one of ")
-    line = re.sub(r"^unrecognized arguments: (.*)", r"unknown flag \1; --help lists them", line)
-    line = re.sub(r"^Option '(\w+)' is not accepted", r"unknown key \1; --help lists them", line)
+    line = line.replace("Expected a int", "Expected an int").replace("Expected a one of", "Expected one of")
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.{,80}).*"
+    line = re.sub(union, r"Expected one of \1. Got value: \2", line)
+    unknown = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", line)
+    if unknown:
+        return line.replace("unrecognized arguments: ", "unknown flag ") + _suggestion(unknown[1], "--")
+    line = line.replace("the following arguments are required: dir", "DIR, the folder of the shards, is missing")
     return re.sub(r"^the following arguments are required: (\w+)", r"--\1 is missing", line)

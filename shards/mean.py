@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.blocks import publish
+from shards.config import MAX_IMAGE_SIZE
 from shards.images import BadPicture, read_member, resize
 from shards.index import Entries, ShardIndex, ShardsError
 
@@ -28,8 +29,8 @@ def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
     """
     shard_index = ShardIndex.load(root)
     size = shard_index.metadata.image_size or _DEFAULT_SIZE if image_size is None else image_size
-    if size < 1:
-        raise ShardsError(f"image_size is {size}; it must be at least 1")
+    if not 1 <= size <= MAX_IMAGE_SIZE:
+        raise ShardsError(f"image_size is {size}; it must be at least 1 and at most {MAX_IMAGE_SIZE}")
     entries = shard_index.entries(_SPLIT)
     if not len(entries):
         raise ShardsError(f"{root} has no pictures in the split {_SPLIT}, so they have no mean")

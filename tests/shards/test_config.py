@@ -60,7 +60,16 @@ def test_shipped_configs_are_read_and_open_with_their_command(name):
         (["--list", "a", "--out", "x", "--test_share", "1"], "test_share"),
         (["--list", "a", "--out", "x", "--workers", "0"], "workers"),
         (["--list", "a", "--out", "x", "--contact", "me\ndir=/"], "contact"),
+        (["--list", "a", "--out", "x", "--images", "0"], "images is 0"),
+        (["--list", "a", "--out", "x", "--images", "-2"], "images is -2"),
+        (["--list", "a", "--out", "x", "--image_size", "4097"], "image_size is 4097"),
+        (["--list", "a", "--out", "x", "--labels", "few"], "labels: Expected one of int, NoneType. Got value: few"),
+        (["--list", "a", "--out", "x", "--imagse", "3"], "did you mean --images?"),
+        (["--list", "a", "--out", "x", "--proxy", "nonsense::"], "http://host:8080"),
+        (["--list", "a", "--out", "x", "--proxy", "socks5://h:1"], "http://host:8080"),
+        (["--list", "a", "--out", "x", "--proxy", "http://h:99999"], "http://host:8080"),
         (["--config", "nosuch.yaml"], "nosuch.yaml"),
+        (["--config"], "--config"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(arguments, named):
@@ -70,8 +79,37 @@ def test_a_mistake_is_one_line_that_names_it(arguments, named):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_key_in_the_file_is_named(tmp_path):
+def test_a_proxys_password_is_not_told():
+    with pytest.raises(ConfigError) as caught:
+        AssembleConfig(list="a", out=Path("x"), proxy="http://me:secret@h:port")
+    assert "proxy is h:port" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://h:8080", "h:80", "127.0.0.1", "http://u:p@h:8080/", "http://[::1]:3128"])
+def test_what_is_a_proxys_url_is_taken(proxy):
+    assert AssembleConfig(list="a", out=Path("x"), proxy=proxy).proxy == proxy
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"list: a.csv\nout: d\nimagse: 5\n", "unknown key imagse; did you mean images?"),
+        (b"list: a.csv\nout: d\n3: 5\n", "unknown key 3"),
+        (b"\xff\xfe\x00", "isn't UTF-8"),
+        (b"list: a.csv\nout: [a\nimages: 3\n", ", line 3"),
+        (b"list: 'a\x01'\n", "mend the YAML"),
+        (b"- a\n- b\n", "one key: value a line"),
+        (b"just text\n", "one key: value a line"),
+        (b"", "one key: value a line"),
+    ],
+)
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_what_is_wrong_with_a_file_names_the_file(tmp_path, content, named, form):
     file = tmp_path / "c.yaml"
-    file.write_text("list: a.csv\nout: d\nimagse: 5\n")
-    with pytest.raises(ConfigError, match="imagse"):
-        parse(["--config", str(file)])
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        parse(form.format(file).split(" "))
+    assert str(caught.value).startswith(f"--config {file}")
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)

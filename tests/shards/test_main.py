@@ -37,8 +37,9 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
         (["assemble", "--list", "{tmp}/list.csv", "--out", "{tmp}/list.csv"], "list.csv"),
         (["finalize", "{tmp}/nothing"], "python -m shards assemble"),
         (["mean", "{tmp}/nothing"], "python -m shards assemble"),
-        (["mean"], "dir"),
-        (["mean", "{tmp}/nothing", "--image_size", "big"], "image_size"),
+        (["mean"], "DIR"),
+        (["mean", "{tmp}/nothing", "--image_size", "big"], "image_size: Expected an int. Got value: big"),
+        (["mean", "{tmp}/nothing", "--image_sizes", "3"], "unknown flag --image_sizes 3; did you mean --image_size?"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, named):
