@@ -64,7 +64,7 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64()),  # of the body as it came
         pa.field("seconds", pa.float64(), nullable=False),  # that the last attempt took
         pa.field("sha256", pa.string()),  # hex, of the body as it came
-        pa.field("duplicate_of", pa.int64()),  # the first row with the same body
+        pa.field("duplicate_of", pa.int64()),  # of kept rows with equal bodies, the first; null for that one itself
         pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("message", pa.string(), nullable=False),  # why it wasn't kept, in one line
     ]

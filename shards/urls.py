@@ -36,6 +36,7 @@ ROWS_SCHEMA = pa.schema(
 )
 _SPLIT_COLUMNS = ("_split", "split")
 _KEY_LENGTH = 80
+_LARGEST_LABEL = 99_999  # a class for each label below it, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,11 +221,27 @@ def read_classes(classes: str | None) -> tuple[str, ...] | None:
     return names
 
 
+def _refuse_odd_numbers(labels: list[str], name: str) -> None:
+    """Refuses labels that look like numbers and can't be one: they would become classes of that name.
+
+    Raises:
+        ShardsError: it names the first one.
+    """
+    for row, label in enumerate(labels):
+        if re.fullmatch(r"[+-]?[\d.]+", label) and not (label.isdecimal() and int(label) <= _LARGEST_LABEL):
+            raise ShardsError(
+                f"--list {name}: row {row} has the label {label[:60]!r}; numbers go from 0 to {_LARGEST_LABEL:,}, "
+                "and for names that look like numbers give --classes"
+            )
+
+
 def _number_labels(table: pa.Table, source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ...]]:
     """Turns text labels into int32: integers stay, names are numbered in class order."""
     texts: list[str] = table.column("label").to_pylist()
     distinct = set(texts)
     given = choice.classes
+    if given is None:
+        _refuse_odd_numbers(texts, source.name)
     if all(re.fullmatch(r"\d{1,9}", text) for text in distinct):
         numbers = {text: int(text) for text in distinct}
         count = max(numbers.values(), default=-1) + 1

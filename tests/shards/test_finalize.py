@@ -5,7 +5,7 @@ import pytest
 
 from shards import blocks
 from shards.finalize import finalize
-from shards.index import METADATA_KEY
+from shards.index import METADATA_KEY, ShardsError
 from tests.loopback import Answer
 
 
@@ -61,3 +61,31 @@ def test_only_committed_blocks_are_joined(assembled):
     ledger = run_finalize(assembled)
     assert len(ledger) == 16
     assert lost.shard not in pq.read_table(assembled / "index.parquet").column("shard").to_pylist()
+
+
+def test_duplicates_name_the_first_row_with_their_bytes_and_nothing_is_dropped(
+    server, draw_jpg, write_list, run_assemble, tmp_path
+):
+    bodies = {0: 1, 1: 2, 2: 1, 3: 3, 4: 1, 5: 2}
+    rows = [
+        {"image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(body))), "label": 0, "split": "train"}
+        for number, body in bodies.items()
+    ]
+    rows.append({"image_url": server.url + "/gone.jpg", "label": 0, "split": "test"})
+    run_assemble(list=write_list(rows), rows_per_shard=2)
+    ledger = pq.read_table(tmp_path / "out" / "outcomes.parquet").to_pylist()
+    found = {row["row"]: row["duplicate_of"] for row in ledger}
+    assert found == {0: None, 1: None, 2: 0, 3: None, 4: 0, 5: 1, 6: None}
+    assert sum(row["status"] == "kept" for row in ledger) == 6
+    assert pq.read_table(tmp_path / "out" / "index.parquet").num_rows == 6
+
+
+@pytest.mark.parametrize("part", ["index_part", "outcomes_part"])
+def test_a_damaged_part_is_named_with_its_remedy(assembled, part):
+    path = assembled / getattr(blocks.Block("train", 0), part)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(
+        ShardsError, match=f"{path.name} can't be read .*; remove it, and the assemble command"
+    ) as error:
+        run_finalize(assembled)
+    assert "\n" not in str(error.value)

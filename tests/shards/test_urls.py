@@ -237,3 +237,10 @@ def test_a_class_list_that_is_none_is_named(tmp_path, text):
         path.write_text(text)
     with pytest.raises(ShardsError, match=r"classes\.txt"):
         read_classes(str(path))
+
+
+@pytest.mark.parametrize("label", ["-1", "100000", "900000000", "99999999999", "3.0"])
+def test_a_number_that_is_no_label_is_refused_not_taken_for_a_name(label):
+    body = f"image_url,label\nhttp://a/1.jpg,2\nhttp://a/2.jpg,{label}\n".encode()
+    with pytest.raises(ShardsError, match=rf"row 1 has the label '{label}'; numbers go from 0 to 99,999"):
+        choose_rows(source(body), Choice())
