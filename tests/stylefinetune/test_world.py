@@ -1,3 +1,4 @@
+import re
 import sys
 
 import torch
@@ -42,9 +43,10 @@ def test_three_ranks_sum_meet_and_leave(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=3", "--rdzv_backend=c10d"]
     done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    # Three processes share the pipe, and a line and its end may part.
+    said = sorted(re.findall(r"rank \d of 3 on \w+, lead \w+: \[.*?\]", done.stdout))
     assert done.stdout.count("the lead alone") == 1
-    assert done.stdout.count("all hear of it: no room\n") == 1
-    assert done.stdout.count("all hear of it: rank 0 has failed\n") == 2
+    assert done.stdout.count("all hear of it: no room") == 1
+    assert done.stdout.count("all hear of it: rank 0 has failed") == 2
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert said == [f"rank {rank} of 3 on {device}, lead {rank == 0}: [3.0, 3.0]" for rank in range(3)]
