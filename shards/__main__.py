@@ -1,7 +1,18 @@
 """python -m shards assemble | finalize | mean: each says what it takes with --help."""
 
+import os
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+
+    def _stop_loading(*_: object) -> None:
+        """Ends on Ctrl-C during the imports below, which take a second; raised inside one, it would show them all."""
+        os.write(2, b"stopped while loading; nothing was begun\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, _stop_loading)
 
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
@@ -28,6 +39,8 @@ def main(arguments: list[str]) -> int:
         print(_USAGE, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         command(arguments[1:])
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
         print("error: " + config.one_line(str(error)), file=sys.stderr)

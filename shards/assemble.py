@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime as dt
 import multiprocessing
@@ -9,9 +10,10 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -82,6 +84,9 @@ def _run(
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shards.pack"])
+    resource_tracker.ensure_running()  # which forkserver would start too, and lets interrupts go when it does
+    with _interrupts_held():
+        forkserver.ensure_running()
     pool = ProcessPoolExecutor(min(config.worker_count, len(missing)), context, _begin_worker)
     try:
         with Downloader(config, work) as downloader, meter:
@@ -179,7 +184,8 @@ class _Pipeline:
                 encode_format=self._config.encode_format,
                 image_size=self._config.image_size,
             )
-            self._packing[self._pool.submit(pack_block, packing)] = block
+            with _interrupts_held():
+                self._packing[self._pool.submit(pack_block, packing)] = block
 
     def _finish(self, timeout: float) -> None:
         """Closes the blocks that have been committed."""
@@ -190,6 +196,24 @@ class _Pipeline:
             came = sum(body is not None for _, body in opened.arrivals.values())
             self._meter.count(alive=statuses[Status.KEPT] - came, dead=came - statuses[Status.KEPT])
             shutil.rmtree(opened.folder)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Generator[None]:
+    """Holds Ctrl-C back while processes start, so that none is left half told what it is.
+
+    The mask is for them, who inherit it for good; in this process another thread may take the signal all the same.
+    """
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _begin_worker() -> None:

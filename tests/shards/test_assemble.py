@@ -297,6 +297,20 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(server, draw_jpg, write_list
     assert not (tmp_path / "out" / ".work").exists()
 
 
+@pytest.mark.parametrize("moment", [0.5, 0.8, 1.2, 1.6, 2.5])
+def test_ctrl_c_in_the_first_seconds_is_one_line(server, draw_jpg, write_list, tmp_path, moment):
+    path = write_list(serve_pictures(server, draw_jpg, 40))
+    hold(server, draw_jpg)
+    with start(path, tmp_path / "out") as driver:
+        time.sleep(moment)  # into imports, the forkserver's start, the workers' or the downloads, as the machine has it
+        os.killpg(driver.pid, signal.SIGINT)
+        _, error = driver.communicate(timeout=30)
+    assert driver.returncode == 130, error
+    assert error.startswith("stopped")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / ".work").exists()
+
+
 def test_a_killed_daemon_is_one_line_and_the_same_command_goes_on(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 40))
     hold(server, draw_jpg)
