@@ -209,11 +209,17 @@ def exclusive(root: Path) -> Generator[Path]:
     What a killed process left there is removed.
 
     Raises:
-        ShardsError: another process holds it.
+        ShardsError: another process holds it, or it can't be made or written.
     """
     work = (root / _WORK).absolute()  # aria2 runs with another working directory
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a+") as lock:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock_file = (work / "lock").open("a+")
+    except OSError as error:
+        raise ShardsError(
+            f"{root} can't be made or written ({error.strerror}); give a folder of your own, or a new name"
+        ) from error
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held it may have removed the file between our opening and our locking it.

@@ -27,10 +27,12 @@ class Source:
     Attributes:
         name: what to call it in a message.
         parts: a Caffe list file's bytes by split, or the list's bytes under "".
+        paths: of Caffe list files by split, as they were given.
     """
 
     name: str
     parts: dict[str, bytes]
+    paths: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def is_local(self) -> bool:
@@ -56,15 +58,17 @@ def read_source(lists: list[str]) -> Source:
     if len(lists) == 1 and not caffe[0]:
         return Source(lists[0], {"": _read(lists[0])})
     parts: dict[str, bytes] = {}
+    paths: dict[str, str] = {}
     for name, match in zip(lists, caffe, strict=True):
         if match is None:
             raise ShardsError(f"--list {name}: among several, each must be a Caffe list file given as split=path")
         if match[1] in parts:
             raise ShardsError(f"--list {name}: there is another list for the split {match[1]}")
         parts[match[1]] = _read(match[2])
+        paths[match[1]] = match[2]
     if not parts:
         raise ShardsError("--list names no list")
-    return Source(" ".join(lists), parts)
+    return Source(" ".join(lists), parts, paths)
 
 
 def _read(name: str) -> bytes:

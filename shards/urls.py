@@ -37,6 +37,8 @@ ROWS_SCHEMA = pa.schema(
 _SPLIT_COLUMNS = ("_split", "split")
 _KEY_LENGTH = 80
 _LARGEST_LABEL = 99_999  # a class for each label below it, too
+_INTEGER = re.compile(r"\d{1,9}")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +91,13 @@ def choose_rows(source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ..
 def _read_caffe_lists(source: Source) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for split, body in source.parts.items():
-        for number, line in enumerate(_text(body, source.name).splitlines(), start=1):
+        name = f"{split}={source.paths[split]}"
+        for number, line in enumerate(_text(body, name).splitlines(), start=1):
             path, space, label = line.strip().rpartition(" ")  # the last space: a path may hold some
             if not line.strip():
                 continue
             if not space or not label.isdecimal():
-                raise ShardsError(f"--list {split}=..., line {number}: {line[:80]!r} isn't a path, a space and a label")
+                raise ShardsError(f"--list {name}, line {number}: {line[:80]!r} isn't a path, a space and a label")
             row = len(rows)
             rows.append({"row": row, "key": f"{row:08d}", "image_url": path.rstrip(), "split": split, "label": label})
     return pa.Table.from_pylist([row | {"extra": "{}"} for row in rows], _with_text_labels())
@@ -222,16 +225,18 @@ def read_classes(classes: str | None) -> tuple[str, ...] | None:
 
 
 def _refuse_odd_numbers(labels: list[str], name: str) -> None:
-    """Refuses labels that look like numbers and can't be one: they would become classes of that name.
+    """Refuses what would become a class by accident: where one label looks like a number, all must be valid ones.
 
     Raises:
         ShardsError: it names the first one.
     """
+    if not any(_NUMBER.fullmatch(label) for label in set(labels)):
+        return
     for row, label in enumerate(labels):
-        if re.fullmatch(r"[+-]?[\d.]+", label) and not (label.isdecimal() and int(label) <= _LARGEST_LABEL):
+        if not (_INTEGER.fullmatch(label) and int(label) <= _LARGEST_LABEL):
             raise ShardsError(
                 f"--list {name}: row {row} has the label {label[:60]!r}; numbers go from 0 to {_LARGEST_LABEL:,}, "
-                "and for names that look like numbers give --classes"
+                "and for names among numbers, or that look like them, give --classes"
             )
 
 
@@ -242,19 +247,20 @@ def _number_labels(table: pa.Table, source: Source, choice: Choice) -> tuple[pa.
     given = choice.classes
     if given is None:
         _refuse_odd_numbers(texts, source.name)
-    if all(re.fullmatch(r"\d{1,9}", text) for text in distinct):
+    if all(_INTEGER.fullmatch(text) for text in distinct):
         numbers = {text: int(text) for text in distinct}
         count = max(numbers.values(), default=-1) + 1
         if given is None and source.sha256 == FLICKR_STYLE_SHA256:
             given = FLICKR_STYLE_CLASSES
         names = given or tuple(str(number) for number in range(count))
-        unknown = str(count - 1) if count > len(names) else None
+        unknown = next((row for row, text in enumerate(texts) if numbers[text] >= len(names)), None)
     else:
         names = given or tuple(sorted(distinct))
         numbers = {name: number for number, name in enumerate(names)}
-        unknown = next((text for text in texts if text not in numbers), None)
+        unknown = next((row for row, text in enumerate(texts) if text not in numbers), None)
     if unknown is not None:
-        raise ShardsError(f"--list {source.name}: the label {unknown[:60]!r} isn't among the {len(names)} classes")
+        label = texts[unknown][:60]
+        raise ShardsError(f"--list {source.name}: row {unknown}'s label {label!r} isn't among the {len(names)} classes")
     labels = pa.array([numbers[text] for text in texts], pa.int32())
     table = table.set_column(table.column_names.index("label"), "label", labels)
     return table, names if choice.labels is None else names[: choice.labels]

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,24 @@ def test_a_second_process_is_refused_by_the_firsts_name(tmp_path):
     with exclusive(tmp_path) as work:  # a killed process's lock and files are free
         assert list(work.iterdir()) == []
         assert len(list(work.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ShardsError, match=r"can't be made or written \(Not a directory\); give a folder"):
+        create(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ShardsError, match="can't be made or written"):
+            create(tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o700)
 
 
 def test_nothing_temporary_is_left(tmp_path):
