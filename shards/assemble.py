@@ -83,7 +83,7 @@ def _run(
     config: AssembleConfig, shard_dir: ShardDir, missing: list[Block], work: Path, meter: Meter, *, is_local: bool
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards.pack"])
+    context.set_forkserver_preload([__name__])  # all that a worker imports, once for all of them
     resource_tracker.ensure_running()  # which forkserver would start too, and lets interrupts go when it does
     with _interrupts_held():
         forkserver.ensure_running()
