@@ -125,9 +125,23 @@ class ShardDir:
         return self._rows_of_split[block.split].slice(block.number * size, size).to_pylist()
 
     def is_committed(self, block: Block) -> bool:
-        """Tells whether the block is whole: the last file to appear is there, and nobody has removed the others."""
-        names = (block.outcomes_part, block.index_part, block.shard)
-        return all((self.root / name).is_file() for name in names)
+        """Tells whether the block is whole: the last file to appear is there, and the others are not lost nor cut."""
+        shard, index_part, outcomes_part = (
+            self.root / name for name in (block.shard, block.index_part, block.outcomes_part)
+        )
+        if not all(path.is_file() for path in (outcomes_part, index_part, shard)):
+            return False
+        return shard.stat().st_size >= _find_end(index_part)
+
+
+def _find_end(index_part: Path) -> int:
+    """Returns where a block's last picture ends in its tar; 0 where the part can't be read: `finalize` says so."""
+    try:
+        part = pq.read_table(index_part, columns=["offset", "length"])
+    except (OSError, ValueError):  # pa.ArrowInvalid is a ValueError
+        return 0
+    ends = part.column("offset").to_numpy() + part.column("length").to_numpy()
+    return int(ends.max(initial=0))
 
 
 def load(root: Path) -> ShardDir:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -179,6 +180,17 @@ def test_a_lost_block_alone_is_made_again(server, draw_jpg, write_list, run_asse
     run_assemble(list=path, rows_per_shard=4)
     before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
     (tmp_path / "out" / lost).unlink()
+    run_assemble(list=path, rows_per_shard=4)
+    assert len(server.seen) == asked + 4
+    assert tars_and_index(tmp_path / "out") == before
+
+
+def test_a_block_whose_tar_was_cut_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path):
+    path = write_list(serve_pictures(server, draw_jpg, 10))
+    run_assemble(list=path, rows_per_shard=4)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    last = ShardIndex.load(tmp_path / "out").table.filter(pc.field("shard") == "train/00001.tar").to_pylist()[-1]
+    os.truncate(tmp_path / "out" / "train" / "00001.tar", last["offset"] + last["length"] - 1)
     run_assemble(list=path, rows_per_shard=4)
     assert len(server.seen) == asked + 4
     assert tars_and_index(tmp_path / "out") == before
