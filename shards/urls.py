@@ -96,8 +96,11 @@ def _read_caffe_lists(source: Source) -> pa.Table:
             path, space, label = line.strip().rpartition(" ")  # the last space: a path may hold some
             if not line.strip():
                 continue
-            if not space or not label.isdecimal():
-                raise ShardsError(f"--list {name}, line {number}: {line[:80]!r} isn't a path, a space and a label")
+            if not space or not _is_label(label):
+                raise ShardsError(
+                    f"--list {name}, line {number}: {line[:80]!r} isn't a path, a space "
+                    f"and a label from 0 to {_LARGEST_LABEL:,}"
+                )
             row = len(rows)
             rows.append({"row": row, "key": f"{row:08d}", "image_url": path.rstrip(), "split": split, "label": label})
     return pa.Table.from_pylist([row | {"extra": "{}"} for row in rows], _with_text_labels())
@@ -224,6 +227,10 @@ def read_classes(classes: str | None) -> tuple[str, ...] | None:
     return names
 
 
+def _is_label(text: str) -> bool:
+    return bool(_INTEGER.fullmatch(text)) and int(text) <= _LARGEST_LABEL
+
+
 def _refuse_odd_numbers(labels: list[str], name: str) -> None:
     """Refuses what would become a class by accident: where one label looks like a number, all must be valid ones.
 
@@ -233,7 +240,7 @@ def _refuse_odd_numbers(labels: list[str], name: str) -> None:
     if not any(_NUMBER.fullmatch(label) for label in set(labels)):
         return
     for row, label in enumerate(labels):
-        if not (_INTEGER.fullmatch(label) and int(label) <= _LARGEST_LABEL):
+        if not _is_label(label):
             raise ShardsError(
                 f"--list {name}: row {row} has the label {label[:60]!r}; numbers go from 0 to {_LARGEST_LABEL:,}, "
                 "and for names among numbers, or that look like them, give --classes"
@@ -241,13 +248,13 @@ def _refuse_odd_numbers(labels: list[str], name: str) -> None:
 
 
 def _number_labels(table: pa.Table, source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ...]]:
-    """Turns text labels into int32: integers stay, names are numbered in class order."""
+    """Turns text labels into int32: integers stay, unless all are names of the class list, which are numbered by it."""
     texts: list[str] = table.column("label").to_pylist()
     distinct = set(texts)
     given = choice.classes
     if given is None:
         _refuse_odd_numbers(texts, source.name)
-    if all(_INTEGER.fullmatch(text) for text in distinct):
+    if all(_INTEGER.fullmatch(text) for text in distinct) and not (given and distinct.issubset(given)):
         numbers = {text: int(text) for text in distinct}
         count = max(numbers.values(), default=-1) + 1
         if given is None and source.sha256 == FLICKR_STYLE_SHA256:

@@ -222,7 +222,14 @@ def test_a_label_outside_the_classes_is_named():
         rows_of("image_url,label\nhttp://h/1,2\n", classes=("noir", "hazy"))
 
 
-@pytest.mark.parametrize("line", ["a.jpg", "a.jpg x", "a.jpg -1", "7"])
+def test_a_class_list_may_have_names_that_look_like_numbers():
+    for labels, numbers in ((["1950", "-3", "noir"], [1, 2, 0]), (["1960", "1950"], [3, 1])):
+        body = "image_url,label\n" + "".join(f"http://h/{row},{label}\n" for row, label in enumerate(labels))
+        rows = in_list_order(rows_of(body, classes=("noir", "1950", "-3", "1960")))
+        assert [row["label"] for row in rows] == numbers
+
+
+@pytest.mark.parametrize("line", ["a.jpg", "a.jpg x", "a.jpg -1", "7", "a.jpg 100000", f"a.jpg {'9' * 5000}"])
 def test_a_caffe_line_without_path_or_label_is_named(line):
     with pytest.raises(ShardsError, match=r"^--list train=my/train\.txt, line 2: "):
         choose_rows(Source("", {"train": b"ok.jpg 0\n" + line.encode()}, {"train": "my/train.txt"}), Choice())
