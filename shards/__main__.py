@@ -1,6 +1,7 @@
 """python -m shards assemble | finalize | mean: each says what it takes with --help."""
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         print("error: " + config.one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"stopped; the same command goes on from here: python -m shards {' '.join(arguments)}", file=sys.stderr)
+        print(f"stopped; the same command goes on from here: python -m shards {shlex.join(arguments)}", file=sys.stderr)
         return 130
     return 0
 
