@@ -35,8 +35,8 @@ def v1_blob(num, channels, height, width, data):
 
 
 def test_the_new_form_is_read_as_caffe_wrote_it(golden):
-    layers = read_caffemodel(golden / "micro" / "finetune" / "micro_ft_iter_20.caffemodel")
-    truth = np.load(golden / "micro" / "finetune" / "golden_finetune.npz")
+    layers = read_caffemodel(golden / "micro" / "scratch" / "micro_iter_20.caffemodel")
+    truth = np.load(golden / "micro" / "scratch" / "golden_scratch.npz")
     assert list(layers) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8_flickr"]
     for name, blobs in layers.items():
         assert len(blobs) == 2
@@ -106,7 +106,7 @@ def test_what_is_written_is_read_back_to_the_bit_and_the_net_stays_as_it_was(tmp
 
 
 def test_a_file_written_again_is_caffes_to_the_byte(golden, tmp_path):
-    theirs = golden / "micro" / "finetune" / "micro_ft_iter_20.caffemodel"
+    theirs = golden / "micro" / "scratch" / "micro_iter_20.caffemodel"
     net = message_class("NetParameter").FromString(theirs.read_bytes())
     for layer in net.layer:
         del layer.blobs[:]

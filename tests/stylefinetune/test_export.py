@@ -107,14 +107,18 @@ def test_opencv_sees_in_two_pictures_what_the_checkpoint_sees(wild, drawn, openc
 
 
 def test_opencv_reads_caffes_own_weights_by_a_text_of_ours(golden, opencv4, tmp_path):
-    """And so sees Caffe's activations: those of iteration 0, whose batch the original kept."""
+    """And so sees Caffe's activations: those of the first pictures of iteration 0."""
     folder = golden / "micro" / "finetune"
     truth = np.load(folder / "golden_finetune.npz")
     net = models.build(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32)), 20, [(80, 80)], seed=0)
     (tmp_path / "deploy.prototxt").write_text(text_format.MessageToString(deploy_net(net, "Micro", (80, 80))))
-    pictures, weights = truth["act0/data"], folder / "micro_ft_iter_0.caffemodel"
-    logits, _ = ask_opencv(opencv4, tmp_path, tmp_path / "deploy.prototxt", weights, pictures)
-    assert np.abs(logits - truth["act0/fc8_flickr"]).max() <= 1e-4 * np.abs(truth["act0/fc8_flickr"]).max()
+    caffes = truth["act0/fc8_flickr"]
+    listed = (golden / "micro" / "train.txt").read_text().splitlines()[: len(caffes)]
+    pictures = [cv2.imread(str(golden / "micro" / line.split()[0])).transpose(2, 0, 1) for line in listed]
+    data = np.stack(pictures) - read_mean(golden / "micro" / "mean.binaryproto")
+    weights = folder / "micro_ft_iter_0.caffemodel"
+    logits, _ = ask_opencv(opencv4, tmp_path, tmp_path / "deploy.prototxt", weights, data)
+    assert np.abs(logits - caffes).max() <= 1e-4 * np.abs(caffes).max()
 
 
 def test_the_files_hold_all_that_caffes_classification_example_takes(trained, tmp_path):

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.caffe_results import digest, mean_picture, read_pictures
+from shards.images import decode, resize
 from stylefinetune.transforms import Crops, Transform
 
 CPU = torch.device("cpu")
@@ -51,15 +53,13 @@ def test_a_slice_without_pictures_gives_an_empty_batch():
 
 
 def test_the_net_input_is_caffes_on_its_own_pictures(golden):
-    truth = np.load(golden / "preproc" / "preproc_golden.npz")
-    resized = torch.from_numpy(truth["resized_bgr_u8"][:3]).permute(0, 2, 3, 1).flip(-1).contiguous()
-    from stylefinetune.caffe_files import read_mean
-
-    mean = torch.from_numpy(read_mean(golden / "preproc" / "mean256.binaryproto")).permute(1, 2, 0).flip(-1)
-    centre = torch.full((3,), 14)
-    crops = Crops(centre, centre, torch.zeros(3, dtype=torch.bool), (227, 227))
-    out = Transform(mean, 1.0, CPU)(resized, crops)
-    assert np.array_equal(out.numpy(), truth["data_first3"])
+    names = [line.split()[0] for line in (golden / "preproc" / "list.txt").read_text().splitlines()]
+    pixels = [resize(decode((golden / "preproc" / name).read_bytes()), 256) for name in names]
+    mean = torch.from_numpy(mean_picture()).permute(1, 2, 0).flip(-1)
+    centre = torch.full((len(names),), 14)
+    crops = Crops(centre, centre, torch.zeros(len(names), dtype=torch.bool), (227, 227))
+    out = Transform(mean, 1.0, CPU)(torch.from_numpy(np.stack(pixels)), crops)
+    assert [digest(data) for data in out.numpy()] == read_pictures(golden)[1]
 
 
 @pytest.mark.gpu

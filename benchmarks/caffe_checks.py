@@ -1,0 +1,276 @@
+"""Compares the trainer with the original Caffe, a Row for each comparison: runs of the micro net, and pictures."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.caffe_results import WEIGHTS, Array, MicroResults, digest, mean_picture, read_pictures
+from stylefinetune import checkpoint, models, train
+from stylefinetune.data import Batch, PictureSet, load_mean, open_index, open_split, read_batches
+from stylefinetune.data_config import DataConfig, TestDataConfig
+from stylefinetune.optimizer import MOMENTUM
+from stylefinetune.order import Slices
+from stylefinetune.transforms import Transform
+from stylefinetune.weights import load_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+TOLERANCE = 1e-5
+# At this iteration of scratch, two outputs of conv1 in one pooling window, both 81.2, differ by 4e-6, which a float32
+# there can't tell. Which of them wins, and gets the gradient, hangs on the order in which their terms are summed: on
+# the processor, the threads, the batch's slices. With exact sums from iteration 0 on, Caffe's wins.
+TIE = 34
+# What it may make of the differences when the other one wins.
+AFTER_TIE = {"losses": 1e-3, "test losses": 1e-4, "weights": 1e-4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        what: what is compared.
+        ranks: on how many ranks it was computed.
+        difference: the largest.
+        tolerance: what it should be at most.
+        tie: what it may be where a tie is met, if it can be.
+    """
+
+    what: str
+    ranks: int
+    difference: float
+    tolerance: float = TOLERANCE
+    tie: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Returns "holds", "tie" or, also for what is no number, "FAILS"."""
+        if self.difference <= self.tolerance:
+            return "holds"
+        return "tie" if self.tie is not None and self.difference <= self.tie else "FAILS"
+
+    @property
+    def holds(self) -> bool:
+        """Tells whether it may be as it is."""
+        return self.verdict != "FAILS"
+
+    def __str__(self) -> str:
+        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        return f"{self.what}, {ranks}: {self.difference:.1e} of {self.tolerance:.0e}"
+
+
+def run_solver(golden: Path, kind: str, ranks: int, run_dir: Path, *flags: str, precision: str = "float32") -> None:
+    """Runs one of Caffe's solvers as it is, in the folder of Caffe's files: here on 1 rank, or under torchrun.
+
+    Args:
+        golden: the folder of Caffe's results.
+        kind: the solver: "scratch", "finetune" or "itersize2".
+        ranks: how many processes train together.
+        run_dir: the run's folder, absolute.
+        flags: win over the solver's values.
+        precision: "float32", as it ships, or "float64".
+
+    Raises:
+        RuntimeError: it failed under torchrun; with the end of what it said.
+        UserError: it failed here.
+    """
+    resumed = any(flag.startswith("--resume=") for flag in flags)
+    start = () if resumed else (f"--weights={WEIGHTS[kind]}",)
+    fixed = [f"--run_dir={run_dir}", "--tracking.wandb=disabled", "--data.workers=0"]
+    arguments = [f"--solver=solver_{kind}.prototxt", *start, *fixed, *flags]
+    if ranks == 1 and precision == "float32":
+        with contextlib.chdir(golden / "micro"), contextlib.redirect_stderr(io.StringIO()):
+            train.main(arguments)
+        return
+    launcher = ["torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
+    module = "stylefinetune.train" if precision == "float32" else "benchmarks.in_float64"
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "--rdzv_endpoint=127.0.0.1:0", "-m", module, *arguments],
+        cwd=golden / "micro",
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{kind} on {ranks} ranks in {precision} failed:\n{done.stderr[-2000:]}")
+
+
+def compare_run(run_dir: Path, truth: MicroResults, what: str, ranks: int, *, ties: bool = False) -> Iterator[Row]:
+    """Compares a run's losses and tests, and its checkpoints where Caffe's are known.
+
+    Args:
+        run_dir: of the run, which may have begun later than at 0 or ended earlier than at 60.
+        truth: what Caffe has.
+        what: opens each row.
+        ranks: of the run.
+        ties: compare what follows TIE apart, and let it be as far off as a tie may put it.
+
+    An iteration whose weights Caffe kept, and the run did not, makes a difference that is infinite.
+    """
+    # A loss is of before its iteration's update, a test and a checkpoint of after so many updates.
+    if not ties:
+        yield from _compare_span(run_dir, truth, range(61), what, ranks, {})
+        return
+    yield from _compare_span(run_dir, truth, range(TIE + 1), what, ranks, {})
+    yield from _compare_span(run_dir, truth, range(TIE + 1, 61), f"{what} after its tie", ranks, AFTER_TIE)
+
+
+def _compare_span(
+    run_dir: Path, truth: MicroResults, span: range, what: str, ranks: int, ties: Mapping[str, float]
+) -> Iterator[Row]:
+    def row(kind: str, at: list[int], difference: float) -> Row:
+        named = ", ".join(map(str, at)) if len(at) < 10 else f"{at[0]} to {at[-1]}"
+        return Row(f"{what}: {kind} at {named}", ranks, difference, tie=ties.get(kind))
+
+    losses = {entry["iteration"]: entry["loss"] for entry in metrics(run_dir, "train") if entry["iteration"] in span}
+    yield row("losses", list(losses), largest(list(losses.values()), truth.losses[list(losses)]))
+    tests = {e["iteration"]: (e["accuracy"], e["loss"]) for e in metrics(run_dir, "test") if e["iteration"] in span}
+    tests = {at: test for at, test in tests.items() if at in truth.tests}
+    for place, kind in enumerate(("test accuracies", "test losses")):
+        ours, theirs = ([told[at][place] for at in tests] for told in (tests, truth.tests))
+        yield row(kind, list(tests), largest(ours, theirs))
+    saved = {int(path.name.removeprefix("iter_")): path for path in (run_dir / "checkpoints").iterdir()}
+    for kind, known, file, prefix in (
+        ("weights", truth.weights, checkpoint.MODEL, ""),
+        ("momenta", truth.momenta, checkpoint.OPTIMIZER, f"{MOMENTUM}/"),
+    ):
+        passed = [at for at in known if at in span and at - 1 in losses]
+        missing = [at for at in passed if at not in saved]
+        differences = [largest_of(load_file(saved[at] / file), known[at], prefix) for at in passed if at in saved]
+        if passed:
+            yield row(kind, passed, np.inf if missing else max(differences))
+
+
+def metrics(run_dir: Path, phase: str) -> list[dict[str, float]]:
+    """Returns what a run told of one phase, "train" or "test"."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["phase"] == phase]
+
+
+def largest(ours: object, theirs: object) -> float:
+    """Returns the largest absolute difference of two arrays; infinite where their shapes differ, or they are empty."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape and ours.size else float("inf")
+
+
+def relative(ours: object, theirs: object) -> float:
+    """Returns the largest difference over the largest value."""
+    return largest(ours, theirs) / float(np.abs(np.asarray(theirs)).max())
+
+
+def largest_of(ours: Mapping[str, Array], theirs: Mapping[str, Array], prefix: str = "") -> float:
+    """Returns the largest difference of all named arrays; infinite where the names, after ours' prefix, differ."""
+    if {name.removeprefix(prefix) for name in ours} != set(theirs):
+        return float("inf")
+    return max(largest(ours[prefix + name], value) for name, value in theirs.items())
+
+
+def compare_small_batches(golden: Path, work: Path) -> Iterator[Row]:
+    """Compares batches of 2 on 3 ranks, of which one has nothing, with the same on 1 rank."""
+    told: list[list[float]] = []
+    for ranks in (1, 3):
+        run_dir = work / f"small_{ranks}"
+        run_solver(golden, "finetune", ranks, run_dir, "--data.batch_size=2")
+        told.append([entry["loss"] for phase in ("train", "test") for entry in metrics(run_dir, phase)])
+    weights = [load_file(work / f"small_{ranks}" / "checkpoints" / "iter_60" / checkpoint.MODEL) for ranks in (1, 3)]
+    yield Row("finetune in batches of 2: losses, against 1 rank's", 3, largest(*told))
+    yield Row("finetune in batches of 2: weights at 60, against 1 rank's", 3, largest_of(*weights))
+
+
+def compare_resumed(golden: Path, truth: MicroResults, work: Path) -> Iterator[Row]:
+    """Compares what follows Caffe's own solver state of iteration 20 with Caffe's straight run of scratch."""
+    run_dir = work / "resumed"
+    run_solver(golden, "scratch", 1, run_dir, "--resume=scratch/micro_iter_20.solverstate")
+    yield from compare_run(run_dir, truth, "scratch from the solverstate of 20", 1, ties=True)
+
+
+def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_dir: Path) -> Iterator[Row]:
+    """Compares what the micro net is given, its activations and its first update, relative to each blob's largest.
+
+    Args:
+        golden: the folder.
+        kind: "scratch" or "finetune".
+        truth: what Caffe has.
+        run_dir: of a run of that solver, which has a checkpoint of iteration 1.
+    """
+    first = checkpoint.read(run_dir / "checkpoints" / "iter_1")
+    data = first.config.data
+    phase = data.phase(training=True)
+    pictures = PictureSet(open_split(open_index(data), phase.split), phase, first.progress.seed)
+    slices = Slices(0, 60 * phase.batch_size, phase.batch_size, rank=0, world_size=1)
+    batches = list(read_batches(pictures, slices, 0, CPU))
+    transform = Transform(first.means[0], phase.scale, CPU)
+    inputs = [transform(batch.pictures, batch.crops) for batch in batches]
+    sums = [batch.numpy().astype(np.float64).sum() for batch in inputs]
+    yield Row(f"{kind}: sums of 60 batches as the net is given them", 1, largest(sums, truth.inputs), 0.0)
+
+    net = models.build(first.config.model, len(first.progress.classes), [pictures.input_size], seed=0)
+    load_weights(net, str(golden / "micro" / WEIGHTS[kind]), lambda _: None)
+    blobs = activations(net.eval(), inputs[0])
+    blobs["data"], last = inputs[0].numpy(), torch.from_numpy(blobs[first.config.model.last_layer])
+    blobs["label"] = batches[0].labels.numpy()
+    blobs["loss"] = functional.cross_entropy(last, batches[0].labels).numpy()
+    # What works in place, Caffe's ReLU does, leaves its result under the name of the blob that it is given.
+    blobs |= {name.replace("relu", "conv" if name < "relu6" else "fc"): blobs[name] for name in blobs if "relu" in name}
+    theirs = truth.activations
+    worst = max(relative(blobs[name][: len(blob)] if blob.ndim else blobs[name], blob) for name, blob in theirs.items())
+    yield Row(f"{kind}: {len(theirs)} blobs of iteration 0, relative", 1, worst)
+    updates = first.slots[MOMENTUM]
+    worst = max(relative(updates[name].numpy(), update) for name, update in truth.momenta[1].items())
+    yield Row(f"{kind}: the first update, relative", 1, worst)
+
+
+@torch.no_grad()
+def activations(net: nn.Module, blob: torch.Tensor) -> dict[str, Array]:
+    """Returns the output of each of the net's layers by its name."""
+    found: dict[str, Array] = {}
+    for name, layer in net.named_children():
+        blob = layer(blob)
+        found[name] = blob.clone().numpy()  # the next layer may work in place
+    return found
+
+
+def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
+    """Compares Caffe's pictures, packed as shards of a form and read as in testing, to the bit.
+
+    Args:
+        golden: the folder.
+        work: where the shards are made.
+        form: their encode_format: "original", resized when they are read, or "pixels", resized before.
+    """
+    shards = work / form
+    size = ["--image_size=256"] if form == "pixels" else []
+    flags = ["--list=test=list.txt", f"--out={shards}", f"--encode_format={form}", *size]
+    command = [sys.executable, "-m", "shards", "assemble", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=golden / "preproc", env=environment, capture_output=True, check=True)
+    np.save(work / "mean256.npy", mean_picture().transpose(1, 2, 0)[:, :, ::-1])
+    config = DataConfig(shards=str(shards), mean_file=str(work / "mean256.npy"), test=TestDataConfig(split="test"))
+    phase = config.phase(training=False)
+    pictures = PictureSet(open_split(open_index(config), phase.split), phase, seed=0)
+    batch = _read_all(pictures)
+    inputs = Transform(load_mean(config, phase, pictures.size), phase.scale, CPU)(batch.pictures, batch.crops)
+    resized = batch.pictures.flip(-1).permute(0, 3, 1, 2)
+    for what, ours, theirs in zip(
+        ("decoded and resized", "as the net's input"), (resized, inputs), read_pictures(golden), strict=True
+    ):
+        differing = sum(digest(array.numpy()) != caffes for array, caffes in zip(ours, theirs, strict=True))
+        yield Row(f"{len(theirs)} pictures from shards of {form}, {what}: how many differ", 1, differing, 0.0)
+
+
+def _read_all(pictures: PictureSet) -> Batch:
+    count = len(pictures.entries)
+    return next(read_batches(pictures, Slices(0, count, count, rank=0, world_size=1), 0, CPU))
