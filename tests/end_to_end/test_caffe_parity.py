@@ -6,6 +6,10 @@ import pytest
 from benchmarks import caffe_checks, caffe_full_size, stochastic_parity
 from benchmarks.caffe_results import read_micro
 
+# The runs that meet the tie of caffe_checks.TIE with one thread a rank, and so are over 1e-5 after it. All others are
+# held to 1e-5 to their end; on another processor the tie may fall to another run.
+TIED = {("scratch", 2), ("itersize2", 1), ("itersize2", 2)}
+
 
 def assert_holds(rows):
     rows = list(rows)
@@ -19,7 +23,7 @@ def parity(golden, tmp_path):
 
     def run(kind, ranks, precision="float32"):
         caffe_checks.run_solver(golden, kind, ranks, tmp_path, "--checkpoint.snapshot=1", precision=precision)
-        ties = kind != "finetune" and precision == "float32"
+        ties = (kind, ranks) in TIED and precision == "float32"
         return caffe_checks.compare_run(tmp_path, read_micro(golden, kind), kind, ranks, ties=ties)
 
     return run
