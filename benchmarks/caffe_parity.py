@@ -1,7 +1,7 @@
 """Holds the trainer against the original Caffe's results, in one table: `python -m benchmarks.caffe_parity [GOLDEN]`.
 
-GOLDEN is a folder of Caffe's own results, the compact copy in tests/golden unless given. Exits with 1 where one does not hold;
-what "tie" means, benchmarks.caffe_checks.TIE says.
+GOLDEN is a folder of Caffe's own results, the compact copy in tests/golden unless given. Exits with 1 where one does not
+hold; what "tie" means, benchmarks.caffe_checks.TIE says.
 """
 
 import argparse
