@@ -35,6 +35,7 @@ class Status(enum.StrEnum):
     CORRUPT = "corrupt"  # begins as a picture and doesn't decode whole
     TOO_SMALL = "too_small"
     TOO_MANY_PIXELS = "too_many_pixels"
+    DUPLICATE = "duplicate"  # the bytes of a row that was kept before it, where only one is wanted
 
 
 # What may be otherwise a moment later: such a row is asked for again.
