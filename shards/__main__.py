@@ -18,7 +18,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
-from shards import blocks, config, mean
+from shards import blocks, config, locks, mean
 from shards.assemble import assemble
 from shards.finalize import finalize
 from shards.index import ShardsError
@@ -61,7 +61,7 @@ def _finalize(arguments: list[str]) -> None:
     parser.add_argument("dir", type=Path, help="folder of the shards")
     root: Path = parser.parse_args(arguments).dir
     shard_dir = blocks.load(root)
-    with blocks.exclusive(root) as work:
+    with locks.exclusive(root) as work:
         ledger = finalize(shard_dir, work)
     print(f"{root}: {len(ledger)} of {len(shard_dir.rows)} rows are in committed blocks; the index has what was kept")
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from shards import blocks, sources, urls
+from shards import blocks, locks, sources, urls
 from shards.blocks import Block, Recipe, ShardDir
 from shards.config import AssembleConfig
 from shards.download import Downloader
@@ -48,7 +48,7 @@ def assemble(config: AssembleConfig, console: Console) -> None:
         ShardsError: the list, DIR or the machine is not as it must be; DIR is left so that the same command goes on.
     """
     source = sources.read_source(list(config.lists))
-    with blocks.exclusive(config.out) as work:
+    with locks.exclusive(config.out) as work:
         shard_dir = _open(config, source, work)
         missing = [block for block in shard_dir.blocks() if not shard_dir.is_committed(block)]
         images = sum(len(shard_dir.rows_of(block)) for block in missing)

@@ -1,14 +1,13 @@
 import dataclasses
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from shards.blocks import Block, Recipe, exclusive, load, open_or_create, publish
+from shards.blocks import Block, Recipe, load, open_or_create, publish
 from shards.index import ShardsError
+from shards.locks import exclusive
 from shards.urls import ROWS_SCHEMA
 
 RECIPE = Recipe(
@@ -112,26 +111,6 @@ def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
         load(tmp_path)
 
 
-def test_a_second_process_is_refused_by_the_firsts_name(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from shards.blocks import exclusive\n"
-        f"with exclusive(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()\n"
-    )
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
-    ) as holder:
-        try:
-            assert holder.stdout.readline() == "held\n"
-            with pytest.raises(ShardsError, match=f"process {holder.pid} on "), exclusive(tmp_path):
-                pass
-        finally:
-            holder.kill()
-    with exclusive(tmp_path) as work:  # a killed process's lock and files are free
-        assert list(work.iterdir()) == []
-        assert len(list(work.parent.iterdir())) == 2
-
-
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_folder_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path, name):
     (tmp_path / "file").write_text("mine")
@@ -148,9 +127,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
             create(tmp_path / "out")
     finally:
         tmp_path.chmod(0o700)
-
-
-def test_nothing_temporary_is_left(tmp_path):
-    with exclusive(tmp_path) as work:
-        (work / "x").write_text("x")
-    assert list(tmp_path.iterdir()) == []

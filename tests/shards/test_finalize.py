@@ -3,7 +3,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from shards import blocks
+from shards import blocks, locks
 from shards.finalize import finalize
 from shards.index import METADATA_KEY, ShardsError
 from tests.loopback import Answer
@@ -23,7 +23,7 @@ def assembled(server, draw_jpg, write_list, run_assemble, tmp_path):
 
 
 def run_finalize(root):
-    with blocks.exclusive(root) as work:
+    with locks.exclusive(root) as work:
         return finalize(blocks.load(root), work)
 
 
