@@ -2,23 +2,16 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import datetime as dt
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import cv2
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
@@ -29,11 +22,11 @@ from shards.config import AssembleConfig
 from shards.download import Downloader
 from shards.finalize import finalize
 from shards.hosts import Request
-from shards.index import ShardsError
 from shards.outcomes import Outcome, Status
 from shards.pack import Packing, pack_block
 from shards.progress import Meter
 from shards.sources import Source
+from shards.workers import interrupts_held, packing_pool
 
 # Rows of the blocks that are open at once. A block ends with its slowest row, which on a bad web takes most of a
 # minute; meanwhile the others go on. Their bodies lie in DIR/.work until they are packed.
@@ -82,19 +75,8 @@ def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
 def _run(
     config: AssembleConfig, shard_dir: ShardDir, missing: list[Block], work: Path, meter: Meter, *, is_local: bool
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # all that a worker imports, once for all of them
-    resource_tracker.ensure_running()  # which forkserver would start too, and lets interrupts go when it does
-    with _interrupts_held():
-        forkserver.ensure_running()
-    pool = ProcessPoolExecutor(min(config.worker_count, len(missing)), context, _begin_worker)
-    try:
-        with Downloader(config, work) as downloader, meter:
-            _Pipeline(config, shard_dir, work, pool, downloader, meter, is_local=is_local).run(missing)
-    except BrokenProcessPool as error:
-        raise ShardsError("a packing worker was killed; the same command goes on where this one stopped") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with packing_pool(min(config.worker_count, len(missing))) as pool, Downloader(config, work) as downloader, meter:
+        _Pipeline(config, shard_dir, work, pool, downloader, meter, is_local=is_local).run(missing)
 
 
 @dataclasses.dataclass
@@ -184,7 +166,7 @@ class _Pipeline:
                 encode_format=self._config.encode_format,
                 image_size=self._config.image_size,
             )
-            with _interrupts_held():
+            with interrupts_held():
                 self._packing[self._pool.submit(pack_block, packing)] = block
 
     def _finish(self, timeout: float) -> None:
@@ -196,38 +178,6 @@ class _Pipeline:
             came = sum(body is not None for _, body in opened.arrivals.values())
             self._meter.count(alive=statuses[Status.KEPT] - came, dead=came - statuses[Status.KEPT])
             shutil.rmtree(opened.folder)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Generator[None]:
-    """Holds Ctrl-C back while processes start, so that none is left half told what it is.
-
-    The mask is for them, who inherit it for good; in this process another thread may take the signal all the same.
-    """
-    held: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if held:
-        signal.raise_signal(signal.SIGINT)
-
-
-def _begin_worker() -> None:
-    """Sets up a packing process: one core each, Ctrl-C is the driver's to handle, and it ends when the driver does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _is_supported(url: str) -> bool:
