@@ -67,8 +67,9 @@ def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
         image_size=0 if config.encode_format == "original" else config.image_size,
         rows_per_shard=config.rows_per_shard,
         classes=classes or (),
+        split=config.split,
     )
-    choice = urls.Choice(config.images, config.seed, config.labels, classes, config.test_share)
+    choice = urls.Choice(config.images, config.seed, config.labels, classes, config.test_share, config.split)
     return blocks.open_or_create(config.out, recipe, work, lambda: urls.choose_rows(source, choice))
 
 

@@ -33,6 +33,7 @@ class Recipe:
         image_size: side in pixels of resized pictures; 0 where originals are kept.
         rows_per_shard: rows of a block.
         classes: class names in label order; empty where none were given and the list hasn't been read.
+        split: official or by_owner.
     """
 
     list_sha256: str
@@ -44,6 +45,7 @@ class Recipe:
     image_size: int
     rows_per_shard: int
     classes: tuple[str, ...] = ()
+    split: str = "official"  # what DIRs have that were made before there was a choice
 
     def difference(self, other: "Recipe") -> str | None:
         """Returns what this one has and the other hasn't, or None; classes that the other doesn't name may be any."""

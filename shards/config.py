@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 EncodeFormat = Literal["original", "pixels", "jpg"]
+Split = Literal["official", "by_owner"]
 
 MAX_IMAGE_SIZE = 4096  # 48 MiB of pixels a picture
 
@@ -34,7 +35,9 @@ class AssembleConfig:
         seed: of that permutation, and of the split where the list has none. The default is Caffe's.
         labels: take only rows whose label is below this.
         classes: file with a class name a line, in label order; or flickr_style, the 20 official names.
-        test_share: share of a list without a split column that goes to the test split.
+        split: official keeps the list's own split column, or draws by URL where it has none; by_owner draws so that all
+            pictures of one photographer stand in one split: its column owner, or the Flickr name in its page_url.
+        test_share: share of the URLs, or of the owners, that goes to the test split where it is drawn.
         workers: processes that decode and pack; -x is all cores but x.
         connections: downloads at once.
         per_host: downloads at once from one host.
@@ -57,6 +60,7 @@ class AssembleConfig:
     seed: int = 831486
     labels: int | None = None
     classes: str | None = None
+    split: Split = "official"
     test_share: float = 0.2
     workers: int = -1
     connections: int = 64

@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from shards.config import Split
 from shards.index import ShardsError
+from shards.origin import owner_of
 from shards.sources import FLICKR_STYLE, FLICKR_STYLE_SHA256, SPLIT_NAME, Source
 
 FLICKR_STYLE_CLASSES = (
@@ -50,7 +52,8 @@ class Choice:
         seed: of the permutation, and of the split where the list has none.
         labels: take rows whose label is below this; None for all.
         classes: class names in label order, or None for those that the list itself has.
-        test_share: share of the test split where the list has no split column.
+        test_share: share of the test split where it is drawn.
+        split: official takes the list's own split column, or draws by URL where it has none; by_owner draws by owner.
     """
 
     images: int = -1
@@ -58,6 +61,7 @@ class Choice:
     labels: int | None = None
     classes: tuple[str, ...] | None = None
     test_share: float = 0.2
+    split: Split = "official"
 
 
 def choose_rows(source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ...]]:
@@ -72,6 +76,8 @@ def choose_rows(source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ..
     if source.is_local:
         if choice.images > 0 or choice.labels is not None:
             raise ShardsError("--images and --labels choose from a list of URLs; a Caffe list file is taken whole")
+        if choice.split != "official":
+            raise ShardsError(f"--split {choice.split} is for a list of URLs; a Caffe list file is a split by itself")
         table = _read_caffe_lists(source)
     else:
         table = _normalise(_parse(source), source.name, choice)
@@ -165,17 +171,19 @@ def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
     urls, labels = _texts(table, "image_url"), _texts(table, "label")
     if "" in labels:
         raise ShardsError(f"--list {name}: row {labels.index('')} has no label")
-    splits = _texts(table, split_column) if split_column else [_draw_split(url, choice) for url in urls]
+    others = [column for column in columns if column not in {"id", "image_url", "label", split_column}]
+    further = table.select(others).to_pylist()
+    if choice.split == "by_owner":
+        splits = [_draw_split(owner_of(row) or url, choice) for row, url in zip(further, urls, strict=True)]
+    else:
+        splits = _texts(table, split_column) if split_column else [_draw_split(url, choice) for url in urls]
     for row, split in enumerate(splits):
         if not SPLIT_NAME.fullmatch(split):
             raise ShardsError(
                 f"--list {name}: row {row} has the split {split[:60]!r}; letters, digits, _ and - make one"
             )
     ids = _texts(table, "id") if "id" in columns else [""] * len(urls)
-    others = [column for column in columns if column not in {"id", "image_url", "label", split_column}]
-    extras = [
-        json.dumps(extra, sort_keys=True, ensure_ascii=False, default=str) for extra in table.select(others).to_pylist()
-    ]
+    extras = [json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in further]
     columns = [list(range(len(urls))), _make_keys(ids), urls, splits, labels, extras or ["{}"] * len(urls)]
     return pa.table([pa.array(column) for column in columns], names=ROWS_SCHEMA.names).cast(_with_text_labels())
 
@@ -184,9 +192,9 @@ def _texts(table: pa.Table, column: str) -> list[str]:
     return ["" if value is None else str(value).strip() for value in table.column(column).to_pylist()]
 
 
-def _draw_split(url: str, choice: Choice) -> str:
-    """Draws a split from seed and URL alone: rows of one URL stand together, and a list may grow at any place."""
-    draw = int.from_bytes(hashlib.sha256(f"{choice.seed} {url}".encode()).digest()[:8], "big")
+def _draw_split(owner: str, choice: Choice) -> str:
+    """Draws from the seed and a row's owner or URL alone: rows of one stand together, and a list may grow anywhere."""
+    draw = int.from_bytes(hashlib.sha256(f"{choice.seed} {owner}".encode()).digest()[:8], "big")
     return "test" if draw < choice.test_share * 2**64 else "train"
 
 

@@ -67,6 +67,7 @@ def test_the_order_is_kept_and_the_list_is_not_read_again(tmp_path):
         ({"encode_format": "pixels"}, "encode_format original, not pixels"),
         ({"images": 5}, "images -1, not 5"),
         ({"rows_per_shard": 4}, "rows_per_shard 3, not 4"),
+        ({"split": "by_owner"}, "split official, not by_owner"),
         ({"classes": ("hazy",)}, "the classes noir, not hazy"),
     ],
 )

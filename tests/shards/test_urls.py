@@ -168,6 +168,42 @@ def test_a_list_without_splits_is_split_by_url_alone():
 PATHS = {"train": "a", "test": "b"}
 
 
+def photos_of(owners: list[str]) -> str:
+    pages = [f"https://www.flickr.com/photos/{owner}/{number}" if owner else "" for number, owner in enumerate(owners)]
+    lines = [f"http://h/{number}.jpg,{page},0,train" for number, page in enumerate(pages)]
+    return "image_url,page_url,label,split\n" + "\n".join(lines)
+
+
+def test_a_split_by_owner_keeps_an_owners_pictures_together_however_the_list_grows():
+    owners = [f"owner{number % 50}" for number in range(300)]
+    before = {row["image_url"]: row["split"] for row in rows_of(photos_of(owners), split="by_owner")}
+    splits = {owner: {before[f"http://h/{n}.jpg"] for n in range(300) if owners[n] == owner} for owner in owners}
+    assert all(len(found) == 1 for found in splits.values())
+    assert set.union(*splits.values()) == {"train", "test"}
+    grown = {row["image_url"]: row["split"] for row in rows_of(photos_of(owners + owners), split="by_owner")}
+    assert before.items() <= grown.items()
+    other = {row["image_url"]: row["split"] for row in rows_of(photos_of(owners), split="by_owner", seed=1)}
+    assert other != before
+
+
+def test_a_row_without_an_owner_is_split_by_its_url():
+    by_url = rows_of("image_url,label\n" + "".join(f"http://h/{number}.jpg,0\n" for number in range(100)))
+    assert [row["split"] for row in rows_of(photos_of([""] * 100), split="by_owner")] == [
+        row["split"] for row in by_url
+    ]
+
+
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason="the real list (../shared/data/flickr_style.csv.gz) isn't here")
+def test_of_the_official_list_no_photographer_stands_in_both_splits_by_owner():
+    rows = rows_of(OFFICIAL.read_bytes(), split="by_owner")
+    splits = {"train": set(), "test": set()}
+    for row in rows:
+        splits[row["split"]].add(json.loads(row["extra"])["page_url"].split("/")[4])
+    assert len(splits["train"] | splits["test"]) == 17_428
+    assert not splits["train"] & splits["test"]
+    assert 0.18 < sum(row["split"] == "test" for row in rows) / len(rows) < 0.22
+
+
 def test_a_caffe_list_stands_as_it_is_written():
     caffe = Source("train=a test=b", {"train": b"my dir/b c.jpg 1\n\na.jpg 0\n", "test": b"z.jpg 1"}, PATHS)
     rows = choose_rows(caffe, Choice())[0].to_pylist()
@@ -238,6 +274,8 @@ def test_a_caffe_line_without_path_or_label_is_named(line):
 def test_choosing_from_a_caffe_list_is_refused():
     with pytest.raises(ShardsError, match="--images"):
         choose_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), Choice(images=1))
+    with pytest.raises(ShardsError, match="--split by_owner"):
+        choose_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), Choice(split="by_owner"))
 
 
 @pytest.mark.parametrize("text", ["", "noir\nnoir\n", None])
