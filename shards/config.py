@@ -24,6 +24,32 @@ class ConfigError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Partition:
+    """One task's share of a DIR's blocks: those whose place among all of them is `index` modulo `count`.
+
+    Attributes:
+        index: from 0.
+        count: how many tasks there are.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Partition":
+        """Reads i/n.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        partition = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
+        if partition.index >= partition.count:
+            raise ConfigError(f"partition is {text}; it must be i/n with i from 0 to n - 1, such as 0/16")
+        return partition
+
+
+@dataclasses.dataclass(frozen=True)
 class AssembleConfig:
     """An assembly: which pictures, from where, into what.
 
@@ -52,6 +78,7 @@ class AssembleConfig:
             jpg stores a resized JPEG.
         image_size: side in pixels of resized pictures.
         rows_per_shard: rows of the list in one tar; fixed once DIR exists.
+        partition: i/n, i from 0: do every n-th block, from block i, while others do the rest; then merge.
     """
 
     list: str | list[str]
@@ -74,6 +101,7 @@ class AssembleConfig:
     encode_format: EncodeFormat = "original"
     image_size: int = 256
     rows_per_shard: int = 1000
+    partition: str | None = None
 
     def __post_init__(self) -> None:
         positive = ["connections", "per_host", "timeout", "deadline", "attempts", "max_bytes", "rows_per_shard"]
@@ -89,12 +117,18 @@ class AssembleConfig:
         for name, is_broken, rule in rules:
             if is_broken:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be {rule}")
+        _ = self.share  # refuses what isn't one
         for name in ("proxy", "contact"):  # they become lines of aria2's configuration
             if not (getattr(self, name) or "").isprintable():
                 raise ConfigError(f"{name} holds a character that can't be printed")
         if self.proxy and not _is_proxy(self.proxy):
             shown = self.proxy.rpartition("@")[2]  # without the password
             raise ConfigError(f"proxy is {shown}; it must look like http://host:8080 or http://user:password@host:8080")
+
+    @property
+    def share(self) -> Partition | None:
+        """Returns what --partition asked for; None is all."""
+        return Partition.parse(self.partition) if self.partition is not None else None
 
     @property
     def worker_count(self) -> int:

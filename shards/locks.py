@@ -1,57 +1,273 @@
-"""Who may write in a DIR: one process at a time, with a folder for its temporary files."""
+"""Who may write in a DIR: one process at a time, or one per partition, each with a folder for its temporary files.
+
+A lock is a file under DIR/.work that its process holds with flock, which the kernel releases however a process ends.
+On one machine that is all there is to it. On a network file system it is not: flock may hold within a node only, so
+that two nodes get the same lock, or a node that lost its power may go on holding one. So the holder also rewrites its
+file every few seconds, and another node judges by that alone: a file that changes is held, one that doesn't is not.
+
+A process may stand still for longer and come back: it must not publish what somebody else has begun anew. All that it
+publishes it renames out of its work folder, so whoever takes the lock over puts a file in that folder's place, and a
+holder that finds its lock gone does so itself. What it tries from then on fails.
+"""
 
 import contextlib
+import dataclasses
 import fcntl
+import itertools
+import json
 import os
+import secrets
 import shutil
 import socket
-from collections.abc import Generator
+import threading
+import time
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
+from shards.config import Partition
 from shards.index import ShardsError
 
-_WORK = ".work"
+WORK = ".work"  # relative to DIR
+_WHOLE = "whole"
+_SUFFIX = ".lock"
+_BEAT = 2.0  # seconds between two signs of life
+_SILENCE = 14.0  # seconds without one after which another node's lock is free: a busy file server may delay several
+_TRIES = 100  # whoever ends may remove the file that we have just opened
+
+
+@dataclasses.dataclass(frozen=True)
+class _Holder:
+    """What a lock's file says.
+
+    Attributes:
+        name: of its work folder; no two processes have the same.
+        host: of the node.
+        process: who holds it, for messages.
+    """
+
+    name: str
+    host: str
+    process: str
+
+    @classmethod
+    def here(cls) -> "_Holder":
+        """Returns this process."""
+        host, number = socket.gethostname(), os.getpid()
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+        process = f"process {number} on {host}" + (f", Slurm job {job}" if job else "")
+        return cls(f"{host}-{number}-{secrets.token_hex(4)}", host, process)
+
+    def encode(self, beat: int) -> bytes:
+        """Returns the file's content, of the same length whatever the beat, so that one write replaces all of it."""
+        return json.dumps(dataclasses.asdict(self) | {"beat": f"{beat:012}"}).encode()
+
+    @classmethod
+    def decode(cls, content: bytes) -> "_Holder":
+        """Returns who wrote a file; one that is empty, as it is for a moment, or damaged, names nobody."""
+        try:
+            fields = json.loads(content)
+            return cls(*(str(fields[field.name]) for field in dataclasses.fields(cls)))
+        except (ValueError, KeyError, TypeError):
+            return cls("", "", "another process")
 
 
 @contextlib.contextmanager
-def exclusive(root: Path) -> Generator[Path]:
-    """Holds DIR for this process and yields an empty folder for temporary files, which goes with the lock.
+def exclusive(root: Path, partition: Partition | None = None) -> Generator[Path]:
+    """Holds DIR, or one partition of it, for this process and yields an empty folder for temporary files.
 
-    What a killed process left there is removed.
+    The folder goes with the lock. What a killed process left is removed: of this partition, or all of it where DIR is
+    held as a whole. That excludes every partition, and partitions of one count exclude those of another.
 
     Raises:
-        ShardsError: another process holds it, or it can't be made or written.
+        ShardsError: another process holds it, or took it over; or it can't be made or written.
     """
-    work = (root / _WORK).absolute()  # aria2 runs with another working directory
+    lock = _Lock(root, partition)
+    lock.take()
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock_file = (work / "lock").open("a+")
-    except OSError as error:
+        yield lock.begin()
+    except (OSError, ShardsError) as error:
+        taker = lock.find_taker()
+        if taker is None:
+            raise
         raise ShardsError(
-            f"{root} can't be made or written ({error.strerror}); give a folder of your own, or a new name"
+            f"{root}: {taker} took over while this process stood still; what was packed stays, and that one goes on"
         ) from error
-    with lock_file as lock:
+    finally:
+        lock.release()
+
+
+class _Lock:
+    """The lock on DIR or a partition of it, from `take` to `release`."""
+
+    def __init__(self, root: Path, partition: Partition | None) -> None:
+        self._root = root
+        self._work = (root / WORK).absolute()  # aria2 runs with another working directory
+        self._me = _Holder.here()
+        self._label = f"{partition.index}-of-{partition.count}" if partition else _WHOLE
+        self._path = self._work / (self._label + _SUFFIX)
+        self._folder = self._work / self._label / self._me.name
+        self._file = -1
+        self._ending = threading.Event()
+        self._pulse = threading.Thread(target=self._beat, daemon=True)
+
+    def take(self) -> None:
+        """Takes the lock and leaves a sign of life, or raises ShardsError."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed the file between our opening and our locking it.
-            free = os.fstat(lock.fileno()).st_ino == (work / "lock").stat().st_ino
-        except OSError:
-            free = False
-        if not free:
-            lock.seek(0)
+            self._file = next((file for file in map(self._try, range(_TRIES)) if file is not None), -1)
+            if self._file < 0:
+                raise self._refusal(self._path, _Holder.decode(b""))
+            self._write(0)
+        except OSError as error:
             raise ShardsError(
-                f"{root} is in use by {lock.read().strip() or 'another process'}; wait until it has ended"
-            )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        for left_over in work.iterdir():
-            if left_over.is_dir():
-                shutil.rmtree(left_over, ignore_errors=True)  # its daemon may still live for a second
-        # Its name is of this process: a daemon that outlives a killed one for a second writes elsewhere.
-        folder = work / f"{socket.gethostname()}-{os.getpid()}"
-        folder.mkdir()
+                f"{self._root} can't be made or written ({error.strerror}); give a folder of your own, or a new name"
+            ) from error
+        # Each announces itself before it looks for others: two that exclude each other may both be refused, but never
+        # both go on.
+        rivals = [path for path in self._work.glob("*" + _SUFFIX) if _excludes(path.stem, self._label)]
+        living = _find_living(rivals, self._me.host)
+        if living:
+            self.release()
+            raise self._refusal(*living)
+
+    def _try(self, _: int) -> int | None:
+        """Returns the lock's open file, or None where it has just been removed or replaced; raises ShardsError."""
+        self._work.mkdir(parents=True, exist_ok=True)
         try:
-            yield folder
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the last one to leave removed the folder
+            return None
+        is_mine = False
+        try:
+            has_flock = _try_flock(file, fcntl.LOCK_EX)
+            holder = _Holder.decode(os.pread(file, 4096, 0))
+            is_foreign = holder.host not in {"", self._me.host}
+            if (not is_foreign and not has_flock) or (is_foreign and _find_living([self._path], self._me.host)):
+                raise self._refusal(self._path, holder)
+            if os.fstat(file).st_ino != _find_inode(self._path):
+                return None
+            is_mine = not is_foreign
+            # A foreign holder may still have its file open, and come back: a file of our own is out of its reach.
+            return file if is_mine else self._replace()
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            if not is_mine:
+                os.close(file)
+
+    def _replace(self) -> int:
+        draft = self._work / self._me.name
+        file = os.open(draft, os.O_RDWR | os.O_CREAT, 0o644)
+        _try_flock(file, fcntl.LOCK_EX)
+        os.pwrite(file, self._me.encode(0), 0)
+        draft.replace(self._path)
+        return file
+
+    def _refusal(self, path: Path, holder: _Holder) -> ShardsError:
+        partition = "" if path.stem == _WHOLE else f", partition {path.stem.replace('-of-', '/')},"
+        return ShardsError(f"{self._root}{partition} is in use by {holder.process}; wait until it has ended")
+
+    def begin(self) -> Path:
+        """Removes what dead processes left, makes the work folder and starts the signs of life."""
+        for path in self._work.iterdir():
+            if path.is_dir() and self._label in {_WHOLE, path.name}:
+                for left_over in path.iterdir():
+                    _bar(left_over)
+            elif not path.is_dir() and self._label == _WHOLE and path != self._path:
+                path.unlink(missing_ok=True)
+        self._folder.mkdir(parents=True)
+        self._pulse.start()
+        return self._folder
+
+    def _beat(self) -> None:
+        for beat in itertools.count(1):
+            if self._ending.wait(_BEAT):
+                return
+            with contextlib.suppress(OSError):  # what ails DIR is for the work to meet
+                if self.find_taker() is not None:
+                    _bar(self._folder)
+                    return
+                self._write(beat)
+
+    def _write(self, beat: int) -> None:
+        os.pwrite(self._file, self._me.encode(beat), 0)
+        os.fsync(self._file)  # other nodes are to see it now
+
+    def find_taker(self) -> str | None:
+        """Returns who has the lock if this process hasn't any more."""
+        for path in (self._path, self._work / (_WHOLE + _SUFFIX)):  # whoever takes the whole removes a partition's
+            with contextlib.suppress(FileNotFoundError):
+                # Opened anew: only then does a network file system ask its server what the file holds.
+                holder = _Holder.decode(path.read_bytes())
+                return None if holder == self._me else holder.process
+        return "somebody who removed the lock"
+
+    def release(self) -> None:
+        """Removes the work folder and, last, the lock, both only if they are this process's still."""
+        self._ending.set()
+        if self._pulse.ident:
+            self._pulse.join()
+        with contextlib.suppress(OSError):
+            if self.find_taker() is None:
+                for path in self._work.iterdir():
+                    if self._pulse.ident and path.is_dir() and self._label in {_WHOLE, path.name}:
+                        shutil.rmtree(path, ignore_errors=True)
+                self._path.unlink()
+            self._work.rmdir()  # unless others are at work there
+        os.close(self._file)
+
+
+def _excludes(one: str, other: str) -> bool:
+    if one == other:
+        return False
+    return _WHOLE in {one, other} or one.partition("-of-")[2] != other.partition("-of-")[2]
+
+
+def _try_flock(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _find_inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _find_living(paths: Iterable[Path], host: str) -> tuple[Path, _Holder] | None:
+    """Returns the first lock that turns out to be held, and its holder; other nodes' are watched for _SILENCE."""
+    foreign: dict[Path, bytes] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            content = file.read()
+            holder = _Holder.decode(content)
+            if holder.host not in {"", host}:
+                foreign[path] = content
+            elif not _try_flock(file.fileno(), fcntl.LOCK_SH):  # shared, so that others may look at the same time
+                return path, holder
+    end = time.monotonic() + _SILENCE
+    while foreign and time.monotonic() < end:
+        time.sleep(_BEAT / 4)
+        for path, before in list(foreign.items()):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                del foreign[path]
+                continue
+            if content != before:
+                return path, _Holder.decode(content)
+    return None
+
+
+def _bar(folder: Path) -> None:
+    """Removes a work folder for good: what worked there may live on, or come back, and aria2 makes folders anew."""
+    for number in range(_TRIES):
+        if not folder.is_dir():
+            return
+        grave = folder.with_name(f".{folder.name}-{number}")
+        folder.rename(grave)  # all of it in one moment, whatever is being written
+        with contextlib.suppress(FileExistsError):
+            folder.touch(exist_ok=False)
+        shutil.rmtree(grave, ignore_errors=True)
