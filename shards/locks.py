@@ -13,6 +13,7 @@ holder that finds its lock gone does so itself. What it tries from then on fails
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -43,20 +44,23 @@ class _Holder:
         name: of its work folder; no two processes have the same.
         host: of the node.
         process: who holds it, for messages.
+        plan: what it makes DIR from.
     """
 
     name: str
     host: str
     process: str
+    plan: str
 
     @classmethod
-    def here(cls) -> "_Holder":
+    def here(cls, plan: str) -> "_Holder":
         """Returns this process."""
         host, number = socket.gethostname(), os.getpid()
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
         process = f"process {number} on {host}" + (f", Slurm job {job}" if job else "")
-        return cls(f"{host}-{number}-{secrets.token_hex(4)}", host, process)
+        digest = hashlib.sha256(plan.encode()).hexdigest()
+        return cls(f"{host}-{number}-{secrets.token_hex(4)}", host, process, digest)
 
     def encode(self, beat: int) -> bytes:
         """Returns the file's content, of the same length whatever the beat, so that one write replaces all of it."""
@@ -69,20 +73,25 @@ class _Holder:
             fields = json.loads(content)
             return cls(*(str(fields[field.name]) for field in dataclasses.fields(cls)))
         except (ValueError, KeyError, TypeError):
-            return cls("", "", "another process")
+            return cls("", "", "another process", "")
 
 
 @contextlib.contextmanager
-def exclusive(root: Path, partition: Partition | None = None) -> Generator[Path]:
+def exclusive(root: Path, partition: Partition | None = None, plan: str = "") -> Generator[Path]:
     """Holds DIR, or one partition of it, for this process and yields an empty folder for temporary files.
 
     The folder goes with the lock. What a killed process left is removed: of this partition, or all of it where DIR is
-    held as a whole. That excludes every partition, and partitions of one count exclude those of another.
+    held as a whole. That excludes every partition; and partitions exclude those of another count or plan.
+
+    Args:
+        root: DIR.
+        partition: which partition of it; None is all of DIR.
+        plan: what DIR is made from, in any form; tasks that work side by side must agree on it.
 
     Raises:
         ShardsError: another process holds it, or took it over; or it can't be made or written.
     """
-    lock = _Lock(root, partition)
+    lock = _Lock(root, partition, plan)
     lock.take()
     try:
         yield lock.begin()
@@ -100,10 +109,10 @@ def exclusive(root: Path, partition: Partition | None = None) -> Generator[Path]
 class _Lock:
     """The lock on DIR or a partition of it, from `take` to `release`."""
 
-    def __init__(self, root: Path, partition: Partition | None) -> None:
+    def __init__(self, root: Path, partition: Partition | None, plan: str) -> None:
         self._root = root
         self._work = (root / WORK).absolute()  # aria2 runs with another working directory
-        self._me = _Holder.here()
+        self._me = _Holder.here(plan)
         self._label = f"{partition.index}-of-{partition.count}" if partition else _WHOLE
         self._path = self._work / (self._label + _SUFFIX)
         self._folder = self._work / self._label / self._me.name
@@ -124,7 +133,7 @@ class _Lock:
             ) from error
         # Each announces itself before it looks for others: two that exclude each other may both be refused, but never
         # both go on.
-        rivals = [path for path in self._work.glob("*" + _SUFFIX) if _excludes(path.stem, self._label)]
+        rivals = [path for path in self._work.glob("*" + _SUFFIX) if self._is_rival(path)]
         living = _find_living(rivals, self._me.host)
         if living:
             self.release()
@@ -161,9 +170,22 @@ class _Lock:
         draft.replace(self._path)
         return file
 
+    def _is_rival(self, path: Path) -> bool:
+        """Tells whether another lock excludes this one, if it is held."""
+        if path == self._path or _WHOLE in {path.stem, self._label}:
+            return path != self._path
+        count = self._label.partition("-of-")[2]
+        try:
+            plan = _Holder.decode(path.read_bytes()).plan
+        except FileNotFoundError:
+            return False
+        return path.stem.partition("-of-")[2] != count or plan not in {self._me.plan, ""}
+
     def _refusal(self, path: Path, holder: _Holder) -> ShardsError:
         partition = "" if path.stem == _WHOLE else f", partition {path.stem.replace('-of-', '/')},"
-        return ShardsError(f"{self._root}{partition} is in use by {holder.process}; wait until it has ended")
+        is_other = _WHOLE not in {path.stem, self._label} and path != self._path
+        reason = ", which was given another n, list or setting" if is_other else ""
+        return ShardsError(f"{self._root}{partition} is in use by {holder.process}{reason}; wait until it has ended")
 
     def begin(self) -> Path:
         """Removes what dead processes left, makes the work folder and starts the signs of life."""
@@ -213,12 +235,6 @@ class _Lock:
                 self._path.unlink()
             self._work.rmdir()  # unless others are at work there
         os.close(self._file)
-
-
-def _excludes(one: str, other: str) -> bool:
-    if one == other:
-        return False
-    return _WHOLE in {one, other} or one.partition("-of-")[2] != other.partition("-of-")[2]
 
 
 def _try_flock(file: int, kind: int) -> bool:

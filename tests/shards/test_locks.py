@@ -27,7 +27,7 @@ from shards.index import ShardsError
 locks._BEAT, locks._SILENCE = 0.1, 1.5
 root, partition = Path(sys.argv[1]), sys.argv[2]
 try:
-    with locks.exclusive(root, Partition.parse(partition) if partition else None) as work:
+    with locks.exclusive(root, Partition.parse(partition) if partition else None, "a plan") as work:
         (work / "draft").write_text("mine")
         print("held", flush=True)
         for line in sys.stdin:
@@ -80,8 +80,8 @@ def tell(process, word):
     return process.stdout.readline().strip()
 
 
-def hold(root, partition=None):
-    with exclusive(root, partition):
+def hold(root, partition=None, plan="a plan"):
+    with exclusive(root, partition, plan):
         pass
 
 
@@ -134,6 +134,16 @@ def test_the_whole_excludes_its_partitions_and_one_count_another(tmp_path, held,
         first.stdin.close()
         assert first.wait(10) == 0
     assert not (tmp_path / ".work").exists()
+
+
+def test_tasks_side_by_side_must_have_one_plan(tmp_path):
+    with holder(tmp_path, "0/3") as (first, said):
+        assert said == "held"
+        with pytest.raises(
+            ShardsError, match=rf"process {first.pid} on .*, which was given another n, list or setting;"
+        ):
+            hold(tmp_path, Partition(1, 3), "another plan")
+    hold(tmp_path, Partition(1, 3), "another plan")
 
 
 def test_left_overs_are_a_partitions_own_or_all(tmp_path):
