@@ -1,7 +1,7 @@
 """Holds the trainer against the original Caffe's results, in one table: `python -m benchmarks.caffe_parity [GOLDEN]`.
 
-GOLDEN is a folder of Caffe's own results, the compact copy in tests/golden unless given. Exits with 1 where one fails. A
-"tie" is over the tolerance: benchmarks.caffe_checks.TIE says why, and the rows after it, against an exact run, must hold.
+GOLDEN is a folder of Caffe's own results, the compact copy in tests/golden unless given. Exits with 1 where one fails.
+A "tie" is over the tolerance: benchmarks.caffe_checks.TIE says why; the rows after it, against an exact run, must hold.
 """
 
 import argparse
