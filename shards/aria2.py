@@ -21,6 +21,7 @@ import requests
 
 from shards.config import AssembleConfig
 from shards.index import ShardsError
+from shards.robots import USER_AGENT
 from shards.traces import LogReader
 
 _PROXY_VARIABLES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
@@ -134,7 +135,7 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
 
 def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str, object]]:
     """Returns aria2's configuration; its manual explains each name."""
-    agent = f"stylefinetune/{metadata.version('stylefinetune')}"
+    agent = f"{USER_AGENT}/{metadata.version('stylefinetune')}"
     certificates = ssl.get_default_verify_paths().cafile  # as Python has it, SSL_CERT_FILE honoured
     settings: list[tuple[str, object]] = [
         ("enable-rpc", "true"),
@@ -167,6 +168,12 @@ def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str,
     ]
     optional = {"ca-certificate": certificates, **_proxies(config.proxy)}
     return settings + [(name, value) for name, value in optional.items() if value]
+
+
+def proxy_of(config: AssembleConfig) -> str | None:
+    """Returns the proxy that pictures take, or one of them, without its password."""
+    found = next((proxy for name, proxy in _proxies(config.proxy).items() if proxy and name != "no-proxy"), None)
+    return found.rpartition("@")[2] if found else None
 
 
 def _proxies(proxy: str | None) -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+
+from shards.rewriting import Rewrite
 
 EncodeFormat = Literal["original", "pixels", "jpg"]
 Split = Literal["official", "by_owner"]
@@ -67,6 +70,7 @@ class AssembleConfig:
         workers: processes that decode and pack; -x is all cores but x.
         connections: downloads at once.
         per_host: downloads at once from one host.
+        per_host_rate: requests a second to one host; 0 is any number.
         timeout: seconds without an answer, or without a byte, after which an attempt has failed.
         deadline: seconds that one attempt may take in all.
         attempts: how often a URL is asked for that fails for a passing reason.
@@ -74,10 +78,17 @@ class AssembleConfig:
         proxy: http://[user:password@]host[:port], for the pictures, in place of http_proxy and https_proxy of the
             environment.
         contact: address or URL that the User-Agent names, for hosts that wonder who asks.
+        disallowed_header_directives: what X-Robots-Tag may not say of a picture that is kept; [] heeds none.
+        allow_private: let a redirect lead to another host with a private or loopback address.
+        rewrite: rules, {match: regular expression, replace: text}, for where else to ask when a URL's host is silent.
         encode_format: original keeps the bytes as they came, pixels stores them decoded and resized (uint8 RGB),
             jpg stores a resized JPEG.
         image_size: side in pixels of resized pictures.
         rows_per_shard: rows of the list in one tar; fixed once DIR exists.
+        placeholder_urls: the same bytes under so many URLs are a placeholder, which isn't kept; 0 is never.
+        drop_duplicates: of rows with the same bytes keep only the first in the list.
+        retry: ask again for rows that weren't kept: failed is all of them, passing those that failed for a passing
+            reason; or names of outcomes with commas between them.
         partition: i/n, i from 0: do every n-th block, from block i, while others do the rest; then merge.
     """
 
@@ -92,15 +103,22 @@ class AssembleConfig:
     workers: int = -1
     connections: int = 64
     per_host: int = 16
+    per_host_rate: float = 0.0
     timeout: int = 10
     deadline: int = 60
     attempts: int = 4
     max_bytes: int = 32 * 2**20
     proxy: str | None = None
     contact: str | None = None
+    disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
+    allow_private: bool = False
+    rewrite: tuple[Rewrite, ...] = ()
     encode_format: EncodeFormat = "original"
     image_size: int = 256
     rows_per_shard: int = 1000
+    placeholder_urls: int = 20
+    drop_duplicates: bool = False
+    retry: str | None = None
     partition: str | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +128,12 @@ class AssembleConfig:
             ("image_size", self.image_size > MAX_IMAGE_SIZE, f"at most {MAX_IMAGE_SIZE}"),
             ("images", self.images < 1 and self.images != -1, "at least 1, or -1 for all"),
             ("labels", self.labels is not None and self.labels < 1, "at least 1, or left out for all"),
+            ("per_host_rate", not 0 <= self.per_host_rate < math.inf, "at least 0"),
+            (
+                "placeholder_urls",
+                self.placeholder_urls < 2 and self.placeholder_urls != 0,
+                "at least 2, or 0 for never",
+            ),
             ("test_share", not 0 <= self.test_share < 1, "at least 0 and below 1"),
             ("seed", not 0 <= self.seed < 2**32, "at least 0 and below 2**32"),
             ("workers", self.workers == 0, "a number of processes, or -x for all cores but x"),
@@ -118,6 +142,8 @@ class AssembleConfig:
             if is_broken:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be {rule}")
         _ = self.share  # refuses what isn't one
+        for fault in filter(None, (rule.find_fault() for rule in self.rewrite)):
+            raise ConfigError(f"rewrite: {fault}")
         for name in ("proxy", "contact"):  # they become lines of aria2's configuration
             if not (getattr(self, name) or "").isprintable():
                 raise ConfigError(f"{name} holds a character that can't be printed")
@@ -133,12 +159,17 @@ class AssembleConfig:
     @property
     def worker_count(self) -> int:
         """Returns how many processes decode and pack, -x resolved."""
-        return self.workers if self.workers > 0 else max(1, (os.cpu_count() or 1) + self.workers)
+        return count_processes(self.workers)
 
     @property
     def lists(self) -> Sequence[str]:
         """Returns what --list named, however often it was given."""
         return [self.list] if isinstance(self.list, str) else self.list
+
+
+def count_processes(workers: int) -> int:
+    """Resolves -x, all cores but x."""
+    return workers if workers > 0 else max(1, (os.cpu_count() or 1) + workers)
 
 
 def parse(arguments: list[str]) -> AssembleConfig:
@@ -153,13 +184,14 @@ def parse(arguments: list[str]) -> AssembleConfig:
     try:
         for file in _config_files(arguments):
             _check_file(file)
-        namespace: Any = parser.instantiate(parser.parse_args(_join_lists(arguments)))
+        namespace: Any = parser.instantiate(parser.parse_args(_set_switches(_join_lists(arguments))))
         return AssembleConfig(**{name: namespace[name] for name in _KEYS})
     except ArgumentError as error:
         raise ConfigError(one_line(str(error))) from error
 
 
 _KEYS = [field.name for field in dataclasses.fields(AssembleConfig)]
+_SWITCHES = {f"--{field.name}" for field in dataclasses.fields(AssembleConfig) if field.type is bool}
 
 
 def _is_proxy(proxy: str) -> bool:
@@ -226,6 +258,15 @@ def _join_lists(arguments: list[str]) -> list[str]:
     return [*others, "--list=" + repr(values)]
 
 
+def _set_switches(arguments: list[str]) -> list[str]:
+    """Lets a switch stand alone: --drop_duplicates is --drop_duplicates=true."""
+    values = [*arguments[1:], ""]
+    return [
+        f"{argument}=true" if argument in _SWITCHES and value.lower() not in {"true", "false"} else argument
+        for argument, value in zip(arguments, values, strict=False)
+    ]
+
+
 def one_line(message: str) -> str:
     """Folds what jsonargparse says of a flag or key into one line in plain words."""
     line = re.sub(r"\s+", " ", message).strip()
@@ -234,6 +275,7 @@ def one_line(message: str) -> str:
     line = line.replace("Expected a int", "Expected an int").replace("Expected a one of", "Expected one of")
     union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.{,80}).*"
     line = re.sub(union, r"Expected one of \1. Got value: \2", line)
+    line = re.sub(r"Problem with given class_path '[\w.]+': ", "", line)
     unknown = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", line)
     if unknown:
         return line.replace("unrecognized arguments: ", "unknown flag ") + _suggestion(unknown[1], "--")

@@ -1,51 +1,33 @@
 """One aria2 daemon, driven over JSON-RPC, that downloads every URL it is given to an outcome."""
 
+import collections
 import dataclasses
 import datetime as dt
-import re
 import time
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from shards.aria2 import Daemon
+from shards.aria2 import Daemon, proxy_of
 from shards.config import AssembleConfig
-from shards.hosts import Request, Turns
+from shards.hosts import LONGEST_PAUSE, Request, Turns
 from shards.index import ShardsError
 from shards.outcomes import PASSING, Outcome, Status
+from shards.rewriting import rewrite
 from shards.traces import Trace
+from shards.verdicts import http_status_of, is_local_failure, judge, message_of
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds before asking again; the first doubles with each attempt
+_FIRST_PAUSE = 1.0  # seconds before asking a URL again; doubled with each attempt
+_PATIENCE = 3  # refusals in a row, times `attempts`, after which a host is given up
 _WATCH_INTERVAL = 1.0  # seconds between looks at what is on its way
 _LOWEST_SPEED = 1024  # bytes a second, of what has had twice the time-out; aria2 counts them by 16 KiB
 _STATUS_KEYS = ["gid", "status", "errorCode", "errorMessage", "completedLength", "totalLength"]
 # Of a URL, only these and letters, digits, - . _ stay as they are: what aria2 would encode itself is encoded before.
 _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
-
-# aria2's exit codes (manual, "Exit status"); 3, 22 and 29 are told apart by their HTTP status.
-_STATUS_OF_CODE = {
-    2: Status.TIMEOUT,
-    3: Status.NOT_FOUND,
-    5: Status.TOO_SLOW,
-    6: Status.REFUSED,
-    17: Status.TOO_LARGE,  # a write refused by the file size limit
-    19: Status.DNS,
-    23: Status.TOO_MANY_REDIRECTS,
-    24: Status.FORBIDDEN,
-}
-_STATUS_OF_HTTP = {
-    401: Status.FORBIDDEN,
-    402: Status.FORBIDDEN,
-    403: Status.FORBIDDEN,
-    404: Status.NOT_FOUND,
-    407: Status.FORBIDDEN,
-    408: Status.TIMEOUT,
-    410: Status.GONE,
-    429: Status.RATE_LIMITED,
-    451: Status.FORBIDDEN,
-}
-_LOCAL_FAILURES = {9, 15, 16, 18}  # no room, or a file or folder of ours that can't be opened or made
+_NO_ANSWER = {Status.DNS, Status.REFUSED, Status.TIMEOUT}
+_SILENCE = 8  # times in a row that a host gave no answer, after which its URLs are rewritten without asking it first
+_PROXY_REFUSALS = 16  # of the first answers: all of them 407 means that no other will come
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +70,11 @@ class Downloader:
         """Prepares a downloader whose daemon keeps its own files in `folder`."""
         self._config = config
         self._daemon = Daemon(config, folder)
-        self._turns = Turns(config.per_host)
+        self._turns = Turns(config.per_host, config.per_host_rate, _PATIENCE * config.attempts)
+        self._proxy = proxy_of(config)
+        self._proxy_refusals = 0
+        self._is_proxy_proven = self._proxy is None
+        self._silences: collections.Counter[str] = collections.Counter()  # in a row, by host
         self._in_flight: dict[str, _InFlight] = {}
         self._to_forget: list[str] = []
         self._gids = 0
@@ -125,11 +111,13 @@ class Downloader:
             ShardsError: the daemon has ended, or can't write.
         """
         now = time.monotonic()
+        ended: list[Download | None] = [self._end_unasked(request) for request in self._turns.take_given_up()]
         watched = self._watch(now)
-        added = self._turns.take(self._config.connections - len(self._in_flight), now)
+        added = self._take(now)
         if not added and not self._in_flight:
-            time.sleep(timeout)
-            return []
+            if not ended:
+                time.sleep(timeout)
+            return [download for download in ended if download is not None]
         calls = [("removeDownloadResult", [gid]) for gid in self._to_forget]
         self._to_forget = []
         calls += [("forceRemove", [gid]) for gid in watched]
@@ -138,7 +126,6 @@ class Downloader:
         calls += [("addUri", [[_quote(self._in_flight[gid].request.url)], self._options(gid)]) for gid in gids]
         # Results leave the daemon as soon as they have been read, so that this list is always short.
         answers = self._daemon.call([*calls, ("tellStopped", [0, 2 * self._config.connections, _STATUS_KEYS])])
-        ended: list[Download | None] = []
         for gid, answer in zip(gids, answers[first_added:], strict=False):
             if isinstance(answer, dict):  # a fault
                 ended.append(self._finish(gid, Status.UNSUPPORTED_URL, str(answer.get("message")), Trace()))
@@ -147,6 +134,19 @@ class Downloader:
         if not downloads:
             self._daemon.log.wait_for_stop(timeout)
         return downloads
+
+    def _take(self, now: float) -> list[Request]:
+        """Returns the requests whose turn it is, but for those that are sent elsewhere before their host is asked."""
+        taken: list[Request] = []
+        for request in self._turns.take(self._config.connections - len(self._in_flight), now):
+            is_dead = bool(self._config.rewrite) and self._silences[request.host] >= _SILENCE
+            moved = self._move(request) if is_dead else None
+            if moved:
+                self._turns.done(request)
+                self._turns.put(moved)
+            else:
+                taken.append(request)
+        return taken
 
     def _begin(self, request: Request, now: float) -> str:
         self._gids += 1
@@ -184,55 +184,105 @@ class Downloader:
         flight = self._in_flight.get(gid)
         if flight is None:
             return None
-        trace = self._daemon.log.take(_quote(flight.request.url))
-        code = int(result.get("errorCode") or 0)
-        message = " ".join(result.get("errorMessage", "").split())
-        if result["status"] == "complete":
-            return self._finish(gid, Status.KEPT, "", trace)
-        if code in _LOCAL_FAILURES:
+        if is_local_failure(result):
+            words = message_of(result)
             raise ShardsError(
-                f"aria2c can't write into {self._config.out}: {message}; mend it, and the same command goes on"
+                f"aria2c can't write into {self._config.out}: {words}; mend it, and the same command goes on"
             )
-        status = flight.verdict or _judge(code, message, result)
+        trace = self._daemon.log.take(_quote(flight.request.url))
+        status, message = judge(result, trace, self._config)
+        http_status = http_status_of(result, trace)
+        if flight.verdict and result["status"] != "complete" and status is not Status.REDIRECT_REFUSED:
+            status = flight.verdict
+            message = f"{result['completedLength']} bytes in {time.monotonic() - flight.started:.0f} s"
         if status is Status.TOO_LARGE:
             message = f"over max_bytes {self._config.max_bytes}"
-        elif flight.verdict:
-            message = f"{result['completedLength']} bytes in {time.monotonic() - flight.started:.0f} s"
-        return self._finish(gid, status, message, trace)
+        if http_status == 407:
+            self._note_proxy_refusal()
+            status = Status.PROXY_REFUSED if self._proxy else Status.FORBIDDEN
+        elif http_status:
+            self._is_proxy_proven = True
+        return self._finish(gid, status, message, trace, http_status)
 
-    def _finish(self, gid: str, status: Status, message: str, trace: Trace) -> Download | None:
+    def _note_proxy_refusal(self) -> None:
+        """Counts a 407.
+
+        Raises:
+            ShardsError: nothing but 407 has come so far.
+        """
+        self._proxy_refusals += 1
+        if not self._is_proxy_proven and self._proxy_refusals >= _PROXY_REFUSALS:
+            raise ShardsError(
+                f"the proxy {self._proxy} wants other credentials (407); give --proxy http://user:password@host:port, "
+                "and the same command goes on"
+            )
+
+    def _finish(
+        self, gid: str, status: Status, message: str, trace: Trace, http_status: int | None = None
+    ) -> Download | None:
         """Returns the request's end, or None where it is worth asking again."""
         flight = self._in_flight.pop(gid)
-        self._turns.done(flight.request)
-        now = time.monotonic()
-        if status in PASSING and flight.request.attempts < self._config.attempts:
-            pause = max(_FIRST_PAUSE * 2 ** (flight.request.attempts - 1), trace.retry_after or 0.0)
-            self._turns.put(flight.request, now + min(pause, _LONGEST_PAUSE))
+        request, now = flight.request, time.monotonic()
+        moved = None
+        if self._is_silence(status, http_status, trace):
+            self._silences[request.host] += 1
+            moved = self._move(request)
+        else:
+            self._silences.pop(request.host, None)
+        if not moved:
+            self._note_mood(flight, status, http_status, trace, now)
+        self._turns.done(request)
+        if status is not Status.KEPT:
+            (request.folder / flight.name).unlink(missing_ok=True)
+        if moved:
+            self._turns.put(moved)
             return None
-        body = flight.request.folder / flight.name
-        http = re.search(r"status=(\d{3})", message)
+        asked = request.attempts - (request.rewritten_after or 0)  # of this URL
+        if status in PASSING and asked < self._config.attempts:
+            pause = max(_FIRST_PAUSE * 2 ** (asked - 1), trace.retry_after or 0.0)
+            self._turns.put(dataclasses.replace(request, ending=status), now + min(pause, LONGEST_PAUSE))
+            return None
         outcome = Outcome(
             status,
             dt.datetime.now(dt.UTC),
-            http_status=int(http[1]) if http else trace.http_status,
-            attempts=flight.request.attempts,
-            final_url=trace.final_url or flight.request.url,
+            http_status=http_status,
+            attempts=request.attempts,
+            final_url=trace.final_url or request.url,
             seconds=now - flight.started,
             message=message,
         )
-        return Download(flight.request.row, outcome, body if status is Status.KEPT else None)
+        return Download(request.row, outcome, request.folder / flight.name if status is Status.KEPT else None)
 
+    def _end_unasked(self, request: Request) -> Download:
+        """Returns the end of a request whose host has been given up."""
+        message = f"not asked for{' again' if request.attempts else ''}: its host refused too often in a row"
+        outcome = Outcome(
+            request.ending,
+            dt.datetime.now(dt.UTC),
+            attempts=request.attempts,
+            final_url=request.url,
+            message=message,
+        )
+        return Download(request.row, outcome, None)
 
-def _judge(code: int, message: str, result: dict[str, str]) -> Status:
-    http = re.search(r"status=(\d{3})", message)
-    if http:
-        status = int(http[1])
-        return Status.SERVER_ERROR if status >= 500 else _STATUS_OF_HTTP.get(status, Status.HTTP_ERROR)
-    if code == 1:  # aria2's "unknown": the connection wasn't made, or ended; or a redirect led nowhere
-        if "Redirect to" in message:
-            return Status.DOWNLOAD_ERROR
-        return Status.INCOMPLETE if int(result["totalLength"]) else Status.REFUSED
-    return _STATUS_OF_CODE.get(code, Status.DOWNLOAD_ERROR)
+    def _note_mood(self, flight: _InFlight, status: Status, http_status: int | None, trace: Trace, now: float) -> None:
+        """Tells the turns whether the host wants to be left in peace."""
+        asks_for_peace = trace.retry_after is not None and status is not Status.KEPT
+        if http_status in {429, 503} or asks_for_peace:
+            self._turns.refused(flight.request, flight.started, now, trace.retry_after or 0.0)
+        elif http_status and http_status < 500:
+            self._turns.answered(flight.request, flight.started)
+
+    def _is_silence(self, status: Status, http_status: int | None, trace: Trace) -> bool:
+        """Tells whether a URL's host gave no answer; a proxy says that with a 502, 503 or 504 of its own."""
+        if self._proxy and http_status in {502, 503, 504}:
+            return trace.retry_after is None
+        return http_status is None and status in _NO_ANSWER
+
+    def _move(self, request: Request) -> Request | None:
+        """Returns the request at the URL that the config's rules make of it, or None where none does, or did before."""
+        url = rewrite(request.url, self._config.rewrite) if request.rewritten_after is None else None
+        return dataclasses.replace(request, url=url, rewritten_after=request.attempts) if url else None
 
 
 def _quote(url: str) -> str:

@@ -94,7 +94,9 @@ def inspect(body: bytes) -> Picture:
     Raises:
         BadPicture: it isn't one; the status says why.
     """
-    kind = _detect(body)
+    kind = tell_format(body)
+    if kind is None:
+        raise _no_picture(body)
     try:
         width, height = _HEADER_READERS[kind](body)
     except (struct.error, IndexError) as error:
@@ -107,6 +109,13 @@ def inspect(body: bytes) -> Picture:
     if sorted(pixels.shape[:2]) != sorted((width, height)):  # sorted: EXIF may have turned it
         raise BadPicture(Status.CORRUPT, f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, not its {width}x{height}")
     return Picture(kind, pixels)
+
+
+def _no_picture(body: bytes) -> BadPicture:
+    if body.startswith(_GZIP):
+        return BadPicture(Status.BAD_ENCODING, "still gzip-compressed")
+    beginning = repr(body[:16]) if body else "nothing"
+    return BadPicture(Status.NOT_AN_IMAGE, f"begins with {beginning}")
 
 
 def _view_npy(body: bytes | memoryview) -> Pixels:
@@ -123,8 +132,8 @@ def _view_npy(body: bytes | memoryview) -> Pixels:
     return np.frombuffer(body, np.uint8, offset=header.tell()).reshape(shape)
 
 
-def _detect(body: bytes) -> str:
-    """Tells the format from the first bytes, whatever the URL or Content-Type claimed."""
+def tell_format(body: bytes) -> str | None:
+    """Tells the format from the first bytes, whatever the URL or Content-Type claimed; None if it is no picture's."""
     if body.startswith(b"\xff\xd8\xff"):
         return "jpg"
     if body.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -136,10 +145,7 @@ def _detect(body: bytes) -> str:
     # Two letters are little to go by, so the next header's size must be one that exists.
     if body.startswith(b"BM") and int.from_bytes(body[14:18], "little") in _DIB_HEADER_SIZES:
         return "bmp"
-    if body.startswith(_GZIP):
-        raise BadPicture(Status.BAD_ENCODING, "still gzip-compressed")
-    beginning = repr(body[:16]) if body else "nothing"
-    raise BadPicture(Status.NOT_AN_IMAGE, f"begins with {beginning}")
+    return None
 
 
 def _jpg_size(body: bytes) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 _RECORD = re.compile(rb"CUID#(\d+) - (Requesting:|Response received:|Redirecting to (\S+))")
+_RESOLVED = re.compile(rb"CUID#(\d+) - (?:Name resolution complete|DNS cache hit): (\S+) -> (.*)")
 _RPC = b"Executing RPC method system.multicall"
 # Where in aria2's own source a line comes from, and its number: "[SocketCore.cc:313] errorCode=1 ".
 _PLACE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
@@ -23,14 +24,25 @@ class Trace:
     """One URL's way through redirects, as far as it has come.
 
     Attributes:
-        final_url: where the last redirect led, or None where there was none.
+        host: that was asked first, without its port.
+        redirects: where each redirect led.
+        addresses: of the hosts that redirects led to, as far as their names were resolved here.
         http_status: of the last answer.
         retry_after: seconds that the last answer asked to wait, or None.
+        robots: the last answer's X-Robots-Tag headers.
     """
 
-    final_url: str | None = None
+    host: str = ""
+    redirects: list[str] = dataclasses.field(default_factory=list[str])
+    addresses: dict[str, list[str]] = dataclasses.field(default_factory=dict[str, list[str]])
     http_status: int | None = None
     retry_after: float | None = None
+    robots: list[str] = dataclasses.field(default_factory=list[str])
+
+    @property
+    def final_url(self) -> str | None:
+        """Returns where the last redirect led, or None where there was none."""
+        return self.redirects[-1] if self.redirects else None
 
 
 class LogReader(threading.Thread):
@@ -97,6 +109,8 @@ class LogReader(threading.Thread):
         record = _RECORD.search(line)
         if record:
             self._begin(record)
+        elif resolved := _RESOLVED.search(line):
+            self._note_addresses(*resolved.groups())
         elif _RPC in line:
             self._calls += 1
             self._changed.notify_all()
@@ -117,7 +131,13 @@ class LogReader(threading.Thread):
             self._cuid = cuid
             self._target = b"?" if kind == b"Requesting:" else b""
         elif cuid in self._by_cuid:
-            self._by_cuid[cuid].final_url = location.decode(errors="replace")
+            self._by_cuid[cuid].redirects.append(location.decode(errors="replace"))
+
+    def _note_addresses(self, cuid: bytes, host: bytes, addresses: bytes) -> None:
+        trace = self._by_cuid.get(cuid)  # None until the first request: where the list's own host is says nothing
+        if trace is not None:
+            found = [address.strip() for address in addresses.decode(errors="replace").split(",")]
+            trace.addresses.setdefault(host.decode(errors="replace").lower(), []).extend(found)
 
     def _read_header(self, cuid: bytes, line: bytes) -> None:
         line = line.strip()
@@ -129,9 +149,9 @@ class LogReader(threading.Thread):
             name, _, value = line.partition(b":")
             if name.lower() == b"host" and cuid not in self._by_cuid:
                 absolute = self._target.startswith((b"http://", b"https://"))  # so it is asked of a proxy
-                url = self._target if absolute else b"//" + value.strip() + self._target
-                trace = self._by_cuid[cuid] = Trace()
-                self._by_target[_target_of(url.decode(errors="replace"))] = (cuid, trace)
+                url = (self._target if absolute else b"//" + value.strip() + self._target).decode(errors="replace")
+                trace = self._by_cuid[cuid] = Trace(host=urlsplit(url).hostname or "")
+                self._by_target[_target_of(url)] = (cuid, trace)
         elif cuid in self._by_cuid:
             _read_answer(self._by_cuid[cuid], line)
 
@@ -141,6 +161,9 @@ def _read_answer(trace: Trace, line: bytes) -> None:
     if status:
         trace.http_status = int(status[1])
         trace.retry_after = None
+        trace.robots = []
+    elif line[:13].lower() == b"x-robots-tag:":
+        trace.robots.append(line[13:].decode(errors="replace"))
     elif line[:12].lower() == b"retry-after:":
         trace.retry_after = _seconds(line[12:].strip().decode(errors="replace"))
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from shards.config import AssembleConfig, ConfigError, parse
+from shards.rewriting import rewrite
 
 
 def test_defaults_are_caffes():
@@ -32,6 +33,16 @@ def test_list_may_be_given_several_times(arguments):
 def test_workers_below_zero_leave_cores_free():
     assert AssembleConfig(list="a", out=Path("x"), workers=-1000).worker_count == 1
     assert AssembleConfig(list="a", out=Path("x"), workers=7).worker_count == 7
+
+
+@pytest.mark.parametrize("name", ["flickr_style", "flickr_style_2000"])
+def test_flickrs_old_hosts_are_asked_for_by_their_new_name_once_they_are_silent(name):
+    config = parse(["--config", str(Path(__file__).parents[2] / "configs" / "shards" / f"{name}.yaml")])
+    moved = "https://live.staticflickr.com/8077/8375346364_7e11d1ca5d.jpg"
+    for host in ("farm9.staticflickr.com", "farm9.static.flickr.com"):
+        assert rewrite(f"http://{host}/8077/8375346364_7e11d1ca5d.jpg", config.rewrite) == moved
+    assert rewrite(moved, config.rewrite) is None
+    assert AssembleConfig(list="a", out=Path("x")).rewrite == ()
 
 
 @pytest.mark.parametrize("name", ["flickr_style", "flickr_style_2000"])
@@ -65,14 +76,20 @@ def test_shipped_configs_are_read_and_open_with_their_command(name):
         (["--list", "a", "--out", "x", "--image_size", "4097"], "image_size is 4097"),
         (["--list", "a", "--out", "x", "--labels", "few"], "labels: Expected one of int, NoneType. Got value: few"),
         (["--list", "a", "--out", "x", "--imagse", "3"], "did you mean --images?"),
+        (
             ["--list", "a", "--out", "x", "--partition", "3/3"],
             "partition is 3/3; it must be i/n with i from 0 to n - 1",
+        ),
         (["--list", "a", "--out", "x", "--partition", "3"], "partition is 3;"),
         (["--list", "a", "--out", "x", "--partition", "0/0"], "partition is 0/0;"),
         (["--list", "a", "--out", "x", "--partition=-1/3"], "partition is -1/3;"),
         (["--list", "a", "--out", "x", "--proxy", "nonsense::"], "http://host:8080"),
         (["--list", "a", "--out", "x", "--proxy", "socks5://h:1"], "http://host:8080"),
         (["--list", "a", "--out", "x", "--proxy", "http://h:99999"], "http://host:8080"),
+        (["--list", "a", "--out", "x", "--per_host_rate", "-1"], "per_host_rate is -1.0"),
+        (["--list", "a", "--out", "x", "--rewrite", '[{match: "(a", replace: b}]'], "rewrite: match '(a'"),
+        (["--list", "a", "--out", "x", "--rewrite", "[{match: a}]"], "rewrite: the following arguments are required"),
+        (["--list", "a", "--out", "x", "--rewrite", "[{math: a, replace: b}]"], "rewrite: Option 'math'"),
         (["--config", "nosuch.yaml"], "nosuch.yaml"),
         (["--config"], "--config"),
     ],

@@ -96,6 +96,40 @@ def test_a_later_answer_takes_the_wish_back(read):
     assert log.take("http://h/a").retry_after is None
 
 
+def resolved(cuid: int, words: str) -> str:
+    return f"{STAMP} CUID#{cuid} - {words}\n"
+
+
+def test_the_way_is_told_with_the_addresses_that_names_stood_for(read):
+    log = read(
+        resolved(7, "Name resolution complete: h -> 10.0.0.1")
+        + request(7, "/a", "H:81")
+        + answer(7, 302)
+        + redirect(7, "http://other/b")
+        + resolved(7, "Name resolution complete: other -> 93.184.216.34, 10.0.0.2")
+        + resolved(9, "DNS cache hit: third -> 10.0.0.3")
+        + request(7, "/b", "other")
+        + answer(7, 302)
+        + redirect(7, "https://THIRD/c")
+        + resolved(7, "DNS cache hit: THIRD -> ::1")
+    )
+    trace = log.take("http://h:81/a")
+    assert (trace.host, trace.redirects) == ("h", ["http://other/b", "https://THIRD/c"])
+    assert trace.addresses == {"other": ["93.184.216.34", "10.0.0.2"], "third": ["::1"]}
+
+
+def test_what_robots_are_told_is_the_last_answers(read):
+    log = read(
+        request(7, "/a", "h")
+        + answer(7, 302, "X-Robots-Tag: noai")
+        + redirect(7, "http://h/b")
+        + request(7, "/b", "h")
+        + answer(7, 200, "X-Robots-Tag: otherbot: noindex", "x-robots-tag:nofollow, noarchive", "X-Robots: noai")
+    )
+    robots = log.take("http://h/a").robots
+    assert [header.strip() for header in robots] == ["otherbot: noindex", "nofollow, noarchive"]
+
+
 def test_the_complaint_is_the_first_error_and_its_cause(read):
     log = read(
         "Parse error in aria2.conf\n"
