@@ -2,11 +2,13 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime as dt
+import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,17 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from shards import blocks, locks, sources, urls
+from shards import growth, journal, locks, retry, sources, urls
 from shards.blocks import Block, Recipe, ShardDir
 from shards.config import AssembleConfig
 from shards.download import Downloader
-from shards.finalize import finalize
+from shards.finalize import finalize, store_rules
 from shards.hosts import Request
+from shards.index import ShardsError
 from shards.outcomes import Outcome, Status
 from shards.pack import Packing, pack_block
 from shards.progress import Meter
+from shards.recurrence import Rules
 from shards.sources import Source
 from shards.workers import interrupts_held, packing_pool
 
@@ -34,25 +38,70 @@ _OPEN_ROWS = 16_000
 _POLL = 0.2  # seconds
 
 
+@dataclasses.dataclass(frozen=True)
+class _Todo:
+    """A block of which rows are to be asked for.
+
+    Attributes:
+        block: which block.
+        places: of those rows in it.
+        is_committed: whether it has others already, which stay.
+    """
+
+    block: Block
+    places: Sequence[int]
+    is_committed: bool
+
+
 def assemble(config: AssembleConfig, console: Console) -> None:
     """Makes DIR from the list, or goes on where an earlier assembly stopped, and tells the console.
 
     Raises:
         ShardsError: the list, DIR or the machine is not as it must be; DIR is left so that the same command goes on.
     """
+    if config.retry is not None:
+        retry.parse(config.retry)  # refuses what isn't one, before anything is made
     source = sources.read_source(list(config.lists))
-    with locks.exclusive(config.out) as work:
+    with locks.exclusive(config.out) as work, _full_disk_told(config.out):
         shard_dir = _open(config, source, work)
-        missing = [block for block in shard_dir.blocks() if not shard_dir.is_committed(block)]
-        images = sum(len(shard_dir.rows_of(block)) for block in missing)
+        journal.recover(config.out, shard_dir.blocks())
+        rules = Rules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
+        store_rules(config.out, rules, work)
+        todo = _plan(shard_dir, retry.begin(config.out, config.retry, work))
+        images = sum(len(each.places) for each in todo)
         _say(console, f"Downloading {images} images with {config.worker_count} workers...")
         if images < len(shard_dir.rows):
             done = len(shard_dir.rows) - images
             _say(console, f"{done} of {len(shard_dir.rows)} were done before; going on in {config.out}")
-        if missing:
-            _run(config, shard_dir, missing, work, Meter(console, images), is_local=source.is_local)
+        if todo:
+            _run(config, shard_dir, todo, work, Meter(console, images), is_local=source.is_local)
         ledger = finalize(shard_dir, work)
+        retry.end(config.out)
     _tell(console, ledger)
+
+
+@contextlib.contextmanager
+def _full_disk_told(root: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise ShardsError(
+            f"{root}: the disk is full; what was packed is whole, and once there is room the same command goes on"
+        ) from error
+
+
+def _plan(shard_dir: ShardDir, again: retry.Retry | None) -> list[_Todo]:
+    """Returns the blocks that lack rows, or have rows to be asked for again."""
+    todo: list[_Todo] = []
+    for block in shard_dir.blocks():
+        committed, size = shard_dir.committed_rows(block), shard_dir.size_of(block)
+        old = again.places(shard_dir.root, block) if again and committed else []
+        places = [*old, *range(committed, size)] if old else range(committed, size)
+        if places:
+            todo.append(_Todo(block, places, is_committed=committed > 0))
+    return todo
 
 
 def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
@@ -70,14 +119,14 @@ def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
         split=config.split,
     )
     choice = urls.Choice(config.images, config.seed, config.labels, classes, config.test_share, config.split)
-    return blocks.open_or_create(config.out, recipe, work, lambda: urls.choose_rows(source, choice))
+    return growth.open_or_create(config.out, recipe, work, source, choice)
 
 
 def _run(
-    config: AssembleConfig, shard_dir: ShardDir, missing: list[Block], work: Path, meter: Meter, *, is_local: bool
+    config: AssembleConfig, shard_dir: ShardDir, todo: list[_Todo], work: Path, meter: Meter, *, is_local: bool
 ) -> None:
-    with packing_pool(min(config.worker_count, len(missing))) as pool, Downloader(config, work) as downloader, meter:
-        _Pipeline(config, shard_dir, work, pool, downloader, meter, is_local=is_local).run(missing)
+    with packing_pool(min(config.worker_count, len(todo))) as pool, Downloader(config, work) as downloader, meter:
+        _Pipeline(config, shard_dir, work, pool, downloader, meter, is_local=is_local).run(todo)
 
 
 @dataclasses.dataclass
@@ -85,11 +134,13 @@ class _OpenBlock:
     """A block whose rows are on their way.
 
     Attributes:
-        rows: the list's.
+        todo: the block, and which of its rows are asked for.
+        rows: the list's, all of the block.
         folder: where its bodies go.
-        arrivals: what rows came to so far, by row.
+        arrivals: what the rows that are asked for came to so far, by row.
     """
 
+    todo: _Todo
     rows: list[dict[str, Any]]
     folder: Path
     arrivals: dict[int, tuple[Outcome, Path | None]] = dataclasses.field(default_factory=dict)
@@ -120,11 +171,11 @@ class _Pipeline:
         self._block_of: dict[int, Block] = {}
         self._packing: dict[Future[collections.Counter[Status]], Block] = {}
 
-    def run(self, missing: Iterable[Block]) -> None:
+    def run(self, todo: Iterable[_Todo]) -> None:
         """Sees every block through to its commit."""
-        waiting = collections.deque(missing)
+        waiting = collections.deque(todo)
         while waiting or self._open:
-            while waiting and sum(len(opened.rows) for opened in self._open.values()) < _OPEN_ROWS:
+            while waiting and sum(len(opened.todo.places) for opened in self._open.values()) < _OPEN_ROWS:
                 self._begin(waiting.popleft())
             if self._downloader.is_busy:
                 for download in self._downloader.poll(_POLL):
@@ -134,14 +185,15 @@ class _Pipeline:
                 self._finish(timeout=_POLL)
             self._meter.show()
 
-    def _begin(self, block: Block) -> None:
-        rows = self._dir.rows_of(block)
+    def _begin(self, todo: _Todo) -> None:
+        block, rows = todo.block, self._dir.rows_of(todo.block)
         folder = self._work / block.shard.replace("/", "-")
         folder.mkdir()
-        self._open[block] = _OpenBlock(rows, folder)
-        self._block_of |= {row["row"]: block for row in rows}
+        self._open[block] = _OpenBlock(todo, rows, folder)
+        asked = [rows[place] for place in todo.places]
+        self._block_of |= {row["row"]: block for row in asked}
         requests: list[Request] = []
-        for row in rows:
+        for row in asked:
             if self._is_local:
                 self._settle(row["row"], *_find_file(row["image_url"], self._config.max_bytes))
             elif not _is_supported(row["image_url"]):
@@ -157,15 +209,16 @@ class _Pipeline:
         block = self._block_of.pop(row)
         opened = self._open[block]
         opened.arrivals[row] = (outcome, body)
-        if len(opened.arrivals) == len(opened.rows):
+        if len(opened.arrivals) == len(opened.todo.places):
             packing = Packing(
                 root=self._dir.root,
                 work=opened.folder,
                 block=block,
                 rows=opened.rows,
-                arrivals=[opened.arrivals[row["row"]] for row in opened.rows],
+                arrivals=opened.arrivals,
                 encode_format=self._config.encode_format,
                 image_size=self._config.image_size,
+                is_committed=opened.todo.is_committed,
             )
             with interrupts_held():
                 self._packing[self._pool.submit(pack_block, packing)] = block

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from shards.index import ShardsError
 
 _PARTS = "blocks"
 _ROWS_NAME = "rows.parquet"
+ROWS_PATH = f"{_PARTS}/{_ROWS_NAME}"  # relative to DIR
 _METADATA_KEY = b"recipe"
+_GROWING = frozenset({"list_sha256", "images", "classes", "list_lengths"})  # of a recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
         image_size: side in pixels of resized pictures; 0 where originals are kept.
         rows_per_shard: rows of a block.
         classes: class names in label order; empty where none were given and the list hasn't been read.
+        list_lengths: how many rows the list had, at first and each time that it had grown.
         split: official or by_owner.
     """
 
@@ -46,14 +48,16 @@ class Recipe:
     rows_per_shard: int
     classes: tuple[str, ...] = ()
     split: str = "official"  # what DIRs have that were made before there was a choice
+    list_lengths: tuple[int, ...] = ()
 
     def difference(self, other: "Recipe") -> str | None:
-        """Returns what this one has and the other hasn't, or None; classes that the other doesn't name may be any."""
-        if self.list_sha256 != other.list_sha256:
-            return f"another list (sha256 {self.list_sha256[:12]}..., not {other.list_sha256[:12]}...)"
+        """Returns what this one has and the other hasn't, or None; classes that the other doesn't name may be any.
+
+        The list and how many of its rows are taken may differ: both can grow.
+        """
         for field in dataclasses.fields(self):
             mine, others = getattr(self, field.name), getattr(other, field.name)
-            if field.name != "classes" and mine != others:
+            if field.name not in _GROWING and mine != others:
                 return f"{field.name} {mine}, not {others}"
         if other.classes and self.classes != other.classes[: len(self.classes)]:
             return f"the classes {', '.join(self.classes)[:80]}, not {', '.join(other.classes)[:80]}"
@@ -121,14 +125,31 @@ class ShardDir:
         size = self.recipe.rows_per_shard
         return self._rows_of_split[block.split].slice(block.number * size, size).to_pylist()
 
+    def size_of(self, block: Block) -> int:
+        """Returns how many rows the block has."""
+        size = self.recipe.rows_per_shard
+        return min(size, len(self._rows_of_split[block.split]) - block.number * size)
+
     def is_committed(self, block: Block) -> bool:
-        """Tells whether the block is whole: the last file to appear is there, and the others are not lost nor cut."""
+        """Tells whether all of the block's rows are committed."""
+        return self.committed_rows(block) == self.size_of(block)
+
+    def committed_rows(self, block: Block) -> int:
+        """Returns how many of the block's rows, from its first on, are committed: 0, all, or those before it grew.
+
+        They are where the last file to appear is there, and the others are neither lost nor cut.
+        """
         shard, index_part, outcomes_part = (
             self.root / name for name in (block.shard, block.index_part, block.outcomes_part)
         )
         if not all(path.is_file() for path in (outcomes_part, index_part, shard)):
-            return False
-        return shard.stat().st_size >= _find_end(index_part)
+            return 0
+        if shard.stat().st_size < _find_end(index_part):
+            return 0
+        try:
+            return pq.read_metadata(outcomes_part).num_rows
+        except (OSError, ValueError):  # pa.ArrowInvalid is a ValueError; `finalize` says so
+            return self.size_of(block)
 
 
 def _find_end(index_part: Path) -> int:
@@ -153,7 +174,8 @@ def load(root: Path) -> ShardDir:
     try:
         rows = pq.read_table(path)
         fields = json.loads(rows.schema.metadata[_METADATA_KEY])
-        recipe = Recipe(**fields | {"classes": tuple(fields["classes"])})
+        tuples = {name: tuple(fields.get(name, ())) for name in ("classes", "list_lengths")}
+        recipe = Recipe(**fields | tuples)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ShardsError(
             f"{path} can't be read ({str(error).splitlines()[0]}); assemble into another folder"
@@ -161,28 +183,36 @@ def load(root: Path) -> ShardDir:
     return ShardDir(root, recipe, rows)
 
 
-def open_or_create(
-    root: Path, recipe: Recipe, work: Path, read_rows: Callable[[], tuple[pa.Table, tuple[str, ...]]]
-) -> ShardDir:
-    """Returns DIR as it stands where it was made from the same recipe, else fixes its row order.
+def read_part(root: Path, name: str) -> pa.Table:
+    """Reads a committed block's part of the index or of the ledger.
+
+    Raises:
+        ShardsError: it can't be read.
+    """
+    path = root / name
+    try:
+        return pq.read_table(path)
+    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+        reason = str(error).splitlines()[0]
+        raise ShardsError(
+            f"{path} can't be read ({reason}); remove it, and the assemble command makes its block again"
+        ) from error
+
+
+def is_made(root: Path) -> bool:
+    """Tells whether DIR's row order is fixed already."""
+    return (root / _PARTS / _ROWS_NAME).is_file()
+
+
+def store(root: Path, recipe: Recipe, rows: pa.Table, work: Path) -> ShardDir:
+    """Fixes DIR's row order, or puts a longer one in its place.
 
     Args:
         root: DIR.
-        recipe: what this assembly is made from.
+        recipe: what it is made from.
+        rows: `urls.ROWS_SCHEMA`, in order; of a DIR that is made already, what it has with more behind.
         work: a folder for temporary files, of DIR's file system.
-        read_rows: gives the rows in order and the class names; it is called only where DIR is new.
-
-    Raises:
-        ShardsError: DIR was made from something else.
     """
-    if (root / _PARTS / _ROWS_NAME).is_file():
-        found = load(root)
-        difference = found.recipe.difference(recipe)
-        if difference:
-            raise ShardsError(f"{root} was made from {difference}; use another --out, or the same settings")
-        return found
-    rows, classes = read_rows()
-    recipe = dataclasses.replace(recipe, classes=classes)
     metadata = json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()
     pq.write_table(rows.replace_schema_metadata({_METADATA_KEY: metadata}), work / _ROWS_NAME)
     publish(work / _ROWS_NAME, root / _PARTS / _ROWS_NAME)
@@ -191,7 +221,7 @@ def open_or_create(
 
 def publish(draft: Path, path: Path) -> None:
     """Gives a finished file its name, so that it is there whole or not at all, whatever happens to the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     draft.replace(path)
@@ -202,6 +232,13 @@ def retract(path: Path) -> None:
     """Removes a file, if it is there, so that it stays removed whatever happens to the machine."""
     if path.exists():
         path.unlink()
+        _sync_folder(path.parent)
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
         _sync_folder(path.parent)
 
 

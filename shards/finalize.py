@@ -1,21 +1,27 @@
-"""The committed blocks' parts -> index.parquet and outcomes.parquet."""
+"""The committed blocks' parts -> index.parquet and outcomes.parquet, with equal bodies judged over them all."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import index, outcomes
-from shards.blocks import ShardDir, publish
+from shards import index, journal, outcomes, recurrence
+from shards.blocks import Block, ShardDir, publish, read_part
 from shards.index import IndexMetadata, ShardsError
-from shards.outcomes import Status
+from shards.outcomes import Outcome, Status
+from shards.pack import Packing, pack_block
+from shards.recurrence import Rules
 
-KEPT = str(Status.KEPT)
+_RULES_NAME = "blocks/rules.json"
 
 
 def finalize(shard_dir: ShardDir, work: Path) -> pa.Table:
     """Joins the parts of all committed blocks, in block order, and returns the ledger (`outcomes.SCHEMA`).
 
+    Blocks that hold a picture which turns out to be a placeholder, or one too many, are made again without it.
     Equal parts give equal files, whoever wrote them and in whatever order.
 
     Args:
@@ -23,12 +29,13 @@ def finalize(shard_dir: ShardDir, work: Path) -> pa.Table:
         work: a folder for temporary files, of DIR's file system.
 
     Raises:
-        ShardsError: a part can't be read.
+        ShardsError: a part, or a tar that must be made again, can't be read.
     """
     root, recipe = shard_dir.root, shard_dir.recipe
-    blocks = [block for block in shard_dir.blocks() if shard_dir.is_committed(block)]
-    entries = [_read_part(root, block.index_part) for block in blocks]
-    ledger = [_read_part(root, block.outcomes_part) for block in blocks]
+    journal.recover(root, shard_dir.blocks())
+    blocks = [block for block in shard_dir.blocks() if shard_dir.committed_rows(block)]
+    ledger = _judge(shard_dir, blocks, work)
+    entries = [read_part(root, block.index_part) for block in blocks]
     metadata = IndexMetadata(
         classes=recipe.classes,
         encode_format=recipe.encode_format,
@@ -37,35 +44,65 @@ def finalize(shard_dir: ShardDir, work: Path) -> pa.Table:
         seed=recipe.seed,
     )
     index.write_index(work / index.FILE_NAME, pa.concat_tables([index.SCHEMA.empty_table(), *entries]), metadata)
-    joined = _name_duplicates(pa.concat_tables([outcomes.SCHEMA.empty_table(), *ledger]))
-    pq.write_table(joined, work / outcomes.FILE_NAME)
+    pq.write_table(ledger, work / outcomes.FILE_NAME)
     # The ledger last: where it is there, so is the index it speaks of.
     publish(work / index.FILE_NAME, root / index.FILE_NAME)
     publish(work / outcomes.FILE_NAME, root / outcomes.FILE_NAME)
-    return joined
+    return ledger
 
 
-def _read_part(root: Path, name: str) -> pa.Table:
-    path = root / name
+def _judge(shard_dir: ShardDir, blocks: list[Block], work: Path) -> pa.Table:
+    """Returns the whole ledger, and makes the blocks again whose rows turned out to be something else."""
+    parts = [read_part(shard_dir.root, block.outcomes_part) for block in blocks]
+    ledger = pa.concat_tables([outcomes.SCHEMA.empty_table(), *parts])
+    judged = recurrence.judge(ledger, read_rules(shard_dir.root))
+    start = 0
+    for block, part in zip(blocks, parts, strict=True):
+        here = slice(start, start + len(part))
+        if judged.is_changed[here].any():
+            changed = judged.ledger.slice(start, len(part)).filter(pa.array(judged.is_changed[here]))
+            _leave_out(shard_dir, block, changed, work)
+        start += len(part)
+    return judged.ledger
+
+
+def _leave_out(shard_dir: ShardDir, block: Block, changed: pa.Table, work: Path) -> None:
+    """Makes a block again, from what it has, without the pictures of the rows that `changed` has of the ledger."""
+    names = [field.name for field in dataclasses.fields(Outcome)]
+    arrivals: dict[int, tuple[Outcome, Path | None]] = {}
+    for line in changed.to_pylist():
+        fields: dict[str, Any] = {name: line[name] for name in names} | {"status": Status(line["status"])}
+        arrivals[line["row"]] = (Outcome(**fields), None)
+    packing = Packing(
+        root=shard_dir.root,
+        work=work,
+        block=block,
+        rows=shard_dir.rows_of(block)[: shard_dir.committed_rows(block)],
+        arrivals=arrivals,
+        encode_format=shard_dir.recipe.encode_format,
+        image_size=shard_dir.recipe.image_size,
+        is_committed=True,
+    )
+    pack_block(packing)
+
+
+def read_rules(root: Path) -> Rules:
+    """Returns what DIR makes of equal bodies, as the last assembly was told.
+
+    Raises:
+        ShardsError: the file that says so is damaged.
+    """
+    path = root / _RULES_NAME
     try:
-        return pq.read_table(path)
-    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
-        reason = str(error).splitlines()[0]
-        raise ShardsError(
-            f"{path} can't be read ({reason}); remove it, and the assemble command makes its block again"
-        ) from error
+        return Rules(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Rules()
+    except (ValueError, TypeError) as error:
+        raise ShardsError(f"{path} can't be read; remove it, and give the assemble command again") from error
 
 
-def _name_duplicates(ledger: pa.Table) -> pa.Table:
-    """Fills duplicate_of: for every kept picture but the first in the list of those with its bytes, that one's row."""
-    rows, hashes, statuses = (ledger.column(name).to_pylist() for name in ("row", "sha256", "status"))
-    kept = sorted((row, digest) for row, digest, status in zip(rows, hashes, statuses, strict=True) if status == KEPT)
-    first: dict[str, int] = {}
-    for row, digest in kept:
-        first.setdefault(digest, row)
-    duplicate_of = [
-        first[digest] if status == KEPT and first[digest] != row else None
-        for row, digest, status in zip(rows, hashes, statuses, strict=True)
-    ]
-    place = ledger.schema.get_field_index("duplicate_of")
-    return ledger.set_column(place, ledger.schema.field(place), pa.array(duplicate_of, pa.int64()))
+def store_rules(root: Path, rules: Rules, work: Path) -> None:
+    """Has DIR judge equal bodies by these rules from now on, what was left out before notwithstanding."""
+    draft = work / "rules.json"
+    draft.write_text(json.dumps(dataclasses.asdict(rules)), encoding="utf-8")
+    publish(draft, root / _RULES_NAME)

@@ -1,4 +1,4 @@
-"""A block's bodies -> one reproducible tar with its part of the index and of the ledger, committed."""
+"""A block's bodies, and what it has already -> one reproducible tar, index part and ledger part, committed."""
 
 import collections
 import dataclasses
@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import images, index, outcomes
-from shards.blocks import Block, publish, retract
+from shards import checksums, images, index, journal, outcomes
+from shards.blocks import Block, publish, read_part
 from shards.images import BadPicture, Picture
+from shards.index import ShardsError
 from shards.outcomes import Outcome, Status
 
 # Flickr's "photo unavailable" picture, and what a redirect to it is called.
@@ -38,18 +39,21 @@ class Packing:
         work: a folder for temporary files, of DIR's file system.
         block: which block.
         rows: its rows, each with the columns of `urls.ROWS_SCHEMA`.
-        arrivals: for each row what the download came to, and the file of its body where one came.
+        arrivals: by row, what the download came to, and the file of its body where one came; of a block that is
+            committed, a row that isn't here stays what it is.
         encode_format: original, pixels or jpg.
         image_size: side in pixels of resized pictures.
+        is_committed: whether the block is committed already, if only for its first rows; it is replaced then.
     """
 
     root: Path
     work: Path
     block: Block
     rows: list[dict[str, Any]]
-    arrivals: list[tuple[Outcome, Path | None]]
+    arrivals: dict[int, tuple[Outcome, Path | None]]
     encode_format: str
     image_size: int
+    is_committed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,41 +66,118 @@ class _Member:
     height: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a committed block has, by row: its part of the index, its part of the ledger, and its tar."""
+
+    entries: dict[int, dict[str, Any]]
+    ledger: dict[int, dict[str, Any]]
+    tar: Path
+
+    def member(self, row: int) -> _Member | None:
+        """Returns the row's picture as it is stored, where it has one.
+
+        Raises:
+            ShardsError: these are other bytes than the index says.
+        """
+        entry = self.entries.get(row)
+        if entry is None:
+            return None
+        with self.tar.open("rb") as file:
+            file.seek(entry["offset"])
+            body = file.read(entry["length"])
+        if hashlib.sha256(body).hexdigest() != entry["sha256"]:
+            raise ShardsError(
+                f"{self.tar} is damaged at the picture {entry['key']}; "
+                "remove it, and the assemble command makes its block again"
+            )
+        return _Member(entry["format"], body, entry["width"], entry["height"])
+
+
 def pack_block(packing: Packing) -> collections.Counter[Status]:
-    """Checks a block's bodies, packs what is kept, commits the block, and returns how many rows came to what.
+    """Checks a block's bodies, packs what is kept, commits the block, and returns how many arrivals came to what.
 
     Tar and index hold nothing but what follows from the bodies and the list, so that equal bodies make equal files,
-    however often and whenever they were asked for.
+    however often and whenever they were asked for. Where a block is committed already, a kill at any moment leaves
+    all that it had or all that it is to have.
+
+    Raises:
+        ShardsError: a file of the committed block is damaged.
     """
+    root, block = packing.root, packing.block
+    held = hold(root, block) if packing.is_committed else Held({}, {}, root / block.shard)
+    if packing.is_committed and not _touches_pictures(packing, held):
+        ledger = [
+            _line(row, packing.arrivals[row["row"]][0]) if row["row"] in packing.arrivals else held.ledger[row["row"]]
+            for row in packing.rows
+        ]
+        publish(_write_ledger(ledger, packing), root / block.outcomes_part)
+    else:
+        ledger = _pack(packing, held)
+    return collections.Counter(Status(line["status"]) for line in ledger if line["row"] in packing.arrivals)
+
+
+def hold(root: Path, block: Block) -> Held:
+    """Reads what a committed block has.
+
+    Raises:
+        ShardsError: a part can't be read.
+    """
+    entries, ledger = (
+        {line["row"]: line for line in read_part(root, name).to_pylist()}
+        for name in (block.index_part, block.outcomes_part)
+    )
+    return Held(entries, ledger, root / block.shard)
+
+
+def _touches_pictures(packing: Packing, held: Held) -> bool:
+    return any(body is not None or row in held.entries for row, (_, body) in packing.arrivals.items())
+
+
+def _pack(packing: Packing, held: Held) -> list[dict[str, Any]]:
+    """Writes and commits all three files of the block, and returns its part of the ledger."""
     draft = packing.work / "draft.tar"
     entries: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
     with draft.open("wb") as file, _tar_writer()(file, encoder=False, mtime=0, user="", group="") as tar:
-        for row, (arrival, body_path) in zip(packing.rows, packing.arrivals, strict=True):
-            outcome, member = _judge(arrival, body_path, packing)
-            ledger.append({name: row[name] for name in _COMMON} | dataclasses.asdict(outcome))
+        for row in packing.rows:
+            if row["row"] in packing.arrivals:
+                outcome, member = _judge(*packing.arrivals[row["row"]], row["extra"], packing)
+                ledger.append(_line(row, outcome))
+            else:
+                ledger.append(held.ledger[row["row"]])
+                member = held.member(row["row"])
             if member:
                 tar.write(_sample(row, member))
                 entries.append(_entry(row, member, packing.block))
     offsets = _scan(draft)
     for entry in entries:
         entry["offset"] = offsets[f"{entry['key']}.{entry['format']}"]
-    pq.write_table(pa.Table.from_pylist(entries, index.SCHEMA), packing.work / "index.parquet")
-    pq.write_table(pa.Table.from_pylist(ledger, outcomes.SCHEMA), packing.work / "outcomes.parquet")
-    # Of a block that lost a file its commit may be left, which must not come to stand for a half of the new files.
-    retract(packing.root / packing.block.outcomes_part)
-    publish(draft, packing.root / packing.block.shard)
-    publish(packing.work / "index.parquet", packing.root / packing.block.index_part)
-    publish(packing.work / "outcomes.parquet", packing.root / packing.block.outcomes_part)
-    return collections.Counter(Status(row["status"]) for row in ledger)
+    index_part = packing.work / "index.parquet"
+    pq.write_table(pa.Table.from_pylist(entries, index.SCHEMA), index_part)
+    put = journal.replace if packing.is_committed else journal.commit
+    put(packing.root, packing.block, draft, index_part, _write_ledger(ledger, packing))
+    return ledger
 
 
-def _judge(arrival: Outcome, body_path: Path | None, packing: Packing) -> tuple[Outcome, _Member | None]:
+def _line(row: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    return {name: row[name] for name in _COMMON} | dataclasses.asdict(outcome)
+
+
+def _write_ledger(ledger: list[dict[str, Any]], packing: Packing) -> Path:
+    path = packing.work / "outcomes.parquet"
+    pq.write_table(pa.Table.from_pylist(ledger, outcomes.SCHEMA), path)
+    return path
+
+
+def _judge(arrival: Outcome, body_path: Path | None, extra: str, packing: Packing) -> tuple[Outcome, _Member | None]:
     """Says what a row came to in the end, and gives the picture to store where there is one."""
     if body_path is None:
         return arrival, None
     body = body_path.read_bytes()
-    outcome = dataclasses.replace(arrival, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+    outcome = dataclasses.replace(
+        arrival, bytes=len(body), sha256=hashlib.sha256(body).hexdigest(), format=images.tell_format(body)
+    )
     if _is_placeholder(body, arrival.final_url):
         return dataclasses.replace(
             outcome, status=Status.PLACEHOLDER, message="what the host shows for a lost picture"
@@ -105,6 +186,9 @@ def _judge(arrival: Outcome, body_path: Path | None, packing: Packing) -> tuple[
         member = _encode(body, images.inspect(body), packing.encode_format, packing.image_size)
     except BadPicture as error:
         return dataclasses.replace(outcome, status=error.status, message=str(error)), None
+    mismatch = checksums.find_mismatch(extra, body)
+    if mismatch:
+        return dataclasses.replace(outcome, status=Status.HASH_MISMATCH, message=mismatch), None
     return outcome, member
 
 

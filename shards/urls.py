@@ -5,12 +5,14 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
@@ -64,11 +66,33 @@ class Choice:
     split: Split = "official"
 
 
-def choose_rows(source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ...]]:
-    """Returns the chosen rows (ROWS_SCHEMA) in their seeded order, and the class names in label order.
+class Chosen(NamedTuple):
+    """The rows of a list that are taken.
+
+    Attributes:
+        rows: of ROWS_SCHEMA, in their seeded order.
+        classes: class names in label order.
+        lengths: how many rows the list had, at first and each time that it had grown.
+    """
+
+    rows: pa.Table
+    classes: tuple[str, ...]
+    lengths: tuple[int, ...]
+
+
+def choose_rows(source: Source, choice: Choice, lengths: tuple[int, ...] = ()) -> Chosen:
+    """Reads a list and takes what is wanted of it.
 
     The order and the choice are those of Caffe's assemble_data.py: NumPy's legacy permutation of the whole list, then
     the rows below `labels`, then the first `images`. A Caffe list file is taken whole, and stands as it is written.
+
+    Where the list has grown, the rows that it had before stay in the order, and under the keys, that they had without
+    the new ones. Those are permuted among themselves, by the same seed, and stand behind.
+
+    Args:
+        source: the list.
+        choice: what to take of it.
+        lengths: how many rows it had before, at first and each time that it had grown.
 
     Raises:
         ShardsError: the list isn't one, or lacks what is needed.
@@ -80,18 +104,31 @@ def choose_rows(source: Source, choice: Choice) -> tuple[pa.Table, tuple[str, ..
             raise ShardsError(f"--split {choice.split} is for a list of URLs; a Caffe list file is a split by itself")
         table = _read_caffe_lists(source)
     else:
-        table = _normalise(_parse(source), source.name, choice)
+        table = _parse(source)
+        lengths = _add_length(lengths, len(table), source.name)
+        table = _normalise(table, source.name, choice, lengths)
     table, names = _number_labels(table, source, choice)
     if not source.is_local:
-        order = np.random.RandomState(choice.seed).permutation(len(table))
-        table = table.take(pa.array(order))
+        table = table.take(pa.array(_permute(choice.seed, lengths)))
         if choice.labels is not None:
             table = table.filter(pc.field("label") < choice.labels)
         if choice.images > 0:
             table = table.slice(0, choice.images)
     if not len(table):
         raise ShardsError(f"--list {source.name}: no row is left to download")
-    return table.cast(ROWS_SCHEMA), names
+    return Chosen(table.cast(ROWS_SCHEMA), names, lengths)
+
+
+def _add_length(lengths: tuple[int, ...], length: int, name: str) -> tuple[int, ...]:
+    if lengths and length < lengths[-1]:
+        raise ShardsError(f"--list {name} has {length} rows, where it had {lengths[-1]}; rows may be added at its end")
+    return lengths if lengths[-1:] == (length,) else (*lengths, length)
+
+
+def _permute(seed: int, lengths: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Returns the list's row numbers in their order; what it has grown by each time is permuted by itself."""
+    bounds = itertools.pairwise((0, *lengths))
+    return np.concatenate([start + np.random.RandomState(seed).permutation(end - start) for start, end in bounds])
 
 
 def _read_caffe_lists(source: Source) -> pa.Table:
@@ -161,7 +198,7 @@ def _text(body: bytes, name: str) -> str:
         raise ShardsError(f"--list {name} isn't UTF-8 text at byte {error.start}") from error
 
 
-def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
+def _normalise(table: pa.Table, name: str, choice: Choice, lengths: tuple[int, ...]) -> pa.Table:
     """Brings a list's columns to ROWS_SCHEMA's, with labels still as text."""
     columns = table.column_names
     for needed in ("image_url", "label"):
@@ -184,7 +221,7 @@ def _normalise(table: pa.Table, name: str, choice: Choice) -> pa.Table:
             )
     ids = _texts(table, "id") if "id" in columns else [""] * len(urls)
     extras = [json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in further]
-    columns = [list(range(len(urls))), _make_keys(ids), urls, splits, labels, extras or ["{}"] * len(urls)]
+    columns = [list(range(len(urls))), _make_keys(ids, lengths), urls, splits, labels, extras or ["{}"] * len(urls)]
     return pa.table([pa.array(column) for column in columns], names=ROWS_SCHEMA.names).cast(_with_text_labels())
 
 
@@ -198,23 +235,27 @@ def _draw_split(owner: str, choice: Choice) -> str:
     return "test" if draw < choice.test_share * 2**64 else "train"
 
 
-def _make_keys(ids: list[str]) -> list[str]:
-    """Turns ids into unique tar keys; a changed, repeated or missing id gets its row's number."""
+def _make_keys(ids: list[str], lengths: tuple[int, ...]) -> list[str]:
+    """Turns ids into unique tar keys; a changed, repeated or missing id gets its row's number.
+
+    Rows that a list has grown by take none from those before them.
+    """
     cleaned = [re.sub(r"[^A-Za-z0-9_-]", "_", value)[:_KEY_LENGTH] for value in ids]
     taken: set[str] = set()
     keys = [""] * len(ids)
-    for row, (value, clean) in enumerate(zip(ids, cleaned, strict=True)):
-        if value and value == clean and value not in taken:
-            keys[row] = value
-            taken.add(value)
-    for row, clean in enumerate(cleaned):
-        if keys[row]:
-            continue
-        key = f"{clean[: _KEY_LENGTH - 20]}-{row}" if ids[row] else f"{row:08d}"
-        while key in taken:
-            key += f"-{row}"
-        keys[row] = key
-        taken.add(key)
+    for start, end in itertools.pairwise((0, *lengths)):
+        for row in range(start, end):
+            if ids[row] and ids[row] == cleaned[row] and ids[row] not in taken:
+                keys[row] = ids[row]
+                taken.add(ids[row])
+        for row in range(start, end):
+            if keys[row]:
+                continue
+            key = f"{cleaned[row][: _KEY_LENGTH - 20]}-{row}" if ids[row] else f"{row:08d}"
+            while key in taken:
+                key += f"-{row}"
+            keys[row] = key
+            taken.add(key)
     return keys
 
 

@@ -29,7 +29,7 @@ def packing(tmp_path):
     def prepare(bodies: list[bytes | None], encode_format: str = "original", name: str = "out") -> Packing:
         work = tmp_path / f"{name}-work"
         work.mkdir()
-        rows, arrivals = [], []
+        rows, arrivals = [], {}
         for row, body in enumerate(bodies):
             rows.append(
                 {"row": row, "key": f"k{row}", "image_url": f"http://h/{row}", "split": "train", "label": row % 20}
@@ -37,10 +37,10 @@ def packing(tmp_path):
             )
             path = work / f"{row}.1"
             if body is None:
-                arrivals.append((outcome(Status.GONE, message="gone"), None))
+                arrivals[row] = (outcome(Status.GONE, message="gone"), None)
             else:
                 path.write_bytes(body)
-                arrivals.append((outcome(), path))
+                arrivals[row] = (outcome(), path)
         return Packing(tmp_path / name, work, BLOCK, rows, arrivals, encode_format, 32)
 
     return prepare
@@ -123,10 +123,10 @@ def test_stock_webdataset_reads_the_tar(packing, draw_jpg, encode_format, member
 def test_equal_bodies_make_equal_files_however_they_came(packing, draw_jpg):
     bodies = [draw_jpg(0), b"<html>", None, draw_jpg(1)]
     once, again = packing(bodies, name="a"), packing(bodies, name="b")
-    later = [
-        (dataclasses.replace(came, attempts=3, seconds=9.0, time=dt.datetime(2027, 1, 1, tzinfo=dt.UTC)), path)
-        for came, path in again.arrivals
-    ]
+    later = {
+        row: (dataclasses.replace(came, attempts=3, seconds=9.0, time=dt.datetime(2027, 1, 1, tzinfo=dt.UTC)), path)
+        for row, (came, path) in again.arrivals.items()
+    }
     pack_block(once)
     pack_block(dataclasses.replace(again, arrivals=later))
     for name in (BLOCK.shard, BLOCK.index_part):
@@ -154,7 +154,7 @@ def test_the_placeholder_is_no_picture(packing, draw_jpg, monkeypatch):
     monkeypatch.setattr(pack, "_PLACEHOLDER_SHA1", hashlib.sha1(known).hexdigest())
     todo = packing([draw_jpg(0), known, draw_jpg(2)])
     redirected = dataclasses.replace(todo.arrivals[2][0], final_url="https://h/images/photo_unavailable_l.png?x=1")
-    todo = dataclasses.replace(todo, arrivals=[*todo.arrivals[:2], (redirected, todo.arrivals[2][1])])
+    todo = dataclasses.replace(todo, arrivals=todo.arrivals | {2: (redirected, todo.arrivals[2][1])})
     pack_block(todo)
     assert [row["status"] for row in ledger(todo)] == ["kept", "placeholder", "placeholder"]
 

@@ -94,7 +94,7 @@ def test_choice_from_the_official_list_is_caffes():
     with gzip.open(OFFICIAL, "rt", newline="") as file:
         listed = [row | {"label": int(row["label"])} for row in csv.DictReader(file)]
     assert len(listed) == 80_000
-    table, names = choose_rows(official, Choice(images=2000, seed=831486))
+    table, names, _ = choose_rows(official, Choice(images=2000, seed=831486))
     rows = table.to_pylist()
     expected = caffes_choice(listed, 831486, -1, 2000)
     assert [row["image_url"] for row in rows] == [row["image_url"] for row in expected]
@@ -126,7 +126,7 @@ _ALLOWED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
 def test_names_are_numbered_in_sorted_order():
-    table, names = choose_rows(
+    table, names, _ = choose_rows(
         source("image_url,label\nhttp://h/1,noir\nhttp://h/2,bright\nhttp://h/3,noir\n"), Choice()
     )
     assert names == ("bright", "noir")
@@ -136,7 +136,8 @@ def test_names_are_numbered_in_sorted_order():
 def test_names_are_numbered_by_a_class_list(tmp_path):
     (tmp_path / "classes.txt").write_text("noir\nbright\nhazy\n")
     classes = read_classes(str(tmp_path / "classes.txt"))
-    table, names = choose_rows(source("image_url,label\nhttp://h/1,noir\nhttp://h/2,bright\n"), Choice(classes=classes))
+    named = source("image_url,label\nhttp://h/1,noir\nhttp://h/2,bright\n")
+    table, names, _ = choose_rows(named, Choice(classes=classes))
     assert names == ("noir", "bright", "hazy")
     assert [row["label"] for row in in_list_order(table.to_pylist())] == [0, 1]
 
