@@ -29,6 +29,7 @@ def commit(root: Path, block: Block, shard: Path, index_part: Path, outcomes_par
         outcomes_part: the block's part of the ledger, likewise.
     """
     if any((root / name).exists() for name in (block.shard, block.index_part, block.outcomes_part)):
+        outcomes_part.stat()  # a process whose lock was taken over has no drafts any more: it must not go further
         # It lost a file. Its commit may be left, and must not come to stand for a half of the new files.
         retract(root / block.outcomes_part)
         retract(root / index.FILE_NAME)  # it may speak of the old tar

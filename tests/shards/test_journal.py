@@ -63,6 +63,13 @@ def test_a_block_is_committed_and_replaced(tmp_path):
     assert left_over(tmp_path) == []
 
 
+def test_a_process_that_lost_its_drafts_leaves_alone_what_another_committed(tmp_path):
+    journal.commit(tmp_path, BLOCK, *drafts(tmp_path, "another"))
+    with pytest.raises(FileNotFoundError):
+        journal.commit(tmp_path, BLOCK, *(tmp_path / ".work" / name for name in ("a", "b", "c")))
+    assert contents(tmp_path) == ["another"] * 3
+
+
 STEPS = 12  # three files and the marker; the index; three files; four names to clear
 
 
