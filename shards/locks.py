@@ -106,6 +106,12 @@ def exclusive(root: Path, partition: Partition | None = None, plan: str = "") ->
         lock.release()
 
 
+def find_holder(root: Path) -> str | None:
+    """Says who is at work in DIR, if anybody; where that may be another node, it takes seconds to tell."""
+    living = _find_living((root / WORK).glob("*" + _SUFFIX), socket.gethostname())
+    return living[1].process if living else None
+
+
 class _Lock:
     """The lock on DIR or a partition of it, from `take` to `release`."""
 

@@ -1,8 +1,10 @@
-"""How far an assembly is: a bar on a terminal, a line now and then elsewhere."""
+"""How far a command is: a bar on a terminal, a line now and then elsewhere."""
 
 import collections
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -10,6 +12,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 _LINE_INTERVAL = 10.0  # seconds
 _RATE_WINDOW = 10.0  # seconds over which a rate is taken
+
+T = TypeVar("T")
+
+
+def watch(done: Iterable[T], total: int, what: str, console: Console) -> Iterator[T]:
+    """Passes on what gets done, one by one, and shows how many of `total` it was; `what` is such as "blocks read"."""
+    next_line = time.monotonic() + _LINE_INTERVAL
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        for count, one in enumerate(done, start=1):
+            bar.update(task, completed=count)
+            if not console.is_terminal and time.monotonic() >= next_line:
+                next_line = time.monotonic() + _LINE_INTERVAL
+                console.print(f"{count}/{total} {what}", highlight=False, soft_wrap=True)
+            yield one
 
 
 class Meter:

@@ -30,3 +30,10 @@ def test_a_terminal_gets_a_bar():
         meter.show()
     assert "5/10" in text.getvalue()
     assert "4 alive, 1 dead" in text.getvalue()
+
+
+def test_what_gets_done_passes_through_and_is_counted(monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.0)
+    text = io.StringIO()
+    assert list(progress.watch(iter("abc"), 3, "blocks read", Console(file=text))) == ["a", "b", "c"]
+    assert text.getvalue().splitlines() == ["1/3 blocks read", "2/3 blocks read", "3/3 blocks read"]
