@@ -1,4 +1,4 @@
-"""python -m shards assemble | finalize | mean: each says what it takes with --help."""
+"""python -m shards assemble | finalize | mean | repack | verify: each says what it takes with --help."""
 
 import os
 import shlex
@@ -18,18 +18,23 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
-from shards import blocks, config, locks, mean
+from shards import blocks, config, locks, mean, verify
 from shards.assemble import assemble
 from shards.finalize import finalize
 from shards.index import ShardsError
+from shards.repack import RepackConfig, repack
 
 _USAGE = """usage: python -m shards COMMAND ...
 
   assemble   download a list's pictures and pack them into shards
   finalize   join the parts of DIR's blocks into its index again
   mean       write the mean picture of DIR's train split
+  repack     make shards of another form from a DIR of originals, without the network
+  verify     read all of DIR again: does it hold what its index and its ledger say?
 
 python -m shards COMMAND --help says more."""
+
+_SHOWN = 20  # differences
 
 
 def main(arguments: list[str]) -> int:
@@ -42,14 +47,13 @@ def main(arguments: list[str]) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        command(arguments[1:])
+        return command(arguments[1:]) or 0
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
         print("error: " + config.one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here: python -m shards {shlex.join(arguments)}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _assemble(arguments: list[str]) -> None:
@@ -75,7 +79,32 @@ def _mean(arguments: list[str]) -> None:
     print(f"{path}: the mean of {count} pictures")
 
 
-_COMMANDS = {"assemble": _assemble, "finalize": _finalize, "mean": _mean}
+def _repack(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m shards repack", exit_on_error=False)
+    parser.add_argument("dir", type=Path, help="folder of the shards of originals; it is only read")
+    parser.add_class_arguments(RepackConfig, None, skip={"dir"})
+    namespace = parser.instantiate(parser.parse_args(arguments))
+    repack(RepackConfig(**dict(namespace.items())), Console(soft_wrap=True))
+
+
+def _verify(arguments: list[str]) -> int:
+    parser = ArgumentParser(prog="python -m shards verify", exit_on_error=False)
+    parser.add_argument("dir", type=Path, help="folder of the shards; it is only read")
+    root: Path = parser.parse_args(arguments).dir
+    verdict = verify.verify(root, Console(soft_wrap=True, stderr=True))
+    for difference in verdict.differences[:_SHOWN]:
+        print(difference)
+    contents = f"{verdict.pictures} pictures of {verdict.rows} rows in {verdict.blocks} blocks"
+    if not verdict.differences:
+        print(f"{root}: whole: {contents}, each read, hashed and decoded")
+        return 0
+    count = len(verdict.differences)
+    shown = f", of which the first {_SHOWN} are shown" if count > _SHOWN else ""
+    print(f"{root}: {count} {'difference' if count == 1 else 'differences'}{shown}; {contents}")
+    return 1
+
+
+_COMMANDS = {"assemble": _assemble, "finalize": _finalize, "mean": _mean, "repack": _repack, "verify": _verify}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
