@@ -1,4 +1,4 @@
-"""python -m shards assemble | finalize | mean | repack | verify: each says what it takes with --help."""
+"""python -m shards assemble | finalize | merge | mean | repack | verify: each says what it takes with --help."""
 
 import os
 import shlex
@@ -22,12 +22,14 @@ from shards import blocks, config, locks, mean, verify
 from shards.assemble import assemble
 from shards.finalize import finalize
 from shards.index import ShardsError
+from shards.merge import merge
 from shards.repack import RepackConfig, repack
 
 _USAGE = """usage: python -m shards COMMAND ...
 
   assemble   download a list's pictures and pack them into shards
   finalize   join the parts of DIR's blocks into its index again
+  merge      join what the tasks of assemble --partition i/n made, if nothing is missing
   mean       write the mean picture of DIR's train split
   repack     make shards of another form from a DIR of originals, without the network
   verify     read all of DIR again: does it hold what its index and its ledger say?
@@ -70,6 +72,23 @@ def _finalize(arguments: list[str]) -> None:
     print(f"{root}: {len(ledger)} of {len(shard_dir.rows)} rows are in committed blocks; the index has what was kept")
 
 
+def _merge(arguments: list[str]) -> int:
+    parser = ArgumentParser(prog="python -m shards merge", exit_on_error=False)
+    parser.add_argument("dir", type=Path, help="folder of the shards")
+    root: Path = parser.parse_args(arguments).dir
+    merged = merge(root)
+    if merged.ledger is not None:
+        print(f"{root}: all {merged.blocks} blocks are there; the index has what was kept of {len(merged.ledger)} rows")
+        return 0
+    count = merged.partitions
+    print(f"{root}: {sum(merged.missing.values())} of {merged.blocks} blocks are missing; nothing was merged")
+    if count == 1:
+        print("the assemble command that began it makes them")
+    for index, blocks_missing in merged.missing.items() if count > 1 else ():
+        print(f"partition {index}/{count}: {blocks_missing} missing; assemble --partition {index}/{count} makes them")
+    return 1
+
+
 def _mean(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m shards mean", exit_on_error=False)
     parser.add_argument("dir", type=Path, help="folder of the shards")
@@ -104,7 +123,14 @@ def _verify(arguments: list[str]) -> int:
     return 1
 
 
-_COMMANDS = {"assemble": _assemble, "finalize": _finalize, "mean": _mean, "repack": _repack, "verify": _verify}
+_COMMANDS = {
+    "assemble": _assemble,
+    "finalize": _finalize,
+    "merge": _merge,
+    "mean": _mean,
+    "repack": _repack,
+    "verify": _verify,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import errno
 import os
+import shlex
 import shutil
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,7 +19,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from shards import growth, journal, locks, retry, sources, urls
+from shards import growth, journal, locks, merge, retry, sources, urls
 from shards.blocks import Block, Recipe, ShardDir
 from shards.config import AssembleConfig
 from shards.download import Downloader
@@ -62,22 +63,29 @@ def assemble(config: AssembleConfig, console: Console) -> None:
     if config.retry is not None:
         retry.parse(config.retry)  # refuses what isn't one, before anything is made
     source = sources.read_source(list(config.lists))
-    with locks.exclusive(config.out) as work, _full_disk_told(config.out):
-        shard_dir = _open(config, source, work)
-        journal.recover(config.out, shard_dir.blocks())
-        rules = Rules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
+    recipe, choice = _read_recipe(config, source)
+    rules = Rules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
+    partition = config.share
+    task = f"-{partition.index}-of-{partition.count}" if partition else ""
+    with locks.exclusive(config.out, partition, repr((recipe, rules))) as work, _full_disk_told(config.out):
+        shard_dir = growth.open_or_create(config.out, recipe, work, source, choice)
+        share = merge.share_of(shard_dir, partition)
+        journal.recover(config.out, share)
         store_rules(config.out, rules, work)
-        todo = _plan(shard_dir, retry.begin(config.out, config.retry, work))
-        images = sum(len(each.places) for each in todo)
+        merge.begin(config.out, partition, work)
+        todo = _plan(shard_dir, share, retry.begin(config.out, config.retry, work, task))
+        images, total = sum(len(each.places) for each in todo), sum(map(shard_dir.size_of, share))
         _say(console, f"Downloading {images} images with {config.worker_count} workers...")
-        if images < len(shard_dir.rows):
-            done = len(shard_dir.rows) - images
-            _say(console, f"{done} of {len(shard_dir.rows)} were done before; going on in {config.out}")
+        if images < total:
+            _say(console, f"{total - images} of {total} were done before; going on in {config.out}")
         if todo:
             _run(config, shard_dir, todo, work, Meter(console, images), is_local=source.is_local)
-        ledger = finalize(shard_dir, work)
-        retry.end(config.out)
+        ledger = merge.read_ledger(shard_dir, share) if partition else finalize(shard_dir, work)
+        retry.end(config.out, task)
     _tell(console, ledger)
+    if partition:
+        command = f"python -m shards merge {shlex.quote(str(config.out))}"
+        _say(console, f"Partition {config.partition} is done; when all {partition.count} are: {command}")
 
 
 @contextlib.contextmanager
@@ -92,10 +100,10 @@ def _full_disk_told(root: Path) -> Generator[None]:
         ) from error
 
 
-def _plan(shard_dir: ShardDir, again: retry.Retry | None) -> list[_Todo]:
-    """Returns the blocks that lack rows, or have rows to be asked for again."""
+def _plan(shard_dir: ShardDir, share: Iterable[Block], again: retry.Retry | None) -> list[_Todo]:
+    """Returns those blocks that lack rows, or have rows to be asked for again."""
     todo: list[_Todo] = []
-    for block in shard_dir.blocks():
+    for block in share:
         committed, size = shard_dir.committed_rows(block), shard_dir.size_of(block)
         old = again.places(shard_dir.root, block) if again and committed else []
         places = [*old, *range(committed, size)] if old else range(committed, size)
@@ -104,7 +112,7 @@ def _plan(shard_dir: ShardDir, again: retry.Retry | None) -> list[_Todo]:
     return todo
 
 
-def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
+def _read_recipe(config: AssembleConfig, source: Source) -> tuple[Recipe, urls.Choice]:
     classes = urls.read_classes(config.classes)
     recipe = Recipe(
         list_sha256=source.sha256,
@@ -118,8 +126,7 @@ def _open(config: AssembleConfig, source: Source, work: Path) -> ShardDir:
         classes=classes or (),
         split=config.split,
     )
-    choice = urls.Choice(config.images, config.seed, config.labels, classes, config.test_share, config.split)
-    return growth.open_or_create(config.out, recipe, work, source, choice)
+    return recipe, urls.Choice(config.images, config.seed, config.labels, classes, config.test_share, config.split)
 
 
 def _run(

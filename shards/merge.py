@@ -1,0 +1,94 @@
+"""One DIR made by the tasks of several machines: whose each block is, which are missing, and the index once none is."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from shards import blocks, journal, locks, outcomes
+from shards.blocks import Block, ShardDir, publish, read_part, retract
+from shards.config import Partition
+from shards.finalize import finalize
+
+_TASKS_NAME = "blocks/tasks.json"
+
+
+def begin(root: Path, partition: Partition | None, work: Path) -> None:
+    """Has DIR remember into how many partitions it was cut last, so that `merge` can name those that lack blocks.
+
+    Args:
+        root: DIR.
+        partition: what this task does; None is all of DIR.
+        work: a folder for temporary files, of DIR's file system.
+    """
+    if partition is None:
+        retract(root / _TASKS_NAME)
+        return
+    draft = work / "tasks.json"
+    draft.write_text(json.dumps({"partitions": partition.count}), encoding="utf-8")
+    publish(draft, root / _TASKS_NAME)
+
+
+def share_of(shard_dir: ShardDir, partition: Partition | None) -> list[Block]:
+    """Returns a partition's blocks, in order: every n-th of all; or all of them."""
+    every = shard_dir.blocks()
+    return every[partition.index :: partition.count] if partition else every
+
+
+def read_ledger(shard_dir: ShardDir, share: Sequence[Block]) -> pa.Table:
+    """Returns what committed blocks' rows came to (`outcomes.SCHEMA`), before they are judged over the whole of DIR."""
+    parts = [read_part(shard_dir.root, block.outcomes_part) for block in share]
+    return pa.concat_tables([outcomes.SCHEMA.empty_table(), *parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """What a merge found.
+
+    Attributes:
+        ledger: of all rows; None where blocks are missing.
+        blocks: how many DIR has when it is whole.
+        missing: how many of them aren't there, by partition.
+        partitions: into how many DIR was cut last; 1 where it wasn't.
+    """
+
+    ledger: pa.Table | None
+    blocks: int
+    missing: Mapping[int, int]
+    partitions: int
+
+
+def merge(root: Path) -> Merged:
+    """Writes index.parquet and outcomes.parquet if no block is missing; any number of times, with the same result.
+
+    Where blocks are missing nothing is written: a placeholder is told by how often it stands in the whole ledger, so
+    that an index of a part would hold pictures that the whole one doesn't.
+
+    Raises:
+        ShardsError: there are no shards, some task is still at work, or a file is damaged.
+    """
+    blocks.load(root)  # refuses what is no DIR before anything is made there
+    with locks.exclusive(root) as work:
+        shard_dir = blocks.load(root)
+        every = shard_dir.blocks()
+        journal.recover(root, every)
+        count = _read_count(root)
+        missing = collections.Counter(
+            place % count for place, block in enumerate(every) if not shard_dir.is_committed(block)
+        )
+        if missing:
+            return Merged(None, len(every), dict(sorted(missing.items())), count)
+        ledger = finalize(shard_dir, work)
+        retract(root / _TASKS_NAME)  # merged, DIR is as one machine would have made it
+        return Merged(ledger, len(every), {}, count)
+
+
+def _read_count(root: Path) -> int:
+    try:
+        count = json.loads((root / _TASKS_NAME).read_text(encoding="utf-8"))["partitions"]
+    except (OSError, ValueError, KeyError, TypeError):  # it only helps to say who is to go on
+        return 1
+    return count if isinstance(count, int) and count > 0 else 1
