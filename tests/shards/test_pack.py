@@ -12,6 +12,7 @@ import webdataset
 
 from shards import images, pack
 from shards.blocks import Block
+from shards.index import ShardsError
 from shards.outcomes import Outcome, Status
 from shards.pack import Packing, pack_block
 
@@ -177,3 +178,73 @@ def test_a_block_that_is_made_again_is_uncommitted_meanwhile(packing, draw_jpg, 
     with pytest.raises(IsADirectoryError):
         pack_block(todo)
     assert not (todo.root / BLOCK.outcomes_part).exists()
+
+
+def again(packing: Packing, rows: list[int]) -> Packing:
+    """The same block, of which these rows came anew and the others are what they were."""
+    arrivals = {row: packing.arrivals[row] for row in rows}
+    return dataclasses.replace(packing, arrivals=arrivals, is_committed=True)
+
+
+def files(packing: Packing) -> list[bytes]:
+    return [(packing.root / name).read_bytes() for name in (BLOCK.shard, BLOCK.index_part)]
+
+
+@pytest.mark.parametrize("encode_format", ["original", "pixels", "jpg"])
+def test_a_block_made_in_pieces_is_the_block_made_at_once(packing, draw_jpg, encode_format):
+    webp = cv2.imencode(".webp", np.full((20, 30, 3), 99, np.uint8))[1].tobytes()
+    bodies = [draw_jpg(0), None, webp, draw_jpg(3), b"<html>", draw_jpg(5), None]
+    at_once = packing(bodies, encode_format, "once")
+    pack_block(at_once)
+    pieces = packing(bodies, encode_format, "pieces")
+    failed = {row: (outcome(Status.TIMEOUT), None) for row in (0, 3)}
+    first = dataclasses.replace(
+        pieces, rows=pieces.rows[:4], arrivals={1: pieces.arrivals[1], 2: pieces.arrivals[2]} | failed
+    )
+    pack_block(first)
+    for body_path in pieces.work.glob("2.*"):
+        body_path.unlink()  # what is stored is all there is of it
+    assert pack_block(again(pieces, [4, 5, 6])) == {Status.NOT_AN_IMAGE: 1, Status.KEPT: 1, Status.GONE: 1}
+    assert pack_block(again(pieces, [0, 3])) == {Status.KEPT: 2}
+    assert files(pieces) == files(at_once)
+    assert ledger(pieces) == ledger(at_once)
+    assert list((pieces.root / "blocks").glob("*.redo")) == []
+
+
+def test_a_picture_is_left_out_of_a_block_as_if_it_had_never_come(packing, draw_jpg):
+    bodies = [draw_jpg(0), draw_jpg(1), draw_jpg(2)]
+    without = packing([bodies[0], None, bodies[2]], name="without")
+    pack_block(without)
+    todo = packing(bodies)
+    pack_block(todo)
+    dropped = outcome(Status.PLACEHOLDER, sha256="ab", message="the same bytes under 20 URLs")
+    left_out = dataclasses.replace(todo, arrivals={1: (dropped, None)}, is_committed=True)
+    assert pack_block(left_out) == {Status.PLACEHOLDER: 1}
+    assert files(todo) == files(without)
+    assert [(row["status"], row["message"]) for row in ledger(todo)][1] == (
+        "placeholder",
+        "the same bytes under 20 URLs",
+    )
+
+
+def test_where_no_picture_came_nor_went_the_tar_is_left_alone(packing, draw_jpg):
+    todo = packing([draw_jpg(0), None])
+    pack_block(todo)
+    before = [(todo.root / name).stat() for name in (BLOCK.shard, BLOCK.index_part)]
+    pack_block(dataclasses.replace(todo, arrivals={1: (outcome(Status.FORBIDDEN), None)}, is_committed=True))
+    assert [row["status"] for row in ledger(todo)] == ["kept", "forbidden"]
+    after = [(todo.root / name).stat() for name in (BLOCK.shard, BLOCK.index_part)]
+    assert [(file.st_ino, file.st_mtime_ns) for file in after] == [(file.st_ino, file.st_mtime_ns) for file in before]
+
+
+def test_a_damaged_tar_is_not_copied_on(packing, draw_jpg):
+    todo = packing([draw_jpg(0), draw_jpg(1)])
+    pack_block(todo)
+    entry = entries(todo)[0]
+    with (todo.root / BLOCK.shard).open("r+b") as tar:
+        tar.seek(entry["offset"] + 50)
+        tar.write(b"\xff\x00\xff")
+    before = files(todo)
+    with pytest.raises(ShardsError, match=r"train/00003.tar is damaged at the picture k0; remove it, and the assemble"):
+        pack_block(again(todo, [1]))
+    assert files(todo) == before
