@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from rich.console import Console
@@ -30,6 +29,7 @@ from shards.outcomes import Outcome, Status
 from shards.pack import Packing, pack_block
 from shards.progress import Meter
 from shards.recurrence import Rules
+from shards.rewriting import is_web_url
 from shards.sources import Source
 from shards.workers import interrupts_held, packing_pool
 
@@ -203,7 +203,7 @@ class _Pipeline:
         for row in asked:
             if self._is_local:
                 self._settle(row["row"], *_find_file(row["image_url"], self._config.max_bytes))
-            elif not _is_supported(row["image_url"]):
+            elif not is_web_url(row["image_url"]):
                 outcome = Outcome(Status.UNSUPPORTED_URL, dt.datetime.now(dt.UTC), message="not an http or https URL")
                 self._settle(row["row"], outcome, None)
             else:
@@ -239,14 +239,6 @@ class _Pipeline:
             came = sum(body is not None for _, body in opened.arrivals.values())
             self._meter.count(alive=statuses[Status.KEPT] - came, dead=came - statuses[Status.KEPT])
             shutil.rmtree(opened.folder)
-
-
-def _is_supported(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:  # such as a bracket that doesn't close
-        return False
 
 
 def _find_file(name: str, max_bytes: int) -> tuple[Outcome, Path | None]:

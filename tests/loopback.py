@@ -12,7 +12,7 @@ from typing import Literal
 
 STALL_LIMIT = 30.0  # seconds after which a stalled answer ends even where nobody closed the server
 
-DRIP_INTERVAL = 0.1  # seconds between two bytes
+DRIP_INTERVAL = 0.1  # seconds between two bytes, unless an answer has its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Answer:
         status: HTTP status code.
         headers: further headers; Content-Type is image/jpeg unless it is among them.
         ending: how it ends: well; with a reset in mid-body; closed in mid-body; never, stalled in mid-body; a byte at
-            a time; or well, but of a length that wasn't announced.
+            a time; well, but of a length that wasn't announced; with more than was announced; well, in chunks; or
+            never, in chunks of the body over and over.
+        interval: seconds between two bytes that come one at a time.
         delay: seconds before it begins.
         after: how many requests must have come to the server before it begins.
     """
@@ -32,7 +34,8 @@ class Answer:
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    ending: Literal["whole", "reset", "short", "stall", "drip", "unannounced"] = "whole"
+    ending: Literal["whole", "reset", "short", "stall", "drip", "unannounced", "longer", "chunked", "endless"] = "whole"
+    interval: float = DRIP_INTERVAL
     delay: float = 0.0
     after: int = 0
 
@@ -156,22 +159,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.owner.wait_for_requests(answer.after)
         self.send_response(answer.status)
         headers = {"Content-Type": "image/jpeg", "Content-Length": str(len(answer.body))} | answer.headers
-        if answer.ending == "unannounced":
+        if answer.ending in {"unannounced", "chunked", "endless"}:
             del headers["Content-Length"]
-            headers["Connection"] = "close"
+            headers |= {"Connection": "close"} if answer.ending == "unannounced" else {"Transfer-Encoding": "chunked"}
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+        self.close_connection |= answer.ending not in {"whole", "unannounced", "chunked"}
+        self._send(answer)
+
+    def _send(self, answer: Answer):
         if answer.ending in {"whole", "unannounced"}:
             self.wfile.write(answer.body)
-            return
-        self.close_connection = True
-        if answer.ending == "drip":
-            for place in range(int(STALL_LIMIT / DRIP_INTERVAL)):
+        elif answer.ending == "longer":
+            self.wfile.write(answer.body * 2)
+        elif answer.ending == "chunked":
+            middle = len(answer.body) // 2
+            for part in (answer.body[:middle], answer.body[middle:], b""):
+                self._send_chunk(part)
+        elif answer.ending == "endless":
+            deadline = time.monotonic() + STALL_LIMIT
+            while time.monotonic() < deadline:  # or until the client hangs up
+                self._send_chunk(answer.body)
+        elif answer.ending == "drip":
+            for place in range(int(STALL_LIMIT / answer.interval)):
                 self.wfile.write(answer.body[place : place + 1])
                 self.wfile.flush()
-                self.server.owner.pause(DRIP_INTERVAL)
-            return
+                self.server.owner.pause(answer.interval)
+        else:
+            self._send_half(answer)
+
+    def _send_half(self, answer: Answer):
         self.wfile.write(answer.body[: len(answer.body) // 2])
         self.wfile.flush()
         if answer.ending == "stall":
@@ -180,3 +198,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             # Closed with a linger of 0 seconds, a socket sends RST.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+    def _send_chunk(self, body: bytes):
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body))

@@ -1,6 +1,7 @@
 """The pictures' checks against Caffe's own pixels, and against bytes that lie."""
 
 import struct
+import sys
 import zlib
 
 import cv2
@@ -10,7 +11,8 @@ import pytest
 from benchmarks.caffe_results import digest, read_pictures
 from shards.images import BadPicture, decode, inspect, read_member, resize
 from shards.outcomes import Status
-from tests.programs import ROOT
+from tests import odd_pictures
+from tests.programs import ROOT, run
 
 WHOLE = ROOT.parent / "shared" / "golden"  # with two pictures that are not ours to give away
 NAMES = [
@@ -126,6 +128,66 @@ def test_a_bomb_is_refused_from_its_header():
     with pytest.raises(BadPicture) as caught:
         inspect(bomb)
     assert caught.value.status is Status.TOO_MANY_PIXELS
+
+
+def test_a_bomb_takes_no_memory():
+    code = (
+        "import resource\nfrom shards.images import BadPicture, inspect\nfrom tests.odd_pictures import bomb\n"
+        "body = bomb()\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    inspect(body)\nexcept BadPicture as error:\n    print(error.status)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = run(sys.executable, "-c", code)
+    status, grown = done.stdout.split()
+    assert status == "too_many_pixels"
+    assert int(grown) < 50_000  # KiB, where its pixels as they stand would take 110,000, and decoded 2,700,000
+
+
+# What stands upright, as it is stored for each orientation (EXIF 2.3, tag 0x0112).
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_stands_upright(orientation):
+    stored = odd_pictures.encode(".jpg", odd_pictures.smooth(3))
+    upright = inspect(odd_pictures.with_orientation(stored, orientation)).pixels
+    np.testing.assert_array_equal(upright, UPRIGHT[orientation](decode(stored)))
+
+
+def test_a_palette_becomes_colours_and_its_transparency_nothing():
+    pixels = inspect(odd_pictures.palette_png()).pixels
+    assert [pixels[0, column].tolist() for column in (0, 8, 16)] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_grey_becomes_three_equal_channels(extension):
+    grey = odd_pictures.smooth(4)[:, :, 0]
+    pixels = inspect(odd_pictures.encode(extension, grey)).pixels
+    assert pixels.shape == (60, 90, 3)
+    assert np.ptp(pixels.astype(int), axis=2).max() == 0
+    assert np.abs(pixels[:, :, 0].astype(int) - grey).mean() < 3
+
+
+def test_sixteen_bits_become_eight():
+    eight = odd_pictures.smooth(5)
+    pixels = inspect(odd_pictures.encode(".png", eight.astype(np.uint16) * 256)).pixels
+    np.testing.assert_array_equal(pixels, eight[:, :, ::-1])
+
+
+@pytest.mark.parametrize("extension", [".gif", ".webp"])
+def test_of_an_animation_the_first_frame_counts(extension):
+    pixels = inspect(odd_pictures.animation(extension)).pixels
+    assert pixels.shape == (40, 64, 3)
+    assert pixels.mean() < 50  # the second frame's is 200
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -1,0 +1,51 @@
+"""Pictures that few programs write, byte by byte: palettes with transparency, EXIF orientations, bombs, animations."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+
+
+def smooth(number: int, height: int = 60, width: int = 90) -> np.ndarray:
+    """Returns a smooth picture that differs from any other number's, BGR."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encode(extension: str, picture: np.ndarray) -> bytes:
+    return cv2.imencode(extension, picture)[1].tobytes()
+
+
+def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Returns a PNG of raw rows, each with its filter byte."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+def palette_png() -> bytes:
+    """40x30 of three colours, of which the first is transparent."""
+    rows = b"".join(b"\0" + bytes((column // 8 + row // 8) % 3 for column in range(40)) for row in range(30))
+    return png(40, 30, 8, 3, rows, (b"PLTE", bytes([255, 0, 0, 0, 255, 0, 0, 0, 255])), (b"tRNS", b"\0"))
+
+
+def bomb() -> bytes:
+    """A whole and valid PNG of 30000x30000: 500 KB that would be decoded to 2.7 GB."""
+    return png(30000, 30000, 1, 0, bytes((1 + 30000 // 8) * 30000))
+
+
+def with_orientation(jpg: bytes, orientation: int) -> bytes:
+    """Puts an EXIF orientation (1 to 8) into a JPEG."""
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    return jpg[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff + jpg[2:]
+
+
+def animation(extension: str) -> bytes:
+    """Two frames, the first dark and the second bright."""
+    frames = cv2.Animation()
+    frames.frames = [np.full((40, 64, 3), level, np.uint8) for level in (10, 200)]
+    frames.durations = [100, 100]
+    return cv2.imencodeanimation(extension, frames)[1].tobytes()
