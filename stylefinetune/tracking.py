@@ -3,28 +3,25 @@
 Only the lead rank speaks; on the others every method does nothing.
 """
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
 import logging
-import secrets
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import wandb
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stylefinetune.config import Config
-from stylefinetune.config_io import dump
 from stylefinetune.errors import RankError
 from stylefinetune.metrics import TestResult
+from stylefinetune.wandb_run import WandbRun
 from stylefinetune.world import World
-
-WANDB_INIT_SECONDS = 10
 
 
 class GlogFormatter(logging.Formatter):
@@ -50,7 +47,7 @@ class Tracker:
     def __init__(self, config: Config, world: World, start: int, tested: list[int]) -> None:
         self._config = config
         self._lead = world.is_lead
-        self._wandb: _WandbRun | None = None
+        self._wandb: WandbRun | None = None
         self.begin(start)
         if not self._lead:
             return
@@ -62,9 +59,9 @@ class Tracker:
         self._bar = _ProgressBar(start, config.train.max_iter) if sys.stderr.isatty() else None
         self._log = _open_log(run_dir / "train.log", self._bar)
         self._metrics = run_dir / "metrics.jsonl"
-        _cut_metrics(self._metrics, start, tested)
+        told = _cut_metrics(self._metrics, start, tested)
         if config.tracking.wandb != "disabled":
-            self._wandb = _WandbRun(config, self._log)
+            self._wandb = WandbRun(config, start, told, self._log)
 
     def begin(self, iteration: int) -> None:
         """Starts the clock that speed is told by."""
@@ -115,9 +112,20 @@ class Tracker:
         values = {"loss": mean, **rates, "images_per_second": pictures / seconds, "data_wait": waited / seconds}
         self._write(iteration, "train", values)
 
+    def saved(self, iteration: int, pause: float) -> None:
+        """Tells that a checkpoint of the first `iteration` iterations is on its way, for which training stood still."""
+        self._aside += pause
+        if self._lead:
+            self._log.info("    Training paused %s s for it", _digits(pause))
+            self._write(iteration, "checkpoint", {"pause": pause})
+
     def advance(self, iteration: int) -> None:
-        """Moves the progress bar past `iteration`."""
-        if self._lead and self._bar:
+        """Closes `iteration`, of which nothing more will be told, and moves the progress bar past it."""
+        if not self._lead:
+            return
+        if self._wandb:
+            self._wandb.commit()
+        if self._bar:
             self._bar.advance_to(iteration + 1)
 
     def close(self, *, failed: bool) -> None:
@@ -130,13 +138,19 @@ class Tracker:
             self._wandb.finish(failed=failed)
         for handler in list(self._log.handlers):
             self._log.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # of a disk that is full, which has been told
+                handler.close()
 
     def _write(self, iteration: int, phase: str, values: dict[str, Any]) -> None:
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"iteration": iteration, "phase": phase, **values}) + "\n")
+        entry = {"iteration": iteration, "phase": phase, **values, "time": round(time.time(), 3)}
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+                _sync(file)
+        except OSError as error:
+            raise _refused(self._metrics, error) from error
         if self._wandb:
-            self._wandb.log({f"{phase}/{name}": value for name, value in values.items()}, iteration)
+            self._wandb.log(entry)
 
 
 class _ProgressBar(Progress):
@@ -169,66 +183,14 @@ class _BarHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-class _WandbRun:
-    """A Weights & Biases run, online or else offline, that may fail without the training noticing."""
+class _LogFile(logging.FileHandler):
+    """train.log; that it can't be written is for the user to hear once, not a traceback for each line."""
 
-    def __init__(self, config: Config, log: logging.Logger) -> None:
-        self._log = log
-        self._run: Any = None
-        for mode in self._modes(config.tracking.wandb):
-            try:
-                self._run = _init_wandb(config, mode)
-            except Exception as error:  # noqa: BLE001 -- whatever W&B meets, the training goes on
-                self._warn(error, "trying offline" if mode == "online" else "going on without it")
-                wandb.teardown()  # its service still holds the run's id
-            else:
-                return
-
-    def _modes(self, asked: str) -> list[str]:
-        """Returns the modes to try, in order; WANDB_MODE, or `wandb offline`, has its say in auto."""
-        settled = wandb.setup().settings.mode if asked == "auto" else asked
-        if settled != "online":
-            return [settled]
-        if wandb.login(prompt=False, verify=False):
-            return ["online", "offline"]
-        self._log.info("Weights & Biases: no API key, the run is kept offline (`wandb sync` can send it later)")
-        return ["offline"]
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        if self._run:
-            try:
-                self._run.log(values, step=step)
-            except Exception as error:  # noqa: BLE001 -- see above
-                self._run = None
-                self._warn(error, "going on without it")
-
-    def finish(self, *, failed: bool) -> None:
-        if self._run:
-            try:
-                self._run.finish(exit_code=int(failed))
-            except Exception as error:  # noqa: BLE001 -- see above
-                self._warn(error, "its last lines may be missing there")
-
-    def _warn(self, error: Exception, remedy: str) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        self._log.warning("Weights & Biases failed (%s); %s", reason, remedy)
-
-
-def _init_wandb(config: Config, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
-    run_dir = Path(config.run_dir)
-    id_file = run_dir / "wandb_id"  # one id for the life of the run, so that a resumed run is one history
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4), encoding="ascii")
-    return wandb.init(
-        project=config.tracking.project,
-        name=config.tracking.name or run_dir.name,
-        id=id_file.read_text(encoding="ascii").strip(),
-        resume="allow" if mode == "online" else None,
-        config=yaml.safe_load(dump(config)),
-        dir=str(run_dir),
-        mode=mode,  # pyright: ignore[reportArgumentType] -- one of its literals
-        settings=wandb.Settings(silent=True, console="off", init_timeout=WANDB_INIT_SECONDS),
-    )
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise _refused(Path(self.baseFilename), error) from error
 
 
 def _open_log(path: Path, bar: Progress | None) -> logging.Logger:
@@ -236,24 +198,52 @@ def _open_log(path: Path, bar: Progress | None) -> logging.Logger:
     log.setLevel(logging.INFO)
     log.propagate = False
     console = logging.StreamHandler(sys.stderr) if bar is None else _BarHandler(bar)
-    for handler in (console, logging.FileHandler(path, encoding="utf-8")):
+    for handler in (console, _LogFile(path, encoding="utf-8")):
         handler.setFormatter(GlogFormatter())
         log.addHandler(handler)
     return log
 
 
-def _cut_metrics(path: Path, start: int, tested: list[int]) -> None:
-    """Drops the lines of iterations that will be run again, and a last line that a kill cut short."""
+def _cut_metrics(path: Path, start: int, tested: list[int]) -> list[dict[str, Any]]:
+    """Drops the lines of iterations that will be run again, and a last line that a kill cut short.
+
+    Returns:
+        What stays.
+    """
     if not path.exists():
-        return
+        return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-    def stays(entry: dict[str, Any]) -> bool:
-        return entry["iteration"] < start or (entry["phase"] == "test" and entry["iteration"] in tested)
-
+    try:
+        entries = [json.loads(line) for line in lines]
+        kept = [entry for entry in entries if _stays(entry, start, tested)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RankError(f"{path} holds a line that isn't the run's own ({error}); mend it, or move it away") from error
     beside = path.with_suffix(".tmp")
-    beside.write_text("".join(line for line in lines if stays(json.loads(line))), encoding="utf-8")
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in kept)
+            _sync(file)
+        beside.replace(path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    return kept
+
+
+def _stays(entry: dict[str, Any], start: int, tested: list[int]) -> bool:
+    """Says whether an entry won't come again; the checkpoint and the test of `start` come before its iteration."""
+    iteration, phase = entry["iteration"], entry["phase"]
+    done = {"checkpoint": [start], "test": tested}.get(phase, [])
+    return iteration < start or iteration in done
+
+
+def _sync(file: IO[str]) -> None:
+    """Sees that it is on the disk: a checkpoint that survives a power cut must find what was told before it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _refused(path: Path, error: OSError) -> RankError:
+    return RankError(f"{path} can't be written ({error.strerror}); make room, and the same command goes on")
 
 
 def _digits(value: float) -> str:

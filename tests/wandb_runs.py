@@ -1,0 +1,117 @@
+"""Runs told to W&B in processes of their own, which may be killed, and what must be at W&B of them."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from tests.programs import run
+from tests.wandb_server import WandbServer
+
+# Trains nothing, but tells W&B what a run does that is tested each 4 iterations, displayed each 2, and saved each 5.
+PROGRAM = """
+import json, os, signal, sys, time
+import torch
+from stylefinetune.config import Config, TrackingConfig, TrainConfig
+from stylefinetune.metrics import TestResult
+from stylefinetune.tracking import Tracker
+from stylefinetune.world import World
+
+def test(iteration):
+    tracker.testing(iteration)
+    tracker.tested(iteration, TestResult(correct=iteration, count=100, loss=iteration / 7))
+
+def end(*here):
+    if here == (ended_at, ended_after):
+        time.sleep(linger)
+        if not killed:
+            tracker.close(failed=True)
+            sys.exit(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_dir, mode, start, stop, ended_at, ended_after, killed, linger = json.loads(sys.argv[1])
+config = Config(run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=TrackingConfig(wandb=mode))
+tested = [stop] if start == stop else list(range(0, start, 4))
+tracker = Tracker(config, World(rank=0, size=1, device=torch.device("cpu")), start, tested)
+for iteration in range(start, stop):
+    if iteration % 4 == 0:
+        test(iteration)
+    end(iteration, "test")
+    if iteration % 2 == 0:
+        tracker.trained(iteration, [iteration / 3], {"lr": 0.1 / (iteration + 1), "lr_x10": 1 / (iteration + 1)}, 0.0)
+    end(iteration, "train")
+    tracker.advance(iteration)
+    time.sleep(0.01)
+if start < stop:
+    test(stop)
+tracker.close(failed=False)
+"""
+
+
+def environment(home: Path, server: WandbServer | None = None, **more: str) -> dict[str, str]:
+    """Returns the environment of a user who has an account at `server`, or none."""
+    home.mkdir(parents=True, exist_ok=True)
+    own = {"HOME": home, "NETRC": home / "netrc", "WANDB_CONFIG_DIR": home, "WANDB_CACHE_DIR": home}
+    account = server.account if server else {"WANDB_API_KEY": ""}
+    return {**{name: str(value) for name, value in own.items()}, **account, **more}
+
+
+def tell(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, linger=0.0):
+    """Tells of a run from iteration `start` to `stop`; returns what it said.
+
+    Args:
+        run_dir: the run's folder.
+        env: whose W&B account.
+        mode: tracking.wandb.
+        start: the checkpoint that it goes on from.
+        stop: max_iter.
+        ends: (iteration, after "test" or "train") at which it ends early.
+        killed: whether it is killed there; else it fails and closes.
+        linger: seconds from there to its end.
+    """
+    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, linger])
+    done = run(sys.executable, "-c", PROGRAM, arguments, env=env)
+    expected = 0 if ends[0] < 0 else -signal.SIGKILL if killed else 1
+    assert done.returncode == expected, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def sync(run_dir, env):
+    """Runs W&B's own program over what is kept offline."""
+    done = run(Path(sys.executable).with_name("wandb"), "sync", run_dir / "wandb", env=env, cwd=run_dir)
+    assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr, done.stderr
+
+
+def told_rows(run_dir):
+    """Returns what metrics.jsonl holds as W&B's rows: a step, and all values of its iteration."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in map(json.loads, (Path(run_dir) / "metrics.jsonl").read_text().splitlines()):
+        iteration, phase = entry.pop("iteration"), entry.pop("phase")
+        if phase not in {"train", "test"}:
+            continue
+        row = rows.setdefault(iteration, {"_step": iteration})
+        row |= {name if name == "time" else f"{phase}/{name}": value for name, value in entry.items()}
+    return list(rows.values())
+
+
+def remote_rows(server):
+    """Returns the rows of the one run that the server has."""
+    (remote,) = server.runs.values()
+    return [
+        {"time": row["_timestamp"]} | {name: value for name, value in row.items() if name == "_step" or name[0] != "_"}
+        for row in remote.history
+    ]
+
+
+def curves(rows):
+    """Returns the rows without what is of the process that told them, not of the run: times and speeds."""
+    return [
+        {
+            name: value
+            for name, value in row.items()
+            if name not in {"time", "train/images_per_second", "train/data_wait"}
+        }
+        for row in rows
+    ]
