@@ -1,5 +1,6 @@
 """A forward proxy on 127.0.0.1 that stands for the whole web: it draws a picture for any URL that it has a label of."""
 
+import base64
 import collections
 import enum
 import zlib
@@ -67,3 +68,14 @@ class ForwardProxy(LoopbackServer):
         if fate is Fate.HEALS_AFTER_RESET and first_time:
             return Answer(picture.body, ending="reset")
         return picture
+
+
+class StrictProxy(LoopbackServer):
+    """A forward proxy that answers 407 to everyone who doesn't say that he is `me` with the password `right`."""
+
+    def take(self, path: str, headers: dict[str, str]) -> Answer:
+        answer = super().take(path, headers)
+        expected = "Basic " + base64.b64encode(b"me:right").decode()
+        if headers.get("Proxy-Authorization") == expected:
+            return answer
+        return Answer(b"who are you?", 407, {"Proxy-Authenticate": 'Basic realm="pictures"'})

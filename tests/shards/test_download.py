@@ -5,8 +5,11 @@ import pytest
 from shards.config import AssembleConfig
 from shards.download import Download, Downloader
 from shards.hosts import Request
+from shards.index import ShardsError
 from shards.outcomes import Status
-from tests.loopback import Answer, redirect
+from shards.rewriting import Rewrite
+from tests.forward_proxy import StrictProxy
+from tests.loopback import Answer, LoopbackServer, redirect
 
 BODY = b"\xff\xd8\xff" + bytes(range(256)) * 400
 
@@ -155,6 +158,94 @@ def test_a_host_gets_no_more_connections_than_its_share(server, download):
     urls = [server.add(f"/{i}.jpg", Answer(BODY, delay=0.1)) for i in range(12)]
     download(*urls, per_host=3)
     assert server.most_at_once <= 3
+
+
+def test_requests_to_a_host_are_spaced_by_its_rate(server, download):
+    urls = [server.add(f"/{i}.jpg", Answer(BODY)) for i in range(6)]
+    download(*urls, per_host_rate=4.0)
+    times = sorted(seen.time for seen in server.seen)
+    assert times[-1] - times[0] >= 5 / 4 - 0.3  # a lower bound, whatever the machine's load
+
+
+def test_a_host_that_refuses_is_left_in_peace_and_it_alone(server, download):
+    with LoopbackServer() as other:
+        refused = server.add("/a0.jpg", Answer(status=503, headers={"Retry-After": "2"}), Answer(BODY))
+        waiting = [server.add(f"/a{i}.jpg", Answer(BODY)) for i in range(1, 6)]
+        others = [other.add(f"/b{i}.jpg", Answer(BODY, delay=0.02)) for i in range(40)]
+        ended = download(refused, *waiting, *others, attempts=3, per_host=1, connections=8)
+        assert {one.outcome.status for one in ended} == {Status.KEPT}
+        first, *later = sorted(seen.time for seen in server.seen)
+        assert min(later) - first >= 1.9
+        assert max(seen.time for seen in other.seen) < min(later)
+
+
+def test_a_host_that_refuses_for_ever_ends_no_crawl_and_no_other_host(server, download):
+    with LoopbackServer() as other:
+        urls = [server.add(f"/{i}.jpg", Answer(status=429)) for i in range(30)]
+        ended = download(*urls, other.add("/b.jpg", Answer(BODY)), per_host=2)
+    *given_up, last = [one.outcome for one in ended]
+    assert last.status is Status.KEPT
+    assert {outcome.status for outcome in given_up} == {Status.RATE_LIMITED, Status.CANCELLED}
+    cancelled = [outcome for outcome in given_up if outcome.status is Status.CANCELLED]
+    assert {outcome.attempts for outcome in cancelled} == {0}
+    assert len(server.seen) == 30 - len(cancelled) <= 4
+    assert "too often" in cancelled[0].message
+
+
+def test_a_proxy_with_a_password(download):
+    with StrictProxy() as proxy:
+        url = proxy.add("http://pictures.example.com/a.jpg", Answer(BODY))
+        (one,) = download(url, proxy=proxy.url.replace("//", "//me:right@"))
+        assert one.body.read_bytes() == BODY
+        (two,) = download(url, proxy=proxy.url.replace("//", "//me:wrong@"), attempts=2)
+        assert (two.outcome.status, two.outcome.http_status) == (Status.PROXY_REFUSED, 407)
+        (three,) = download(url, proxy=proxy.url)
+        assert three.outcome.status is Status.PROXY_REFUSED
+
+
+def test_a_proxy_that_lets_nothing_through_is_one_line(download):
+    with StrictProxy() as proxy:
+        urls = [f"http://h{i}.example.com/a.jpg" for i in range(40)]
+        with pytest.raises(ShardsError, match=r"the proxy 127.0.0.1:\d+ wants other credentials \(407\)") as caught:
+            download(*urls, proxy=proxy.url.replace("//", "//me:wrong@"))
+    assert "wrong" not in str(caught.value)
+
+
+def moved_to(server, host: str) -> tuple[Rewrite, ...]:
+    return (Rewrite(rf"http://{host}/", f"{server.url}/"),)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "farm9.no-such-host.invalid"])
+def test_a_silent_hosts_picture_is_asked_for_where_it_is_now(server, download, host):
+    server.add("/1/a.jpg", Answer(status=500), Answer(BODY))
+    (one,) = download(f"http://{host}/1/a.jpg", rewrite=moved_to(server, host), attempts=2)
+    assert one.body.read_bytes() == BODY
+    assert (one.outcome.status, one.outcome.attempts) == (Status.KEPT, 3)
+    assert one.outcome.final_url == f"{server.url}/1/a.jpg"
+
+
+def test_what_the_new_host_says_is_what_the_row_comes_to(server, download):
+    (one,) = download("http://127.0.0.1:1/gone.jpg", rewrite=moved_to(server, "127.0.0.1:1"), attempts=3)
+    assert (one.outcome.status, one.outcome.attempts) == (Status.NOT_FOUND, 2)
+
+
+def test_a_host_that_answers_is_not_replaced(server, download):
+    with LoopbackServer() as other:
+        rules = moved_to(other, server.url.removeprefix("http://"))
+        (one,) = download(server.add("/a.jpg", Answer(status=404)), rewrite=rules)
+        assert (one.outcome.status, other.seen) == (Status.NOT_FOUND, [])
+
+
+def test_after_some_silences_a_host_is_asked_no_more(server, download):
+    urls = [server.add(f"http://farm{i % 2}.example.com/{i}.jpg", Answer(b"no such host", 502)) for i in range(60)]
+    for i in range(60):
+        server.add(f"http://live.example.com/{i}.jpg", Answer(BODY))
+    rules = (Rewrite(r"http://farm\d\.example\.com/", "http://live.example.com/"),)
+    ended = download(*urls, rewrite=rules, proxy=server.url, per_host=2, connections=64)
+    assert {one.outcome.status for one in ended} == {Status.KEPT}
+    asked = [seen.path for seen in server.seen if "farm" in seen.path]
+    assert 16 <= len(asked) <= 16 + 2 * 2
+    assert [one.outcome.attempts for one in ended].count(1) == 60 - len(asked)
 
 
 def test_nothing_to_do_starts_no_daemon(download):
