@@ -27,7 +27,7 @@ check lint ruff check
 check format ruff format --check
 check types pyright
 check layers lint-imports
-check scripts shellcheck launch/*.sh slurm/*.sh .ci/run
+check scripts shellcheck launch/*.sh slurm/*.sh tests/slurm/*.sh .ci/run
 check tests pytest "$@"
 
 printf '\n== summary\n%s' "$summary"

@@ -33,7 +33,11 @@ def test_a_module_has_its_tests(path):
     assert expected.is_file(), f"{mirrored} wants {expected.relative_to(ROOT)}"
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")), ids=name_of)
+@pytest.mark.parametrize(
+    "script",
+    sorted(path for folder in ("launch", "slurm", "tests/slurm") for path in (ROOT / folder).glob("*.sh")),
+    ids=name_of,
+)
 def test_scripts_are_executable_and_strict(script):
     assert script.stat().st_mode & 0o111
     assert re.search(r"^set -.*u.*o pipefail$", script.read_text(), re.MULTILINE)
