@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         return 0 if wants_help else 2
     try:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, _stop)
         return command(arguments[1:]) or 0
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
         print("error: " + config.one_line(str(error)), file=sys.stderr)
@@ -56,6 +56,12 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here: python -m shards {shlex.join(arguments)}", file=sys.stderr)
         return 130
+
+
+def _stop(*_: object) -> None:
+    """Ends the command on Ctrl-C; a second one must not break off what the first one puts in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _assemble(arguments: list[str]) -> None:

@@ -232,9 +232,10 @@ class _Pipeline:
 
     def _finish(self, timeout: float) -> None:
         """Closes the blocks that have been committed."""
-        done, _ = concurrent.futures.wait(self._packing, timeout, concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-            statuses = future.result()
+        with interrupts_held():  # one that is raised while a future is locked would leave it so, for ever
+            done, _ = concurrent.futures.wait(self._packing, timeout, concurrent.futures.FIRST_COMPLETED)
+            ended = [(future, future.result()) for future in done]
+        for future, statuses in ended:
             opened = self._open.pop(self._packing.pop(future))
             came = sum(body is not None for _, body in opened.arrivals.values())
             self._meter.count(alive=statuses[Status.KEPT] - came, dead=came - statuses[Status.KEPT])

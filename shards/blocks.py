@@ -230,9 +230,11 @@ def publish(draft: Path, path: Path) -> None:
 
 def retract(path: Path) -> None:
     """Removes a file, if it is there, so that it stays removed whatever happens to the machine."""
-    if path.exists():
+    try:
         path.unlink()
-        _sync_folder(path.parent)
+    except FileNotFoundError:  # it wasn't, or another process has just done it
+        return
+    _sync_folder(path.parent)
 
 
 def _make_folder(path: Path) -> None:

@@ -92,16 +92,17 @@ def exclusive(root: Path, partition: Partition | None = None, plan: str = "") ->
         ShardsError: another process holds it, or took it over; or it can't be made or written.
     """
     lock = _Lock(root, partition, plan)
-    lock.take()
-    try:
-        yield lock.begin()
-    except (OSError, ShardsError) as error:
-        taker = lock.find_taker()
-        if taker is None:
-            raise
-        raise ShardsError(
-            f"{root}: {taker} took over while this process stood still; what was packed stays, and that one goes on"
-        ) from error
+    try:  # from here on: it may be interrupted at any moment
+        lock.take()
+        try:
+            yield lock.begin()
+        except (OSError, ShardsError) as error:
+            taker = lock.find_taker()
+            if taker is None:
+                raise
+            raise ShardsError(
+                f"{root}: {taker} took over while this process stood still; what was packed stays, and that one goes on"
+            ) from error
     finally:
         lock.release()
 
@@ -123,6 +124,7 @@ class _Lock:
         self._path = self._work / (self._label + _SUFFIX)
         self._folder = self._work / self._label / self._me.name
         self._file = -1
+        self._is_mine = False  # once no other lock excludes it
         self._ending = threading.Event()
         self._pulse = threading.Thread(target=self._beat, daemon=True)
 
@@ -142,8 +144,8 @@ class _Lock:
         rivals = [path for path in self._work.glob("*" + _SUFFIX) if self._is_rival(path)]
         living = _find_living(rivals, self._me.host)
         if living:
-            self.release()
             raise self._refusal(*living)
+        self._is_mine = True
 
     def _try(self, _: int) -> int | None:
         """Returns the lock's open file, or None where it has just been removed or replaced; raises ShardsError."""
@@ -236,11 +238,12 @@ class _Lock:
         with contextlib.suppress(OSError):
             if self.find_taker() is None:
                 for path in self._work.iterdir():
-                    if self._pulse.ident and path.is_dir() and self._label in {_WHOLE, path.name}:
+                    if self._is_mine and path.is_dir() and self._label in {_WHOLE, path.name}:
                         shutil.rmtree(path, ignore_errors=True)
                 self._path.unlink()
             self._work.rmdir()  # unless others are at work there
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
 
 def _try_flock(file: int, kind: int) -> bool:

@@ -33,7 +33,8 @@ def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
     except BrokenProcessPool as error:
         raise ShardsError("a packing worker was killed; the same command goes on where this one stopped") from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with interrupts_held():
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager

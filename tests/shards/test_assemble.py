@@ -1,31 +1,17 @@
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 import webdataset
 
 from shards import images
 from shards.index import ShardIndex, ShardsError
-from tests.loopback import Answer, LoopbackServer, redirect
+from tests.assembly import ledger, serve_pictures, tars_and_index
+from tests.loopback import Answer, redirect
 
 ROOT = Path(__file__).parents[2]
-
-
-def ledger(root: Path) -> dict[int, dict]:
-    return {row["row"]: row for row in pq.read_table(root / "outcomes.parquet").to_pylist()}
-
-
-def tars_and_index(root: Path) -> dict[str, bytes]:
-    paths = [*sorted(root.glob("*/*.tar")), root / "index.parquet", *sorted(root.glob("blocks/*.index.parquet"))]
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
 def decoded(root: Path, split: str) -> list[np.ndarray]:
@@ -37,14 +23,6 @@ def decoded(root: Path, split: str) -> list[np.ndarray]:
         body = (root / shard).read_bytes()[offset : offset + length]
         found.append(images.read_member(body, format_))
     return found
-
-
-def serve_pictures(server: LoopbackServer, draw_jpg, count: int) -> list[dict]:
-    return [
-        {"image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(number))), "label": number % 3}
-        | {"_split": "train" if number % 5 else "test"}
-        for number in range(count)
-    ]
 
 
 def test_the_whole_way_on_a_web_that_lies(server, draw_jpg, write_list, run_assemble, tmp_path):
@@ -215,125 +193,3 @@ def test_a_slow_block_does_not_stop_the_next(server, draw_jpg, write_list, run_a
     server.add("/0.jpg", Answer(draw_jpg(0), after=20))  # answered once all others have been asked for
     run_assemble(list=write_list(rows), rows_per_shard=2, per_host=2, timeout=20)
     assert ledger(tmp_path / "out")[0]["attempts"] == 1
-
-
-NEVER = 10**9  # requests
-
-
-def hold(server: LoopbackServer, draw_jpg) -> None:
-    """Lets picture 7 wait for ever, so that a driver is still at work when it is killed."""
-    server.add("/7.jpg", Answer(draw_jpg(7), after=NEVER))
-
-
-def release(server: LoopbackServer, draw_jpg) -> None:
-    server.add("/7.jpg", Answer(draw_jpg(7)))
-
-
-def start(path: str, out: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "shards",
-            "assemble",
-            f"--list={path}",
-            f"--out={out}",
-            "--rows_per_shard=5",
-            "--workers=2",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_blocks(driver: "subprocess.Popen[str]", out: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("blocks/*.outcomes.parquet"))) < count:
-        assert driver.poll() is None, driver.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def family_of(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
-    family = psutil.Process(driver.pid).children(recursive=True)
-    assert "aria2c" in [child.name() for child in family]
-    return family
-
-
-def assert_gone(family: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
-
-
-def test_killed_and_run_again_the_bytes_are_those_of_an_unbroken_run(
-    server, draw_jpg, write_list, run_assemble, tmp_path
-):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    run_assemble(list=path, out=tmp_path / "unbroken", rows_per_shard=5)
-    out = tmp_path / "broken"
-    hold(server, draw_jpg)
-    driver = start(path, out)
-    with driver:
-        wait_for_blocks(driver, out, 2)
-        family = family_of(driver)
-        os.kill(driver.pid, signal.SIGKILL)
-    assert_gone(family)
-    assert not (out / "index.parquet").exists()
-    release(server, draw_jpg)
-    run_assemble(list=path, out=out, rows_per_shard=5)
-    assert tars_and_index(out) == tars_and_index(tmp_path / "unbroken")
-    volatile = {"attempts", "seconds", "time", "message", "http_status"}
-    once, again = ledger(tmp_path / "unbroken"), ledger(out)
-    assert [{k: v for k, v in once[row].items() if k not in volatile} for row in once] == [
-        {k: v for k, v in again[row].items() if k not in volatile} for row in once
-    ]
-    assert not (out / ".work").exists()
-
-
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(server, draw_jpg, write_list, tmp_path):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    hold(server, draw_jpg)
-    driver = start(path, tmp_path / "out")
-    with driver:
-        wait_for_blocks(driver, tmp_path / "out", 1)
-        family = family_of(driver)
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
-        _, error = driver.communicate(timeout=30)
-    assert driver.returncode == 130
-    assert error.startswith("stopped; the same command goes on")
-    assert error.count("\n") == 1
-    assert_gone(family)
-    assert not (tmp_path / "out" / ".work").exists()
-
-
-@pytest.mark.parametrize("moment", [0.5, 0.8, 1.2, 1.6, 2.5])
-def test_ctrl_c_in_the_first_seconds_is_one_line(server, draw_jpg, write_list, tmp_path, moment):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    hold(server, draw_jpg)
-    with start(path, tmp_path / "out") as driver:
-        time.sleep(moment)  # into imports, the forkserver's start, the workers' or the downloads, as the machine has it
-        os.killpg(driver.pid, signal.SIGINT)
-        _, error = driver.communicate(timeout=30)
-    assert driver.returncode == 130, error
-    assert error.startswith("stopped")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out" / ".work").exists()
-
-
-def test_a_killed_daemon_is_one_line_and_the_same_command_goes_on(server, draw_jpg, write_list, run_assemble, tmp_path):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    hold(server, draw_jpg)
-    driver = start(path, tmp_path / "out")
-    with driver:
-        wait_for_blocks(driver, tmp_path / "out", 1)
-        next(child for child in family_of(driver) if child.name() == "aria2c").kill()
-        _, error = driver.communicate(timeout=30)
-    assert driver.returncode == 2
-    assert error.startswith("error: aria2c has ended")
-    assert error.count("\n") == 1
-    release(server, draw_jpg)
-    run_assemble(list=path, rows_per_shard=5)
-    assert len(ShardIndex.load(tmp_path / "out").table) == 40

@@ -1,11 +1,15 @@
+import itertools
 import json
+import shutil
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 
-from shards import blocks, locks
-from shards.finalize import finalize
+from shards import blocks, journal, locks
+from shards.finalize import finalize, store_rules
 from shards.index import METADATA_KEY, ShardsError
+from shards.recurrence import Rules
 from tests.loopback import Answer
 
 
@@ -89,3 +93,59 @@ def test_a_damaged_part_is_named_with_its_remedy(assembled, part):
     ) as error:
         run_finalize(assembled)
     assert "\n" not in str(error.value)
+
+
+class Killed(BaseException):
+    """What a kill does, as far as files go: nothing is done any more."""
+
+
+def kill_at(monkeypatch, step: int) -> None:
+    """Has the n-th change to DIR be the last one."""
+    steps = itertools.count()
+    for room in (sys.modules["shards.finalize"], journal):
+        for verb in ("publish", "retract"):
+            act = getattr(blocks, verb)
+
+            def stop(*paths, act=act) -> None:
+                act(*paths)
+                if next(steps) == step:
+                    raise Killed
+
+            if hasattr(room, verb):
+                monkeypatch.setattr(room, verb, stop)
+
+
+def test_killed_at_any_step_of_leaving_pictures_out_it_ends_the_same(
+    server, draw_jpg, write_list, run_assemble, tmp_path, monkeypatch
+):
+    rows = [
+        {"image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(number % 7))), "label": 0, "split": "train"}
+        for number in range(9)
+    ]
+    out, unbroken = tmp_path / "out", tmp_path / "unbroken"
+    run_assemble(list=write_list(rows), rows_per_shard=4)
+    with locks.exclusive(out) as work:
+        store_rules(out, Rules(drop_duplicates=True), work)
+    shutil.copytree(out, unbroken)
+    run_finalize(unbroken)
+    expected = {path.relative_to(unbroken): path.read_bytes() for path in unbroken.glob("**/*") if path.is_file()}
+    pictures = {row["duplicate_of"] for row in pq.read_table(unbroken / "outcomes.parquet").to_pylist()}
+    assert len(pictures - {None}) == 2
+    step = 0
+    while True:
+        broken = tmp_path / f"broken {step}"
+        shutil.copytree(out, broken)
+        with monkeypatch.context() as patched:
+            kill_at(patched, step)
+            try:
+                run_finalize(broken)
+            except Killed:
+                pass
+            else:
+                break
+        run_finalize(broken)
+        assert {
+            path.relative_to(broken): path.read_bytes() for path in broken.glob("**/*") if path.is_file()
+        } == expected
+        step += 1
+    assert step > 12  # what replacing one block takes
