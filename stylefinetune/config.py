@@ -126,6 +126,8 @@ class TrainConfig:
         average_loss: displayed loss is the mean of this many last ones.
         seed: of fillers, dropout, crops, mirrors and shuffles.
         deterministic: on GPUs, use deterministic algorithms, so that equal runs are equal to the bit.
+        stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise go on, saving nothing that isn't finite.
+        stall_seconds: how long one rank may hold up the others before the run ends and names it.
     """
 
     max_iter: int = 100000
@@ -137,12 +139,15 @@ class TrainConfig:
     average_loss: int = 1
     seed: int = 1701
     deterministic: bool = False
+    stop_on_nonfinite: bool = True
+    stall_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("max_iter", "iter_size", "average_loss"):
             require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("test_interval", "test_iter", "display", "seed"):
             require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
+        require(self.stall_seconds > 0, f"train.stall_seconds is {self.stall_seconds:g}; it must be above 0")
         require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
 
 
@@ -151,15 +156,22 @@ class CheckpointConfig:
     """When a run is saved.
 
     Attributes:
-        snapshot: iterations between checkpoints; 0 saves at the end alone.
+        snapshot: iterations between checkpoints; 0 saves at the end alone, and when the run is stopped.
+        keep_last: how many of the newest are kept; 0 keeps all.
+        keep_best: keep the one with the best test accuracy too, of those that were tested.
+        keep_every: keep each whose iteration is a multiple of this too; 0 keeps none for that.
         allow_other_index: resume although the shards' index has changed; the order of the pictures then changes too.
     """
 
     snapshot: int = 10000
+    keep_last: int = 0
+    keep_best: bool = True
+    keep_every: int = 0
     allow_other_index: bool = False
 
     def __post_init__(self) -> None:
-        require(self.snapshot >= 0, f"checkpoint.snapshot is {self.snapshot}; it must not be negative")
+        for name in ("snapshot", "keep_last", "keep_every"):
+            require(getattr(self, name) >= 0, f"checkpoint.{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +17,8 @@ from shards.images import BadPicture, Pixels, read_member, resize
 from shards.index import Entries, ShardIndex, ShardsError
 from stylefinetune.caffe_files import read_mean
 from stylefinetune.data_config import DataConfig, PhaseConfig
-from stylefinetune.errors import RankError, UserError
-from stylefinetune.order import Order, Slices
+from stylefinetune.errors import DataError, UserError
+from stylefinetune.order import CORRUPT_LABEL, Order, Slices
 from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
 
@@ -33,6 +35,7 @@ class Batch:
         crops: where each is cut.
         positions: int64[b], each picture's n.
         size: pictures of the whole batch, over all ranks.
+        corrupt: rows whose picture couldn't be decoded: a blank one of label CORRUPT_LABEL stands in its place.
     """
 
     pictures: torch.Tensor
@@ -40,6 +43,7 @@ class Batch:
     crops: Crops
     positions: torch.Tensor
     size: int
+    corrupt: tuple[int, ...] = ()
 
     def pin_memory(self) -> "Batch":
         """Returns the batch in page-locked memory; DataLoader calls it where there is a GPU."""
@@ -74,37 +78,45 @@ class PictureSet(Dataset[Batch]):
         self.input_size = (phase.crop_size, phase.crop_size) if phase.crop_size else self.size
         self._files: dict[str, int] = {}
 
-    def __getitems__(self, positions: list[int]) -> Batch | RankError:
+    def __getitems__(self, positions: list[int]) -> Batch | UserError:
         """Reads the pictures at `positions`; an error is returned, since a worker's traceback would bury it."""
         rows = [self.order.row(position) for position in positions]
-        try:
-            pictures = [self._picture(row) for row in rows]
-        except RankError as error:
-            return error
-        stacked = np.stack(pictures) if pictures else np.empty((0, *self.size, 3), np.uint8)
+        labels = self.entries.label[rows]
+        stacked = np.zeros((len(rows), *self.size, 3), np.uint8)
+        corrupt: list[int] = []
+        for place, row in enumerate(rows):
+            try:
+                stacked[place] = self._picture(row)
+            except BadPicture:
+                labels[place] = CORRUPT_LABEL
+                corrupt.append(row)
+            except UserError as error:
+                return error
         return Batch(
             pictures=torch.from_numpy(stacked),
-            labels=torch.from_numpy(self.entries.label[rows]),
+            labels=torch.from_numpy(labels),
+            corrupt=tuple(corrupt),
             crops=self._crops(positions),
             positions=torch.tensor(positions, dtype=torch.int64),
             size=0,
         )
 
+    def name(self, row: int) -> str:
+        """Returns where a row's picture lies: shard and key."""
+        return f"{self.entries.root / self.entries.shard[row]}: {self.entries.key[row]}"
+
     def _picture(self, row: int) -> Pixels:
-        entries = self.entries
-        where = f"{entries.root / entries.shard[row]}: {entries.key[row]}"
+        entries, where = self.entries, self.name(row)
         try:
             body = os.pread(self._file(entries.shard[row]), int(entries.length[row]), int(entries.offset[row]))
             pixels = read_member(body, entries.format[row])
         except OSError as error:
-            raise RankError(f"{where} can't be read ({error.strerror}); is the shard still there?") from error
-        except BadPicture as error:
-            raise RankError(f"{where} is damaged ({error}); assemble its shard again") from error
+            raise DataError(f"{where} can't be read ({error.strerror}); is the shard still there?") from error
         if pixels.shape[:2] == self.size:
             return pixels
         if entries.format[row] == "npy":
             height, width, _ = pixels.shape
-            raise RankError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
+            raise UserError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
         return resize(pixels, *self.size)
 
     def _file(self, shard: str) -> int:
@@ -152,28 +164,50 @@ def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: tor
     """Yields this rank's slice of each batch in order, decoded ahead by `workers` processes.
 
     Raises:
-        RankError: a picture can't be read.
+        UserError: a shard can't be read, or a worker has failed.
     """
     loader = DataLoader(
-        cast("Dataset[Batch | RankError]", pictures),
+        cast("Dataset[Batch | UserError]", pictures),
         batch_sampler=cast("Any", slices),  # any iterable of lists will do
         num_workers=workers,
         collate_fn=cast("Any", _as_it_is),  # __getitems__ has made the batch already
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
     )
-    for batch, size in zip(loader, slices.sizes(), strict=True):
-        if isinstance(batch, RankError):
+    decoded = iter(loader)
+    for size in slices.sizes():
+        try:
+            batch = next(decoded)
+        except Exception as error:
+            if workers == 0:
+                raise
+            # A worker's error comes with its traceback folded into the message; its last line says what it was.
+            said = str(error).strip().splitlines()[-1]
+            batch = DataError(f"a decoding process has failed: {said}; out of memory? lower data.workers")
+        if isinstance(batch, UserError):
+            del decoded  # else PyTorch complains of a dead worker again at each signal to come
             raise batch
         yield dataclasses.replace(batch, size=size)
 
 
-def _as_it_is(batch: Batch | RankError) -> Batch | RankError:
+def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
     return batch
 
 
 def _start_worker(_worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
+    # Launchers and schedulers signal a rank's whole process group. Whether to stop is for the rank to say, and it still
+    # needs its pictures then; so only its own SIGTERM counts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGHUP])
+    threading.Thread(target=_heed_parent, daemon=True).start()
+
+
+def _heed_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM, signal.SIGHUP]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def open_index(config: DataConfig) -> ShardIndex:

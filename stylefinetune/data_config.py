@@ -110,6 +110,7 @@ class DataConfig:
         mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
         scale: factor of what is left.
         workers: decoding processes of each rank; 0 decodes in the training process.
+        max_corrupt: share of a split's pictures that may be corrupt, and so are left out, before the run stops.
         test: how testing differs.
     """
 
@@ -124,11 +125,13 @@ class DataConfig:
     mean_value: tuple[float, ...] = ()
     scale: float = 1.0
     workers: int = 2
+    max_corrupt: float = 0.01
     test: TestDataConfig = dataclasses.field(default_factory=TestDataConfig)
 
     def __post_init__(self) -> None:
         require(self.split != "", "data.split is empty; name the split to train on")
         require(self.workers >= 0, f"data.workers is {self.workers}; it must not be negative")
+        require(0 <= self.max_corrupt <= 1, f"data.max_corrupt is {self.max_corrupt:g}; it must lie between 0 and 1")
         self.phase(training=True)
         self.phase(training=False)
 

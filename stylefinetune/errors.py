@@ -1,44 +1,130 @@
-"""A mistake of the user's: one line that says what, where and what to do, and exit code 2."""
+"""How a command ends: its exit codes, and the errors that are one line instead of a traceback.
+
+| code | of `python -m stylefinetune.train` (the other commands know 0, 1, 2 and 130) |
+|---|---|
+| 0 | finished |
+| 1 | crashed: a bug of ours, with its traceback |
+| 2 | a mistake of the user's, or a disk that is full or refuses |
+| 3 | the loss or the weights aren't finite |
+| 4 | pictures can't be read, or more are corrupt than data.max_corrupt allows |
+| 5 | another rank died or stalled, or the launcher is gone |
+| 128 + n | stopped by signal n, what was done is saved: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM |
+
+torchrun turns every one but 0 into 1; `stylefinetune.ending` keeps the true one in RUN/exit.json.
+"""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
+EXIT_CRASH = 1
 EXIT_USER_ERROR = 2
+EXIT_NOT_FINITE = 3
+EXIT_DATA = 4
+EXIT_LOST_RANK = 5
 EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
-    """Something that the user must mend; every rank of the run sees it alike."""
+    """Something that the user must mend; every rank of the run sees it alike.
+
+    Attributes:
+        code: the process's exit code.
+        reason: the same in a word or two.
+    """
+
+    code = EXIT_USER_ERROR
+    reason = "user error"
 
 
 class RankError(UserError):
     """A UserError that one rank may meet alone, such as a shard that its node can't read."""
 
 
+class NotFiniteError(UserError):
+    """The loss or the weights are NaN or infinite."""
+
+    code = EXIT_NOT_FINITE
+    reason = "not finite"
+
+
+class CorruptError(UserError):
+    """More pictures are corrupt than a run puts up with."""
+
+    code = EXIT_DATA
+    reason = "data"
+
+
+class DataError(RankError):
+    """One rank can't read its pictures."""
+
+    code = EXIT_DATA
+    reason = "data"
+
+
+class LostRankError(UserError):
+    """Another rank died, stalled or failed, so that this one can't go on.
+
+    Attributes:
+        speaks: whether it is this rank that tells of it: the lowest one left, unless the lost one has told it itself.
+    """
+
+    code = EXIT_LOST_RANK
+    reason = "lost rank"
+
+    def __init__(self, message: str, *, speaks: bool) -> None:
+        super().__init__(message)
+        self.speaks = speaks
+
+
+class Stopped(Exception):  # noqa: N818 -- nothing is wrong
+    """The run was asked to stop, and has saved what was done."""
+
+    reason = "stopped"
+
+    def __init__(self, by: signal.Signals, message: str) -> None:
+        super().__init__(message)
+        self.signal = by
+        self.code = 128 + by
+
+
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs `command(arguments)` and returns the process's exit code.
 
     A UserError becomes one line on stderr: from rank 0 alone, since all ranks meet it alike; a RankError, or a file
-    that the system refuses, from the rank that met it.
+    that the system refuses, from the rank that met it. An error's notes follow it on its line.
     """
-    rank = int(os.environ.get("RANK", "0"))
     try:
         command(arguments)
-    except RankError as error:
-        sys.stderr.write(f"error: rank {rank}: {error}\n")
-        return EXIT_USER_ERROR
-    except UserError as error:
-        if rank == 0:
-            sys.stderr.write(f"error: {error}\n")
-        return EXIT_USER_ERROR
+    except (UserError, Stopped) as error:
+        line = _line(error)
+        if line:
+            sys.stderr.write(f"{line}\n")
+        return error.code
     except OSError as error:
         if error.filename is None:  # not about a file of the user's
             raise
-        sys.stderr.write(f"error: rank {rank}: {error.filename}: {error.strerror}\n")
+        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        sys.stderr.write(f"error: rank {_rank()}: {error.filename}: {error.strerror}{notes}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        if rank == 0:
+        if _rank() == 0:
             sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _line(error: UserError | Stopped) -> str:
+    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, RankError):
+        return f"error: rank {_rank()}: {error}{notes}"
+    if isinstance(error, LostRankError):
+        return f"error: {error}{notes}" if error.speaks else ""
+    if _rank() != 0:
+        return ""
+    return f"{error}{notes}" if isinstance(error, Stopped) else f"error: {error}{notes}"
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from stylefinetune import checkpoint
+from stylefinetune.corrupt import CorruptPictures
 from stylefinetune.data import Batch, PictureSet, open_index, open_split, read_batches
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.metrics import TestResult, TestSum
@@ -16,10 +17,30 @@ from stylefinetune.order import Slices
 from stylefinetune.world import World
 
 
-def test(forward: Callable[[Batch], torch.Tensor], batches: Iterable[Batch], world: World) -> TestResult:
-    """Tests every picture of `batches` once over all ranks; collective, the same result on each."""
+def test(
+    forward: Callable[[Batch], torch.Tensor],
+    batches: Iterable[Batch],
+    corrupt: CorruptPictures,
+    world: World,
+    stop: Callable[[], bool],
+) -> TestResult | None:
+    """Tests every picture of `batches` once over all ranks, but for corrupt ones; collective, the same result on each.
+
+    Args:
+        forward: gives a batch's logits.
+        batches: this rank's slices.
+        corrupt: notes what can't be decoded.
+        world: the ranks.
+        stop: asked before each batch whether to leave.
+
+    Returns:
+        None where it was left.
+    """
     total = TestSum(world.device)
     for batch in batches:
+        if stop():
+            return None
+        corrupt.add_all([batch])
         total.add(forward(batch), batch.labels.to(world.device))
     return total.total(world)
 
@@ -57,7 +78,12 @@ def evaluate(arguments: list[str]) -> None:
 
     slices = Slices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
-    result = test(forward, read_batches(pictures, slices, workers, world.device), world)
+    corrupt = CorruptPictures(pictures, data.max_corrupt, [])
+    result = test(forward, read_batches(pictures, slices, workers, world.device), corrupt, world, lambda: False)
+    assert result is not None
+    for line in corrupt.gather(world):
+        if world.is_lead:
+            sys.stderr.write(f"warning: {line}\n")
     if world.is_lead:
         print(f"{saved.path}, {result.count} pictures of {data.shards}, split {phase.split}")
         print(f"accuracy = {result.accuracy:.6g} ({result.correct} of {result.count})")

@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 from stylefinetune.config import Config, TrainConfig
 
+CORRUPT_LABEL = -100
+"""Stands for a picture that can't be decoded: it has no loss and isn't counted, and its batch keeps its size."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:

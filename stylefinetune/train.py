@@ -4,27 +4,29 @@ With nothing more, it runs Caffe's Flickr Style recipe.
 """
 
 import dataclasses
-import math
 import sys
 import time
 from pathlib import Path
 
-import torch
-
-from stylefinetune import checkpoint, models
-from stylefinetune.checkpoint import Progress
+from stylefinetune import models, resume
+from stylefinetune.checkpoint import Progress, path_of
 from stylefinetune.config import Config
 from stylefinetune.config_io import parse
+from stylefinetune.corrupt import CorruptPictures
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
+from stylefinetune.ending import Ending
 from stylefinetune.engines.engine import Engine
 from stylefinetune.engines.torch_engine import TorchEngine
-from stylefinetune.errors import UserError, run_command
+from stylefinetune.errors import NotFiniteError, Stopped, run_command
 from stylefinetune.evaluate import test
 from stylefinetune.metrics import LossWindow
 from stylefinetune.optimizer import lr_mults
 from stylefinetune.order import test_slices, train_slices
+from stylefinetune.saving import Checkpoints, is_finite
 from stylefinetune.schedule import learning_rate
+from stylefinetune.sealed import recover
 from stylefinetune.solver import find_lists, pack, read_solver
+from stylefinetune.stopping import Stopping
 from stylefinetune.tracking import Tracker
 from stylefinetune.transforms import Transform
 from stylefinetune.weights import load_weights
@@ -42,7 +44,9 @@ class Run:
         tracker: tells the progress.
         train: pictures to train on.
         test: pictures to test on; None never tests.
-        means: what is subtracted from them in training and in testing; copied into checkpoints.
+        corrupt: those of each that can't be decoded, training first.
+        checkpoints: keeps what was done.
+        stopping: knows whether to leave.
         lr_mults: the layers' distinct multipliers.
     """
 
@@ -52,14 +56,25 @@ class Run:
     tracker: Tracker
     train: PictureSet
     test: PictureSet | None
-    means: tuple[torch.Tensor, torch.Tensor]
+    corrupt: tuple[CorruptPictures, CorruptPictures]
+    checkpoints: Checkpoints
+    stopping: Stopping
     lr_mults: list[float]
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command line `arguments`; what a user can get wrong is checked before anything is written."""
+    """Runs the command line `arguments`, and leaves RUN/exit.json."""
     config = parse(arguments, read_solver)
-    world = World.join(deterministic=config.train.deterministic)
+    world = World.join(deterministic=config.train.deterministic, stall_seconds=config.train.stall_seconds)
+    ending = Ending(Path(config.run_dir), world)
+    with Stopping(world, ending.leave_at_once) as stopping, ending:
+        run(config, world, ending, stopping)
+        world.leave()
+
+
+def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> None:
+    """Trains; what a user can get wrong is checked before anything is written."""
+    run_dir = Path(config.run_dir)
     if config.solver and not config.data.shards:
         lists = find_lists(config)
         world.lead_first(lambda: pack(lists))
@@ -73,9 +88,11 @@ def main(arguments: list[str]) -> None:
     )
     assert train_set is not None
     tested = test_set or train_set
-    resumed = checkpoint.find(config)
+    world.lead_first(lambda: recover(run_dir / "checkpoints"))
+    resumed = resume.find(config)
+    resume.agree(resumed, world)
     if resumed:
-        checkpoint.check_data(resumed, config, classes, index.fingerprint)
+        resume.check_data(resumed, config, classes, index.fingerprint)
         means = resumed.means
     else:
         means = (
@@ -94,13 +111,15 @@ def main(arguments: list[str]) -> None:
         picture_size=list(tested.size),
         input_size=list(tested.input_size),
     )
-    resumed = resumed or checkpoint.restore_caffe(config, net, fresh, means)
+    resumed = resumed or resume.restore_caffe(config, net, fresh, means)
     progress = resumed.progress if resumed else fresh
 
     tracker = Tracker(config, world, progress.iteration, [round(told["iteration"]) for told in progress.tests])
     failed = True
     try:
         if resumed:
+            for line in resumed.passed_over:
+                tracker.say(f"{line}; going on from the one before")
             tracker.say(f"Restoring previous solver status from {resumed.path}")
         elif config.weights:
             tracker.say(f"Finetuning from {config.weights}")
@@ -115,80 +134,124 @@ def main(arguments: list[str]) -> None:
         )
         if resumed:
             engine.load(resumed.engine_state(engine.state()))
+            world.lead_first(lambda: resume.set_aside(resumed, run_dir))
+            ending.resumed(resumed.path)
         tracker.say(f"Solving {config.model.name}")
         tracker.say(f"Learning Rate Policy: {config.optim.lr_policy}")
+        corrupt = (
+            CorruptPictures(train_set, config.data.max_corrupt, progress.corrupt),
+            CorruptPictures(tested, config.data.max_corrupt, []),
+        )
+        checkpoints = Checkpoints(config, world, means, progress, ending.saved)
         mults = lr_mults(net, config.optim.layers)
-        solve(Run(config, world, engine, tracker, train_set, test_set, means, mults), progress)
-        tracker.say("Optimization Done.")
+        solve(Run(config, world, engine, tracker, train_set, test_set, corrupt, checkpoints, stopping, mults), progress)
         failed = False
     finally:
         tracker.close(failed=failed)
-    world.leave()
 
 
 def solve(run: Run, progress: Progress) -> None:
-    """Trains from `progress` to the last iteration, testing, telling and saving on the way."""
-    config, tracker, start = run.config, run.tracker, progress.iteration
+    """Trains from `progress` to the last iteration, testing, telling and saving on the way, unless asked to stop."""
+    config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
     window = LossWindow(config.train.average_loss, progress.losses)
-    slices = train_slices(config, start, run.world.rank, run.world.size)
-    batches = read_batches(run.train, slices, config.data.workers, run.world.device)
+    slices = train_slices(config, start, world.rank, world.size)
+    batches = read_batches(run.train, slices, config.data.workers, world.device)
     waited = 0.0
     tracker.begin(start)
     for iteration in range(start, config.train.max_iter):
         if _is_due(iteration, config.train.test_interval) and (iteration > 0 or config.train.test_initialization):
-            progress = run_test(run, progress, iteration)
+            progress = run_test(run, progress, window)
+        if run.stopping.asked():
+            break
+        world.doing("reading data", iteration)
         began = time.monotonic()
         micro_batches = [next(batches) for _ in range(config.train.iter_size)]
         waited += time.monotonic() - began
+        world.doing("in the step and its all-reduce", iteration)
         lr = learning_rate(config.optim, iteration, config.train.max_iter)
-        window.add(run.engine.train_step(iteration, micro_batches, lr))
+        window.add(run.engine.train_step(iteration, micro_batches, lr), iteration)
+        run.corrupt[0].add_all(micro_batches)
         if _is_due(iteration, config.train.display):
             rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
-            tracker.trained(iteration, _finite(window.gather(run.world), iteration), rates, waited)
+            tracker.trained(iteration, gather(run, window), rates, waited)
             waited = 0.0
         tracker.advance(iteration)
+        run.checkpoints.check()
         progress = dataclasses.replace(progress, iteration=iteration + 1)
         if _is_due(progress.iteration, config.checkpoint.snapshot) and progress.iteration < config.train.max_iter:
             save(run, progress, window)
-    if start < config.train.max_iter:
-        progress = run_test(run, progress, config.train.max_iter)
-        save(run, progress, window)
+    if progress.iteration == config.train.max_iter and not run.stopping.by:
+        progress = run_test(run, progress, window)
+    save(run, progress, window)
+    world.doing("waiting for the checkpoint", progress.iteration)
+    run.checkpoints.wait()
+    if run.stopping.by:
+        name, iteration = run.stopping.by.name, progress.iteration
+        raise Stopped(run.stopping.by, f"stopped by {name} after {iteration} iterations; the same command goes on")
+    tracker.say("Optimization Done.")
 
 
-def run_test(run: Run, progress: Progress, iteration: int) -> Progress:
-    """Tests the weights after `iteration` iterations, unless there is nothing to test on or it has been done."""
+def run_test(run: Run, progress: Progress, window: LossWindow) -> Progress:
+    """Tests the weights as they are, unless there is nothing to test on or it has been done."""
+    iteration, world = progress.iteration, run.world
     if run.test is None or any(told["iteration"] == iteration for told in progress.tests):
         return progress
+    gather(run, window)
     run.tracker.testing(iteration)
-    slices = test_slices(run.config, run.test.order.rows, iteration, run.world.rank, run.world.size)
-    batches = read_batches(run.test, slices, run.config.data.workers, run.world.device)
-    result = test(run.engine.forward, batches, run.world)
+    slices = test_slices(run.config, run.test.order.rows, iteration, world.rank, world.size)
+    batches = read_batches(run.test, slices, run.config.data.workers, world.device)
+
+    def stop() -> bool:
+        world.doing("testing", iteration)
+        return run.stopping.asked()
+
+    result = test(run.engine.forward, batches, run.corrupt[1], world, stop)
+    if result is None:
+        return progress
+    for line in run.corrupt[1].gather(world):
+        run.tracker.say(line)
     run.tracker.tested(iteration, result)
     told = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss}
     return dataclasses.replace(progress, tests=[*progress.tests, told])
 
 
 def save(run: Run, progress: Progress, window: LossWindow) -> None:
-    """Writes a checkpoint, unless the run has gone astray."""
-    losses = _finite(window.gather(run.world), progress.iteration - 1)
+    """Saves what is new, unless the weights have gone astray."""
+    if run.checkpoints.has(progress):
+        return
+    run.world.doing("saving a checkpoint", progress.iteration)
+    losses = gather(run, window)
     state = run.engine.state()
-    if run.world.is_lead:
-        run_dir = Path(run.config.run_dir)
-        run.tracker.say(f"Snapshotting to {checkpoint.path_of(run_dir, progress.iteration)}")
-        checkpoint.save(run_dir, dataclasses.replace(progress, losses=losses), state, run.config, run.means)
+    path = path_of(Path(run.config.run_dir), progress.iteration)
+    if not is_finite(state, run.world):
+        if run.config.train.stop_on_nonfinite:
+            raise NotFiniteError(f"the weights aren't finite after {progress.iteration} iterations; {_remedy(run)}")
+        run.tracker.say(f"{path} is not written, since the weights aren't finite")
+        return
+    run.tracker.say(f"Snapshotting to {path}")
+    progress = dataclasses.replace(progress, losses=losses, corrupt=run.corrupt[0].rows)
+    run.tracker.saved(progress.iteration, run.checkpoints.save(progress, state))
+
+
+def gather(run: Run, window: LossWindow) -> list[float]:
+    """Waits for the device and all ranks, and returns the last losses; names what went wrong since the last time."""
+    losses = window.gather(run.world)
+    first = window.first_not_finite(run.world)
+    if first is not None and run.config.train.stop_on_nonfinite:
+        raise NotFiniteError(f"the loss isn't finite at iteration {first}; {_remedy(run)}")
+    for line in run.corrupt[0].gather(run.world):
+        run.tracker.say(line)
+    return losses
+
+
+def _remedy(run: Run) -> str:
+    last = run.checkpoints.last()
+    good = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return f"{good}; lower optim.base_lr, or go on all the same with --train.stop_on_nonfinite=false"
 
 
 def _is_due(iteration: int, interval: int) -> bool:
     return interval > 0 and iteration % interval == 0
-
-
-def _finite(losses: list[float], iteration: int) -> list[float]:
-    if not all(map(math.isfinite, losses)):
-        raise UserError(
-            f"the loss is {losses[-1]} at iteration {iteration}; lower optim.base_lr, "
-            "and go on from the last checkpoint with the same command"
-        )
-    return losses
 
 
 if __name__ == "__main__":

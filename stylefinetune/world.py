@@ -8,9 +8,40 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from stylefinetune.errors import UserError
+from stylefinetune.errors import RankError, UserError
+from stylefinetune.peers import Peers, Store
 
-COLLECTIVE_TIMEOUT = dt.timedelta(minutes=10)
+STALL_SECONDS = 600.0
+JOIN_SECONDS = 600.0  # until the slowest node has come
+STORE_SECONDS = 20
+
+
+class Ballot:
+    """A vote of all ranks whose result is read a turn later, so that no rank waits for another.
+
+    Its group is on the CPU, apart from the device's own queue, so that asking never waits for the device.
+    """
+
+    def __init__(self, limit: dt.timedelta) -> None:
+        group = dist.new_group(backend="gloo", timeout=limit)
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
+        self._vote = torch.zeros(1, dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def cast(self, value: int) -> int:
+        """Casts `value` and returns the highest one of the turn before."""
+        highest = self.count()
+        self._vote = torch.tensor([value])
+        self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return highest
+
+    def count(self) -> int:
+        """Waits for the last vote and returns the highest value cast."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return int(self._vote.item())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +52,23 @@ class World:
         rank: 0 to size - 1.
         size: how many processes train together.
         device: where this process computes.
+        peers: what each is doing; alone, this process tells nobody.
+        ballot: None in a world of one.
     """
 
     rank: int
     size: int
     device: torch.device
+    peers: Peers = dataclasses.field(default_factory=lambda: Peers(0, 1, None, STALL_SECONDS, launched=False))
+    ballot: Ballot | None = None
 
     @classmethod
-    def join(cls, *, deterministic: bool = False) -> "World":
+    def join(cls, *, deterministic: bool = False, stall_seconds: float = STALL_SECONDS) -> "World":
         """Joins the processes that torchrun started (NCCL on GPUs, else gloo); without torchrun, a world of one.
 
         Args:
             deterministic: use deterministic algorithms only, which CPUs do anyway.
+            stall_seconds: how long a rank waits for another.
         """
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -42,23 +78,51 @@ class World:
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(mode=True)
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size > 1:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
-        return cls(rank=int(os.environ.get("RANK", "0")), size=size, device=device)
+        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        limit = dt.timedelta(seconds=stall_seconds)
+        if size == 1:
+            peers = Peers(rank, size, None, stall_seconds, launched=launched)
+            peers.start()
+            return cls(rank, size, device, peers)
+        try:
+            # A longer limit than our own: at its end NCCL kills the process without saying whom it waited for.
+            longer = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=longer)
+            peers = Peers(rank, size, _store(), stall_seconds, launched=launched)
+            peers.start()
+            return cls(rank, size, device, peers, Ballot(limit))
+        except dist.DistError as error:
+            reason = str(error).splitlines()[0]
+            raise RankError(f"not all of the {size} ranks came together: {reason}; see what the others say") from error
 
     @property
     def is_lead(self) -> bool:
         """Says whether this is the one process that writes files and speaks for all."""
         return self.rank == 0
 
+    def doing(self, act: str, iteration: int) -> None:
+        """Notes what this rank does from now on, for the others to know should it never end."""
+        self.peers.doing(act, iteration)
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Returns the sum of `values` (any shape, equal on all ranks) over the ranks."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def least(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the least of each of `values` (any shape, equal on all ranks) over the ranks."""
+        return self._reduce(values, dist.ReduceOp.MIN)
+
+    def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
         if self.size == 1:
             return values
-        total = values.to(self.device, copy=True)
-        dist.all_reduce(total)
-        return total
+        result = values.to(self.device, copy=True)
+        dist.all_reduce(result, operation)
+        return result
+
+    def vote(self, value: int) -> int:
+        """Casts `value`, 0 or more, and returns the highest of all ranks' last ones, which all ranks get alike."""
+        return self.ballot.cast(value) if self.ballot else value
 
     def lead_first(self, act: Callable[[], None]) -> None:
         """Lets the lead act while the others wait.
@@ -82,6 +146,17 @@ class World:
 
     def leave(self) -> None:
         """Ends the group once every rank is done; the last act of a run that ended well."""
+        self.peers.close()
         if self.size > 1:
+            if self.ballot:
+                self.ballot.count()
             dist.barrier()
             dist.destroy_process_group()
+
+
+def _store() -> Store:
+    """Returns a connection of its own to the store that the ranks met through."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
+        address, port, is_master=False, timeout=dt.timedelta(seconds=STORE_SECONDS)
+    )

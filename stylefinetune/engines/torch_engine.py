@@ -13,6 +13,7 @@ from stylefinetune.config import OptimConfig
 from stylefinetune.data import Batch
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.optimizer import MOMENTUM, CaffeSGD, clip_gradients, param_groups
+from stylefinetune.order import CORRUPT_LABEL
 from stylefinetune.transforms import Transform
 from stylefinetune.world import World
 
@@ -85,7 +86,8 @@ class TorchEngine:
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
             logits = self.replica(self.train_transform(batch.pictures, batch.crops))
             labels = batch.labels.to(self.world.device, non_blocking=True)
-            share = functional.cross_entropy(logits, labels, reduction="sum") / (batch.size * iter_size)
+            loss = functional.cross_entropy(logits, labels, reduction="sum", ignore_index=CORRUPT_LABEL)
+            share = loss / (batch.size * iter_size)
             (share * self.world.size).backward()
         return share.detach()
 

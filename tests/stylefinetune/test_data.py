@@ -1,8 +1,12 @@
 import dataclasses
 import itertools
+import os
 import shutil
+import signal
+import subprocess
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,8 +16,8 @@ from shards.index import ShardIndex, write_index
 from stylefinetune.caffe_schema import message_class
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
 from stylefinetune.data_config import DataConfig, TestDataConfig
-from stylefinetune.errors import RankError, UserError
-from stylefinetune.order import Slices
+from stylefinetune.errors import DataError, UserError
+from stylefinetune.order import CORRUPT_LABEL, Slices
 from tests.programs import assemble
 
 CPU = torch.device("cpu")
@@ -110,20 +114,83 @@ def test_a_slice_without_pictures_is_an_empty_batch(pixel_shards):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_is_named_with_its_shard(original_shards, tmp_path, workers):
+def test_a_corrupt_picture_stands_blank_without_a_label_in_a_batch_of_the_same_size(original_shards, tmp_path, workers):
     shards = tmp_path / "damaged"
     shutil.copytree(original_shards, shards)
-    entries = open_split(open_index(config(shards)), "train")
+    damaged = pictures(shards)
+    entries = damaged.entries
     with (shards / entries.shard[3]).open("r+b") as tar:
         tar.seek(int(entries.offset[3]))
         tar.write(b"\0" * int(entries.length[3]))
-    with pytest.raises(RankError, match=rf"{entries.shard[3]}: {entries.key[3]} is damaged.*assemble") as error:
-        batches(pictures(shards), workers=workers)
+    whole, found = batches(pictures(original_shards))[0], batches(damaged, workers=workers)[0]
+    assert found.corrupt == (3,)
+    assert (found.labels[3], found.pictures[3].max(), found.size) == (CORRUPT_LABEL, 0, 10)
+    others = [place for place in range(10) if place != 3]
+    assert torch.equal(found.pictures[others], whole.pictures[others])
+    assert torch.equal(found.labels[others], whole.labels[others])
+    assert damaged.name(3) == f"{shards / entries.shard[3]}: {entries.key[3]}"
+
+
+def test_a_shard_that_goes_away_under_a_run_is_one_line(original_shards, tmp_path):
+    shards = tmp_path / "gone"
+    shutil.copytree(original_shards, shards)
+    opened = pictures(shards)
+    shutil.rmtree(shards / "train")
+    with pytest.raises(DataError, match=r"00000\.tar: \S+ can't be read \(No such file or directory\); is the shard"):
+        batches(opened)
+
+
+class Failing(PictureSet):
+    """Pictures at which a decoding process fails, as `act` has it."""
+
+    act = staticmethod(lambda: None)
+
+    def __getitems__(self, positions):
+        if 20 in positions:
+            self.act()
+        return super().__getitems__(positions)
+
+
+def run_out_of_memory():
+    raise MemoryError("can't take\n40 GB")
+
+
+@pytest.mark.parametrize(
+    ("act", "line"),
+    [
+        (run_out_of_memory, r"a decoding process has failed: .*40 GB; out of memory\? lower data\.workers"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            r"a decoding process has failed: DataLoader worker .*(killed by signal|exited unexpectedly)",
+        ),
+    ],
+    ids=["exception", "killed"],
+)
+def test_a_decoding_process_that_fails_is_one_line(pixel_shards, monkeypatch, act, line):
+    monkeypatch.setattr(Failing, "act", staticmethod(act))
+    data = config(pixel_shards)
+    failing = Failing(open_split(open_index(data), "train"), data.phase(training=True), seed=7)
+    with pytest.raises(DataError, match=line) as error:
+        batches(failing, workers=1)
     assert "\n" not in str(error.value)
 
 
+def test_a_signal_to_a_whole_group_leaves_the_decoding_processes_at_work(pixel_shards):
+    decoded = read_batches(pictures(pixel_shards), Slices(0, 400, 10, 0, 1), 2, CPU)
+    found = [next(decoded)]
+    mine = psutil.Process().children()
+    assert len(mine) == 2
+    for worker in mine:
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            worker.send_signal(number)
+    # SIGTERM counts from its own parent alone, which this shell is not.
+    subprocess.run(["sh", "-c", f"kill -TERM {mine[0].pid} {mine[1].pid}"], check=True)
+    found += list(decoded)
+    assert len(found) == 40
+
+
 def test_pixels_of_another_size_are_refused(pixel_shards):
-    with pytest.raises(RankError, match=r"stored as 48x48 pixels; set data\.image_size to that"):
+    with pytest.raises(UserError, match=r"stored as 48x48 pixels; set data\.image_size to that"):
         batches(pictures(pixel_shards, image_size=64, crop_size=60))
 
 

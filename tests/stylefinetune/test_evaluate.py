@@ -5,6 +5,7 @@ import pytest
 
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
+from stylefinetune.sealed import publish
 from tests.programs import metrics, run
 
 
@@ -39,12 +40,15 @@ def test_mistakes_are_one_line(trained, original_shards, tmp_path):
         evaluate([str(trained), "--split=val"])
     with pytest.raises(UserError, match="--workers is -1; it must not be negative"):
         evaluate([str(trained), "--workers=-1"])
-    broken = trained / "checkpoints" / "iter_5"
-    progress = json.loads((broken / "progress.json").read_text())
     other = tmp_path / "other"
-    other.mkdir()
-    for file in broken.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
-    (other / "progress.json").write_text(json.dumps({**progress, "classes": ["Cat", "Dog", "Cow", "Hen"]}))
+
+    def rename_classes(folder):
+        for file in (trained / "checkpoints" / "iter_5").iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / "manifest.json").unlink()
+        progress = json.loads((folder / "progress.json").read_text())
+        (folder / "progress.json").write_text(json.dumps({**progress, "classes": ["Cat", "Dog", "Cow", "Hen"]}))
+
+    publish(other, rename_classes)
     with pytest.raises(UserError, match="has other classes than"):
         evaluate([str(other), f"--shards={original_shards}"])

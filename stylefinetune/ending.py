@@ -1,0 +1,200 @@
+"""RUN/exit.json: how a run ended, for whoever starts it again; torchrun itself turns every failure into exit code 1.
+
+    {"code": 143, "reason": "stopped", "signal": "SIGTERM", "message": "stopped by SIGTERM; ...", "requeue": true,
+     "iteration": 41, "checkpoint": "runs/a/checkpoints/iter_41"}
+
+- code: as the table in `stylefinetune.errors` has it.
+- reason: finished, stopped, user error, not finite, data, lost rank or crash.
+- signal: the one that stopped it, else null.
+- message: the line that the run ended with.
+- requeue: whether the same command would get further, without anybody mending anything.
+- iteration: that the run was in when it ended.
+- checkpoint: the newest good one, which the same command goes on from; null where there is none.
+
+The file is removed when a run starts, and written once, whole, by the rank that tells how the run ended: the lead; the
+rank that failed; or, where one died without a word, the lowest one left. So no file means that the run is under way, or
+that everything was killed at once, or that it ended before it knew its folder (a command line that can't be read).
+
+requeue is true after SIGTERM and SIGUSR1, with which schedulers take a node away; false after SIGINT and SIGHUP, with
+which a person does. After a lost rank, or data that one rank can't read, it is true if this start has saved a
+checkpoint, so that a run that fails at the same place every time isn't started for ever. Otherwise it is false.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stylefinetune.errors import (
+    EXIT_CRASH,
+    EXIT_DATA,
+    EXIT_LOST_RANK,
+    EXIT_USER_ERROR,
+    DataError,
+    LostRankError,
+    RankError,
+    Stopped,
+    UserError,
+)
+from stylefinetune.peers import Loss
+from stylefinetune.world import World
+
+FILE = "exit.json"
+REASONS = {EXIT_CRASH: "crash", EXIT_USER_ERROR: "user error", EXIT_DATA: "data", EXIT_LOST_RANK: "lost rank"}
+TAKEN_AWAY = {signal.SIGTERM, signal.SIGUSR1}
+WORKER_DIED = "DataLoader worker"  # how PyTorch's message begins
+
+
+class Ending:
+    """Sees to it that however its block ends, RUN/exit.json says how, and no rank waits for one that is gone.
+
+    Args:
+        run_dir: RUN.
+        world: the ranks; each enters the block.
+    """
+
+    def __init__(self, run_dir: Path, world: World) -> None:
+        self._file = run_dir / FILE
+        self._world = world
+        self._checkpoint: Path | None = None
+        self._advanced = False
+        self._over = threading.Lock()  # held by the thread that ends the process
+
+    def __enter__(self) -> Self:
+        """Removes what an earlier run left."""
+        if self._world.is_lead:
+            with contextlib.suppress(OSError):  # whether RUN can be written to is told when it must be
+                self._file.unlink()
+        self._world.peers.on_end = self._give_up
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Writes how it ended, tells the others, and raises what the user is to read."""
+        if error is None:
+            if self._world.is_lead:
+                self._write(0, "finished", "finished")
+        elif isinstance(error, Stopped):
+            if self._world.is_lead:
+                self._write(error.code, error.reason, str(error), by=error.signal)
+        elif isinstance(error, Exception):
+            self._over.acquire()  # for good
+            told = self._understand(error)
+            if told is not error:
+                raise told from None
+
+    def resumed(self, checkpoint: Path) -> None:
+        """Notes the checkpoint that the run goes on from."""
+        self._checkpoint = checkpoint
+
+    def saved(self, checkpoint: Path) -> None:
+        """Notes the newest good checkpoint."""
+        self._checkpoint, self._advanced = checkpoint, True
+
+    def leave_at_once(self, by: signal.Signals, why: str) -> None:
+        """Ends this process without saving, from any thread."""
+        if not self._over.acquire(blocking=False):
+            _leave(128 + by)
+        word = self._world.peers.told()
+        if word:
+            _leave(self._blame(word).code)
+        message = f"stopped by {by.name}, {why}; " + self._remedy()
+        if self._world.is_lead:
+            sys.stderr.write(message + "\n")
+            self._write(128 + by, Stopped.reason, message, by=by)
+        _leave(128 + by)
+
+    def _understand(self, error: BaseException) -> BaseException:
+        """Finds what lies behind an error, and returns what is to be raised for it."""
+        act = self._world.peers.act
+        where = f"(on {act.host}, {act})"
+        if isinstance(error, RuntimeError) and str(error).startswith(WORKER_DIED):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where PyTorch raises this, and would again
+            error = DataError(f"{' '.join(str(error).split())}; out of memory? lower data.workers")
+        elif isinstance(error, RuntimeError):
+            loss = self._world.peers.lost()
+            if loss:
+                return self._blame(loss)
+        if isinstance(error, UserError):
+            alike = not isinstance(error, RankError)
+            if not alike:
+                error.add_note(where)
+            if not alike or self._world.is_lead:
+                self._write(error.code, error.reason, str(error))
+            self._tell(str(error), error.code)
+        elif isinstance(error, OSError) and error.filename is not None:
+            error.add_note(where)
+            self._write(EXIT_USER_ERROR, UserError.reason, f"{error.filename}: {error.strerror}")
+            self._tell(f"{error.filename}: {error.strerror}", EXIT_USER_ERROR)
+        else:
+            line = f"{type(error).__name__}: {error}".splitlines()[0]
+            sys.stderr.write(f"error: rank {act.rank} crashed: {line} {where}\n")
+            self._write(EXIT_CRASH, REASONS[EXIT_CRASH], line)
+            self._tell(line, EXIT_CRASH)
+        return error
+
+    def _tell(self, line: str, code: int) -> None:
+        rank = self._world.rank
+        self._world.peers.end(Loss(f"rank {rank} on {socket.gethostname()}: {line}", rank, code))
+
+    def _blame(self, loss: Loss) -> LostRankError:
+        self._world.peers.end(loss)
+        speaks = loss.speaker == self._world.rank
+        if speaks:
+            self._write(loss.code, REASONS.get(loss.code, "lost rank"), loss.line)
+        error = LostRankError(f"{loss.line}; {self._remedy()}", speaks=speaks)
+        error.code = loss.code
+        return error
+
+    def _give_up(self, loss: Loss) -> None:
+        """Ends this process from a thread, since its main thread waits for a rank that won't come."""
+        if not self._over.acquire(blocking=False):
+            return
+        error = self._blame(loss)
+        if error.speaks:
+            sys.stderr.write(f"error: {error}\n")
+        _leave(loss.code)
+
+    def _remedy(self) -> str:
+        start = f"from {self._checkpoint}" if self._checkpoint else "from the start"
+        return f"the same command goes on {start}"
+
+    def _write(self, code: int, reason: str, message: str, *, by: signal.Signals | None = None) -> None:
+        """Writes the file, unless this run's end is written already."""
+        again = by in TAKEN_AWAY or (code in (EXIT_DATA, EXIT_LOST_RANK) and self._advanced)
+        ending = {
+            "code": code,
+            "reason": reason,
+            "signal": by.name if by else None,
+            "message": message,
+            "requeue": again,
+            "iteration": self._world.peers.act.iteration,
+            "checkpoint": str(self._checkpoint) if self._checkpoint else None,
+        }
+        beside = self._file.with_name(f".{FILE}.{self._world.rank}")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(ending, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                self._file.hardlink_to(beside)  # unlike a rename, leaves what is there already
+            finally:
+                beside.unlink()
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTDIR):  # told already, or by the error at hand
+                sys.stderr.write(f"warning: {self._file} can't be written: {error.strerror}\n")
+
+
+def _leave(code: int) -> None:
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,172 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from stylefinetune import checkpoint, models, resume
+from stylefinetune.caffe_files import write_caffemodel
+from stylefinetune.caffe_schema import message_class
+from stylefinetune.checkpoint import Progress
+from stylefinetune.config import Config, ModelConfig
+from stylefinetune.data_config import DataConfig
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.errors import UserError
+from stylefinetune.world import World
+
+WIDTHS = (8, 16, 16, 16, 16, 32, 32)
+CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=WIDTHS))
+MEANS = (torch.rand(48, 48, 3), torch.rand(48, 48, 3))
+CLASSES = ["Noir", "Bokeh", "Hazy"]
+
+
+def progress(iteration):
+    return Progress(
+        iteration, [1.5], [{"iteration": 0, "accuracy": 0.25, "loss": 3.5}], 1701, CLASSES, "f00d", [48, 48], [43, 43]
+    )
+
+
+def save(run_dir, iteration=5, seed=0, config=CONFIG):
+    net = models.build(CONFIG.model, len(CLASSES), [(43, 43)], seed=1)
+    torch.manual_seed(seed)
+    parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
+    velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
+    state = EngineState(parameters, {}, {"momentum_buffer": velocity})
+    config = dataclasses.replace(config, run_dir=str(run_dir))
+    return state, checkpoint.save(run_dir, progress(iteration), state, config, MEANS)
+
+
+def test_resume_finds_what_it_is_asked_for(tmp_path):
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, run_dir=str(run_dir))
+    assert resume.find(config) is None
+    assert resume.find(dataclasses.replace(config, resume="none")) is None
+    save(run_dir, 5)
+    _, later = save(run_dir, 10)
+    assert resume.find(config).path == later
+    assert (
+        resume.find(dataclasses.replace(config, resume=str(run_dir / "checkpoints" / "iter_5"))).path.name == "iter_5"
+    )
+    with pytest.raises(UserError, match=r"iter_10 is there already; remove .*, or start afresh in another --run_dir"):
+        resume.find(dataclasses.replace(config, resume="none"))
+
+
+def caffes(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"):
+    """Writes a solver state after 7 iterations of CONFIG's network and, beside it, its weights."""
+    net = models.build(CONFIG.model, len(CLASSES), [(43, 43)], seed=3)
+    message, layers = message_class("NetParameter")(), {}
+    for name, parameter in net.named_parameters():
+        layers.setdefault(name.rpartition(".")[0], []).append(parameter.detach().numpy())
+    for name in layers:
+        message.layer.add(name=name)
+    write_caffemodel(folder / "small_iter_7.caffemodel", message, layers)
+    if momenta is None:
+        momenta = [np.full(parameter.shape, place, np.float32) for place, parameter in enumerate(net.parameters())]
+    state = message_class("SolverState")(iter=7, learned_net=learned_net)
+    for momentum in momenta:
+        state.history.add(data=momentum.ravel(), shape={"dim": momentum.shape})
+    (folder / "small_iter_7.solverstate").write_bytes(state.SerializeToString())
+    return dataclasses.replace(
+        CONFIG, run_dir=str(folder / "run"), resume=str(folder / "small_iter_7.solverstate")
+    ), net
+
+
+def test_a_caffe_solvers_state_is_taken_over_with_the_weights_beside_it(tmp_path):
+    config, net = caffes(tmp_path)
+    means = (torch.zeros(1, 1, 3), torch.ones(1, 1, 3))
+    assert resume.find(config) is None
+    restored = resume.restore_caffe(config, net, progress(0), means)
+    assert restored.progress == progress(7)
+    assert restored.means == means
+    for place, (name, parameter) in enumerate(net.named_parameters()):
+        assert torch.equal(restored.tensors[name], parameter.detach())
+        assert restored.slots["momentum_buffer"][name].shape == parameter.shape
+        assert restored.slots["momentum_buffer"][name].unique().tolist() == [place]
+    assert resume.restore_caffe(CONFIG, net, progress(0), means) is None
+
+
+def test_once_a_run_from_a_solvers_state_has_checkpoints_it_goes_on_from_them(tmp_path):
+    config, _ = caffes(tmp_path)
+    run_dir = tmp_path / "run"
+    _, own = save(run_dir, 9, config=config)
+    assert resume.find(config).path == own
+    save(run_dir, 10, config=dataclasses.replace(config, resume="auto"))
+    with pytest.raises(UserError, match=r"iter_10, of another run, is there already; start from .* another --run_dir"):
+        resume.find(config)
+
+
+def test_a_solver_state_that_cannot_serve_is_one_line(tmp_path):
+    def refused(match, config, classes=3):
+        net = models.build(CONFIG.model, classes, [(43, 43)], seed=0)
+        with pytest.raises(UserError, match=match) as error:
+            resume.restore_caffe(config, net, progress(0), (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))
+        assert "\n" not in str(error.value)
+
+    ones = [np.ones(2, np.float32)] * 16
+    refused(r"holds 15 momenta, the network has 16 blobs; .*solver other than SGD", caffes(tmp_path, ones[1:])[0])
+    refused(r"solverstate: the run asks for conv1\.weight of 8x3x11x11, the file has 2", caffes(tmp_path, ones)[0])
+    config, _ = caffes(tmp_path)
+    refused(r"caffemodel: the run asks for fc8_flickr\.weight of 9x32, the file has 3x32", config, classes=9)
+    renamed = dataclasses.replace(config, model=ModelConfig(widths=WIDTHS, last_layer="fc8_other"))
+    net = models.build(renamed.model, len(CLASSES), [(43, 43)], seed=0)
+    with pytest.raises(UserError, match=r"fc8_other\.weight of 3x32, the file has no such layer"):
+        resume.restore_caffe(renamed, net, progress(0), (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))
+    (tmp_path / "small_iter_7.caffemodel").unlink()
+    refused(r"needs its weights, elsewhere/small_iter_7\.caffemodel; put that file beside it", config)
+    refused(r"whose name it lacks; put that file beside it", caffes(tmp_path, learned_net="")[0])
+    refused(r"gone\.solverstate can't be read", dataclasses.replace(config, resume=str(tmp_path / "gone.solverstate")))
+
+
+def test_other_classes_and_another_index_are_refused(tmp_path):
+    _, path = save(tmp_path)
+    found = checkpoint.read(path)
+    resume.check_data(found, CONFIG, tuple(CLASSES), "f00d")
+    with pytest.raises(UserError, match=r"iter_5 was trained on 3 classes, .* has 1; use another --run_dir"):
+        resume.check_data(found, CONFIG, ("Cat",), "f00d")
+    with pytest.raises(UserError, match=r"with class 1 called 'Bokeh', .* calls it 'Blur'; use another --run_dir"):
+        resume.check_data(found, CONFIG, ("Noir", "Blur", "Haze"), "f00d")
+    other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, split="val"))
+    with pytest.raises(UserError, match=r"was trained on split 'train', not 'val'"):
+        resume.check_data(found, other, tuple(CLASSES), "f00d")
+    with pytest.raises(UserError, match="another index"):
+        resume.check_data(found, CONFIG, tuple(CLASSES), "beef")
+
+
+def damage(path):
+    body = bytearray((path / "model.safetensors").read_bytes())
+    body[len(body) // 2] ^= 1
+    (path / "model.safetensors").write_bytes(body)
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name_and_kept_out_of_the_way(tmp_path):
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    _, good = save(tmp_path, 5)
+    _, torn = save(tmp_path, 10)
+    _, flipped = save(tmp_path, 15)
+    (torn / "optimizer.safetensors").unlink()
+    damage(flipped)
+    found = resume.find(config)
+    assert found.path == good
+    assert [line.split(";")[0] for line in found.passed_over] == [
+        f"{flipped} is damaged (model.safetensors has changed since it was written)",
+        f"{torn} is damaged (optimizer.safetensors is missing)",
+    ]
+    resume.set_aside(found, tmp_path)
+    assert sorted(path.name for path in good.parent.iterdir()) == ["iter_10.damaged", "iter_15.damaged", "iter_5"]
+    damage(good)
+    with pytest.raises(UserError, match=r"no checkpoint of .* is whole; .*iter_5 is damaged .*start afresh in another"):
+        resume.find(config)
+    with pytest.raises(UserError, match="iter_5 is damaged"):
+        resume.find(dataclasses.replace(config, resume=str(good)))
+
+
+def test_ranks_that_see_different_folders_are_told_so(tmp_path):
+    class Elsewhere(World):
+        def least(self, values):
+            return torch.minimum(values, torch.tensor([-1]) if values.item() > 0 else torch.tensor([-5]))
+
+    save(tmp_path, 5)
+    found = resume.find(dataclasses.replace(CONFIG, run_dir=str(tmp_path)))
+    resume.agree(found, World(0, 1, torch.device("cpu")))
+    with pytest.raises(UserError, match=r"one rank finds checkpoint iter_5, another none; put run_dir on a disk"):
+        resume.agree(found, Elsewhere(0, 2, torch.device("cpu")))
