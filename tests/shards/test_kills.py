@@ -1,6 +1,8 @@
 """Killed, interrupted, out of room: run again, the same command ends in the bytes of an unbroken run."""
 
 import contextlib
+import datetime as dt
+import json
 import os
 import random
 import re
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from shards.index import ShardIndex
@@ -158,11 +161,13 @@ def find_victim(driver: "subprocess.Popen[str]", kind: str, out: Path) -> psutil
             if kind == "driver while it replaces a block" and list(out.glob("blocks/*.redo")):
                 return me
             for child in me.children(recursive=True):
+                is_daemon = child.name() == "aria2c" and "--version" not in child.cmdline()  # which is asked first
                 is_worker = child.name() != "aria2c" and child.ppid() != driver.pid  # the forkserver's own
-                if (kind == "worker" and is_worker) or (kind == "aria2c" and child.name() == "aria2c"):
+                if (kind == "worker" and is_worker) or (kind == "aria2c" and is_daemon):
                     return child
         except psutil.NoSuchProcess:
             continue
+        time.sleep(0.001)
     return None
 
 
@@ -214,8 +219,10 @@ def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(
     settings = {"list": path, "out": unbroken, "rows_per_shard": 5, "attempts": 2, "timeout": 1, "placeholder_urls": 6}
     run_assemble(**settings)
     killer = Killer(path, out, draw)
-    for kind in draw.sample(["driver"] * 6 + ["aria2c"] * 4 + ["worker"] * 4, 14):
-        if not killer.strike(kind):
+    for kind in draw.sample(["driver"] * 6 + ["aria2c"] * 5 + ["worker"] * 5, 16):
+        for _ in range(5):
+            if killer.strike(kind):
+                break
             shutil.rmtree(out)  # it got through: once more, from the start
     for _ in range(3):
         killer.strike("driver while it replaces a block")
@@ -235,6 +242,42 @@ def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(
     assert set(killer.hits) == {"driver", "aria2c", "worker", "driver while it replaces a block"}
     assert_gone(list(killer.family))
     assert_tidy(out)
+
+
+def test_a_retry_that_was_killed_asks_for_no_row_twice(server, draw_jpg, write_list, run_assemble, tmp_path):
+    rows = serve_pictures(server, draw_jpg, 20)
+    for number in range(20):
+        server.add(f"/{number}.jpg", Answer(status=404))
+    path, out = write_list(rows), tmp_path / "out"
+    run_assemble(list=path, rows_per_shard=5)
+    server.seen.clear()
+    for number in range(0, 20, 2):
+        server.add(f"/{number}.jpg", Answer(draw_jpg(number)))
+    hold(server, draw_jpg)
+    with start(path, out, "--retry=failed") as driver:
+        deadline = time.monotonic() + 60
+        while len(asked_since(out)) < 15:  # all blocks but the one that waits for picture 7
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        driver.kill()
+    done = asked_since(out)
+    release(server, draw_jpg)
+    server.seen.clear()
+    run_assemble(list=path, rows_per_shard=5, retry="failed")
+    assert {seen.path for seen in server.seen} == {f"/{row}.jpg" for row in set(range(20)) - done}
+    assert statuses(out) == {row: "kept" if row % 2 == 0 or row == 7 else "not_found" for row in range(20)}
+    assert_tidy(out)
+
+
+def asked_since(out: Path) -> set[int]:
+    """Returns the rows that the retry under way in DIR has asked for, as far as their blocks are committed."""
+    try:
+        since = dt.datetime.fromisoformat(json.loads((out / "blocks" / "retry.json").read_text())["since"])
+        parts = [pq.read_table(path).to_pylist() for path in out.glob("blocks/*.outcomes.parquet")]
+    except (OSError, ValueError):  # not there yet, or just being replaced
+        return set()
+    return {row["row"] for part in parts for row in part if row["time"] >= since}
 
 
 @contextlib.contextmanager
