@@ -1,7 +1,5 @@
 """The same DIR, assembled again: more images, a list that has grown, rows that failed, equal bodies."""
 
-import signal
-
 import pytest
 
 from shards.__main__ import main
@@ -68,8 +66,12 @@ def test_killed_once_the_order_was_extended_all_that_was_kept_is_still_in_the_in
 ):
     rows = serve_pictures(server, draw_jpg, 14)
     run_assemble(list=write_list(rows[:7]), rows_per_shard=20)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt  # a signal would be ignored where the tests run in the background
+
     with monkeypatch.context() as patched:
-        patched.setattr("shards.assemble._plan", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patched.setattr("shards.assemble._plan", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_assemble(list=write_list(rows), rows_per_shard=20)
     assert main(["finalize", str(tmp_path / "out")]) == 0
