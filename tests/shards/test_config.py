@@ -30,6 +30,20 @@ def test_list_may_be_given_several_times(arguments):
     assert list(parse(arguments).lists) == ["train=a b.txt", "test=b.txt"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_set"),
+    [
+        (["--drop_duplicates", "--out", "x"], True),
+        (["--out", "x", "--drop_duplicates"], True),
+        (["--drop_duplicates=false", "--out", "x"], False),
+        (["--drop_duplicates", "false", "--out", "x"], False),
+        (["--out", "x"], False),
+    ],
+)
+def test_a_switch_may_stand_alone(arguments, is_set):
+    assert parse(["--list", "a", *arguments]).drop_duplicates is is_set
+
+
 def test_workers_below_zero_leave_cores_free():
     assert AssembleConfig(list="a", out=Path("x"), workers=-1000).worker_count == 1
     assert AssembleConfig(list="a", out=Path("x"), workers=7).worker_count == 7
@@ -70,6 +84,10 @@ def test_shipped_configs_are_read_and_open_with_their_command(name):
         (["--list", "a", "--out", "x", "--seed", "-1"], "seed"),
         (["--list", "a", "--out", "x", "--test_share", "1"], "test_share"),
         (["--list", "a", "--out", "x", "--workers", "0"], "workers"),
+        (
+            ["--list", "a", "--out", "x", "--placeholder_urls", "1"],
+            "placeholder_urls is 1; it must be at least 2, or 0",
+        ),
         (["--list", "a", "--out", "x", "--contact", "me\ndir=/"], "contact"),
         (["--list", "a", "--out", "x", "--images", "0"], "images is 0"),
         (["--list", "a", "--out", "x", "--images", "-2"], "images is -2"),
