@@ -1,0 +1,150 @@
+"""The same run on any number of ranks, loader workers and nodes.
+
+193 pictures to train on in a shard of 192 and one of a single picture, so that most ranks share a shard; 148 to test on
+in batches of 7, of which the last has one picture for up to four ranks; and a split of two pictures.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from itertools import chain
+
+import pytest
+
+from tests.programs import ROOT, assemble, metrics, run
+
+PROGRAM = ROOT / "tests" / "end_to_end" / "any_world.py"
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d"]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def shards(golden, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("any world")
+    micro = golden / "micro"
+    train, test = ((micro / f"{split}.txt").read_text().splitlines(keepends=True) for split in ("train", "test"))
+    for split, lines in (("train", train), ("test", test[:-2]), ("few", test[-2:])):
+        (folder / f"{split}.txt").write_text("".join(lines))
+    lists = [f"--list={split}={folder / split}.txt" for split in ("train", "test", "few")]
+    assemble(*lists, f"--out={folder / 'DIR'}", "--rows_per_shard=192", cwd=micro)
+    return folder / "DIR"
+
+
+def flags_of(golden, shards, run_dir, workers):
+    micro = golden / "micro"
+    return [
+        f"--data.shards={shards}",
+        "--data.image_size=80",
+        "--data.crop_size=0",
+        "--data.test.crop_size=75",
+        "--data.mirror=false",
+        f"--data.mean_file={micro / 'mean.binaryproto'}",
+        "--data.batch_size=10",
+        "--data.test.batch_size=7",
+        f"--data.workers={workers}",
+        "--model.widths=[8,16,24,24,16,32,32]",
+        "--model.dropout=0",
+        "--optim.stepsize=20",
+        "--optim.base_lr=0.001",
+        "--train.max_iter=60",
+        "--train.test_interval=20",
+        "--train.display=1",
+        "--tracking.wandb=disabled",
+        f"--weights={micro / 'finetune' / 'micro_ft_iter_0.caffemodel'}",
+        f"--run_dir={run_dir}",
+    ]
+
+
+def read(folder, ranks):
+    """Returns, for each number of workers, every iteration's pictures in the order of the ranks."""
+    parts = [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
+    return {
+        workers: [list(chain(*slices)) for slices in zip(*(part[workers] for part in parts), strict=True)]
+        for workers in parts[0]
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(golden, shards, tmp_path_factory):
+    """One process without torchrun."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = run(sys.executable, PROGRAM, folder, shards, *flags_of(golden, shards, folder / "run", 1), env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_the_same_run(folder, alone, ranks):
+    expected = read(alone, 1)
+    given = read(folder, ranks)
+    assert list(given) == ["1", "2", "3", "4"]
+    for workers in given:
+        assert given[workers] == expected["1"]
+    assert len({picture[0] for batch in expected["1"] for picture in batch}) == 193
+    ours, theirs = metrics(folder / "run", "train"), metrics(alone / "run", "train")
+    assert [e["iteration"] for e in ours] == list(range(60))
+    assert [e["loss"] for e in ours] == pytest.approx([e["loss"] for e in theirs], abs=1e-5)
+    ours, theirs = metrics(folder / "run", "test"), metrics(alone / "run", "test")
+    assert [e["iteration"] for e in ours] == [0, 20, 40, 60]
+    assert [(e["correct"], e["count"]) for e in ours] == [(e["correct"], e["count"]) for e in theirs]
+    assert ours[0]["count"] == 148
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)  # the same weights
+    assert [e["loss"] for e in ours] == pytest.approx([e["loss"] for e in theirs], abs=1e-5)
+
+
+def test_any_number_of_workers_is_given_the_same_pictures(alone):
+    given = read(alone, 1)
+    assert all(batches == given["1"] for batches in given.values())
+    first, second = given["1"][0], given["1"][1]
+    assert first != second
+    assert {mirror for batch in given["1"] for *_, mirror, _ in batch} == {True, False}
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, tmp_path, ranks):
+    flags = flags_of(golden, shards, tmp_path / "run", ranks)
+    where = [f"--nproc_per_node={ranks}", "--rdzv_endpoint=127.0.0.1:0"]
+    done = run(*LAUNCH, *where, PROGRAM, tmp_path, shards, *flags, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert_the_same_run(tmp_path, alone, ranks)
+
+
+def test_two_nodes_of_two_ranks_do_what_one_process_does(golden, shards, alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = flags_of(golden, shards, tmp_path / "run", 1)
+    where = [
+        "--nnodes=2",
+        "--nproc_per_node=2",
+        f"--rdzv_endpoint=127.0.0.1:{port}",
+        "--rdzv_id=any",
+        "--local_addr=127.0.0.1",
+    ]
+    command = [str(part) for part in (*LAUNCH, *where, PROGRAM, tmp_path, shards, *flags)]
+    with contextlib.ExitStack() as stack:
+        outputs = [(tmp_path / f"agent_{agent}.txt").open("w+") for agent in range(2)]
+        agents = [
+            stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, stdout=output, stderr=output)
+            )
+            for output in outputs
+        ]
+        try:
+            codes = [agent.wait(120) for agent in agents]
+        finally:
+            for agent in agents:
+                agent.terminate()  # and it its workers
+    assert codes == [0, 0], [output.seek(0) or output.read() for output in outputs]
+    assert_the_same_run(tmp_path, alone, 4)
+
+
+def test_fewer_test_pictures_than_ranks_are_each_counted_once(alone):
+    evaluate = ["-m", "stylefinetune.evaluate", alone / "run", "--split=few", "--workers=1"]
+    one = run(sys.executable, *evaluate, env=ENVIRONMENT)
+    four = run(*LAUNCH, "--nproc_per_node=4", "--rdzv_endpoint=127.0.0.1:0", *evaluate, env=ENVIRONMENT)
+    assert (one.returncode, four.returncode) == (0, 0), one.stderr + four.stderr
+    assert " of 2)" in one.stdout
+    assert four.stdout == one.stdout
