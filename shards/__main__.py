@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -24,6 +25,9 @@ from shards.finalize import finalize
 from shards.index import ShardsError
 from shards.merge import merge
 from shards.repack import RepackConfig, repack
+from shards.report import read_report
+from shards.report_page import write_page
+from shards.report_tables import print_tables
 
 _USAGE = """usage: python -m shards COMMAND ...
 
@@ -32,6 +36,7 @@ _USAGE = """usage: python -m shards COMMAND ...
   merge      join what the tasks of assemble --partition i/n made, if nothing is missing
   mean       write the mean picture of DIR's train split
   repack     make shards of another form from a DIR of originals, without the network
+  report     print what became of DIR's list, and write it as a page with charts and pictures
   verify     read all of DIR again: does it hold what its index and its ledger say?
 
 python -m shards COMMAND --help says more."""
@@ -112,6 +117,22 @@ def _repack(arguments: list[str]) -> None:
     repack(RepackConfig(**dict(namespace.items())), Console(soft_wrap=True))
 
 
+def _report(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m shards report", exit_on_error=False)
+    parser.add_argument("dir", type=Path, help="folder of the shards")
+    parser.add_argument("--out", type=Path, help="HTML file to write; DIR/report.html unless given")
+    near = "look for kept pictures that look alike in another split, too: takes minutes, for each one is decoded"
+    parser.add_argument("--near_duplicates", action="store_true", help=near)
+    options = parser.parse_args(arguments)
+    page: Path = options.out or options.dir / "report.html"
+    began = time.monotonic()
+    report = read_report(options.dir, near_duplicates=options.near_duplicates)
+    write_page(report, page)
+    # In a pipe there is no width to keep to.
+    print_tables(report, Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200))
+    print(f"{page}: the same as a page, with charts and pictures; made in {time.monotonic() - began:.1f} s")
+
+
 def _verify(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="python -m shards verify", exit_on_error=False)
     parser.add_argument("dir", type=Path, help="folder of the shards; it is only read")
@@ -135,6 +156,7 @@ _COMMANDS = {
     "merge": _merge,
     "mean": _mean,
     "repack": _repack,
+    "report": _report,
     "verify": _verify,
 }
 

@@ -1,0 +1,116 @@
+"""A DIR as an assembly leaves it, its outcomes drawn at random: for what must hold at the size of the real list."""
+
+import datetime as dt
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards import blocks, index, outcomes, urls
+from shards.index import IndexMetadata, write_index
+from tests.programs import ROOT
+
+OFFICIAL = ROOT.parent / "shared" / "data" / "flickr_style.csv.gz"
+BEGAN = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
+# Shares in a thousand; what is left is kept.
+SHARES = {"not_found": 160, "gone": 25, "forbidden": 12, "placeholder": 55, "timeout": 30, "server_error": 8}
+SHARES |= {"dns": 5, "corrupt": 4, "not_an_image": 9, "too_small": 2, "noai": 6}
+
+
+def write_dir(
+    root: Path,
+    rows: pa.Table,
+    classes: tuple[str, ...],
+    pictures: list[np.ndarray],
+    share_done: float = 1.0,
+    sha_of=lambda row: hashlib.sha256(str(row).encode()).hexdigest(),
+    message="what came of it",
+) -> None:
+    """Writes a DIR of `rows` (urls.ROWS_SCHEMA) whose kept rows have one of the RGB `pictures` each, as JPEG."""
+    work = root / ".work"
+    work.mkdir(parents=True)
+    recipe = blocks.Recipe("ab" * 32, -1, 831486, None, 0.2, "original", 0, 1000, classes)
+    blocks.store(root, recipe, rows, work)
+    places = write_tar(root / "train" / "00000.tar", pictures)
+    random = np.random.default_rng(0)
+    names = [*SHARES, "kept"]
+    bounds = np.cumsum(list(SHARES.values())) / 1000
+    draws = np.searchsorted(bounds, random.random(len(rows)))
+    entries, ledger = [], []
+    for number, (row, draw) in enumerate(zip(rows.to_pylist(), draws.tolist(), strict=True)):
+        if number >= share_done * len(rows):
+            break
+        status = names[draw]
+        place = int(random.integers(len(places)))
+        offset, length, width, height = places[place]
+        digest = sha_of(row["row"]) if status == "kept" else "ef" * 32 if status == "placeholder" else None
+        came = {"kept": length, "placeholder": 2051}.get(status)
+        line = {name: row[name] for name in ("row", "key", "image_url", "split", "label")}
+        ledger.append(
+            line
+            | {"status": status, "http_status": 200 if came else None, "attempts": 1, "bytes": came, "seconds": 0.2}
+            | {"sha256": digest, "time": BEGAN + dt.timedelta(milliseconds=20 * number)}
+            | {"message": "" if status == "kept" else message}
+        )
+        if status == "kept":
+            line.pop("image_url")
+            stored = {"shard": "train/00000.tar", "offset": offset, "length": length, "width": width}
+            entries.append(line | stored | {"height": height, "format": "jpg", "sha256": digest})
+    metadata = IndexMetadata(classes, "original", 0, "ab" * 32, 831486)
+    write_index(root / index.FILE_NAME, pa.Table.from_pylist(entries, index.SCHEMA), metadata)
+    pq.write_table(pa.Table.from_pylist(ledger, outcomes.SCHEMA), root / outcomes.FILE_NAME)
+    work.rmdir()
+
+
+def write_tar(path: Path, pictures: list[np.ndarray]) -> list[tuple[int, int, int, int]]:
+    """Writes the pictures as JPEG and returns offset, length, width and height of each."""
+    path.parent.mkdir()
+    sizes = []
+    with tarfile.open(path, "w") as tar:
+        for number, pixels in enumerate(pictures):
+            body = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+            sizes.append((len(body), pixels.shape[1], pixels.shape[0]))
+    with tarfile.open(path) as tar:
+        offsets = [member.offset_data for member in tar]
+    return [(offset, *size) for offset, size in zip(offsets, sizes, strict=True)]
+
+
+def index_of(root: Path, pictures: list[np.ndarray]) -> pa.Table:
+    """Writes the RGB pictures into one tar of DIR, and returns index.SCHEMA of them."""
+    places = write_tar(root / "train" / "00000.tar", pictures)
+    common = {"split": "train", "label": 0, "shard": "train/00000.tar", "format": "jpg"}
+    entries = [
+        common
+        | dict(zip(("offset", "length", "width", "height"), place, strict=True))
+        | {"row": row, "key": f"k{row}", "sha256": f"{row:064d}"}
+        for row, place in enumerate(places)
+    ]
+    return pa.Table.from_pylist(entries, index.SCHEMA)
+
+
+def draw_photo(number: int, height: int = 240, width: int = 360) -> np.ndarray:
+    """Draws an RGB picture with the spectrum of photographs: amplitudes fall as 1 over the frequency."""
+    random = np.random.default_rng(number)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((height, width))) / frequency**1.1, s=(height, width))
+    grey = 128 + 50 * noise / noise.std()
+    tint = random.uniform(0.6, 1, 3)
+    return np.clip(grey[..., None] * tint, 0, 255).astype(np.uint8)
+
+
+def rows_from(lines: list[dict]) -> pa.Table:
+    """Returns urls.ROWS_SCHEMA of rows that may leave out what they don't care about."""
+    filled = [
+        {"row": number, "key": f"k{number}", "split": "train", "label": 0, "extra": "{}"} | line
+        for number, line in enumerate(lines)
+    ]
+    return pa.Table.from_pylist(filled, urls.ROWS_SCHEMA)
