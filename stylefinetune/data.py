@@ -17,7 +17,7 @@ from shards.images import BadPicture, Pixels, read_member, resize
 from shards.index import Entries, ShardIndex, ShardsError
 from stylefinetune.caffe_files import read_mean
 from stylefinetune.data_config import DataConfig, PhaseConfig
-from stylefinetune.errors import DataError, UserError
+from stylefinetune.errors import DataError, UserError, worker_failed
 from stylefinetune.order import CORRUPT_LABEL, Order, Slices
 from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
@@ -181,9 +181,7 @@ def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: tor
         except Exception as error:
             if workers == 0:
                 raise
-            # A worker's error comes with its traceback folded into the message; its last line says what it was.
-            said = str(error).strip().splitlines()[-1]
-            batch = DataError(f"a decoding process has failed: {said}; out of memory? lower data.workers")
+            batch = DataError(worker_failed(error))
         if isinstance(batch, UserError):
             del decoded  # else PyTorch complains of a dead worker again at each signal to come
             raise batch

@@ -34,20 +34,18 @@ from typing import Self
 
 from stylefinetune.errors import (
     EXIT_CRASH,
-    EXIT_DATA,
-    EXIT_LOST_RANK,
     EXIT_USER_ERROR,
     DataError,
     LostRankError,
     RankError,
     Stopped,
     UserError,
+    worker_failed,
 )
 from stylefinetune.peers import Loss
 from stylefinetune.world import World
 
 FILE = "exit.json"
-REASONS = {EXIT_CRASH: "crash", EXIT_USER_ERROR: "user error", EXIT_DATA: "data", EXIT_LOST_RANK: "lost rank"}
 TAKEN_AWAY = {signal.SIGTERM, signal.SIGUSR1}
 WORKER_DIED = "DataLoader worker"  # how PyTorch's message begins
 
@@ -84,7 +82,7 @@ class Ending:
                 self._write(0, "finished", "finished")
         elif isinstance(error, Stopped):
             if self._world.is_lead:
-                self._write(error.code, error.reason, str(error), by=error.signal)
+                self._write(error.code, error.reason, str(error), by=error.signal, again=error.signal in TAKEN_AWAY)
         elif isinstance(error, Exception):
             self._over.acquire()  # for good
             told = self._understand(error)
@@ -109,7 +107,7 @@ class Ending:
         message = f"stopped by {by.name}, {why}; " + self._remedy()
         if self._world.is_lead:
             sys.stderr.write(message + "\n")
-            self._write(128 + by, Stopped.reason, message, by=by)
+            self._write(128 + by, Stopped.reason, message, by=by, again=by in TAKEN_AWAY)
         _leave(128 + by)
 
     def _understand(self, error: BaseException) -> BaseException:
@@ -118,7 +116,7 @@ class Ending:
         where = f"(on {act.host}, {act})"
         if isinstance(error, RuntimeError) and str(error).startswith(WORKER_DIED):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where PyTorch raises this, and would again
-            error = DataError(f"{' '.join(str(error).split())}; out of memory? lower data.workers")
+            error = DataError(worker_failed(error))
         elif isinstance(error, RuntimeError):
             loss = self._world.peers.lost()
             if loss:
@@ -128,7 +126,8 @@ class Ending:
             if not alike:
                 error.add_note(where)
             if not alike or self._world.is_lead:
-                self._write(error.code, error.reason, str(error))
+                passing = isinstance(error, DataError)
+                self._write(error.code, error.reason, str(error), again=passing and self._advanced)
             self._tell(str(error), error.code)
         elif isinstance(error, OSError) and error.filename is not None:
             error.add_note(where)
@@ -137,7 +136,7 @@ class Ending:
         else:
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             sys.stderr.write(f"error: rank {act.rank} crashed: {line} {where}\n")
-            self._write(EXIT_CRASH, REASONS[EXIT_CRASH], line)
+            self._write(EXIT_CRASH, "crash", line)
             self._tell(line, EXIT_CRASH)
         return error
 
@@ -149,7 +148,7 @@ class Ending:
         self._world.peers.end(loss)
         speaks = loss.speaker == self._world.rank
         if speaks:
-            self._write(loss.code, REASONS.get(loss.code, "lost rank"), loss.line)
+            self._write(loss.code, LostRankError.reason, loss.line, again=self._advanced)
         error = LostRankError(f"{loss.line}; {self._remedy()}", speaks=speaks)
         error.code = loss.code
         return error
@@ -167,9 +166,10 @@ class Ending:
         start = f"from {self._checkpoint}" if self._checkpoint else "from the start"
         return f"the same command goes on {start}"
 
-    def _write(self, code: int, reason: str, message: str, *, by: signal.Signals | None = None) -> None:
+    def _write(
+        self, code: int, reason: str, message: str, *, by: signal.Signals | None = None, again: bool = False
+    ) -> None:
         """Writes the file, unless this run's end is written already."""
-        again = by in TAKEN_AWAY or (code in (EXIT_DATA, EXIT_LOST_RANK) and self._advanced)
         ending = {
             "code": code,
             "reason": reason,

@@ -63,6 +63,15 @@ class DataError(RankError):
     reason = "data"
 
 
+def worker_failed(error: Exception) -> str:
+    """Returns the line for what PyTorch's DataLoader raises when a decoding process fails or is killed.
+
+    A process's own error comes with its traceback folded into the message, whose last line says what it was.
+    """
+    said = str(error).strip().splitlines()[-1].rstrip(". ")
+    return f"a decoding process has failed: {said}; out of memory? lower data.workers"
+
+
 class LostRankError(UserError):
     """Another rank died, stalled or failed, so that this one can't go on.
 

@@ -142,6 +142,7 @@ class Peers:
         before = now = self._read()
         for _ in range(WATCHED):
             time.sleep(BEAT)
+            self._tell()  # whoever asks this is alive, also where it is the beating thread
             word, now = self.told(), self._read()
             if word:
                 return word
@@ -160,9 +161,9 @@ class Peers:
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):
-            self._tell()
             if self._launcher not in (None, os.getppid()):
                 self._give_up(Loss(f"the launcher of rank {self._me.rank} on {self._me.host} is gone", self._me.rank))
+            self._tell()
             act = self.act
             if act.doing != STARTING and time.monotonic() - self._since > self._limit + GRACE:
                 self._give_up(self.lost() or _blame([act], [], self._stalled))

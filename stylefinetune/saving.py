@@ -1,8 +1,8 @@
 """Saves a run while it trains: the state is copied in a short pause; a thread writes it and clears old ones away."""
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -41,8 +41,11 @@ class Checkpoints:
         self._saved = progress
         self._on_saved = on_saved
         self._copies: dict[str, torch.Tensor] = {}
-        self._writer: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._writing: Future[None] | None = None
+        # One thread for the whole run, started before any loader is: CPython 3.11 hangs in a process that is forked
+        # in the moment in which another thread begins or ends.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writer.submit(int).result()
 
     def has(self, progress: Progress) -> bool:
         """Says whether there is nothing in `progress` that wasn't saved, or the run's start."""
@@ -59,14 +62,13 @@ class Checkpoints:
         if self._world.is_lead:
             self.wait()
             copy = self._copy(state)
-            self._writer = threading.Thread(target=self._write, args=(progress, copy), name="checkpoint")
-            self._writer.start()
+            self._writing = self._writer.submit(self._write, progress, copy)
         return time.monotonic() - began
 
     def check(self) -> None:
         """Raises what the background has met since, without waiting for it."""
-        if self._failure is not None:
-            raise self._failure
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
 
     def wait(self) -> None:
         """Waits until nothing is being written.
@@ -74,10 +76,8 @@ class Checkpoints:
         Raises:
             RankError: the disk is full, or refuses.
         """
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        self.check()
+        if self._writing is not None:
+            self._writing.result()
 
     def last(self) -> Path | None:
         """Returns the newest checkpoint that is whole, having waited for it."""
@@ -108,15 +108,13 @@ class Checkpoints:
 
     def _write(self, progress: Progress, state: EngineState) -> None:
         run_dir = Path(self._config.run_dir)
+        path = checkpoint.save(run_dir, progress, state, self._config, self._means)
+        self._on_saved(path)
         try:
-            path = checkpoint.save(run_dir, progress, state, self._config, self._means)
-            self._on_saved(path)
             for old in outdated(all_of(run_dir), path, progress.tests, self._config.checkpoint):
                 remove(old)
         except OSError as error:
-            self._failure = RankError(f"an old checkpoint can't be removed ({error}); see to {run_dir}")
-        except Exception as error:  # noqa: BLE001 -- the main thread raises it
-            self._failure = error
+            raise RankError(f"{error.filename} can't be removed: {error.strerror}; see to {run_dir}") from error
 
 
 def outdated(found: list[Path], latest: Path, tests: list[dict[str, float]], config: CheckpointConfig) -> list[Path]:

@@ -2,49 +2,120 @@ import json
 import signal
 
 import pytest
+import torch
 
-from stylefinetune.ending import FILE, Ending
-from stylefinetune.errors import EXIT_USER_ERROR, UserError
+from stylefinetune.ending import Ending
+from stylefinetune.errors import CorruptError, DataError, LostRankError, NotFiniteError, Stopped, UserError
+from stylefinetune.peers import Loss, Peers
 from stylefinetune.world import World
 
 
-@pytest.fixture
-def world():
-    world = World.join(deterministic=False)
-    yield world
-    world.leave()
+class Lost(Peers):
+    """Peers of which one is lost."""
+
+    loss = Loss("rank 2 on n1 has died while reading data at iteration 41", 0)
+
+    def lost(self):
+        return self.loss
 
 
-def ended(run_dir):
-    return json.loads((run_dir / FILE).read_text())
+def world(rank=0, size=1, kind=Peers):
+    return World(rank, size, torch.device("cpu"), kind(rank, size, None, 60.0, launched=False))
 
 
-def test_a_run_that_finished_says_so(world, tmp_path):
-    with Ending(tmp_path, world):
-        assert not (tmp_path / FILE).exists()
-    told = ended(tmp_path)
-    assert (told["code"], told["reason"], told["requeue"]) == (0, "finished", False)
+def end(run_dir, error, ranks=None, saved=None):
+    """Ends a block with `error`, and returns what exit.json says and what was raised."""
+    ranks = ranks or world()
+    ranks.doing("reading data", 41)
+    raised = None
+    try:
+        with Ending(run_dir, ranks) as ending:
+            if saved:
+                ending.saved(saved)
+            if error:
+                raise error  # noqa: TRY301
+    except BaseException as caught:  # noqa: BLE001
+        raised = caught
+    file = run_dir / "exit.json"
+    return (json.loads(file.read_text()) if file.exists() else None), raised
 
 
-def test_what_an_earlier_run_left_is_gone_as_soon_as_another_starts(world, tmp_path):
-    (tmp_path / FILE).write_text("{}")
-    with Ending(tmp_path, world):
-        assert not (tmp_path / FILE).exists()
+def test_a_run_that_finished_says_so_in_place_of_what_an_earlier_one_said(tmp_path):
+    (tmp_path / "exit.json").write_text("{}")
+    told, raised = end(tmp_path, None, saved=tmp_path / "checkpoints" / "iter_41")
+    assert raised is None
+    assert told == {
+        "code": 0,
+        "reason": "finished",
+        "signal": None,
+        "message": "finished",
+        "requeue": False,
+        "iteration": 41,
+        "checkpoint": str(tmp_path / "checkpoints" / "iter_41"),
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["exit.json"]
 
 
-def test_a_users_mistake_is_not_to_be_tried_again(world, tmp_path):
-    with pytest.raises(UserError, match="no such shards"), Ending(tmp_path, world):
-        raise UserError("no such shards")
-    told = ended(tmp_path)
-    assert (told["code"], told["message"], told["requeue"]) == (EXIT_USER_ERROR, "no such shards", False)
-    assert told["signal"] is None
+def test_nothing_is_left_of_an_earlier_end_while_a_run_is_under_way(tmp_path):
+    (tmp_path / "exit.json").write_text("{}")
+    with Ending(tmp_path, world()):
+        assert not (tmp_path / "exit.json").exists()
 
 
-@pytest.mark.parametrize(("by", "again"), [(signal.SIGUSR1, True), (signal.SIGINT, False)])
-def test_only_what_a_scheduler_sends_asks_for_another_start(world, tmp_path, by, again):
-    from stylefinetune.errors import Stopped
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "requeue"),
+    [
+        (Stopped(signal.SIGTERM, "stopped"), 143, "stopped", True),
+        (Stopped(signal.SIGUSR1, "stopped"), 138, "stopped", True),
+        (Stopped(signal.SIGINT, "stopped"), 130, "stopped", False),
+        (Stopped(signal.SIGHUP, "stopped"), 129, "stopped", False),
+        (UserError("mend it"), 2, "user error", False),
+        (NotFiniteError("nan"), 3, "not finite", False),
+        (CorruptError("too many"), 4, "data", False),
+        (DataError("no shard"), 4, "data", False),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 4, "data", False),
+        (OSError(28, "No space left on device", "a/metrics.jsonl"), 2, "user error", False),
+        (ZeroDivisionError("division by zero"), 1, "crash", False),
+        (RuntimeError("a bug"), 1, "crash", False),
+    ],
+    ids=str,
+)
+def test_every_end_has_its_code_and_says_whether_to_start_again(tmp_path, error, code, reason, requeue):
+    told, raised = end(tmp_path / "run", error)
+    assert (told["code"], told["reason"], told["requeue"], told["iteration"]) == (code, reason, requeue, 41)
+    assert getattr(raised, "code", code) == code
 
-    with pytest.raises(Stopped), Ending(tmp_path, world):
-        raise Stopped(by, f"stopped by {by.name}")
-    told = ended(tmp_path)
-    assert (told["signal"], told["requeue"]) == (by.name, again)
+
+def test_what_may_pass_is_started_again_if_this_start_got_further(tmp_path):
+    told, _ = end(tmp_path / "a", DataError("no shard"), saved=tmp_path / "iter_40")
+    assert (told["requeue"], told["checkpoint"]) == (True, str(tmp_path / "iter_40"))
+    told, _ = end(tmp_path / "b", RuntimeError("Connection closed by peer"), world(0, 3, Lost), tmp_path / "iter_40")
+    assert told["requeue"] is True
+    told, _ = end(tmp_path / "c", CorruptError("too many"), saved=tmp_path / "iter_40")
+    assert told["requeue"] is False  # it would be as many again
+    told, _ = end(tmp_path / "d", NotFiniteError("nan"), saved=tmp_path / "iter_40")
+    assert told["requeue"] is False
+
+
+def test_a_collective_that_fails_is_told_as_the_rank_that_is_lost(tmp_path):
+    told, raised = end(tmp_path / "lead", RuntimeError("Connection closed by peer"), world(0, 3, Lost))
+    assert isinstance(raised, LostRankError)
+    assert raised.speaks
+    assert str(raised) == f"{Lost.loss.line}; the same command goes on from the start"
+    assert (told["code"], told["reason"], told["message"]) == (5, "lost rank", Lost.loss.line)
+    told, raised = end(tmp_path / "other", RuntimeError("Connection closed by peer"), world(1, 3, Lost))
+    assert (told, raised.speaks) == (None, False)
+
+
+def test_only_the_lead_writes_what_all_ranks_meet_alike(tmp_path):
+    for error in (None, UserError("mend it"), Stopped(signal.SIGTERM, "stopped")):
+        assert end(tmp_path, error, world(1, 2))[0] is None
+    told, raised = end(tmp_path, DataError("no shard"), world(1, 2))
+    assert told["message"] == "no shard"
+    assert raised.__notes__[0].endswith("reading data at iteration 41)")
+
+
+def test_the_first_to_tell_is_believed(tmp_path):
+    with Ending(tmp_path, world()) as ending:
+        ending._write(4, "data", "no shard")
+    assert json.loads((tmp_path / "exit.json").read_text())["message"] == "no shard"

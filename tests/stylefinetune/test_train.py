@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
+from shards.index import ShardIndex
 from stylefinetune.errors import UserError
 from stylefinetune.train import main
 from tests.programs import NARROW, ROOT, metrics, run, torchrun
@@ -221,3 +222,55 @@ def test_a_shard_that_is_damaged_under_one_rank_is_more_than_a_run_puts_up_with(
     )
     ending = json.loads((tmp_path / "run" / "exit.json").read_text())
     assert (ending["code"], ending["reason"], ending["requeue"]) == (4, "data", False)
+
+
+def test_a_run_may_go_on_though_the_loss_is_no_number_but_saves_no_such_weights(pixel_shards, tmp_path):
+    wild = ["--optim.base_lr=1e6", "--checkpoint.snapshot=1", "--train.stop_on_nonfinite=false"]
+    train(*NARROW, *TWENTY, *wild, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
+    losses = [entry["loss"] for entry in metrics(tmp_path, "train")]
+    assert len(losses) == 20
+    assert not np.isfinite(losses[-1])
+    log = (tmp_path / "train.log").read_text()
+    assert "iter_20 is not written, since the weights aren't finite" in log
+    for saved in (tmp_path / "checkpoints").glob("iter_*"):
+        weights = load_file(saved / "model.safetensors")
+        assert all(np.isfinite(weight).all() for weight in weights.values())
+
+
+def test_a_line_that_names_the_last_good_checkpoint_is_right_about_it(pixel_shards, tmp_path):
+    flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--train.display=5"]
+    train(*flags, "--train.max_iter=3", "--train.test_interval=0")
+    before = (tmp_path / "checkpoints" / "iter_3" / "manifest.json").read_text()
+    wild = ["--train.max_iter=20", "--train.test_interval=0", "--optim.base_lr=1e9", "--checkpoint.snapshot=0"]
+    with pytest.raises(
+        UserError, match=r"the loss isn't finite at iteration \d+; the last good checkpoint is .*iter_3;"
+    ):
+        train(*flags, *wild)
+    assert (tmp_path / "checkpoints" / "iter_3" / "manifest.json").read_text() == before
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["iter_3"]
+    ending = json.loads((tmp_path / "exit.json").read_text())
+    assert (ending["code"], ending["requeue"], ending["checkpoint"]) == (3, False, str(tmp_path / "checkpoints/iter_3"))
+
+
+def test_corrupt_pictures_are_named_and_left_out_alike_on_any_number_of_ranks(original_shards, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(original_shards, shards)
+    index = ShardIndex.load(shards)
+    named = []
+    for split, row in (("train", 5), ("train", 33), ("test", 4)):
+        entries = index.entries(split)
+        with (shards / entries.shard[row]).open("r+b") as tar:
+            tar.seek(int(entries.offset[row]))
+            tar.write(b"\0" * int(entries.length[row]))
+        named.append(f"{shards / entries.shard[row]}: {entries.key[row]} is corrupt and left out (")
+    same = [*NARROW, *TWENTY, "--model.dropout=0", "--data.max_corrupt=0.1", f"--data.shards={shards}"]
+    train(*same, f"--run_dir={tmp_path / 'one'}")
+    done = torchrun(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
+    assert done.returncode == 0, done.stderr
+    for run_dir in (tmp_path / "one", tmp_path / "two"):
+        log = (run_dir / "train.log").read_text()
+        assert [log.count(line) for line in named] == [1, 1, 1]
+        assert [entry["count"] for entry in metrics(run_dir, "test")] == [10, 10, 10]
+    for phase in ("train", "test"):
+        one, two = metrics(tmp_path / "one", phase), metrics(tmp_path / "two", phase)
+        assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=1e-5)
