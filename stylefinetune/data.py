@@ -161,7 +161,7 @@ def _stored_size(entries: Entries) -> tuple[int, int]:
 
 
 def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: torch.device) -> Iterator[Batch]:
-    """Yields this rank's slice of each batch in order, decoded ahead by `workers` processes.
+    """Yields this rank's slice of each batch in order, decoded ahead by `workers` processes, which start at once.
 
     Raises:
         UserError: a shard can't be read, or a worker has failed.
@@ -174,7 +174,10 @@ def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: tor
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
     )
-    decoded = iter(loader)
+    return _in_order(iter(loader), slices, workers)
+
+
+def _in_order(decoded: Iterator[Batch | UserError], slices: Slices, workers: int) -> Iterator[Batch]:
     for size in slices.sizes():
         try:
             batch = next(decoded)

@@ -78,6 +78,7 @@ def evaluate(arguments: list[str]) -> None:
 
     slices = Slices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
+    world.settle()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
     result = test(forward, read_batches(pictures, slices, workers, world.device), corrupt, world, lambda: False)
     assert result is not None

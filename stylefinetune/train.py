@@ -155,6 +155,7 @@ def solve(run: Run, progress: Progress) -> None:
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
     window = LossWindow(config.train.average_loss, progress.losses)
     slices = train_slices(config, start, world.rank, world.size)
+    world.settle()
     batches = read_batches(run.train, slices, config.data.workers, world.device)
     waited = 0.0
     tracker.begin(start)
@@ -198,6 +199,8 @@ def run_test(run: Run, progress: Progress, window: LossWindow) -> Progress:
         return progress
     gather(run, window)
     run.tracker.testing(iteration)
+    world.doing("testing", iteration)
+    world.settle()
     slices = test_slices(run.config, run.test.order.rows, iteration, world.rank, world.size)
     batches = read_batches(run.test, slices, run.config.data.workers, world.device)
 

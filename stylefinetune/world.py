@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from stylefinetune.peers import Peers, Store
 STALL_SECONDS = 600.0
 JOIN_SECONDS = 600.0  # until the slowest node has come
 STORE_SECONDS = 20
+SETTLE_SECONDS = 0.01
 
 
 class Ballot:
@@ -37,7 +39,7 @@ class Ballot:
         return highest
 
     def count(self) -> int:
-        """Waits for the last vote and returns the highest value cast."""
+        """Waits for the last vote and returns the highest value cast, again if asked again."""
         if self._work is not None:
             self._work.wait()
             self._work = None
@@ -123,6 +125,16 @@ class World:
     def vote(self, value: int) -> int:
         """Casts `value`, 0 or more, and returns the highest of all ranks' last ones, which all ranks get alike."""
         return self.ballot.cast(value) if self.ballot else value
+
+    def settle(self) -> None:
+        """Waits until no collective is under way, nor its thread busy with what it leaves.
+
+        Such a thread takes a lock of CPython 3.11's for a moment, and a process forked in that moment, as loaders are,
+        hangs before its first line.
+        """
+        if self.ballot:
+            self.ballot.count()
+            time.sleep(SETTLE_SECONDS)
 
     def lead_first(self, act: Callable[[], None]) -> None:
         """Lets the lead act while the others wait.

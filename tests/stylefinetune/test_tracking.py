@@ -93,3 +93,14 @@ def test_a_full_disk_is_one_line(tmp_path, file):
 def test_disabled_means_that_nothing_of_wandb_is_there(tmp_path):
     tell(Tracker(config(tmp_path), LEAD, 0, []))
     assert not (tmp_path / "wandb").exists()
+
+
+def test_the_pause_for_a_checkpoint_is_told_and_stays_with_it(tmp_path):
+    tracker = Tracker(config(tmp_path), LEAD, 0, [])
+    for iteration in (10, 20):
+        tracker.saved(iteration, 0.25)
+    tracker.close(failed=False)
+    assert (tmp_path / "train.log").read_text().count("Training paused 0.25 s for it") == 2
+    Tracker(config(tmp_path), LEAD, 10, []).close(failed=False)
+    (kept,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (kept["iteration"], kept["phase"], kept["pause"]) == (10, "checkpoint", 0.25)
