@@ -4,33 +4,9 @@ import json
 import pytest
 import torch
 
-from stylefinetune import checkpoint, models
-from stylefinetune.checkpoint import Progress
-from stylefinetune.config import Config, ModelConfig
-from stylefinetune.data_config import DataConfig
-from stylefinetune.engines.engine import EngineState
+from stylefinetune import checkpoint
 from stylefinetune.errors import UserError
-
-WIDTHS = (8, 16, 16, 16, 16, 32, 32)
-CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=WIDTHS))
-MEANS = (torch.rand(48, 48, 3), torch.rand(48, 48, 3))
-CLASSES = ["Noir", "Bokeh", "Hazy"]
-
-
-def progress(iteration):
-    return Progress(
-        iteration, [1.5], [{"iteration": 0, "accuracy": 0.25, "loss": 3.5}], 1701, CLASSES, "f00d", [48, 48], [43, 43]
-    )
-
-
-def save(run_dir, iteration=5, seed=0, config=CONFIG):
-    net = models.build(CONFIG.model, len(CLASSES), [(43, 43)], seed=1)
-    torch.manual_seed(seed)
-    parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
-    velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
-    state = EngineState(parameters, {}, {"momentum_buffer": velocity})
-    config = dataclasses.replace(config, run_dir=str(run_dir))
-    return state, checkpoint.save(run_dir, progress(iteration), state, config, MEANS)
+from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
 
 
 def test_what_is_written_is_read_back_to_the_bit(tmp_path):
