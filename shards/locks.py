@@ -134,6 +134,7 @@ class _Lock:
             self._file = next((file for file in map(self._try, range(_TRIES)) if file is not None), -1)
             if self._file < 0:
                 raise self._refusal(self._path, _Holder.decode(b""))
+            os.ftruncate(self._file, 0)  # what a dead process left there may be longer
             self._write(0)
         except OSError as error:
             raise ShardsError(

@@ -1,9 +1,11 @@
 """Locks, tried with processes: one machine's, and two that think themselves on two (a UTS namespace of their own)."""
 
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -157,6 +159,16 @@ def test_left_overs_are_a_partitions_own_or_all(tmp_path):
     with exclusive(tmp_path):
         assert list(left.glob("*/*")) == []
         assert [path.name for path in left.parent.glob("*.lock")] == ["whole.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dead_process_wrote_may_be_longer(tmp_path):
+    """As where its number had a digit more."""
+    (tmp_path / ".work").mkdir()
+    left = {"name": "n" * 300, "host": socket.gethostname(), "process": "process 1234567", "plan": "", "beat": "0"}
+    (tmp_path / ".work" / "whole.lock").write_text(json.dumps(left))
+    with exclusive(tmp_path), pytest.raises(ShardsError, match=f"is in use by process {os.getpid()} on "):
+        hold(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
