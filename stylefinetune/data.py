@@ -1,10 +1,11 @@
 """From the index to batches, read from the shards by position, and the mean picture that goes with them."""
 
+import contextlib
 import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
 
 MAX_OPEN_SHARDS = 128
+_SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)  # that a rank's process group may get
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,9 @@ def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: tor
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
     )
-    return _in_order(iter(loader), slices, workers)
+    with _signals_held():
+        decoded = iter(loader)
+    return _in_order(decoded, slices, workers)
 
 
 def _in_order(decoded: Iterator[Batch | UserError], slices: Slices, workers: int) -> Iterator[Batch]:
@@ -195,13 +199,23 @@ def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
     return batch
 
 
+@contextlib.contextmanager
+def _signals_held() -> Generator[None]:
+    """Holds signals back while workers start, who inherit that until `_start_worker` has said what becomes of them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
     # Launchers and schedulers signal a rank's whole process group. Whether to stop is for the rank to say, and it still
     # needs its pictures then; so only its own SIGTERM counts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGHUP])
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGHUP])
     threading.Thread(target=_heed_parent, daemon=True).start()
 
 
