@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from tests.loopback import LoopbackServer
 from tests.programs import NARROW, ROOT, assemble, run
+
+# A shell ignores these for what runs in its background, nohup does too, and so would all that is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
