@@ -52,8 +52,6 @@ def main(arguments: list[str]) -> int:
         print(_USAGE, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
     try:
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
-            signal.signal(signal.SIGINT, _stop)
         return command(arguments[1:]) or 0
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
         print("error: " + config.one_line(str(error)), file=sys.stderr)
@@ -161,4 +159,6 @@ _COMMANDS = {
 }
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
+        signal.signal(signal.SIGINT, _stop)
     sys.exit(main(sys.argv[1:]))
