@@ -17,6 +17,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 
+_EIGHTH = 8  # what cv2.IMREAD_REDUCED_COLOR_8 divides the sides by, rounding up
 _GZIP = b"\x1f\x8b"
 _DIB_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 # SOF0..SOF15: the JPEG segments that hold the size, all 0xCn but for DHT, JPG and DAC.
@@ -57,13 +58,17 @@ def decode(body: bytes | memoryview) -> Pixels:
     Raises:
         BadPicture: it doesn't decode whole.
     """
+    return np.asarray(cv2.cvtColor(_decode_bgr(body, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _decode_bgr(body: bytes | memoryview, flag: int) -> Pixels:
     try:
-        bgr = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR) if len(body) else None
+        bgr = cv2.imdecode(np.frombuffer(body, np.uint8), flag) if len(body) else None
     except cv2.error as error:
         raise BadPicture(Status.CORRUPT, f"doesn't decode: {error.err}") from error
     if bgr is None:
         raise BadPicture(Status.CORRUPT, "doesn't decode")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(bgr, np.uint8)
 
 
 def resize(pixels: Pixels, height: int, width: int | None = None) -> Pixels:
@@ -94,6 +99,41 @@ def inspect(body: bytes) -> Picture:
     Raises:
         BadPicture: it isn't one; the status says why.
     """
+    kind, width, height = _judge_header(body)
+    pixels = decode(body)
+    if sorted(pixels.shape[:2]) != sorted((width, height)):  # sorted: EXIF may have turned it
+        raise BadPicture(Status.CORRUPT, f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, not its {width}x{height}")
+    return Picture(kind, pixels)
+
+
+def measure(body: bytes) -> tuple[str, int, int]:
+    """Returns the format, width and height that `inspect` would find, and refuses what it would, in less time.
+
+    A JPEG is decoded at an eighth of its size: every byte is read as for the whole, but most of the transforms aren't
+    done.
+
+    Raises:
+        BadPicture: it is no picture worth keeping; the status says why.
+    """
+    kind, width, height = _judge_header(body)
+    eighth = -(-height // _EIGHTH), -(-width // _EIGHTH)
+    is_told_by_eighth = width == height or eighth[0] != eighth[1]  # whether EXIF turns it
+    if kind == "jpg" and is_told_by_eighth:
+        found = _decode_bgr(body, cv2.IMREAD_REDUCED_COLOR_8).shape[:2]
+        if found == eighth:
+            return kind, width, height
+        if found == eighth[::-1]:
+            return kind, height, width
+    height, width, _ = inspect(body).pixels.shape
+    return kind, width, height
+
+
+def _judge_header(body: bytes) -> tuple[str, int, int]:
+    """Returns the format, width and height that a body claims.
+
+    Raises:
+        BadPicture: it is no picture, or of no size that is worth decoding.
+    """
     kind = tell_format(body)
     if kind is None:
         raise _no_picture(body)
@@ -105,10 +145,7 @@ def inspect(body: bytes) -> Picture:
         raise BadPicture(Status.TOO_MANY_PIXELS, f"{width}x{height} is over {MAX_PIXELS:,} pixels")
     if min(width, height) < MIN_SIDE:
         raise BadPicture(Status.TOO_SMALL, f"{width}x{height} is under {MIN_SIDE} pixels a side")
-    pixels = decode(body)
-    if sorted(pixels.shape[:2]) != sorted((width, height)):  # sorted: EXIF may have turned it
-        raise BadPicture(Status.CORRUPT, f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, not its {width}x{height}")
-    return Picture(kind, pixels)
+    return kind, width, height
 
 
 def _no_picture(body: bytes) -> BadPicture:

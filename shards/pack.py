@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from shards import checksums, images, index, journal, outcomes
 from shards.blocks import Block, publish, read_part
-from shards.images import BadPicture, Picture
+from shards.images import BadPicture
 from shards.index import ShardsError
 from shards.outcomes import Outcome, Status
 
@@ -64,6 +64,7 @@ class _Member:
     body: bytes
     width: int
     height: int
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Held:
                 f"{self.tar} is damaged at the picture {entry['key']}; "
                 "remove it, and the assemble command makes its block again"
             )
-        return _Member(entry["format"], body, entry["width"], entry["height"])
+        return _Member(entry["format"], body, entry["width"], entry["height"], entry["sha256"])
 
 
 def pack_block(packing: Packing) -> collections.Counter[Status]:
@@ -161,7 +162,7 @@ def _pack(packing: Packing, held: Held) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    return {name: row[name] for name in _COMMON} | dataclasses.asdict(outcome)
+    return {name: row[name] for name in _COMMON} | vars(outcome)
 
 
 def _write_ledger(ledger: list[dict[str, Any]], packing: Packing) -> Path:
@@ -175,15 +176,14 @@ def _judge(arrival: Outcome, body_path: Path | None, extra: str, packing: Packin
     if body_path is None:
         return arrival, None
     body = body_path.read_bytes()
-    outcome = dataclasses.replace(
-        arrival, bytes=len(body), sha256=hashlib.sha256(body).hexdigest(), format=images.tell_format(body)
-    )
+    sha256 = hashlib.sha256(body).hexdigest()
+    outcome = dataclasses.replace(arrival, bytes=len(body), sha256=sha256, format=images.tell_format(body))
     if _is_placeholder(body, arrival.final_url):
         return dataclasses.replace(
             outcome, status=Status.PLACEHOLDER, message="what the host shows for a lost picture"
         ), None
     try:
-        member = _encode(body, images.inspect(body), packing.encode_format, packing.image_size)
+        member = _encode(body, sha256, packing.encode_format, packing.image_size)
     except BadPicture as error:
         return dataclasses.replace(outcome, status=error.status, message=str(error)), None
     mismatch = checksums.find_mismatch(extra, body)
@@ -197,18 +197,19 @@ def _is_placeholder(body: bytes, final_url: str | None) -> bool:
     return _PLACEHOLDER_NAME in file_name or hashlib.sha1(body, usedforsecurity=False).hexdigest() == _PLACEHOLDER_SHA1
 
 
-def _encode(body: bytes, picture: Picture, encode_format: str, size: int) -> _Member:
+def _encode(body: bytes, sha256: str, encode_format: str, size: int) -> _Member:
     if encode_format == "original":
-        height, width, _ = picture.pixels.shape
-        return _Member(picture.format, body, width, height)
-    pixels = images.resize(picture.pixels, size)
+        kind, width, height = images.measure(body)
+        return _Member(kind, body, width, height, sha256)
+    pixels = images.resize(images.inspect(body).pixels, size)
     if encode_format == "pixels":
         npy = io.BytesIO()
         np.lib.format.write_array(npy, pixels, version=(1, 0), allow_pickle=False)
-        return _Member("npy", npy.getvalue(), size, size)
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    _, jpg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return _Member("jpg", jpg.tobytes(), size, size)
+        stored_as, stored = "npy", npy.getvalue()
+    else:
+        bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        stored_as, stored = "jpg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
+    return _Member(stored_as, stored, size, size, hashlib.sha256(stored).hexdigest())
 
 
 def _sample(row: dict[str, Any], member: _Member) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def _entry(row: dict[str, Any], member: _Member, block: Block) -> dict[str, Any]
         "width": member.width,
         "height": member.height,
         "format": member.format,
-        "sha256": hashlib.sha256(member.body).hexdigest(),
+        "sha256": member.sha256,
     }
 
 

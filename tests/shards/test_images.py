@@ -1,5 +1,6 @@
 """The pictures' checks against Caffe's own pixels, and against bytes that lie."""
 
+import re
 import struct
 import sys
 import zlib
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.caffe_results import digest, read_pictures
-from shards.images import BadPicture, decode, inspect, read_member, resize
+from shards.images import BadPicture, decode, inspect, measure, read_member, resize
 from shards.outcomes import Status
 from tests import odd_pictures
 from tests.programs import ROOT, run
@@ -94,6 +95,45 @@ def test_a_cut_picture_is_corrupt(kind, share):
     with pytest.raises(BadPicture) as caught:
         inspect(body[: max(18, int(len(body) * share))])
     assert caught.value.status is Status.CORRUPT
+    with pytest.raises(BadPicture, match=re.escape(str(caught.value))):
+        measure(body[: max(18, int(len(body) * share))])
+
+
+@pytest.mark.parametrize("flags", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]])
+def test_measuring_finds_and_refuses_what_decoding_does_however_a_jpg_is_broken(flags):
+    random = np.random.default_rng(3)
+    pixels = cv2.resize(random.integers(0, 256, (9, 13, 3), np.uint8), (211, 140))
+    whole = cv2.imencode(".jpg", pixels, flags)[1].tobytes()
+    refused = 0
+    for _ in range(200):
+        body = bytearray(whole)
+        for place in random.integers(2, len(body), random.integers(1, 20)):
+            body[place] ^= 1 << random.integers(8)
+        if random.random() < 0.3:
+            del body[random.integers(2, len(body)) :]
+        refused += found_by(inspect_size, bytes(body)) is None
+        assert found_by(measure, bytes(body)) == found_by(inspect_size, bytes(body))
+    assert 20 < refused < 180
+
+
+@pytest.mark.parametrize("size", [(64, 64), (66, 70), (70, 66), (16, 300)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_measuring_tells_a_turned_pictures_size(size, orientation):
+    body = odd_pictures.with_orientation(encode(".jpg", *size), orientation)
+    assert measure(body) == inspect_size(body)
+
+
+def inspect_size(body):
+    picture = inspect(body)
+    height, width, _ = picture.pixels.shape
+    return picture.format, width, height
+
+
+def found_by(look, body):
+    try:
+        return look(body)
+    except BadPicture:
+        return None
 
 
 @pytest.mark.parametrize(
