@@ -36,7 +36,7 @@ class Packing:
 
     Attributes:
         root: DIR.
-        work: a folder for temporary files, of DIR's file system.
+        work: a folder for temporary files, of DIR's file system; bodies that lie in it are removed as they are read.
         block: which block.
         rows: its rows, each with the columns of `urls.ROWS_SCHEMA`.
         arrivals: by row, what the download came to, and the file of its body where one came; of a block that is
@@ -176,6 +176,8 @@ def _judge(arrival: Outcome, body_path: Path | None, extra: str, packing: Packin
     if body_path is None:
         return arrival, None
     body = body_path.read_bytes()
+    if body_path.parent == packing.work:  # a download, which isn't needed again; a list's local picture stays
+        body_path.unlink()  # before it has been written to the disk, if all goes quickly
     sha256 = hashlib.sha256(body).hexdigest()
     outcome = dataclasses.replace(arrival, bytes=len(body), sha256=sha256, format=images.tell_format(body))
     if _is_placeholder(body, arrival.final_url):

@@ -176,8 +176,18 @@ def test_a_block_that_is_made_again_is_uncommitted_meanwhile(packing, draw_jpg, 
     path.unlink()
     path.mkdir()  # so that the new file can't take its name, as after a kill at that moment
     with pytest.raises(IsADirectoryError):
-        pack_block(todo)
+        pack_block(dataclasses.replace(packing([draw_jpg(0)], name="again"), root=todo.root))
     assert not (todo.root / BLOCK.outcomes_part).exists()
+
+
+def test_a_download_is_removed_as_it_is_read_and_a_lists_own_picture_is_not(packing, draw_jpg, tmp_path):
+    todo = packing([draw_jpg(0), draw_jpg(1)])
+    mine = tmp_path / "mine.jpg"
+    mine.write_bytes(draw_jpg(1))
+    todo.arrivals[1] = (todo.arrivals[1][0], mine)
+    pack_block(todo)
+    assert mine.read_bytes() == draw_jpg(1)
+    assert not list(todo.work.glob("0.*"))
 
 
 def again(packing: Packing, rows: list[int]) -> Packing:
