@@ -19,7 +19,7 @@ from shards.index import Entries, ShardIndex, ShardsError
 from stylefinetune.caffe_files import read_mean
 from stylefinetune.data_config import DataConfig, PhaseConfig
 from stylefinetune.errors import DataError, UserError, worker_failed
-from stylefinetune.order import CORRUPT_LABEL, Order, Slices
+from stylefinetune.order import CORRUPT_LABEL, Order, Slices, Window
 from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
 
@@ -72,7 +72,8 @@ class PictureSet(Dataset[Batch]):
     def __init__(self, entries: Entries, phase: PhaseConfig, seed: int) -> None:
         self.entries = entries
         self.phase = phase
-        self.order = Order(len(entries), phase.shuffle, seed)
+        window = Window.of(phase.shuffle_window, entries.shard, entries.offset) if phase.shuffle_window else None
+        self.order = Order(len(entries), phase.shuffle, seed, window)
         self.size = phase.image_size or _stored_size(entries)
         if phase.crop_size > min(self.size):
             stored = "x".join(map(str, self.size))

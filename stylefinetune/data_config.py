@@ -25,6 +25,7 @@ class PhaseConfig:
         crop_size: side of the square cut out; 0 takes the picture whole.
         mirror: flip half of the pictures left to right.
         shuffle: draw a new order for every epoch instead of the list's own.
+        shuffle_window: shards whose pictures are mixed at a time; 0 mixes all.
         mean_file: picture to subtract; when empty, DIR/mean.npy.
         mean_value: levels to subtract instead, in the order B,G,R or one for all.
         scale: factor of what is left.
@@ -37,6 +38,7 @@ class PhaseConfig:
     crop_size: int
     mirror: bool
     shuffle: bool
+    shuffle_window: int
     mean_file: str
     mean_value: tuple[float, ...]
     scale: float
@@ -105,6 +107,7 @@ class DataConfig:
         crop_size: side of the square cut out at random; 0 takes the picture whole.
         mirror: flip half of the pictures left to right.
         shuffle: draw a new order for every epoch instead of the list's own.
+        shuffle_window: shards whose pictures a shuffle mixes at a time, reading each from front to back; 0 mixes all.
         mean_file: picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; when empty,
             DIR/mean.npy.
         mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
@@ -121,6 +124,7 @@ class DataConfig:
     crop_size: int = 227
     mirror: bool = True
     shuffle: bool = False
+    shuffle_window: int = 0
     mean_file: str = ""
     mean_value: tuple[float, ...] = ()
     scale: float = 1.0
@@ -130,6 +134,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.split != "", "data.split is empty; name the split to train on")
+        require(
+            self.shuffle_window == 0 or (self.shuffle_window > 0 and self.shuffle),
+            f"data.shuffle_window is {self.shuffle_window}; it must not be negative, and needs data.shuffle",
+        )
         require(self.workers >= 0, f"data.workers is {self.workers}; it must not be negative")
         require(0 <= self.max_corrupt <= 1, f"data.max_corrupt is {self.max_corrupt:g}; it must lie between 0 and 1")
         self.phase(training=True)
@@ -139,13 +147,14 @@ class DataConfig:
         """Returns what holds in training or in testing, nothing left open."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in _SHARED}
         if training:
-            own: dict[str, Any] = {"split": self.split, "mirror": self.mirror, "shuffle": self.shuffle}
+            names = ("split", "mirror", "shuffle", "shuffle_window")
+            own: dict[str, Any] = {name: getattr(self, name) for name in names}
         else:
             given = {name: getattr(self.test, name) for name in _SHARED}
             if given["mean_file"] is not None or given["mean_value"] is not None:
                 shared |= {"mean_file": "", "mean_value": ()}  # a mean of one kind replaces one of the other
             shared |= {name: value for name, value in given.items() if value is not None}
-            own = {"split": self.test.split, "mirror": self.test.mirror, "shuffle": self.test.shuffle}
+            own = {name: getattr(self.test, name) for name in ("split", "mirror", "shuffle")} | {"shuffle_window": 0}
         size = shared.pop("image_size")
         image_size = (size, size) if isinstance(size, int) else size
         return PhaseConfig(training=training, image_size=image_size if any(image_size) else None, **shared, **own)

@@ -3,12 +3,15 @@
 Position n = (iteration * iter_size + micro_batch) * batch_size + j is the j-th picture of a batch. Its row, crop and
 mirror follow from n and the seed alone, never from ranks, workers or restarts: resuming needs an iteration number and
 no loader state, and eight ranks see what one sees.
+
+A full shuffle reads every shard at random. A shuffle within a window reads each from front to back: shards come in a
+new order, and those of the window take turns at random, a shard that is done making room for the next.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,43 @@ CORRUPT_LABEL = -100
 """Stands for a picture that can't be decoded: it has no loss and isn't counted, and its batch keeps its size."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Window:
+    """How the pictures of so many shards are mixed at a time; one is equal to itself alone, which is quick to tell.
+
+    Attributes:
+        size: shards at a time.
+        shard: int64[N], each row's shard, as a number from 0.
+        depth: float64[N], the share of its shard that lies before each row, 0 to below 1.
+        width: float64[N], the share of its shard that each row is.
+    """
+
+    size: int
+    shard: npt.NDArray[np.int64]
+    depth: npt.NDArray[np.float64]
+    width: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, size: int, shards: Sequence[str], offsets: npt.NDArray[np.int64]) -> "Window":
+        """Prepares to mix rows that lie in these shards, at these offsets."""
+        _, shard, counts = np.unique(np.asarray(shards), return_inverse=True, return_counts=True)
+        place = np.empty(len(shard), np.int64)
+        starts = np.repeat(np.cumsum(counts) - counts, counts)
+        place[np.lexsort((offsets, shard))] = np.arange(len(shard)) - starts
+        return cls(min(size, len(counts)), shard.astype(np.int64), place / counts[shard], 1 / counts[shard])
+
+    def permutation(self, random: np.random.RandomState) -> npt.NDArray[np.int64]:
+        """Returns the rows in a new order.
+
+        In a circle of as many hours as there are shards, one shard begins each hour and lasts `size` hours, its
+        pictures spread evenly but for a random moment each. So at any time as many shards are under way.
+        """
+        hours = int(self.shard.max()) + 1
+        begins = random.permutation(hours)[self.shard]
+        times = begins + self.size * (self.depth + self.width * random.random_sample(len(self.shard)))
+        return np.argsort(times % hours, kind="stable")
+
+
 @dataclasses.dataclass(frozen=True)
 class Order:
     """Which row of a split stands at which position.
@@ -27,16 +67,18 @@ class Order:
         rows: N, pictures of the split.
         shuffle: draw a new permutation for each epoch; otherwise list order.
         seed: of permutations, crops and mirrors.
+        window: shuffle within it; None shuffles all rows.
     """
 
     rows: int
     shuffle: bool
     seed: int
+    window: Window | None = None
 
     def row(self, position: int) -> int:
         """Returns the row at `position`: place position % N of epoch position // N."""
         epoch, place = divmod(position, self.rows)
-        return int(_permutation(self.seed, epoch, self.rows)[place]) if self.shuffle else place
+        return int(_permutation(self.seed, epoch, self.rows, self.window)[place]) if self.shuffle else place
 
     def draw(self, position: int) -> tuple[int, int, int]:
         """Returns three independent uniform 64-bit numbers, for the picture's top, left and mirror."""
@@ -45,9 +87,10 @@ class Order:
 
 
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
-def _permutation(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
+def _permutation(seed: int, epoch: int, rows: int, window: Window | None) -> npt.NDArray[np.int64]:
     # NumPy freezes RandomState's stream; a Generator's may change between releases.
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch]))).permutation(rows)
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
+    return window.permutation(random) if window else random.permutation(rows)
 
 
 @dataclasses.dataclass(frozen=True)

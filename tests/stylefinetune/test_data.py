@@ -61,11 +61,11 @@ def test_a_jpg_of_the_same_size_is_close_and_another_size_is_resized(drawn, pixe
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_any_ranks_and_workers_see_the_same_pictures_crops_and_mirrors(pixel_shards, workers):
-    whole = batches(pictures(pixel_shards, shuffle=True))
-    parts = [
-        batches(pictures(pixel_shards, shuffle=True), rank=rank, world_size=3, workers=workers) for rank in range(3)
-    ]
+@pytest.mark.parametrize("window", [0, 2])
+def test_any_ranks_and_workers_see_the_same_pictures_crops_and_mirrors(pixel_shards, workers, window):
+    shuffled = {"shuffle": True, "shuffle_window": window}
+    whole = batches(pictures(pixel_shards, **shuffled))
+    parts = [batches(pictures(pixel_shards, **shuffled), rank=rank, world_size=3, workers=workers) for rank in range(3)]
     for batch, *slices in zip(whole, *parts, strict=True):
         assert [part.size for part in slices] == [10, 10, 10]
         for field in ("pictures", "labels", "positions"):
@@ -74,9 +74,10 @@ def test_any_ranks_and_workers_see_the_same_pictures_crops_and_mirrors(pixel_sha
             assert torch.equal(getattr(batch.crops, field), torch.cat([getattr(part.crops, field) for part in slices]))
 
 
-def test_a_resumed_reader_goes_on_where_the_run_was(pixel_shards):
-    whole = batches(pictures(pixel_shards, shuffle=True), stop=100)
-    later = batches(pictures(pixel_shards, shuffle=True), start=70, stop=100)
+@pytest.mark.parametrize("window", [0, 2])
+def test_a_resumed_reader_goes_on_where_the_run_was(pixel_shards, window):
+    whole = batches(pictures(pixel_shards, shuffle=True, shuffle_window=window), stop=100)
+    later = batches(pictures(pixel_shards, shuffle=True, shuffle_window=window), start=70, stop=100)
     for ours, theirs in zip(later, whole[7:], strict=True):
         assert torch.equal(ours.pictures, theirs.pictures)
         assert torch.equal(ours.crops.left, theirs.crops.left)
@@ -105,6 +106,17 @@ def test_labels_and_order_are_the_lists(pixel_shards, drawn):
     assert [listed[row] for row in rows] == entries.label.tolist()
     found = torch.cat([batch.labels for batch in batches(pictures(pixel_shards), stop=41)])
     assert found.tolist() == entries.label.tolist()
+
+
+def test_a_window_takes_one_shard_after_the_other_and_each_from_front_to_back(pixel_shards):
+    shuffled = pictures(pixel_shards, shuffle=True, shuffle_window=1)
+    rows = [shuffled.order.row(n) for n in range(41)]
+    read = [(shuffled.entries.shard[row], int(shuffled.entries.offset[row])) for row in rows]
+    for shard in set(shuffled.entries.shard):
+        places = [place for place, (name, _) in enumerate(read) if name == shard]
+        assert places == list(range(places[0], places[-1] + 1))
+        offsets = [read[place][1] for place in places]
+        assert offsets == sorted(offsets)
 
 
 def test_a_slice_without_pictures_is_an_empty_batch(pixel_shards):

@@ -6,6 +6,8 @@ from stylefinetune.data_config import DataConfig, TestDataConfig
 def test_testing_is_as_training_but_for_mirror_and_shuffle():
     data = DataConfig(batch_size=7, crop_size=200, mirror=True, shuffle=True, mean_file="a.npy", scale=0.5)
     training, testing = (data.phase(training=training) for training in (True, False))
+    windowed = DataConfig(shuffle=True, shuffle_window=8)
+    assert [windowed.phase(training=training).shuffle_window for training in (True, False)] == [8, 0]
     assert (training.training, training.split, training.mirror, training.shuffle) == (True, "train", True, True)
     assert (testing.training, testing.split, testing.mirror, testing.shuffle) == (False, "test", False, False)
     for phase in (training, testing):
@@ -34,6 +36,8 @@ def test_0_leaves_pictures_as_they_are_stored():
     ("data", "line"),
     [
         (lambda: DataConfig(split=""), "data.split is empty"),
+        (lambda: DataConfig(shuffle=True, shuffle_window=-1), "data.shuffle_window is -1; it must not be negative"),
+        (lambda: DataConfig(shuffle_window=8), r"data\.shuffle_window is 8; .* needs data\.shuffle"),
         (lambda: DataConfig(batch_size=0), "data.batch_size is 0; it must be at least 1"),
         (lambda: DataConfig(image_size=(256, 0)), r"data.image_size is \[256, 0\]; a side must be at least 1"),
         (lambda: DataConfig(crop_size=-1), "data.crop_size is -1; it must lie between 0 and"),

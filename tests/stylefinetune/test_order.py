@@ -6,7 +6,7 @@ import pytest
 from stylefinetune import order
 from stylefinetune.config import Config, TrainConfig
 from stylefinetune.data_config import DataConfig
-from stylefinetune.order import Order, Slices, rank_slice, train_slices
+from stylefinetune.order import Order, Slices, Window, rank_slice, train_slices
 
 
 def flat(lists):
@@ -43,11 +43,56 @@ def test_every_shuffled_epoch_is_another_permutation_and_a_function_of_the_seed(
 def test_the_permutation_is_the_same_in_every_release():
     # Written down so that a run can be resumed by a later release, with a later NumPy.
     assert [Order(10, shuffle=True, seed=1701).row(n) for n in range(10, 20)] == [2, 1, 5, 7, 3, 0, 4, 6, 8, 9]
+    window = Window.of(2, list("aaabbbccccdd"), np.arange(12))
+    windowed = [Order(12, shuffle=True, seed=1701, window=window).row(n) for n in range(12, 24)]
+    assert windowed == [10, 5, 6, 11, 7, 0, 8, 9, 3, 1, 2, 4]
     assert Order(10, shuffle=False, seed=1701).draw(123456789) == (
         605166136364975624,
         3468943428180353842,
         9288176730830211930,
     )
+
+
+SHARDS = [f"{number:05d}.tar" for number, count in enumerate([40] * 11 + [7, 1]) for _ in range(count)]
+
+
+def windowed(size, epoch, seed=3):
+    """Returns the rows of an epoch; a row's place in its shard grows with its number."""
+    places = Order(len(SHARDS), shuffle=True, seed=seed, window=Window.of(size, SHARDS, np.arange(len(SHARDS))))
+    return [places.row(n) for n in range(len(SHARDS) * epoch, len(SHARDS) * (epoch + 1))]
+
+
+@pytest.mark.parametrize("size", [1, 4, 13, 500])
+def test_a_windowed_epoch_has_every_picture_once_and_is_a_function_of_seed_and_epoch(size):
+    epochs = [windowed(size, epoch) for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(len(SHARDS))) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert windowed(size, 1) == epochs[1]
+    assert windowed(size, 1, seed=4) != epochs[1]
+
+
+@pytest.mark.parametrize("size", [1, 4, 13])
+def test_a_window_reads_each_shard_from_front_to_back_and_few_at_a_time(size):
+    rows = windowed(size, 2)
+    for name in set(SHARDS):
+        read = [row for row in rows if SHARDS[row] == name]
+        steps = [later - earlier for earlier, later in itertools.pairwise(read)]
+        assert sum(step != 1 for step in steps) <= 1  # where the epoch's end cuts it
+    at_once = [len({SHARDS[row] for row in rows[first : first + size]}) for first in range(len(rows) - size)]
+    assert max(at_once) <= size
+    # Each of the window's takes its turn, but for two small ones that have few.
+    assert min(len({SHARDS[row] for row in rows[f : f + 3 * size]}) for f in range(len(rows) - 3 * size)) >= size - 2
+
+
+def test_a_window_wider_than_the_split_is_the_whole_split():
+    assert windowed(500, 1) == windowed(13, 1)
+
+
+def test_a_window_goes_by_where_pictures_lie_not_by_the_order_of_the_list():
+    offsets = np.array([3, 0, 2, 1, 9, 8])
+    window = Window.of(1, ["a", "a", "b", "a", "b", "b"], offsets)
+    rows = [Order(6, shuffle=True, seed=0, window=window).row(n) for n in range(6)]
+    assert rows in ([1, 3, 0, 2, 5, 4], [2, 5, 4, 1, 3, 0])
 
 
 def test_draws_are_uniform_and_independent_of_their_neighbours():
