@@ -1,7 +1,7 @@
 """RUN/exit.json: how a run ended, for whoever starts it again; torchrun itself turns every failure into exit code 1.
 
     {"code": 143, "reason": "stopped", "signal": "SIGTERM", "message": "stopped by SIGTERM; ...", "requeue": true,
-     "iteration": 41, "checkpoint": "runs/a/checkpoints/iter_41"}
+     "iteration": 41, "checkpoint": "runs/a/checkpoints/iter_41", "restarts": 0}
 
 - code: as the table in `stylefinetune.errors` has it.
 - reason: finished, stopped, user error, not finite, data, lost rank or crash.
@@ -10,6 +10,7 @@
 - requeue: whether the same command would get further, without anybody mending anything.
 - iteration: that the run was in when it ended.
 - checkpoint: the newest good one, which the same command goes on from; null where there is none.
+- restarts: torchrun's own (--max_restarts) by then, summed over the ranks.
 
 The file is removed when a run starts, and written once, whole, by the rank that tells how the run ended: the lead; the
 rank that failed; or, where one died without a word, the lowest one left. So no file means that the run is under way, or
@@ -18,6 +19,9 @@ that everything was killed at once, or that it ended before it knew its folder (
 requeue is true after SIGTERM and SIGUSR1, with which schedulers take a node away; false after SIGINT and SIGHUP, with
 which a person does. After a lost rank, or data that one rank can't read, it is true if this start has saved a
 checkpoint, so that a run that fails at the same place every time isn't started for ever. Otherwise it is false.
+
+torchrun starts the ranks anew whatever they failed of. That helps after a lost rank, or data that may be read another
+time; after any other end the ranks leave again at once, and the file stays as it is.
 """
 
 import contextlib
@@ -30,7 +34,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from stylefinetune.errors import (
     EXIT_CRASH,
@@ -64,6 +68,23 @@ class Ending:
         self._checkpoint: Path | None = None
         self._advanced = False
         self._over = threading.Lock()  # held by the thread that ends the process
+
+    def look_back(self) -> None:
+        """Sees whether it was worth torchrun's while to start the ranks anew; the lead's to do.
+
+        Raises:
+            UserError: it wasn't.
+        """
+        if self._world.restarts == 0:
+            return
+        try:
+            before = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # all was killed
+            return
+        if before["restarts"] < self._world.restarts and not _may_pass(before):
+            error = UserError(f"not tried again by torchrun: {before['message']}")
+            error.code = before["code"]
+            raise error
 
     def __enter__(self) -> Self:
         """Removes what an earlier run left."""
@@ -178,6 +199,7 @@ class Ending:
             "requeue": again,
             "iteration": self._world.peers.act.iteration,
             "checkpoint": str(self._checkpoint) if self._checkpoint else None,
+            "restarts": self._world.restarts,
         }
         beside = self._file.with_name(f".{FILE}.{self._world.rank}")
         try:
@@ -193,6 +215,11 @@ class Ending:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTDIR):  # told already, or by the error at hand
                 sys.stderr.write(f"warning: {self._file} can't be written: {error.strerror}\n")
+
+
+def _may_pass(ending: dict[str, Any]) -> bool:
+    """Says whether a run that ended so may get further on the same nodes."""
+    return ending["code"] == 0 or ending["reason"] == "lost rank" or (ending["reason"] == "data" and ending["requeue"])
 
 
 def _leave(code: int) -> None:

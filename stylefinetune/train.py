@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from stylefinetune import models, resume
-from stylefinetune.checkpoint import Progress, path_of
+from stylefinetune.checkpoint import Checkpoint, Progress, path_of
 from stylefinetune.config import Config
 from stylefinetune.config_io import parse
 from stylefinetune.corrupt import CorruptPictures
@@ -67,18 +70,44 @@ def main(arguments: list[str]) -> None:
     config = parse(arguments, read_solver)
     world = World.join(deterministic=config.train.deterministic, stall_seconds=config.train.stall_seconds)
     ending = Ending(Path(config.run_dir), world)
+    world.lead_first(ending.look_back)
     with Stopping(world, ending.leave_at_once) as stopping, ending:
         run(config, world, ending, stopping)
         world.leave()
 
 
-def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> None:
-    """Trains; what a user can get wrong is checked before anything is written."""
-    run_dir = Path(config.run_dir)
-    if config.solver and not config.data.shards:
-        lists = find_lists(config)
-        world.lead_first(lambda: pack(lists))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts with: all that a user can get wrong has been looked at, and nothing has been written.
+
+    Attributes:
+        config: its settings; the shards of a solver's lists filled in.
+        sets: pictures to train on and to test on; None never tests.
+        means: what is subtracted from each, see data.load_mean.
+        net: with fresh weights.
+        resumed: the checkpoint that it goes on from, if any.
+        progress: where it stands.
+    """
+
+    config: Config
+    sets: tuple[PictureSet, PictureSet | None]
+    means: tuple[torch.Tensor, torch.Tensor]
+    net: nn.Module
+    resumed: Checkpoint | None
+    progress: Progress
+
+    @property
+    def tested(self) -> PictureSet:
+        """Pictures that a checkpoint says how to test on."""
+        return self.sets[1] or self.sets[0]
+
+
+def prepare(config: Config, world: World) -> Start:
+    """Reads what the run starts with; collective.
+
+    Raises:
+        UserError: something is missing, damaged, or doesn't go together.
+    """
     index = open_index(config.data)
     classes = index.metadata.classes
     phases = [config.data.phase(training=training) for training in (True, False)]
@@ -88,7 +117,6 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
     )
     assert train_set is not None
     tested = test_set or train_set
-    world.lead_first(lambda: recover(run_dir / "checkpoints"))
     resumed = resume.find(config)
     resume.agree(resumed, world)
     if resumed:
@@ -112,7 +140,19 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
         input_size=list(tested.input_size),
     )
     resumed = resumed or resume.restore_caffe(config, net, fresh, means)
-    progress = resumed.progress if resumed else fresh
+    return Start(config, (train_set, test_set), means, net, resumed, resumed.progress if resumed else fresh)
+
+
+def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> None:
+    """Trains, from the start or from where the run was left."""
+    run_dir = Path(config.run_dir)
+    if config.solver and not config.data.shards:
+        lists = find_lists(config)
+        world.lead_first(lambda: pack(lists))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
+    world.lead_first(lambda: recover(run_dir / "checkpoints"))
+    start = prepare(config, world)
+    (train_set, test_set), means, resumed, progress = start.sets, start.means, start.resumed, start.progress
 
     tracker = Tracker(config, world, progress.iteration, [round(told["iteration"]) for told in progress.tests])
     failed = True
@@ -123,10 +163,11 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
             tracker.say(f"Restoring previous solver status from {resumed.path}")
         elif config.weights:
             tracker.say(f"Finetuning from {config.weights}")
-            load_weights(net, config.weights, tracker.say)
+            load_weights(start.net, config.weights, tracker.say)
+        scales = [config.data.phase(training=training).scale for training in (True, False)]
         engine = TorchEngine(
-            net,
-            (Transform(means[0], phases[0].scale, world.device), Transform(means[1], phases[1].scale, world.device)),
+            start.net,
+            (Transform(means[0], scales[0], world.device), Transform(means[1], scales[1], world.device)),
             config.optim,
             world,
             seed=config.train.seed,
@@ -140,10 +181,10 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
         tracker.say(f"Learning Rate Policy: {config.optim.lr_policy}")
         corrupt = (
             CorruptPictures(train_set, config.data.max_corrupt, progress.corrupt),
-            CorruptPictures(tested, config.data.max_corrupt, []),
+            CorruptPictures(start.tested, config.data.max_corrupt, []),
         )
         checkpoints = Checkpoints(config, world, means, progress, ending.saved)
-        mults = lr_mults(net, config.optim.layers)
+        mults = lr_mults(start.net, config.optim.layers)
         solve(Run(config, world, engine, tracker, train_set, test_set, corrupt, checkpoints, stopping, mults), progress)
         failed = False
     finally:

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
+from torch.distributed.rendezvous import rendezvous
 
 from stylefinetune.errors import RankError, UserError
-from stylefinetune.peers import Peers, Store
+from stylefinetune.meeting import meet
+from stylefinetune.peers import Peers
 
 STALL_SECONDS = 600.0
 JOIN_SECONDS = 600.0  # until the slowest node has come
@@ -56,6 +59,8 @@ class World:
         device: where this process computes.
         peers: what each is doing; alone, this process tells nobody.
         ballot: None in a world of one.
+        restarts: how often torchrun has started ranks anew after one failed; each node counts those it saw, and this
+            is the sum over the ranks.
     """
 
     rank: int
@@ -63,6 +68,7 @@ class World:
     device: torch.device
     peers: Peers = dataclasses.field(default_factory=lambda: Peers(0, 1, None, STALL_SECONDS, launched=False))
     ballot: Ballot | None = None
+    restarts: int = 0
 
     @classmethod
     def join(cls, *, deterministic: bool = False, stall_seconds: float = STALL_SECONDS) -> "World":
@@ -81,20 +87,29 @@ class World:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(mode=True)
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        launched, restarts = "TORCHELASTIC_RUN_ID" in os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         limit = dt.timedelta(seconds=stall_seconds)
         if size == 1:
             peers = Peers(rank, size, None, stall_seconds, launched=launched)
             peers.start()
-            return cls(rank, size, device, peers)
+            return cls(rank, size, device, peers, restarts=restarts)
         try:
             # A longer limit than our own: at its end NCCL kills the process without saying whom it waited for.
             longer = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=longer)
-            peers = Peers(rank, size, _store(), stall_seconds, launched=launched)
+            found, rank, size = next(rendezvous("env://", rank, size, timeout=longer))
+            start = meet(found, rank, size, JOIN_SECONDS)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore(start, found),
+                rank=rank,
+                world_size=size,
+                timeout=longer,
+            )
+            peers = Peers(rank, size, PrefixStore(start, _store()), stall_seconds, launched=launched)
             peers.start()
-            return cls(rank, size, device, peers, Ballot(limit))
-        except dist.DistError as error:
+            world = cls(rank, size, device, peers, Ballot(limit))
+            return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([restarts])).item()))
+        except (dist.DistError, TimeoutError) as error:
             reason = str(error).splitlines()[0]
             raise RankError(f"not all of the {size} ranks came together: {reason}; see what the others say") from error
 
@@ -166,9 +181,7 @@ class World:
             dist.destroy_process_group()
 
 
-def _store() -> Store:
+def _store() -> TCPStore:
     """Returns a connection of its own to the store that the ranks met through."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
-        address, port, is_master=False, timeout=dt.timedelta(seconds=STORE_SECONDS)
-    )
+    return TCPStore(address, port, is_master=False, timeout=dt.timedelta(seconds=STORE_SECONDS))

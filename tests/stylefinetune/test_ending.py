@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import signal
 
@@ -52,6 +53,7 @@ def test_a_run_that_finished_says_so_in_place_of_what_an_earlier_one_said(tmp_pa
         "requeue": False,
         "iteration": 41,
         "checkpoint": str(tmp_path / "checkpoints" / "iter_41"),
+        "restarts": 0,
     }
     assert [path.name for path in tmp_path.iterdir()] == ["exit.json"]
 
@@ -119,3 +121,41 @@ def test_the_first_to_tell_is_believed(tmp_path):
     with Ending(tmp_path, world()) as ending:
         ending._write(4, "data", "no shard")
     assert json.loads((tmp_path / "exit.json").read_text())["message"] == "no shard"
+
+
+@pytest.mark.parametrize(
+    ("error", "saved", "tried_again"),
+    [
+        (UserError("mend it"), True, False),
+        (NotFiniteError("nan"), True, False),
+        (CorruptError("too many"), True, False),
+        (Stopped(signal.SIGTERM, "stopped"), True, False),
+        (ZeroDivisionError("a bug"), True, False),
+        (DataError("no shard"), True, True),
+        (DataError("no shard"), False, False),
+        (LostRankError("rank 2 has died", speaks=True), False, True),
+        (None, True, True),
+    ],
+    ids=str,
+)
+def test_torchrun_starting_the_ranks_anew_gets_further_only_where_that_can_help(tmp_path, error, saved, tried_again):
+    told, _ = end(tmp_path, error, saved=tmp_path / "iter_40" if saved else None)
+    Ending(tmp_path, world()).look_back()  # the next command, not torchrun's doing
+    anew = Ending(tmp_path, dataclasses.replace(world(), restarts=2))
+    if tried_again:
+        anew.look_back()
+    else:
+        with pytest.raises(UserError, match=f"not tried again by torchrun: {told['message']}") as caught:
+            anew.look_back()
+        assert caught.value.code == told["code"]
+
+
+def test_ranks_that_torchrun_starts_anew_for_a_node_that_came_or_went_go_on(tmp_path):
+    once = dataclasses.replace(world(), restarts=1)
+    told, _ = end(tmp_path, Stopped(signal.SIGTERM, "stopped"), once)
+    assert told["restarts"] == 1
+    Ending(tmp_path, once).look_back()
+
+
+def test_without_a_word_of_the_end_before_ranks_that_torchrun_starts_anew_go_on(tmp_path):
+    Ending(tmp_path, dataclasses.replace(world(), restarts=1)).look_back()

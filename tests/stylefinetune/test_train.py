@@ -274,3 +274,17 @@ def test_corrupt_pictures_are_named_and_left_out_alike_on_any_number_of_ranks(or
     for phase in ("train", "test"):
         one, two = metrics(tmp_path / "one", phase), metrics(tmp_path / "two", phase)
         assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=1e-5)
+
+
+def test_what_torchrun_tries_again_in_vain_leaves_at_once_and_the_first_end_stays_told(pixel_shards, tmp_path):
+    wild = [*NARROW, "--optim.base_lr=1e6", "--train.display=1", "--train.max_iter=1000", "--checkpoint.snapshot=1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1"]
+    rendezvous = ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
+    flags = [*wild, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}"]
+    done = run(*launcher, *rendezvous, *flags, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1
+    told = json.loads((tmp_path / "exit.json").read_text())
+    assert (told["code"], told["reason"], told["restarts"]) == (3, "not finite", 0)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert lines == [f"error: {told['message']}", f"error: not tried again by torchrun: {told['message']}"]
+    assert done.stderr.count("Learning Rate Policy") == 1

@@ -50,3 +50,15 @@ def test_three_ranks_sum_meet_and_leave(tmp_path):
     assert done.stdout.count("all hear of it: rank 0 has failed") == 2
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert said == [f"rank {rank} of 3 on {device}, lead {rank == 0}: [3.0, 3.0]" for rank in range(3)]
+
+
+def test_ranks_know_how_often_torchrun_has_started_them_anew(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\nfrom stylefinetune.world import World\nworld = World.join()\n"
+        "print(f'restarts {world.restarts}', flush=True)\nworld.leave()\nsys.exit(world.restarts < 4)"
+    )
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--max_restarts=3"]
+    done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"restarts \d", done.stdout) == ["restarts 0"] * 2 + ["restarts 2"] * 2 + ["restarts 4"] * 2
