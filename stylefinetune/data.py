@@ -64,13 +64,15 @@ class PictureSet(Dataset[Batch]):
         entries: where they lie.
         phase: how they are cut, mirrored and shuffled.
         seed: of crops, mirrors and shuffles.
+        folder: of a copy of the shards to read; messages name the shards all the same.
 
     Raises:
         UserError: they are to be left as stored, and aren't of one size, or are smaller than the crop.
     """
 
-    def __init__(self, entries: Entries, phase: PhaseConfig, seed: int) -> None:
+    def __init__(self, entries: Entries, phase: PhaseConfig, seed: int, folder: Path | None = None) -> None:
         self.entries = entries
+        self._folder = folder or entries.root
         self.phase = phase
         window = Window.of(phase.shuffle_window, entries.shard, entries.offset) if phase.shuffle_window else None
         self.order = Order(len(entries), phase.shuffle, seed, window)
@@ -114,7 +116,8 @@ class PictureSet(Dataset[Batch]):
             body = os.pread(self._file(entries.shard[row]), int(entries.length[row]), int(entries.offset[row]))
             pixels = read_member(body, entries.format[row])
         except OSError as error:
-            raise DataError(f"{where} can't be read ({error.strerror}); is the shard still there?") from error
+            copy = "" if self._folder == entries.root else f" from its copy in {self._folder}"
+            raise DataError(f"{where} can't be read{copy} ({error.strerror}); is the shard still there?") from error
         if pixels.shape[:2] == self.size:
             return pixels
         if entries.format[row] == "npy":
@@ -129,7 +132,7 @@ class PictureSet(Dataset[Batch]):
                 for opened in self._files.values():
                     os.close(opened)
                 self._files.clear()
-            descriptor = self._files[shard] = os.open(self.entries.root / shard, os.O_RDONLY)
+            descriptor = self._files[shard] = os.open(self._folder / shard, os.O_RDONLY)
         return descriptor
 
     def _crops(self, positions: list[int]) -> Crops:

@@ -113,6 +113,7 @@ class DataConfig:
         mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
         scale: factor of what is left.
         workers: decoding processes of each rank; 0 decodes in the training process.
+        stage_dir: folder on each node's own disk where the shards are copied and read; empty reads them in place.
         max_corrupt: share of a split's pictures that may be corrupt, and so are left out, before the run stops.
         test: how testing differs.
     """
@@ -129,6 +130,7 @@ class DataConfig:
     mean_value: tuple[float, ...] = ()
     scale: float = 1.0
     workers: int = 2
+    stage_dir: str = ""
     max_corrupt: float = 0.01
     test: TestDataConfig = dataclasses.field(default_factory=TestDataConfig)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stylefinetune import models, resume
+from shards.index import ShardIndex
+from stylefinetune import models, resume, staging
 from stylefinetune.checkpoint import Checkpoint, Progress, path_of
 from stylefinetune.config import Config
 from stylefinetune.config_io import parse
@@ -82,6 +83,7 @@ class Start:
 
     Attributes:
         config: its settings; the shards of a solver's lists filled in.
+        index: of the shards.
         sets: pictures to train on and to test on; None never tests.
         means: what is subtracted from each, see data.load_mean.
         net: with fresh weights.
@@ -90,6 +92,7 @@ class Start:
     """
 
     config: Config
+    index: ShardIndex
     sets: tuple[PictureSet, PictureSet | None]
     means: tuple[torch.Tensor, torch.Tensor]
     net: nn.Module
@@ -111,8 +114,9 @@ def prepare(config: Config, world: World) -> Start:
     index = open_index(config.data)
     classes = index.metadata.classes
     phases = [config.data.phase(training=training) for training in (True, False)]
+    folder = staging.folder_of(index, config.data)
     train_set, test_set = (
-        PictureSet(open_split(index, phase.split), phase, config.train.seed) if phase.split else None
+        PictureSet(open_split(index, phase.split), phase, config.train.seed, folder) if phase.split else None
         for phase in phases
     )
     assert train_set is not None
@@ -140,7 +144,7 @@ def prepare(config: Config, world: World) -> Start:
         input_size=list(tested.input_size),
     )
     resumed = resumed or resume.restore_caffe(config, net, fresh, means)
-    return Start(config, (train_set, test_set), means, net, resumed, resumed.progress if resumed else fresh)
+    return Start(config, index, (train_set, test_set), means, net, resumed, resumed.progress if resumed else fresh)
 
 
 def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> None:
@@ -153,6 +157,10 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
     world.lead_first(lambda: recover(run_dir / "checkpoints"))
     start = prepare(config, world)
     (train_set, test_set), means, resumed, progress = start.sets, start.means, start.resumed, start.progress
+    folder = staging.folder_of(start.index, config.data)
+    if folder:
+        shards = {name for pictures in start.sets if pictures for name in pictures.entries.shard}
+        staging.stage(start.index, shards, folder, world, lambda: stopping.by if stopping.asked() else None)
 
     tracker = Tracker(config, world, progress.iteration, [round(told["iteration"]) for told in progress.tests])
     failed = True

@@ -152,6 +152,23 @@ def test_a_shard_that_goes_away_under_a_run_is_one_line(original_shards, tmp_pat
         batches(opened)
 
 
+def test_a_copy_of_the_shards_is_read_and_the_shards_themselves_are_named(original_shards, tmp_path):
+    shards, copy = shutil.copytree(original_shards, tmp_path / "DIR"), tmp_path / "copy"
+    data = config(shards)
+    staged = PictureSet(open_split(open_index(data), "train"), data.phase(training=True), 7, copy)
+    (shards / "train").rename(copy)
+    copy.rename(tmp_path / "train")
+    copy.mkdir()
+    (tmp_path / "train").rename(copy / "train")
+    for from_copy, from_shards in zip(batches(staged), batches(pictures(original_shards)), strict=True):
+        assert torch.equal(from_copy.pictures, from_shards.pictures)
+    assert staged.name(0).startswith(f"{shards}/train/00000.tar: ")
+    (copy / "train" / "00001.tar").unlink()
+    staged._files.clear()
+    with pytest.raises(DataError, match=rf"00001\.tar: \S+ can't be read from its copy in {copy} \(No such file"):
+        batches(staged)
+
+
 class Failing(PictureSet):
     """Pictures at which a decoding process fails, as `act` has it."""
 
@@ -173,7 +190,7 @@ def run_out_of_memory():
         (run_out_of_memory, r"a decoding process has failed: .*40 GB; out of memory\? lower data\.workers"),
         (
             lambda: os.kill(os.getpid(), signal.SIGKILL),
-            r"a decoding process has failed: DataLoader worker .*(killed by signal|exited unexpectedly)",
+            r"has failed: (DataLoader worker .*(killed by signal|exited unexpectedly)|.*Connection reset)",
         ),
     ],
     ids=["exception", "killed"],
