@@ -148,7 +148,7 @@ def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str,
         ("quiet", "true"),
         ("user-agent", f"{agent} ({config.contact})" if config.contact else agent),
         ("max-concurrent-downloads", config.connections),
-        ("max-download-result", 2 * config.connections),  # of those running, and of those read but not yet forgotten
+        ("max-download-result", 2 * config.connections),  # more than can end between two looks
         ("split", 1),
         ("max-tries", 1),  # asking again is ours: aria2 would ask for the rest of a file that may have changed
         ("timeout", config.timeout),

@@ -76,7 +76,6 @@ class Downloader:
         self._is_proxy_proven = self._proxy is None
         self._silences: collections.Counter[str] = collections.Counter()  # in a row, by host
         self._in_flight: dict[str, _InFlight] = {}
-        self._to_forget: list[str] = []
         self._gids = 0
         self._next_watch = 0.0
 
@@ -118,18 +117,17 @@ class Downloader:
             if not ended:
                 time.sleep(timeout)
             return [download for download in ended if download is not None]
-        calls = [("removeDownloadResult", [gid]) for gid in self._to_forget]
-        self._to_forget = []
-        calls += [("forceRemove", [gid]) for gid in watched]
+        calls = [("forceRemove", [gid]) for gid in watched]
         first_added = len(calls)
         gids = [self._begin(request, now) for request in added]
         calls += [("addUri", [[_quote(self._in_flight[gid].request.url)], self._options(gid)]) for gid in gids]
-        # Results leave the daemon as soon as they have been read, so that this list is always short.
-        answers = self._daemon.call([*calls, ("tellStopped", [0, 2 * self._config.connections, _STATUS_KEYS])])
+        # All results leave the daemon as they are read; it does nothing else between the calls of one request.
+        calls += [("tellStopped", [0, 2 * self._config.connections, _STATUS_KEYS]), ("purgeDownloadResult", [])]
+        answers = self._daemon.call(calls)
         for gid, answer in zip(gids, answers[first_added:], strict=False):
             if isinstance(answer, dict):  # a fault
                 ended.append(self._finish(gid, Status.UNSUPPORTED_URL, str(answer.get("message")), Trace()))
-        ended += [self._collect(result) for result in answers[-1][0]]
+        ended += [self._collect(result) for result in answers[-2][0]]
         downloads = [download for download in ended if download is not None]
         if not downloads:
             self._daemon.log.wait_for_stop(timeout)
@@ -180,10 +178,7 @@ class Downloader:
     def _collect(self, result: dict[str, str]) -> Download | None:
         """Judges a download that aria2 has stopped."""
         gid = result["gid"]
-        self._to_forget.append(gid)
-        flight = self._in_flight.get(gid)
-        if flight is None:
-            return None
+        flight = self._in_flight[gid]
         if is_local_failure(result):
             words = message_of(result)
             raise ShardsError(

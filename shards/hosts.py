@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import heapq
 import itertools
 import math
@@ -38,7 +39,7 @@ class Request:
     rewritten_after: int | None = None
     ending: Status = Status.CANCELLED
 
-    @property
+    @functools.cached_property
     def host(self) -> str:
         """Returns the URL's host and port."""
         return urlsplit(self.url).netloc.rpartition("@")[2].lower()
