@@ -8,6 +8,7 @@ import re
 from typing import Literal, TypeAlias
 
 from stylefinetune.data_config import DataConfig, require
+from stylefinetune.deepspeed_config import DeepSpeedConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
@@ -200,21 +201,26 @@ class Config:
             weights, bvlc_reference_caffenet (python -m stylefinetune.weights fetches them); a comma between several.
         resume: auto goes on from the newest checkpoint of run_dir if there is one; none starts afresh; or the path of a
             checkpoint, or of a Caffe run's .solverstate.
+        engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO; their checkpoints are
+            the same, so that a run may go on with the other.
         data: which pictures, and how.
         model: the network.
         optim: the solver.
         train: how long, and what is told.
         checkpoint: when to save.
         tracking: where to show.
+        deepspeed: what --engine deepspeed divides among the ranks.
     """
 
     run_dir: str = "runs/flickr_style"
     solver: str | None = None
     weights: str | None = None
     resume: str = "auto"
+    engine: Literal["torch", "deepspeed"] = "torch"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
+    deepspeed: DeepSpeedConfig = dataclasses.field(default_factory=DeepSpeedConfig)

@@ -15,6 +15,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from stylefinetune.config import Config
 from stylefinetune.errors import UserError
 
+SHOW_DEEPSPEED = "--print_deepspeed_config"
+
 
 def parse(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None = None) -> Config:
     """Reads a command line: defaults, then `--config FILE`, then `--solver FILE`, then dotted flags.
@@ -31,6 +33,7 @@ def parse(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | 
     )
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(Config, None)
+    parser.add_argument(SHOW_DEEPSPEED, action="store_true", help="print what DeepSpeed would be told, and leave")
     try:
         return _build(parser.instantiate(parser.parse_args(_in_order(arguments, read_solver))))
     except (ArgumentError, ValueError, TypeError) as error:

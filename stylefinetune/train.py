@@ -15,12 +15,12 @@ from shards.index import ShardIndex
 from stylefinetune import models, resume, staging
 from stylefinetune.checkpoint import Checkpoint, Progress, path_of
 from stylefinetune.config import Config
-from stylefinetune.config_io import parse
+from stylefinetune.config_io import SHOW_DEEPSPEED, parse
 from stylefinetune.corrupt import CorruptPictures
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
 from stylefinetune.ending import Ending
+from stylefinetune.engines import choice
 from stylefinetune.engines.engine import Engine
-from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import NotFiniteError, Stopped, run_command
 from stylefinetune.evaluate import test
 from stylefinetune.metrics import LossWindow
@@ -70,6 +70,10 @@ def main(arguments: list[str]) -> None:
     """Runs the command line `arguments`, and leaves RUN/exit.json."""
     config = parse(arguments, read_solver)
     world = World.join(deterministic=config.train.deterministic, stall_seconds=config.train.stall_seconds)
+    if SHOW_DEEPSPEED in arguments:
+        choice.show(config, world)
+        world.leave()
+        return
     ending = Ending(Path(config.run_dir), world)
     world.lead_first(ending.look_back)
     with Stopping(world, ending.leave_at_once) as stopping, ending:
@@ -111,6 +115,7 @@ def prepare(config: Config, world: World) -> Start:
     Raises:
         UserError: something is missing, damaged, or doesn't go together.
     """
+    choice.check(config)
     index = open_index(config.data)
     classes = index.metadata.classes
     phases = [config.data.phase(training=training) for training in (True, False)]
@@ -173,14 +178,8 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
             tracker.say(f"Finetuning from {config.weights}")
             load_weights(start.net, config.weights, tracker.say)
         scales = [config.data.phase(training=training).scale for training in (True, False)]
-        engine = TorchEngine(
-            start.net,
-            (Transform(means[0], scales[0], world.device), Transform(means[1], scales[1], world.device)),
-            config.optim,
-            world,
-            seed=config.train.seed,
-            input_size=train_set.input_size,
-        )
+        transforms = Transform(means[0], scales[0], world.device), Transform(means[1], scales[1], world.device)
+        engine = choice.build(config, start.net, transforms, world, train_set.input_size)
         if resumed:
             engine.load(resumed.engine_state(engine.state()))
             world.lead_first(lambda: resume.set_aside(resumed, run_dir))

@@ -64,7 +64,7 @@ class TorchEngine:
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
-        torch.manual_seed(_dropout_seed(self.seed, iteration, self.world.rank))
+        torch.manual_seed(dropout_seed(self.seed, iteration, self.world.rank))
         self.replica.train()
         shares = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
         if self.optim.clip_gradients >= 0:
@@ -77,18 +77,12 @@ class TorchEngine:
         return torch.stack(shares).sum()
 
     def _backward(self, batch: Batch, iter_size: int, *, last: bool) -> torch.Tensor:
-        """Adds a micro-batch's gradients and returns this rank's share of its loss.
-
-        The loss is summed over the slice and divided by the whole batch, so that slices of unequal size, or empty
-        ones, weigh every picture alike; DDP takes the mean over the ranks, hence the factor.
-        """
+        """Adds a micro-batch's gradients and returns this rank's share of its loss."""
         waits = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
             logits = self.replica(self.train_transform(batch.pictures, batch.crops))
-            labels = batch.labels.to(self.world.device, non_blocking=True)
-            loss = functional.cross_entropy(logits, labels, reduction="sum", ignore_index=CORRUPT_LABEL)
-            share = loss / (batch.size * iter_size)
-            (share * self.world.size).backward()
+            share = loss_share(logits, batch, iter_size)
+            (share * self.world.size).backward()  # DDP takes the mean over the ranks
         return share.detach()
 
     @torch.no_grad()
@@ -122,5 +116,17 @@ class TorchEngine:
                 velocity.copy_(state.slots[MOMENTUM][name])
 
 
-def _dropout_seed(seed: int, iteration: int, rank: int) -> int:
+def loss_share(logits: torch.Tensor, batch: Batch, iter_size: int) -> torch.Tensor:
+    """Returns this rank's share of the loss of one of `iter_size` micro-batches; the ranks' sum is the mean.
+
+    The loss is summed over the slice and divided by the whole batch, so that slices of unequal size, or empty ones,
+    weigh every picture alike.
+    """
+    labels = batch.labels.to(logits.device, non_blocking=True)
+    loss = functional.cross_entropy(logits, labels, reduction="sum", ignore_index=CORRUPT_LABEL)
+    return loss / (batch.size * iter_size)
+
+
+def dropout_seed(seed: int, iteration: int, rank: int) -> int:
+    """Returns what to seed torch with for an iteration, so that dropout doesn't hang on what came before."""
     return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,47 @@
+"""Makes the engine that the config asks for."""
+
+import json
+import sys
+
+from torch import nn
+
+from stylefinetune.config import Config
+from stylefinetune.engines import deepspeed_engine
+from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine
+from stylefinetune.engines.engine import Engine
+from stylefinetune.engines.torch_engine import TorchEngine
+from stylefinetune.transforms import Transform
+from stylefinetune.world import World
+
+
+def check(config: Config) -> None:
+    """Sees that the engine is there, and can do what the config asks for.
+
+    Raises:
+        UserError: it isn't, or can't.
+    """
+    if config.engine == "deepspeed":
+        deepspeed_engine.check(config)
+
+
+def build(
+    config: Config, net: nn.Module, transforms: tuple[Transform, Transform], world: World, input_size: tuple[int, int]
+) -> Engine:
+    """Returns the engine over `net`; collective.
+
+    Args:
+        config: the run's, whose folder is there.
+        net: on any device.
+        transforms: from a batch's pictures to the net's input, in training and in testing.
+        world: the ranks that train together.
+        input_size: (height, width) of the net's input in training.
+    """
+    if config.engine == "deepspeed":
+        return DeepSpeedEngine(net, transforms, config, world)
+    return TorchEngine(net, transforms, config.optim, world, seed=config.train.seed, input_size=input_size)
+
+
+def show(config: Config, world: World) -> None:
+    """Writes to stdout, once, what DeepSpeed would be told on these ranks."""
+    if world.is_lead:
+        sys.stdout.write(json.dumps(deepspeed_engine.derive(config, world.size), indent=2) + "\n")

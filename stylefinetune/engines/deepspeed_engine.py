@@ -1,0 +1,169 @@
+"""Training with DeepSpeed: weights, gradients and momenta divided among the ranks, as its stage says (ZeRO).
+
+DeepSpeed is imported when an engine is made, and not before: that takes seconds, and the other engine does without it.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import warnings
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
+
+from stylefinetune.config import Config
+from stylefinetune.data import Batch
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.engines.torch_engine import dropout_seed, loss_share
+from stylefinetune.engines.zero_state import open_state
+from stylefinetune.errors import UserError
+from stylefinetune.optimizer import MOMENTUM, CaffeSGD, param_groups
+from stylefinetune.transforms import Transform
+from stylefinetune.world import World
+
+LOG = "deepspeed.log"
+
+
+def check(config: Config) -> None:
+    """Sees that a run can train with DeepSpeed.
+
+    Raises:
+        UserError: it isn't installed, or can't do what the config asks for.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("--engine deepspeed needs DeepSpeed: pip install 'deepspeed>=0.19.8', or use --engine torch")
+    if config.optim.clip_gradients == 0:
+        raise UserError(
+            "optim.clip_gradients is 0, which for DeepSpeed means not to clip; give -1, or use --engine torch"
+        )
+
+
+def derive(config: Config, world_size: int) -> dict[str, Any]:
+    """Returns what DeepSpeed is told: its JSON, as a dict."""
+    stage, clip = config.deepspeed.zero_stage, config.optim.clip_gradients
+    zero: dict[str, Any] = {"stage": stage}
+    if stage in (1, 2) and clip < 0:
+        zero["compute_grad_norm"] = False  # it would wait for the device, and leave a step out where it isn't finite
+    derived = {
+        # Slices differ in size, and the loss is weighed by us; DeepSpeed only wants to be told some number.
+        "train_micro_batch_size_per_gpu": max(1, config.data.batch_size // world_size),
+        "gradient_accumulation_steps": config.train.iter_size,
+        # Caffe clips the sum over the micro-batches, DeepSpeed their mean; not told, it would clip to 1.
+        "gradient_clipping": max(0.0, clip / config.train.iter_size),
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": config.deepspeed.precision == "bf16", "dtype": "bfloat16"},
+    }
+    return _merge(derived, config.deepspeed.extra)
+
+
+def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for key, value in second.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], cast("dict[str, Any]", value)) if both else value
+    return merged
+
+
+class DeepSpeedEngine:
+    """An Engine over `net`.
+
+    Args:
+        net: on any device; its parameters' requires_grad is set from optim.layers.
+        transforms: from a batch's pictures to the net's input, in training and in testing.
+        config: the run's.
+        world: the ranks that train together.
+
+    Raises:
+        UserError: DeepSpeed refuses what deepspeed.extra asks for.
+    """
+
+    def __init__(self, net: nn.Module, transforms: tuple[Transform, Transform], config: Config, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._train_transform, self._test_transform = transforms
+        net = net.to(world.device)
+        parameters = dict(net.named_parameters())
+        self._optimizer = CaffeSGD(param_groups(net, config.optim.layers), config.optim)
+        self._optimizer.state.clear()  # DeepSpeed puts other tensors in the parameters' place
+        with _quiet(Path(config.run_dir) / LOG):
+            self._engine = _initialize(net, self._optimizer, config, world)
+        self._state = open_state(self._engine.optimizer, parameters, config.deepspeed.zero_stage)
+
+    def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
+        """See Engine."""
+        torch.manual_seed(dropout_seed(self._config.train.seed, iteration, self._world.rank))
+        self._engine.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        shares: list[torch.Tensor] = []
+        for batch in micro_batches:
+            logits = self._engine(self._train_transform(batch.pictures, batch.crops))
+            share = loss_share(logits.float(), batch, len(micro_batches))
+            # DeepSpeed takes the mean over the ranks.
+            self._engine.backward(share * self._world.size, scale_wrt_gas=False)
+            self._engine.step()
+            shares.append(share.detach())
+        if getattr(self._engine.optimizer, "overflow", False):
+            shares.append(
+                torch.full_like(shares[0], math.nan)
+            )  # the gradient wasn't finite, and the update is left out
+        return torch.stack(shares).sum()
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See Engine."""
+        self._engine.eval()
+        return self._engine(self._test_transform(batch.pictures, batch.crops)).float()
+
+    @torch.no_grad()
+    def state(self) -> EngineState:
+        """See Engine."""
+        parameters, momenta = self._state.gather()
+        return EngineState(parameters, dict(self._engine.module.named_buffers()), {MOMENTUM: momenta})
+
+    @torch.no_grad()
+    def load(self, state: EngineState) -> None:
+        """See Engine."""
+        for name, tensor in self._engine.module.named_buffers():
+            tensor.copy_(state.buffers[name])
+        self._state.put(state.parameters, state.slots[MOMENTUM])
+
+
+def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
+    import deepspeed  # noqa: PLC0415 -- see the module's first lines
+    import deepspeed.ops  # noqa: PLC0415
+
+    # For inference only; where it counts as compatible, each start compiles it, for a minute and a half the first time.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():  # a world of one; DeepSpeed would ask for mpi4py
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")
+    try:
+        return deepspeed.initialize(model=net, optimizer=optimizer, config=derive(config, world.size))[0]
+    except (ValueError, AssertionError) as error:
+        if not config.deepspeed.extra:
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(f"DeepSpeed refuses what deepspeed.extra asks for: {said}") from error
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Generator[None]:
+    """Sends what DeepSpeed says to a file: what it logs for good, what it prints as long as the block lasts."""
+    file = log.open("a", buffering=1, encoding="utf-8")
+    with contextlib.redirect_stdout(file):  # its logger keeps the stream that it finds when it is imported
+        yield
+    # It calls what PyTorch has renamed since, and would be told so at every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            cast("logging.StreamHandler[Any]", handler).setStream(file)

@@ -1,0 +1,162 @@
+"""Run under torchrun: trains a small net with DeepSpeed at each stage, from a state that PyTorch alone has written.
+
+python every_stage.py FOLDER: reads FOLDER/start.safetensors, and leaves stage_N.safetensors and told.json there.
+
+The layers are odd: one is frozen, some have sizes that no number of ranks divides, and of two micro-batches the second
+has two pictures, so that the third of three ranks has none.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stylefinetune import models
+from stylefinetune.config import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.data import Batch
+from stylefinetune.deepspeed_config import DeepSpeedConfig
+from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine
+from stylefinetune.engines.engine import EngineState
+from stylefinetune.engines.torch_engine import TorchEngine
+from stylefinetune.optimizer import MOMENTUM
+from stylefinetune.transforms import Crops, Transform
+from stylefinetune.world import World
+
+OPTIM = OptimConfig(layers=(LayerRule("conv1", lr_mult=0.0), LayerRule("fc8_*", 10.0)))
+MICRO_BATCHES = (7, 2)
+LR = 0.01
+STAGES = (0, 1, 2, 3)
+
+
+def net(dropout):
+    fillers = (0.01, 0.05, 0.05, 0.05, 0.05, 0.05, 0.1, 0.1)  # large enough for every layer to move
+    model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 31), dropout=dropout, weight_filler_std=fillers)
+    return models.build(model, 5, [(43, 43)], seed=1)
+
+
+def transforms(world):
+    both = Transform(torch.full((1, 1, 3), 120.0), 1.0, world.device)
+    return both, both
+
+
+def with_torch(world, dropout=0.0, optim=OPTIM):
+    return TorchEngine(net(dropout), transforms(world), optim, world, seed=3, input_size=(43, 43))
+
+
+def with_deepspeed(world, folder, stage, dropout=0.0, optim=OPTIM, precision="fp32"):
+    config = Config(
+        run_dir=str(folder),
+        engine="deepspeed",
+        optim=optim,
+        train=TrainConfig(iter_size=len(MICRO_BATCHES), seed=3),
+        deepspeed=DeepSpeedConfig(zero_stage=stage, precision=precision),
+    )
+    return DeepSpeedEngine(net(dropout), transforms(world), config, world)
+
+
+def slice_of(world, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(0, 256, (count, 48, 48, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 5, (count,), generator=generator)
+    own = slice(count * world.rank // world.size, count * (world.rank + 1) // world.size)
+    held = len(labels[own])
+    crops = Crops(torch.full((held,), 2), torch.full((held,), 2), torch.zeros(held, dtype=torch.bool), (43, 43))
+    return Batch(pictures[own], labels[own], crops, torch.arange(count)[own], count)
+
+
+def train(engine, world, iterations):
+    """Returns each iteration's loss."""
+    losses = []
+    for iteration in iterations:
+        batches = [slice_of(world, count, 10 * iteration + place) for place, count in enumerate(MICRO_BATCHES)]
+        losses.append(world.sum(engine.train_step(iteration, batches, LR)).item())
+    return losses
+
+
+def pack(state):
+    """Returns the state's tensors in one dict, copied."""
+    momenta = {f"{MOMENTUM}/{name}": tensor for name, tensor in state.slots[MOMENTUM].items()}
+    return {name: tensor.clone() for name, tensor in (state.parameters | momenta).items()}
+
+
+def unpack(tensors):
+    parameters = {name: tensor for name, tensor in tensors.items() if "/" not in name}
+    momenta = {name.removeprefix(f"{MOMENTUM}/"): tensor for name, tensor in tensors.items() if "/" in name}
+    return EngineState(parameters, {}, {MOMENTUM: momenta})
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def try_stage(stage, world, folder):
+    start = load_file(folder / "start.safetensors")
+    engine = with_deepspeed(world, folder, stage)
+    fresh = pack(engine.state())
+    engine.load(unpack(start))
+    read_back = pack(engine.state())
+    losses = train(engine, world, range(2, 5))
+    logits = engine.forward(slice_of(world, 5, seed=99))
+    end = pack(engine.state())
+    if world.is_lead:
+        save_file(end, folder / f"stage_{stage}.safetensors")
+
+    without = unpack(start)
+    del without.slots[MOMENTUM]["conv2.weight"]
+    engine.load(without)
+    at_rest = [name for name, tensor in engine.state().slots[MOMENTUM].items() if not tensor.any()]
+
+    straight = with_deepspeed(world, folder, stage, dropout=0.5)
+    train(straight, world, range(2))
+    resumed = with_deepspeed(world, folder, stage, dropout=0.5)
+    resumed.load(unpack(pack(straight.state())))
+    kept = train(straight, world, range(2, 5)) == train(resumed, world, range(2, 5))
+
+    clipped = with_deepspeed(world, folder, stage, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
+    train(clipped, world, range(1))
+    reference = with_torch(world, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
+    train(reference, world, range(1))
+    ours, theirs = pack(clipped.state()), pack(reference.state())
+    return {
+        "fresh is the net": same(fresh, pack(with_torch(world).state())),
+        "read back": same(read_back, start),
+        "losses": losses,
+        "logits": list(logits.shape),
+        "at rest": at_rest,
+        "resumed bitwise": kept and same(pack(straight.state()), pack(resumed.state())),
+        "clipped": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+    }
+
+
+def try_bf16(world, folder):
+    start = unpack(load_file(folder / "start.safetensors"))
+    engine = with_deepspeed(world, folder, 1, precision="bf16")
+    engine.load(start)
+    losses = train(engine, world, range(2, 5))
+    return {"losses": losses, "kept as": sorted({str(tensor.dtype) for tensor in pack(engine.state()).values()})}
+
+
+def try_overflow(world, folder):
+    """An infinite gradient of fc7's weights, of a loss that is finite."""
+    start = load_file(folder / "start.safetensors")
+    for name, value in (("fc6.weight", 0), ("fc6.bias", 3e38), ("fc7.weight", 0), ("fc7.bias", 1)):
+        start[name].fill_(value)
+    start["fc8_flickr.weight"].zero_()[0] = 1e3
+    engine = with_deepspeed(world, folder, 3)
+    engine.load(unpack(start))
+    losses = train(engine, world, range(2, 3))
+    return {"loss": losses[0], "left as it was": same(pack(engine.state()), start)}
+
+
+if __name__ == "__main__":
+    shared = Path(sys.argv[1])
+    ranks = World.join()
+    told = {str(stage): try_stage(stage, ranks, shared) for stage in STAGES}
+    told["overflow"] = try_overflow(ranks, shared)
+    told["bf16"] = try_bf16(ranks, shared)  # last: DeepSpeed keeps a note of it for the whole process
+    if ranks.is_lead:
+        (shared / "told.json").write_text(json.dumps(told))
+    ranks.leave()

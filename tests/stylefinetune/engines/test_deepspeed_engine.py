@@ -1,0 +1,96 @@
+import importlib.util
+import math
+
+import pytest
+from safetensors.torch import load_file
+
+from stylefinetune.config import Config, OptimConfig, TrainConfig
+from stylefinetune.deepspeed_config import FOLLOWS, DeepSpeedConfig
+from stylefinetune.engines import deepspeed_engine
+from stylefinetune.engines.deepspeed_engine import derive
+from stylefinetune.errors import UserError
+from tests.stylefinetune.engines.every_stage import STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_any_stage_on_any_number_of_ranks_does_what_pytorch_alone_does(alone, went_on, stage):
+    told = went_on.told[str(stage)]
+    assert told["losses"] == pytest.approx(alone.losses, abs=1e-6)
+    ours = load_file(went_on.folder / f"stage_{stage}.safetensors")
+    assert ours.keys() == alone.end.keys()
+    assert max((ours[name] - alone.end[name]).abs().max().item() for name in ours) < 1e-6
+    moved = [(ours[name] - alone.start[name]).abs().max().item() for name in ours if "conv1" not in name]
+    assert min(moved) > 1e-5
+    assert told["logits"][1] == 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_clipping_is_caffes(went_on, stage):
+    assert went_on.told[str(stage)]["clipped"] < 1e-6
+
+
+def test_bf16_keeps_fp32_and_trains_nearly_the_same(alone, went_on):
+    told = went_on.told["bf16"]
+    assert told["losses"] == pytest.approx(alone.losses, abs=0.05)
+    assert told["losses"] != pytest.approx(alone.losses, abs=1e-6)
+    assert told["kept as"] == ["torch.float32"]
+
+
+def test_an_update_that_deepspeed_leaves_out_is_told(went_on):
+    told = went_on.told["overflow"]
+    assert math.isnan(told["loss"])
+    assert told["left as it was"]
+
+
+def test_what_deepspeed_says_goes_to_a_file(went_on):
+    for word in ("DeepSpeed", "untested", "Warning"):
+        assert word not in went_on.said
+    assert "untested optimizer" in (went_on.folder / "deepspeed.log").read_text()
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_that_deepspeed_is_told_follows_from_the_config_and_nothing_else_may_say_it(stage):
+    config = Config(
+        optim=OptimConfig(clip_gradients=6.0),
+        train=TrainConfig(iter_size=3),
+        deepspeed=DeepSpeedConfig(zero_stage=stage, precision="bf16"),
+    )
+    derived = derive(config, world_size=8)
+    assert derived["zero_optimization"]["stage"] == stage
+    assert derived["gradient_clipping"] == 2.0
+    assert derived["gradient_accumulation_steps"] == 3
+    assert derived["torch_autocast"]["enabled"]
+    assert derived["train_micro_batch_size_per_gpu"] == 6
+    assert derive(Config(), 100)["train_micro_batch_size_per_gpu"] == 1
+    for key in leaves(derived):
+        assert any(key == taken or key.startswith(f"{taken}.") for taken in FOLLOWS), key
+
+
+def test_not_to_clip_is_said_since_deepspeed_would_clip_to_1():
+    assert derive(Config(), 1)["gradient_clipping"] == 0.0
+
+
+def test_further_keys_are_merged_in():
+    extra = {"zero_optimization": {"reduce_bucket_size": 1000}, "steps_per_print": 5}
+    derived = derive(Config(deepspeed=DeepSpeedConfig(extra=extra)), 1)
+    assert derived["zero_optimization"] == {"stage": 1, "compute_grad_norm": False, "reduce_bucket_size": 1000}
+    assert derived["steps_per_print"] == 5
+
+
+def test_what_deepspeed_takes_for_no_clipping_is_refused():
+    with pytest.raises(UserError, match=r"optim\.clip_gradients is 0"):
+        deepspeed_engine.check(Config(optim=OptimConfig(clip_gradients=0.0)))
+
+
+def test_without_deepspeed_the_run_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match="pip install"):
+        deepspeed_engine.check(Config())

@@ -1,0 +1,37 @@
+import pytest
+
+from stylefinetune.config_io import dump, load, parse
+from stylefinetune.deepspeed_config import DeepSpeedConfig
+from stylefinetune.errors import UserError
+
+FURTHER = {"zero_optimization": {"reduce_bucket_size": 50000000, "overlap_comm": True}, "wall_clock_breakdown": True}
+
+
+def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
+    line = 'zero_optimization: {reduce_bucket_size: 50000000, overlap_comm: true}, "wall_clock_breakdown": true'
+    config = parse(["--engine=deepspeed", "--deepspeed.zero_stage=3", f"--deepspeed.extra={{{line}}}"])
+    assert config.deepspeed == DeepSpeedConfig(zero_stage=3, extra=FURTHER)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("extra", "remedy"),
+    [
+        ("{gradient_clipping: 1.0}", "gradient_clipping follows from optim.clip_gradients"),
+        ("{zero_optimization: {stage: 2}}", "zero_optimization.stage follows from deepspeed.zero_stage"),
+        ("{bf16: {enabled: true}}", "bf16.enabled follows from deepspeed.precision"),
+        ("{optimizer: {type: Adam}}", "optimizer.type follows from optim"),
+        ("{scheduler: {}}", "scheduler follows from optim.lr_policy"),
+        ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "offload_optimizer.device does not go together"),
+    ],
+)
+def test_what_follows_from_our_own_keys_is_refused_by_name(extra, remedy):
+    with pytest.raises(UserError, match=r"deepspeed\.extra: ") as refused:
+        parse([f"--deepspeed.extra={extra}"])
+    assert remedy in str(refused.value)
+
+
+def test_a_stage_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match=r"deepspeed\.zero_stage.*0, 1, 2, 3.*4"):
+        parse(["--deepspeed.zero_stage=4"])
