@@ -19,10 +19,10 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
-from shards import blocks, config, locks, mean, verify
+from shards import config, mean, opening, reading, verify
 from shards.assemble import assemble
 from shards.finalize import finalize
-from shards.index import ShardsError
+from shards.index import ShardsError, url_of
 from shards.merge import merge
 from shards.repack import RepackConfig, repack
 from shards.report import read_report
@@ -42,6 +42,7 @@ _USAGE = """usage: python -m shards COMMAND ...
 python -m shards COMMAND --help says more."""
 
 _SHOWN = 20  # differences
+_STAGE = "local folder to work in, for a URL; a cache folder unless given"
 
 
 def main(arguments: list[str]) -> int:
@@ -73,19 +74,22 @@ def _assemble(arguments: list[str]) -> None:
 
 def _finalize(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m shards finalize", exit_on_error=False)
-    parser.add_argument("dir", type=Path, help="folder of the shards")
-    root: Path = parser.parse_args(arguments).dir
-    shard_dir = blocks.load(root)
-    with locks.exclusive(root) as work:
-        ledger = finalize(shard_dir, work)
-    print(f"{root}: {len(ledger)} of {len(shard_dir.rows)} rows are in committed blocks; the index has what was kept")
+    parser.add_argument("dir", type=Path, help="folder of the shards, or their URL")
+    parser.add_argument("--stage", type=Path, help=_STAGE)
+    options = parser.parse_args(arguments)
+    with opening.opened_again(options.dir, options.stage) as (shard_dir, place):
+        ledger = finalize(shard_dir, place.work, place.storage)
+    count = f"{len(ledger)} of {len(shard_dir.rows)} rows"
+    print(f"{place.name}: {count} are in committed blocks; the index has what was kept")
 
 
 def _merge(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="python -m shards merge", exit_on_error=False)
-    parser.add_argument("dir", type=Path, help="folder of the shards")
-    root: Path = parser.parse_args(arguments).dir
-    merged = merge(root)
+    parser.add_argument("dir", type=Path, help="folder of the shards, or their URL")
+    parser.add_argument("--stage", type=Path, help=_STAGE)
+    options = parser.parse_args(arguments)
+    merged = merge(options.dir, options.stage)
+    root = url_of(options.dir) or options.dir
     if merged.ledger is not None:
         print(f"{root}: all {merged.blocks} blocks are there; the index has what was kept of {len(merged.ledger)} rows")
         return 0
@@ -133,11 +137,14 @@ def _report(arguments: list[str]) -> None:
 
 def _verify(arguments: list[str]) -> int:
     parser = ArgumentParser(prog="python -m shards verify", exit_on_error=False)
-    parser.add_argument("dir", type=Path, help="folder of the shards; it is only read")
-    root: Path = parser.parse_args(arguments).dir
-    verdict = verify.verify(root, Console(soft_wrap=True, stderr=True))
+    parser.add_argument("dir", type=Path, help="folder of the shards, or their URL; it is only read")
+    parser.add_argument("--stage", type=Path, help=_STAGE)
+    options = parser.parse_args(arguments)
+    with reading.laid_out(options.dir, options.stage) as layout:
+        verdict = verify.verify(layout, Console(soft_wrap=True, stderr=True))
+        root = layout.name
     for difference in verdict.differences[:_SHOWN]:
-        print(difference)
+        print(str(difference).replace(str(layout.root), root))
     contents = f"{verdict.pictures} pictures of {verdict.rows} rows in {verdict.blocks} blocks"
     if not verdict.differences:
         print(f"{root}: whole: {contents}, each read, hashed and decoded")

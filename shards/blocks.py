@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shards.index import ShardsError
+from shards.index import ShardsError, refuse_url
 
 _PARTS = "blocks"
 _ROWS_NAME = "rows.parquet"
@@ -100,11 +101,13 @@ class ShardDir:
         root: its path.
         recipe: what it is made from.
         rows: `urls.ROWS_SCHEMA`, in the order in which each split's pictures are stored.
+        tars: sizes of its tars in bytes, by name, where they lie elsewhere; None where they are in DIR.
     """
 
     root: Path
     recipe: Recipe
     rows: pa.Table
+    tars: Mapping[str, int] | None = None
 
     @functools.cached_property
     def _rows_of_split(self) -> dict[str, pa.Table]:
@@ -139,17 +142,22 @@ class ShardDir:
 
         They are where the last file to appear is there, and the others are neither lost nor cut.
         """
-        shard, index_part, outcomes_part = (
-            self.root / name for name in (block.shard, block.index_part, block.outcomes_part)
-        )
-        if not all(path.is_file() for path in (outcomes_part, index_part, shard)):
+        index_part, outcomes_part = self.root / block.index_part, self.root / block.outcomes_part
+        size = self._find_size(block.shard)
+        if size is None or not (outcomes_part.is_file() and index_part.is_file()):
             return 0
-        if shard.stat().st_size < _find_end(index_part):
+        if size < _find_end(index_part):
             return 0
         try:
             return pq.read_metadata(outcomes_part).num_rows
         except (OSError, ValueError):  # pa.ArrowInvalid is a ValueError; `finalize` says so
             return self.size_of(block)
+
+    def _find_size(self, shard: str) -> int | None:
+        if self.tars is not None:
+            return self.tars.get(shard)
+        path = self.root / shard
+        return path.stat().st_size if path.is_file() else None
 
 
 def _find_end(index_part: Path) -> int:
@@ -170,6 +178,7 @@ def load(root: Path) -> ShardDir:
     """
     path = root / _PARTS / _ROWS_NAME
     if not path.is_file():
+        refuse_url(root)
         raise ShardsError(f"{root}: no shards here; make some with: python -m shards assemble --list LIST --out {root}")
     try:
         rows = pq.read_table(path)

@@ -59,7 +59,7 @@ class AssembleConfig:
     Attributes:
         list: CSV, CSV.gz, Parquet or JSON lines, as a path or http(s) URL; or flickr_style, the official list; or
             Caffe list files of local paths, --list train=train.txt --list test=test.txt.
-        out: folder of the shards.
+        out: folder of the shards; or s3://BUCKET/DIR or gs://BUCKET/DIR, where each block goes once it is made.
         images: how many rows to take of the list's permutation; -1 is all.
         seed: of that permutation, and of the split where the list has none. The default is Caffe's.
         labels: take only rows whose label is below this.
@@ -90,6 +90,8 @@ class AssembleConfig:
         retry: ask again for rows that weren't kept: failed is all of them, passing those that failed for a passing
             reason; or names of outcomes with commas between them.
         partition: i/n, i from 0: do every n-th block, from block i, while others do the rest; then merge.
+        stage: local folder in which blocks for a URL are made; a cache folder unless given.
+        keep_stage: keep the shards of a URL there, too.
     """
 
     list: str | list[str]
@@ -120,6 +122,8 @@ class AssembleConfig:
     drop_duplicates: bool = False
     retry: str | None = None
     partition: str | None = None
+    stage: Path | None = None
+    keep_stage: bool = False
 
     def __post_init__(self) -> None:
         positive = ["connections", "per_host", "timeout", "deadline", "attempts", "max_bytes", "rows_per_shard"]

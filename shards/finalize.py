@@ -14,11 +14,12 @@ from shards.index import IndexMetadata, ShardsError
 from shards.outcomes import Outcome, Status
 from shards.pack import Packing, pack_block
 from shards.recurrence import Rules
+from shards.storage import Storage
 
 _RULES_NAME = "blocks/rules.json"
 
 
-def finalize(shard_dir: ShardDir, work: Path) -> pa.Table:
+def finalize(shard_dir: ShardDir, work: Path, storage: Storage | None = None) -> pa.Table:
     """Joins the parts of all committed blocks, in block order, and returns the ledger (`outcomes.SCHEMA`).
 
     Blocks that hold a picture which turns out to be a placeholder, or one too many, are made again without it.
@@ -27,14 +28,15 @@ def finalize(shard_dir: ShardDir, work: Path) -> pa.Table:
     Args:
         shard_dir: DIR.
         work: a folder for temporary files, of DIR's file system.
+        storage: what brings it all to a URL, where DIR is a stage.
 
     Raises:
-        ShardsError: a part, or a tar that must be made again, can't be read.
+        ShardsError: a part, or a tar that must be made again, can't be read; or the URL can't be reached.
     """
     root, recipe = shard_dir.root, shard_dir.recipe
     journal.recover(root, shard_dir.blocks())
     blocks = [block for block in shard_dir.blocks() if shard_dir.committed_rows(block)]
-    ledger = _judge(shard_dir, blocks, work)
+    ledger = _judge(shard_dir, blocks, work, storage)
     entries = [read_part(root, block.index_part) for block in blocks]
     metadata = IndexMetadata(
         classes=recipe.classes,
@@ -48,10 +50,12 @@ def finalize(shard_dir: ShardDir, work: Path) -> pa.Table:
     # The ledger last: where it is there, so is the index it speaks of.
     publish(work / index.FILE_NAME, root / index.FILE_NAME)
     publish(work / outcomes.FILE_NAME, root / outcomes.FILE_NAME)
+    if storage:
+        storage.put_index()
     return ledger
 
 
-def _judge(shard_dir: ShardDir, blocks: list[Block], work: Path) -> pa.Table:
+def _judge(shard_dir: ShardDir, blocks: list[Block], work: Path, storage: Storage | None) -> pa.Table:
     """Returns the whole ledger, and makes the blocks again whose rows turned out to be something else."""
     parts = [read_part(shard_dir.root, block.outcomes_part) for block in blocks]
     ledger = pa.concat_tables([outcomes.SCHEMA.empty_table(), *parts])
@@ -61,7 +65,11 @@ def _judge(shard_dir: ShardDir, blocks: list[Block], work: Path) -> pa.Table:
         here = slice(start, start + len(part))
         if judged.is_changed[here].any():
             changed = judged.ledger.slice(start, len(part)).filter(pa.array(judged.is_changed[here]))
+            if storage:
+                storage.fetch_tar(block)
             _leave_out(shard_dir, block, changed, work)
+            if storage:
+                storage.put_block(block)
         start += len(part)
     return judged.ledger
 

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,27 @@ SCHEMA = pa.schema(
 
 class ShardsError(ValueError):
     """Something about the list, DIR or its shards that the user must mend; the message is one line."""
+
+
+_COPYING = {"s3": "aws s3 cp --recursive {} DIR", "gs": "gcloud storage cp --recursive {} DIR"}
+
+
+def url_of(path: Path) -> str | None:
+    """Returns the URL that a path was made of, which it has lost a slash of; None of any other path."""
+    found = re.match(r"([a-z][a-z0-9+.-]*):/+(.*)", str(path))
+    if found is None:
+        return None
+    return f"file:///{found[2]}" if found[1] == "file" else f"{found[1]}://{found[2]}"
+
+
+def refuse_url(path: Path) -> None:
+    """Raises ShardsError where a URL was given for what must be a folder."""
+    url = url_of(path)
+    if url:
+        protocol = url.partition("://")[0]
+        how = f"give its path, {url.removeprefix('file://')}" if protocol == "file" else "copy it down first"
+        command = f": {_COPYING[protocol].format(shlex.quote(url))}" if protocol in _COPYING else ""
+        raise ShardsError(f"{url}: a folder is needed here, no URL; {how}{command}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +151,7 @@ class ShardIndex:
         """
         path = root / FILE_NAME
         if not path.is_file():
+            refuse_url(root)
             raise ShardsError(f"{path}: no such file; make it with: python -m shards assemble --list LIST --out {root}")
         try:
             table = pq.read_table(path)

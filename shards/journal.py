@@ -15,7 +15,8 @@ from shards.blocks import Block, publish, retract
 
 SUFFIX = ".redo"
 _SHARD, _INDEX_PART, _OUTCOMES_PART = "shard.tar", "index.parquet", "outcomes.parquet"
-_MARKER = "complete"
+DRAFTS = (_SHARD, _INDEX_PART, _OUTCOMES_PART)  # what a replacement's folder holds
+MARKER = "complete"
 
 
 def commit(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
@@ -40,24 +41,24 @@ def commit(root: Path, block: Block, shard: Path, index_part: Path, outcomes_par
 
 def replace(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
     """Puts new files in the place of a committed block's; the arguments are those of `commit`."""
-    folder = root / f"{_name(block)}.{secrets.token_hex(4)}{SUFFIX}"
+    folder = root / f"{name_of(block)}.{secrets.token_hex(4)}{SUFFIX}"
     publish(shard, folder / _SHARD)
     publish(index_part, folder / _INDEX_PART)
     publish(outcomes_part, folder / _OUTCOMES_PART)
-    marker = outcomes_part.with_name(_MARKER)
+    marker = outcomes_part.with_name(MARKER)
     marker.touch()
-    publish(marker, folder / _MARKER)
+    publish(marker, folder / MARKER)
     _complete(root, block, folder)
 
 
 def recover(root: Path, blocks: Iterable[Block]) -> None:
     """Completes the replacements of these blocks that were committed before a kill, and discards those that weren't."""
-    named = {_name(block): block for block in blocks}
+    named = {name_of(block): block for block in blocks}
     for folder in sorted((root / "blocks").glob(f"*{SUFFIX}")):
         block = named.get(f"blocks/{folder.name.partition('.')[0]}")
         if block is None:  # another partition's
             continue
-        if (folder / _MARKER).exists():
+        if (folder / MARKER).exists():
             _complete(root, block, folder)
         else:
             _clear(folder)
@@ -75,10 +76,11 @@ def _complete(root: Path, block: Block, folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """Removes a redo folder, the marker first: a folder without one is discarded."""
-    for name in (_MARKER, _SHARD, _INDEX_PART, _OUTCOMES_PART):
+    for name in (MARKER, *DRAFTS):
         retract(folder / name)
     folder.rmdir()
 
 
-def _name(block: Block) -> str:
+def name_of(block: Block) -> str:
+    """Returns what the names of its replacements' folders, relative to DIR, begin with."""
     return block.index_part.partition(".")[0]

@@ -37,7 +37,7 @@ _TRIES = 100  # whoever ends may remove the file that we have just opened
 
 
 @dataclasses.dataclass(frozen=True)
-class _Holder:
+class Holder:
     """What a lock's file says.
 
     Attributes:
@@ -53,7 +53,7 @@ class _Holder:
     plan: str
 
     @classmethod
-    def here(cls, plan: str) -> "_Holder":
+    def here(cls, plan: str) -> "Holder":
         """Returns this process."""
         host, number = socket.gethostname(), os.getpid()
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
@@ -67,7 +67,7 @@ class _Holder:
         return json.dumps(dataclasses.asdict(self) | {"beat": f"{beat:012}"}).encode()
 
     @classmethod
-    def decode(cls, content: bytes) -> "_Holder":
+    def decode(cls, content: bytes) -> "Holder":
         """Returns who wrote a file; one that is empty, as it is for a moment, or damaged, names nobody."""
         try:
             fields = json.loads(content)
@@ -119,7 +119,7 @@ class _Lock:
     def __init__(self, root: Path, partition: Partition | None, plan: str) -> None:
         self._root = root
         self._work = (root / WORK).absolute()  # aria2 runs with another working directory
-        self._me = _Holder.here(plan)
+        self._me = Holder.here(plan)
         self._label = f"{partition.index}-of-{partition.count}" if partition else _WHOLE
         self._path = self._work / (self._label + _SUFFIX)
         self._folder = self._work / self._label / self._me.name
@@ -133,7 +133,7 @@ class _Lock:
         try:
             self._file = next((file for file in map(self._try, range(_TRIES)) if file is not None), -1)
             if self._file < 0:
-                raise self._refusal(self._path, _Holder.decode(b""))
+                raise self._refusal(self._path, Holder.decode(b""))
             os.ftruncate(self._file, 0)  # what a dead process left there may be longer
             self._write(0)
         except OSError as error:
@@ -158,7 +158,7 @@ class _Lock:
         is_mine = False
         try:
             has_flock = _try_flock(file, fcntl.LOCK_EX)
-            holder = _Holder.decode(os.pread(file, 4096, 0))
+            holder = Holder.decode(os.pread(file, 4096, 0))
             is_foreign = holder.host not in {"", self._me.host}
             if (not is_foreign and not has_flock) or (is_foreign and _find_living([self._path], self._me.host)):
                 raise self._refusal(self._path, holder)
@@ -185,12 +185,12 @@ class _Lock:
             return path != self._path
         count = self._label.partition("-of-")[2]
         try:
-            plan = _Holder.decode(path.read_bytes()).plan
+            plan = Holder.decode(path.read_bytes()).plan
         except FileNotFoundError:
             return False
         return path.stem.partition("-of-")[2] != count or plan not in {self._me.plan, ""}
 
-    def _refusal(self, path: Path, holder: _Holder) -> ShardsError:
+    def _refusal(self, path: Path, holder: Holder) -> ShardsError:
         partition = "" if path.stem == _WHOLE else f", partition {path.stem.replace('-of-', '/')},"
         is_other = _WHOLE not in {path.stem, self._label} and path != self._path
         reason = ", which was given another n, list or setting" if is_other else ""
@@ -227,7 +227,7 @@ class _Lock:
         for path in (self._path, self._work / (_WHOLE + _SUFFIX)):  # whoever takes the whole removes a partition's
             with contextlib.suppress(FileNotFoundError):
                 # Opened anew: only then does a network file system ask its server what the file holds.
-                holder = _Holder.decode(path.read_bytes())
+                holder = Holder.decode(path.read_bytes())
                 return None if holder == self._me else holder.process
         return "somebody who removed the lock"
 
@@ -262,13 +262,13 @@ def _find_inode(path: Path) -> int | None:
         return None
 
 
-def _find_living(paths: Iterable[Path], host: str) -> tuple[Path, _Holder] | None:
+def _find_living(paths: Iterable[Path], host: str) -> tuple[Path, Holder] | None:
     """Returns the first lock that turns out to be held, and its holder; other nodes' are watched for _SILENCE."""
     foreign: dict[Path, bytes] = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             content = file.read()
-            holder = _Holder.decode(content)
+            holder = Holder.decode(content)
             if holder.host not in {"", host}:
                 foreign[path] = content
             elif not _try_flock(file.fileno(), fcntl.LOCK_SH):  # shared, so that others may look at the same time
@@ -283,7 +283,7 @@ def _find_living(paths: Iterable[Path], host: str) -> tuple[Path, _Holder] | Non
                 del foreign[path]
                 continue
             if content != before:
-                return path, _Holder.decode(content)
+                return path, Holder.decode(content)
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shards import blocks, journal, locks, outcomes
+from shards import journal, opening, outcomes
 from shards.blocks import Block, ShardDir, publish, read_part, retract
 from shards.config import Partition
 from shards.finalize import finalize
@@ -61,28 +61,32 @@ class Merged:
     partitions: int
 
 
-def merge(root: Path) -> Merged:
+def merge(out: Path, stage: Path | None = None) -> Merged:
     """Writes index.parquet and outcomes.parquet if no block is missing; any number of times, with the same result.
 
     Where blocks are missing nothing is written: a placeholder is told by how often it stands in the whole ledger, so
     that an index of a part would hold pictures that the whole one doesn't.
 
+    Args:
+        out: DIR, or its URL.
+        stage: folder to work in for a URL; see `opening`.
+
     Raises:
         ShardsError: there are no shards, some task is still at work, or a file is damaged.
     """
-    blocks.load(root)  # refuses what is no DIR before anything is made there
-    with locks.exclusive(root) as work:
-        shard_dir = blocks.load(root)
+    with opening.opened_again(out, stage) as (shard_dir, place):
         every = shard_dir.blocks()
-        journal.recover(root, every)
-        count = _read_count(root)
+        journal.recover(place.root, every)
+        count = _read_count(place.root)
         missing = collections.Counter(
             place % count for place, block in enumerate(every) if not shard_dir.is_committed(block)
         )
         if missing:
             return Merged(None, len(every), dict(sorted(missing.items())), count)
-        ledger = finalize(shard_dir, work)
-        retract(root / _TASKS_NAME)  # merged, DIR is as one machine would have made it
+        ledger = finalize(shard_dir, place.work, place.storage)
+        retract(place.root / _TASKS_NAME)  # merged, DIR is as one machine would have made it
+        if place.storage:
+            place.storage.put_states()
         return Merged(ledger, len(every), {}, count)
 
 

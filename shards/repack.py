@@ -13,7 +13,7 @@ from shards import blocks, journal
 from shards.blocks import Block, ShardDir, read_part
 from shards.config import MAX_IMAGE_SIZE, ConfigError, count_processes
 from shards.finalize import finalize, read_rules, store_rules
-from shards.index import ShardsError
+from shards.index import ShardsError, refuse_url
 from shards.locks import exclusive
 from shards.outcomes import Outcome, Status
 from shards.pack import Packing, hold, pack_block
@@ -71,6 +71,7 @@ def repack(config: RepackConfig, console: Console) -> None:
             f"{config.dir} holds {source.recipe.encode_format} of {source.recipe.image_size} pixels a side, no "
             "originals; repack from those, or assemble with --encode_format original"
         )
+    refuse_url(config.out)
     if config.out.resolve() == config.dir.resolve():
         raise ShardsError(f"--out {config.out} is the folder of the originals; give another")
     with exclusive(config.out) as work:

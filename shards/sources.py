@@ -73,7 +73,7 @@ def read_source(lists: list[str]) -> Source:
 
 def _read(name: str) -> bytes:
     if name == FLICKR_STYLE:
-        return fetch_cached(FLICKR_STYLE_URL, FLICKR_STYLE_SHA256, _cache_folder())
+        return fetch_cached(FLICKR_STYLE_URL, FLICKR_STYLE_SHA256, cache_folder())
     if re.match(r"https?://", name, re.IGNORECASE):
         return _fetch(name)
     try:
@@ -91,7 +91,8 @@ def _fetch(url: str) -> bytes:
     return response.content
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Returns the folder of what may be fetched again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylefinetune"
 
 

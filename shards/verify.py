@@ -17,6 +17,7 @@ from shards.blocks import Block, Recipe, ShardDir
 from shards.index import IndexMetadata, ShardsError
 from shards.outcomes import Status
 from shards.progress import watch
+from shards.reading import Layout
 from shards.reread import Difference, check_tar
 
 _STATUSES = frozenset(map(str, Status))
@@ -50,23 +51,24 @@ class _Read:
     differences: list[Difference]
 
 
-def verify(root: Path, console: Console) -> Verdict:
+def verify(layout: Layout, console: Console) -> Verdict:
     """Reads all of DIR again: tars, parts, index and ledger, each against the others and the list's rows.
 
     Args:
-        root: DIR.
+        layout: DIR, as it lies in a folder.
         console: is shown how far it is.
 
     Raises:
         ShardsError: there is no DIR, or what it was made from can't be read; or somebody is at work in it.
     """
+    root = layout.root
     shard_dir = blocks.load(root)
     holder = locks.find_holder(root)
     if holder:
         raise ShardsError(f"{root} is in use by {holder}; verify it once that has ended")
     every = shard_dir.blocks()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and hashing leave Python's lock
-        reading = pool.map(lambda block: _read_block(shard_dir, block), every)
+        reading = pool.map(lambda block: _read_block(shard_dir, block, layout), every)
         reads = list(watch(reading, len(every), "blocks read", console))
     differences = [difference for read in reads for difference in read.differences]
     for column in ("row", "key"):
@@ -81,7 +83,7 @@ def verify(root: Path, console: Console) -> Verdict:
     return Verdict(len(every), len(shard_dir.rows), found, differences)
 
 
-def _read_block(shard_dir: ShardDir, block: Block) -> _Read:
+def _read_block(shard_dir: ShardDir, block: Block, layout: Layout) -> _Read:
     """Reads a block's three files and holds them against each other and the block's rows."""
     root, differences = shard_dir.root, list[Difference]()
     lost = [name for name in _files_of(block) if not (root / name).is_file()]
@@ -97,7 +99,8 @@ def _read_block(shard_dir: ShardDir, block: Block) -> _Read:
         if ledger is not None:
             kept = _check_kept(block, rows, ledger.to_pylist(), shard_dir.recipe)
             differences += _compare(block.index_part, kept, listed, tuple(kept[0]) if kept else ())
-        differences += check_tar(root / block.shard, block.shard, listed, rows, shard_dir.recipe)
+        with layout.reading(block):
+            differences += check_tar(root / block.shard, block.shard, listed, rows, shard_dir.recipe)
     return _Read(entries, ledger, differences)
 
 

@@ -10,6 +10,7 @@
 # merge that depended on it is cancelled, and has to be submitted again.
 # To submit some tasks again, say how many there are in all: sbatch --array=3,7 slurm/assemble.sh --partitions 16 ...
 # Without --array, one job makes all of DIR, and there is nothing to merge.
+# DIR may be s3://bucket/DIR; give --stage a folder on the nodes' own disks then.
 #SBATCH --job-name=assemble
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=4

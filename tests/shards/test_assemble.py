@@ -186,10 +186,3 @@ def test_pictures_go_through_the_proxy(server, draw_jpg, write_list, run_assembl
     url = server.add("http://farm1.example.com/a.jpg", Answer(draw_jpg(0)))
     run_assemble(list=write_list([{"image_url": url, "label": 0}]), proxy=server.url)
     assert ledger(tmp_path / "out")[0]["status"] == "kept"
-
-
-def test_a_slow_block_does_not_stop_the_next(server, draw_jpg, write_list, run_assemble, tmp_path):
-    rows = serve_pictures(server, draw_jpg, 20)
-    server.add("/0.jpg", Answer(draw_jpg(0), after=20))  # answered once all others have been asked for
-    run_assemble(list=write_list(rows), rows_per_shard=2, per_host=2, timeout=20)
-    assert ledger(tmp_path / "out")[0]["attempts"] == 1

@@ -1,8 +1,19 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.index import FORMAT_VERSION, METADATA_KEY, SCHEMA, IndexMetadata, ShardIndex, ShardsError, write_index
+from shards.index import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    SCHEMA,
+    IndexMetadata,
+    ShardIndex,
+    ShardsError,
+    url_of,
+    write_index,
+)
 
 METADATA = IndexMetadata(classes=("noir", "hazy"), encode_format="original", image_size=0, list_sha256="ab", seed=7)
 
@@ -14,6 +25,17 @@ def table(*splits: str) -> pa.Table:
         for row, split in enumerate(splits)
     ]
     return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def test_a_url_is_refused_by_how_to_copy_it_down():
+    with pytest.raises(ShardsError, match=r"^s3://a/b c: a folder .*: aws s3 cp --recursive 's3://a/b c' DIR$"):
+        ShardIndex.load(Path("s3://a/b c"))
+    assert [url_of(Path(path)) for path in ("a/b", "/a:/b", "file:///a", "gs://a/b/")] == [
+        None,
+        None,
+        "file:///a",
+        "gs://a/b",
+    ]
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -18,6 +18,7 @@ from shards.assemble import assemble
 from shards.blocks import Block
 from shards.config import AssembleConfig
 from shards.index import ShardIndex, ShardsError
+from shards.reading import Layout
 from shards.repack import RepackConfig, repack
 from shards.verify import verify
 from tests.loopback import Answer, LoopbackServer
@@ -62,7 +63,7 @@ def ledger(root: Path) -> list[dict]:
 
 
 def is_whole(root: Path) -> bool:
-    return verify(root, Console(file=io.StringIO())).differences == []
+    return verify(Layout(root), Console(file=io.StringIO())).differences == []
 
 
 @pytest.mark.parametrize("encode_format", ["pixels", "jpg"])

@@ -15,6 +15,7 @@ from shards import locks
 from shards.__main__ import main
 from shards.assemble import assemble
 from shards.config import AssembleConfig
+from shards.reading import Layout
 from shards.verify import verify
 from tests.loopback import Answer, LoopbackServer
 
@@ -44,7 +45,7 @@ def whole(made, tmp_path):
 
 
 def differences(root) -> list[str]:
-    return [str(difference) for difference in verify(root, Console(file=io.StringIO())).differences]
+    return [str(difference) for difference in verify(Layout(root), Console(file=io.StringIO())).differences]
 
 
 def rewrite(path, change) -> None:
