@@ -159,6 +159,7 @@ def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: Worl
 @contextlib.contextmanager
 def _quiet(log: Path) -> Generator[None]:
     """Sends what DeepSpeed says to a file: what it logs for good, what it prints as long as the block lasts."""
+    log.parent.mkdir(parents=True, exist_ok=True)  # the lead may be later than this rank
     file = log.open("a", buffering=1, encoding="utf-8")
     with contextlib.redirect_stdout(file):  # its logger keeps the stream that it finds when it is imported
         yield

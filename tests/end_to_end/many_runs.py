@@ -1,0 +1,30 @@
+"""Run under torchrun, or alone: does several trainings one after the other on the same ranks, since starting is slow.
+
+python many_runs.py FILE: FILE holds a list of lists of flags, as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from stylefinetune.config_io import parse
+from stylefinetune.ending import Ending
+from stylefinetune.errors import run_command
+from stylefinetune.solver import read_solver
+from stylefinetune.stopping import Stopping
+from stylefinetune.train import run
+from stylefinetune.world import World
+
+
+def main(arguments):
+    world = World.join()
+    for flags in json.loads(Path(arguments[0]).read_text()):
+        config = parse(flags, read_solver)
+        ending = Ending(Path(config.run_dir), world)
+        with Stopping(world, ending.leave_at_once) as stopping, ending:
+            run(config, world, ending, stopping)
+    world.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""DeepSpeed's runs are the original Caffe's at every stage, and go on as runs of another engine."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks.caffe_checks import compare_run, largest
+from benchmarks.caffe_results import read_micro
+from tests.programs import ROOT, metrics, run, torchrun
+
+STAGES = (0, 1, 2, 3)
+PROGRAM = ROOT / "tests" / "end_to_end" / "many_runs.py"
+LAUNCH = ["-m", "torch.distributed.run", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
+HALVES = ["--data.batch_size=5", "--train.iter_size=2"]
+EVERY = "--checkpoint.snapshot=1"
+
+
+@pytest.fixture(scope="module")
+def from_caffe(golden, micro):
+    """The flags that fine-tune the micro net from Caffe's weights."""
+    return [*micro, f"--weights={golden / 'micro' / 'finetune' / 'micro_ft_iter_0'}.caffemodel"]
+
+
+def flags_of(from_caffe, run_dir, stage, *flags):
+    return [*from_caffe, f"--run_dir={run_dir}", "--engine=deepspeed", f"--deepspeed.zero_stage={stage}", *flags]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def done(from_caffe, tmp_path_factory, request):
+    """How many ranks did a run at each stage, one of two half batches an iteration, and one in bf16; and the folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [flags_of(from_caffe, folder / str(stage), stage, EVERY) for stage in STAGES]
+    runs.append(flags_of(from_caffe, folder / "halves", 2, EVERY, *HALVES))
+    runs.append(flags_of(from_caffe, folder / "bf16", 1, "--deepspeed.precision=bf16"))
+    (folder / "runs.json").write_text(json.dumps(runs))
+    launch = [*LAUNCH, f"--nproc_per_node={request.param}"] if request.param > 1 else []
+    ended = run(sys.executable, *launch, PROGRAM, folder / "runs.json", env={"OMP_NUM_THREADS": "1"}, timeout=400)
+    assert ended.returncode == 0, ended.stderr
+    return request.param, folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*map(str, STAGES), "halves"])
+def test_sixty_iterations_are_caffes(golden, done, name):
+    """Losses, tests, weights and momenta, to 1e-5."""
+    ranks, folder = done
+    rows = list(compare_run(folder / name, read_micro(golden, "finetune"), name, ranks))
+    assert len(rows) == 5
+    assert not [str(row) for row in rows if not row.holds]
+
+
+@pytest.mark.slow
+def test_bf16_stays_near(golden, done):
+    _, folder = done
+    losses = [told["loss"] for told in metrics(folder / "bf16", "train")]
+    assert 1e-5 < largest(losses, read_micro(golden, "finetune").losses) < 0.1  # of 2.9
+
+
+@pytest.mark.slow
+def test_a_run_moves_from_stage_to_stage_to_pytorch_and_over_ranks(golden, from_caffe, tmp_path):
+    """Stage 1 on 2 ranks, stage 2 on 1, stage 3 on 3, PyTorch alone on 2."""
+    to = [(2, 1, 15), (1, 2, 30), (3, 3, 45)]
+    for ranks, stage, max_iter in to:
+        ended = torchrun(ranks, *flags_of(from_caffe, tmp_path, stage, EVERY, f"--train.max_iter={max_iter}"))
+        assert ended.returncode == 0, ended.stderr
+    ended = torchrun(2, *from_caffe, EVERY, f"--run_dir={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    rows = list(compare_run(tmp_path, read_micro(golden, "finetune"), "moved", 2))
+    assert len(rows) == 5
+    assert not [str(row) for row in rows if not row.holds]
+    assert [told["iteration"] for told in metrics(tmp_path, "train")] == list(range(60))
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(from_caffe, tmp_path):
+    wrong = flags_of(from_caffe, tmp_path, 1, "--deepspeed.extra={zero_optimization: {no_such_key: 1}}")
+    ended = run(sys.executable, "-m", "stylefinetune.train", *wrong)
+    assert ended.returncode == 2, ended.stderr
+    errors = [line for line in ended.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert "no_such_key" in errors[0]
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_deepspeed_is_told_is_shown(from_caffe, tmp_path):
+    shown = torchrun(2, *flags_of(from_caffe, tmp_path / "run", 3), "--print_deepspeed_config")
+    assert shown.returncode == 0, shown.stderr
+    told = json.loads(shown.stdout)
+    assert told["zero_optimization"]["stage"] == 3
+    assert told["train_micro_batch_size_per_gpu"] == 5
+    assert not (tmp_path / "run").exists()
