@@ -95,6 +95,43 @@ def test_one_process_of_a_node_copies_and_what_fails_on_one_node_is_told_by_all_
     assert done.stderr.count(f": {decimal(size)}\n") == 1  # and not three times as much
 
 
+FATAL = """
+import os, signal, sys, time
+from stylefinetune import copying
+from stylefinetune.errors import run_command
+from stylefinetune.train import main
+
+def die_after_the_first(folder):
+    if len(list(folder.parent.rglob("*.tar"))) == 1:
+        time.sleep(1.5)  # until the other ranks have been told what this one does
+        os.kill(os.getpid(), signal.SIGKILL)
+
+copying._sync = die_after_the_first
+sys.exit(run_command(main, sys.argv[1:]))
+"""
+
+
+def test_a_copier_that_is_killed_is_named_by_the_other_rank_and_a_second_start_copies_the_rest(pixel_shards, tmp_path):
+    """The other rank gets the lock and goes on until the ranks meet."""
+    program, run_dir, local = (tmp_path / name for name in ("program.py", "run", "local"))
+    program.write_text(FATAL)
+    flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={run_dir}", f"--data.stage_dir={local}"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
+    where = ["--rdzv_endpoint=127.0.0.1:0", program, *flags]
+    assert run(sys.executable, *launcher, *where, env={"OMP_NUM_THREADS": "1"}).returncode == 1
+    whole = {path: path.stat().st_ino for path in local.rglob("*.tar")}
+    assert whole
+    ending = json.loads((run_dir / "exit.json").read_text())
+    assert ending["code"] == 5
+    lost = rf"rank [01] on {socket.gethostname()} has died while copying the shards at iteration 0"
+    assert re.fullmatch(lost, ending["message"])
+    done = torchrun(2, *flags, "--train.max_iter=2", "--train.test_interval=0")
+    assert done.returncode == 0, done.stderr
+    copies = {path: path.stat().st_ino for path in local.rglob("*.tar")}
+    assert whole.items() <= copies.items()
+    assert len(copies) == 4
+
+
 @pytest.fixture
 def spoiled(original_shards, tmp_path):
     """A DIR with a picture in it that is none any more."""
