@@ -3,12 +3,18 @@ from pathlib import Path
 import pytest
 
 from shards.config import AssembleConfig, ConfigError, parse
+from shards.index import url_of
 from shards.rewriting import rewrite
 
 
 def test_defaults_are_caffes():
     config = parse(["--list", "flickr_style", "--out", "x"])
     assert config == AssembleConfig(list="flickr_style", out=Path("x"))
+
+
+def test_out_may_be_a_url():
+    config = parse(["--list=a", "--out=s3://bucket/DIR", "--stage=/fast", "--keep_stage"])
+    assert (url_of(config.out), config.stage, config.keep_stage) == ("s3://bucket/DIR", Path("/fast"), True)
     assert (config.images, config.seed, config.encode_format, config.image_size) == (-1, 831486, "original", 256)
 
 

@@ -1,5 +1,6 @@
 """A DIR under a URL: its objects are a local DIR's files, whatever was killed, and whichever machine goes on."""
 
+import contextlib
 import functools
 import json
 import os
@@ -74,20 +75,34 @@ def test_a_file_url_is_the_folder_that_it_names(pictures, run_assemble, tmp_path
     assert main(["verify", f"file://{tmp_path}/a folder"]) == 0
 
 
-def test_two_machines_and_a_merge_on_a_third_make_the_same(pictures, run_assemble, tmp_path, bucket, capsys):
+def test_two_machines_at_once_and_a_merge_on_a_third_make_the_same(pictures, run_assemble, tmp_path, bucket, capsys):
     run_assemble(list=pictures, **SETTINGS, drop_duplicates=True)
-    settings = {"list": pictures, "out": Path(f"{bucket}/x"), "drop_duplicates": True} | SETTINGS
-    run_assemble(**settings, partition="0/2", stage=tmp_path / "one")
-    assert main(["merge", f"{bucket}/x"]) == 1
-    assert f"{bucket}/x: 4 of 9 blocks are missing" in capsys.readouterr().out
-    told = run_assemble(**settings, partition="1/2", stage=tmp_path / "two")
-    assert f"python -m shards merge {bucket}/x" in told
-    assert "index.parquet" not in objects_of(f"{bucket}/x")
+    url, flags = f"{bucket}/x", ["--attempts=1", "--drop_duplicates"]
+    drivers = [
+        start(pictures, Path(url), f"--partition={index}/2", f"--stage={tmp_path / str(index)}", *flags)
+        for index in range(2)
+    ]
+    said = [driver.communicate(timeout=100) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    assert f"python -m shards merge {url}" in said[1][0]
+    assert "index.parquet" not in names_of(url)
     for _ in range(2):
-        assert main(["merge", f"{bucket}/x", "--stage", str(tmp_path / "three")]) == 0
-        expected = local_objects(tmp_path / "out", tmp_path / "a")
-        assert lasting_objects(f"{bucket}/x", tmp_path / "b") == expected
-    assert [list((tmp_path / name).iterdir()) for name in ("one", "two", "three")] == [[], [], []]
+        assert main(["merge", url, "--stage", str(tmp_path / "2")]) == 0
+        assert lasting_objects(url, tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
+    assert [list((tmp_path / str(index)).iterdir()) for index in range(3)] == [[], [], []]
+    capsys.readouterr()
+
+
+def test_a_merge_says_whose_blocks_are_missing(pictures, run_assemble, memory, capsys):
+    url = f"{memory}/x"
+    run_assemble(list=pictures, out=Path(url), partition="0/2", **SETTINGS)
+    before = objects_of(url)
+    assert main(["merge", url]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{url}: 4 of 9 blocks are missing; nothing was merged",
+        "partition 1/2: 4 missing; assemble --partition 1/2 makes them",
+    ]
+    assert objects_of(url) == before
 
 
 def test_killed_at_random_moments_the_same_command_ends_in_the_same_objects(
@@ -161,6 +176,10 @@ def test_a_retry_that_brings_nothing_puts_no_tar(server, pictures, run_assemble,
     assert {count for name, count in versions_of(url).items() if name.endswith(".tar")} == {1}
 
 
+def tars_of(objects) -> dict[str, bytes]:
+    return {name: content for name, content in objects.items() if name.endswith(".tar") and "redo" not in name}
+
+
 class Killed(BaseException):
     """Ends a process in the midst of something."""
 
@@ -201,7 +220,11 @@ def test_killed_before_any_step_of_a_replacement_no_picture_is_lost(judged, tmp_
                 break
             except Killed:
                 pass
-        assert {name for name in before if name.endswith(".tar")} <= set(objects_of(url))
+        now = objects_of(url)
+        assert tars_of(before).keys() == tars_of(now).keys()
+        if "index.parquet" in now:  # then it speaks of just these tars
+            whole = before if now["index.parquet"] == before["index.parquet"] else expected
+            assert tars_of(now) == tars_of(whole), moment
         assert main(["finalize", url]) == 0
         assert lasting_objects(url, tmp_path / "b") == expected, moment
     assert moment > 20
@@ -233,21 +256,56 @@ def test_a_lost_object_has_its_block_made_again(server, pictures, run_assemble, 
     assert lasting_objects(url, tmp_path / "b") == before
 
 
+@contextlib.contextmanager
+def killed_before(monkeypatch, name):
+    """Has a command end as it is about to put an object."""
+    real = Objects.put
+
+    def put(self, path, target):
+        if target == name:
+            raise Killed
+        real(self, path, target)
+
+    monkeypatch.setattr(Objects, "put", put)
+    with pytest.raises(Killed):
+        yield
+    monkeypatch.setattr(Objects, "put", real)
+
+
+def test_a_block_that_lost_its_tar_is_not_committed_while_it_is_put(
+    server, draw_jpg, pictures, run_assemble, memory, monkeypatch
+):
+    url = f"{memory}/x"
+    run_assemble(list=pictures, out=Path(url), **SETTINGS)
+    fs, base = open_store(url)
+    fs.rm_file(f"{base}/train/00002.tar")
+    for number in range(40):  # the web is another by now
+        server.add(f"/{number}.jpg", Answer(draw_jpg(100 + number)))
+    with killed_before(monkeypatch, "blocks/train-00002.index.parquet"):
+        run_assemble(list=pictures, out=Path(url), **SETTINGS)
+    assert "train/00002.tar" in names_of(url)
+    assert not {"blocks/train-00002.outcomes.parquet", "index.parquet"} & names_of(url)
+    run_assemble(list=pictures, out=Path(url), **SETTINGS)
+    assert main(["verify", url]) == 0
+
+
+def test_a_stage_of_another_row_order_is_emptied(pictures, run_assemble, tmp_path, memory, monkeypatch):
+    url = f"{memory}/x"
+    with killed_before(monkeypatch, "blocks/train-00003.index.parquet"):
+        run_assemble(list=pictures, out=Path(url), **SETTINGS)
+    fs, base = open_store(url)
+    fs.rm(base, recursive=True)  # and begun anew
+    run_assemble(list=pictures, out=Path(url), seed=5, **SETTINGS)
+    run_assemble(list=pictures, seed=5, **SETTINGS)
+    assert lasting_objects(url, tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
+
+
 def test_blocks_that_had_not_gone_up_yet_go_up_without_the_web(
     server, pictures, run_assemble, tmp_path, memory, monkeypatch
 ):
     url = f"{memory}/x"
-    real = Objects.put
-
-    def stop_at_parts(self, path, name):
-        if name.endswith("00003.index.parquet"):
-            raise Killed
-        real(self, path, name)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Objects, "put", stop_at_parts)
-        with pytest.raises(Killed):
-            run_assemble(list=pictures, out=Path(url), **SETTINGS)
+    with killed_before(monkeypatch, "blocks/train-00003.index.parquet"):
+        run_assemble(list=pictures, out=Path(url), **SETTINGS)
     assert "blocks/train-00003.outcomes.parquet" not in objects_of(url)
     waiting = [path.name for path in (tmp_path / "cache").rglob("00003.tar")]
     assert waiting == ["00003.tar"]
