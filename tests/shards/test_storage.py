@@ -13,6 +13,7 @@ import pytest
 
 from shards import journal
 from shards.__main__ import main
+from shards.index import ShardsError
 from shards.objects import Objects
 from tests.assembly import serve_pictures, start, statuses
 from tests.loopback import Answer
@@ -129,6 +130,30 @@ def test_killed_at_random_moments_the_same_command_ends_in_the_same_objects(
     run_assemble(**settings, out=Path(url))
     assert lasting_objects(url, tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
     assert stages(tmp_path) == []
+
+
+def test_ctrl_c_gives_the_url_back_and_a_second_driver_is_refused_until_then(
+    server, draw_jpg, pictures, run_assemble, tmp_path, bucket
+):
+    url = f"{bucket}/x"
+    server.add("/7.jpg", Answer(draw_jpg(7), after=10**9))  # for ever
+    with start(pictures, Path(url), "--attempts=1") as driver:
+        deadline = time.monotonic() + 60
+        while not any(name.endswith(".outcomes.parquet") for name in names_of(url)):
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(ShardsError, match=f"^{url} is in use by process {driver.pid} on "):
+            run_assemble(list=pictures, out=Path(url), stage=tmp_path / "other", **SETTINGS)
+        os.killpg(driver.pid, signal.SIGINT)
+        _, error = driver.communicate(timeout=30)
+    assert driver.returncode == 130, error
+    assert error.startswith("stopped; the same command goes on")
+    assert error.count("\n") == 1
+    assert not any(name.startswith(".work/") for name in names_of(url))
+    server.add("/7.jpg", Answer(draw_jpg(7)))
+    run_assemble(list=pictures, out=Path(url), **SETTINGS)
+    assert main(["verify", url]) == 0
 
 
 def versions_of(url: str) -> dict[str, int]:
