@@ -5,7 +5,6 @@ DeepSpeed is imported when an engine is made, and not before: that takes seconds
 
 import contextlib
 import importlib.util
-import logging
 import math
 import os
 import warnings
@@ -158,13 +157,10 @@ def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: Worl
 
 @contextlib.contextmanager
 def _quiet(log: Path) -> Generator[None]:
-    """Sends what DeepSpeed says to a file: what it logs for good, what it prints as long as the block lasts."""
+    """Sends what DeepSpeed says to a file: what it prints as long as the block lasts, what it logs for good."""
     log.parent.mkdir(parents=True, exist_ok=True)  # the lead may be later than this rank
     file = log.open("a", buffering=1, encoding="utf-8")
-    with contextlib.redirect_stdout(file):  # its logger keeps the stream that it finds when it is imported
-        yield
     # It calls what PyTorch has renamed since, and would be told so at every step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    for handler in logging.getLogger("DeepSpeed").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            cast("logging.StreamHandler[Any]", handler).setStream(file)
+    with contextlib.redirect_stdout(file):  # its logger keeps the stream that it finds when it is imported
+        yield

@@ -110,7 +110,8 @@ def try_stage(stage, world, folder):
     at_rest = [name for name, tensor in engine.state().slots[MOMENTUM].items() if not tensor.any()]
 
     straight = with_deepspeed(world, folder, stage, dropout=0.5)
-    train(straight, world, range(2))
+    dropped = train(straight, world, range(2))
+    dropped_with_torch = train(with_torch(world, dropout=0.5), world, range(2))
     resumed = with_deepspeed(world, folder, stage, dropout=0.5)
     resumed.load(unpack(pack(straight.state())))
     kept = train(straight, world, range(2, 5)) == train(resumed, world, range(2, 5))
@@ -126,6 +127,7 @@ def try_stage(stage, world, folder):
         "losses": losses,
         "logits": list(logits.shape),
         "at rest": at_rest,
+        "dropped": [dropped, dropped_with_torch],
         "resumed bitwise": kept and same(pack(straight.state()), pack(resumed.state())),
         "clipped": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
     }

@@ -25,6 +25,12 @@ def test_any_stage_on_any_number_of_ranks_does_what_pytorch_alone_does(alone, we
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_dropout_is_what_it_is_with_pytorch_alone_on_the_same_ranks(went_on, stage):
+    ours, theirs = went_on.told[str(stage)]["dropped"]
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_clipping_is_caffes(went_on, stage):
     assert went_on.told[str(stage)]["clipped"] < 1e-6
 
