@@ -131,8 +131,9 @@ class Storage:
         """Puts a block that the stage has committed, and removes its tar here; what it had stays until all is there."""
         self._lease.check()
         if not self._held.issuperset(_files_of(block)):
-            # Its commit may be left, and must not come to stand for a half of the new objects.
-            self._remove(self._held.intersection([block.outcomes_part, index.FILE_NAME]))
+            if self._held.intersection(_files_of(block)):
+                # Its commit may be left, and must not come to stand for a half of the new objects.
+                self._remove(self._held.intersection([block.outcomes_part, index.FILE_NAME]))
             self._put(block.shard)
             self._put(block.index_part)
             self._lease.check()

@@ -314,6 +314,19 @@ def test_a_block_that_lost_its_tar_is_not_committed_while_it_is_put(
     assert main(["verify", url]) == 0
 
 
+def test_the_index_stays_while_new_blocks_are_added(server, draw_jpg, write_list, run_assemble, memory, monkeypatch):
+    url, rows = f"{memory}/x", serve_pictures(server, draw_jpg, 40)
+    settings = {"out": Path(url), "rows_per_shard": 4}
+    run_assemble(list=write_list(rows[:20]), **settings)
+    before = objects_of(url)["index.parquet"]
+    with killed_before(monkeypatch, "blocks/train-00006.outcomes.parquet"):
+        run_assemble(list=write_list(rows), **settings)
+    assert objects_of(url)["index.parquet"] == before
+    run_assemble(list=write_list(rows), **settings)
+    assert objects_of(url)["index.parquet"] != before
+    assert main(["verify", url]) == 0
+
+
 def test_a_stage_of_another_row_order_is_emptied(pictures, run_assemble, tmp_path, memory, monkeypatch):
     url = f"{memory}/x"
     with killed_before(monkeypatch, "blocks/train-00003.index.parquet"):
