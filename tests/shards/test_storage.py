@@ -17,7 +17,7 @@ from shards.index import ShardsError
 from shards.objects import Objects
 from tests.assembly import serve_pictures, start, statuses
 from tests.loopback import Answer
-from tests.stores import client, download, lasting_objects, names_of, objects_of, open_store
+from tests.stores import client, download, lasting_objects, names_of, objects_of, open_store, s3_server
 
 
 @pytest.fixture
@@ -353,6 +353,36 @@ def test_blocks_that_had_not_gone_up_yet_go_up_without_the_web(
     assert len(server.seen) <= 40 - 5 * (committed + 1)
     run_assemble(list=pictures, **SETTINGS)
     assert lasting_objects(url, tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_server_that_goes_away_is_one_line_and_nothing_that_was_made_is_lost(
+    server, pictures, run_assemble, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("shards.objects._PAUSES", (0.1,))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    settings, real = {"list": pictures, "out": Path("s3://going/x")} | SETTINGS, Objects.put
+    with contextlib.ExitStack() as running, monkeypatch.context() as patched:
+        endpoint = running.enter_context(s3_server())
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        client().create_bucket(Bucket="going")
+
+        def put(self, path, name):
+            if name == "blocks/train-00003.index.parquet":
+                running.close()
+            real(self, path, name)
+
+        patched.setattr(Objects, "put", put)
+        with pytest.raises(ShardsError, match=r"^s3://going/x fails \(.*; what is there stays, and the same command"):
+            run_assemble(**settings)
+    server.seen.clear()
+    with s3_server(int(endpoint.rpartition(":")[2])):
+        run_assemble(**settings)
+        run_assemble(list=pictures, **SETTINGS)
+        asked = {seen.path for seen in server.seen}
+        assert lasting_objects("s3://going/x", tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
+    assert len(asked) == 40
+    assert len(server.seen) <= 80 - 5  # that block's pictures, at least, weren't asked for again
 
 
 def test_a_kept_stage_is_a_dir_and_goes_on_as_one(server, draw_jpg, pictures, run_assemble, tmp_path, memory, capsys):
