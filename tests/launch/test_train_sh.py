@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -37,19 +39,31 @@ class Node:
 
     script: subprocess.Popen
     run_dir: object
+    output: object
 
     def wait_for(self, iteration):
         """Waits until the run is there."""
         end = time.monotonic() + 120
         while not ((self.run_dir / "metrics.jsonl").exists() and metrics(self.run_dir, "train")[iteration:]):
-            assert self.script.poll() is None, self.script.communicate()
+            assert self.script.poll() is None, self.said()
             assert time.monotonic() < end
             time.sleep(0.01)
 
+    def wait_until_resumed(self, times):
+        """Waits until the run has gone on from a checkpoint so many times."""
+        end = time.monotonic() + 120
+        while (self.run_dir / "train.log").read_text().count("Restoring previous solver status") < times:
+            assert self.script.poll() is None, self.said()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        self.wait_for(len(metrics(self.run_dir, "train")) + 5)
+
     def end(self):
         """Returns its exit code and what it said, once it has ended by itself."""
-        said = self.script.communicate(timeout=120)[1]
-        return self.script.returncode, said
+        return self.script.wait(timeout=120), self.said()
+
+    def said(self):
+        return self.output.read_text()
 
 
 @pytest.fixture
@@ -58,23 +72,23 @@ def start(checkout, pixel_shards, tmp_path):
     with contextlib.ExitStack() as started:
 
         def start(run, *flags, **settings):
-            run_dir = tmp_path / run
+            # Not pipes, which a long run would fill and wait at.
+            output = Path(started.enter_context(tempfile.NamedTemporaryFile(dir=tmp_path)).name)
             script = subprocess.Popen(
                 [
                     checkout / "launch" / "train.sh",
                     *FLAGS,
                     f"--data.shards={pixel_shards}",
-                    f"--run_dir={run_dir}",
+                    f"--run_dir={tmp_path / run}",
                     *flags,
                 ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+                stdout=output.open("w"),
+                stderr=subprocess.STDOUT,
                 cwd=tmp_path,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **settings},
             )
             started.callback(end_all, script)
-            return Node(script, run_dir)
+            return Node(script, tmp_path / run, output)
 
         yield start
 
@@ -85,7 +99,7 @@ def end_all(script):
         left = psutil.Process(script.pid).children(recursive=True)
         for process in [*left, script]:
             process.kill()
-        script.communicate()
+        script.wait(timeout=30)
 
 
 def two_nodes():
@@ -105,6 +119,7 @@ def weights(run_dir):
     return (run_dir / "checkpoints" / "iter_100" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_one_node_and_two_stopped_and_started_again_end_in_the_same_weights(start):
     quiet = start("a quiet run", NPROC_PER_NODE="2")
     assert quiet.end()[0] == 0
@@ -148,3 +163,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(start, flags, settings, said):
 def test_help_is_how_it_is_called():
     done = subprocess.run([ROOT / "launch" / "train.sh", "--help"], capture_output=True, text=True, check=True)
     assert "launch/train.sh --config FILE" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_elastic_run_goes_on_with_the_node_that_is_left_and_with_one_that_comes(start):
+    """torchrun waits 30 s for further nodes when there are as many as it needs."""
+    settings = [{**each, "NNODES": "1:2"} for each in two_nodes()]
+    flags = ["--train.max_iter=1000000", "--checkpoint.snapshot=5", "--train.test_interval=0"]
+    nodes = [start("a run", *flags, **each) for each in settings]
+    nodes[0].wait_for(20)
+    end_all(nodes[1].script)  # a power cut
+    nodes[0].wait_until_resumed(1)
+    nodes[1] = start("a run", *flags, **settings[1])
+    nodes[0].wait_until_resumed(2)
+    for node in nodes:
+        node.script.send_signal(signal.SIGTERM)
+    assert [node.end()[0] for node in nodes] == [143, 143]

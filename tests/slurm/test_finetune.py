@@ -109,6 +109,7 @@ def test_two_nodes_of_two_ranks_train_to_the_end(quiet):
     assert len(metrics(quiet.run_dir, "train")) == ITERATIONS
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_after_usr1_and_after_a_requeue_by_hand(job, quiet):
     job.submit().wait_for(20)
     job.slurm.run("scancel", "--batch", "--signal=USR1", job.id)
