@@ -1,0 +1,234 @@
+"""How fast and how large a crawl is: `python -m benchmarks.crawl speed | size`.
+
+speed: URLs to finished shards, beside img2dataset where --img2dataset names its program (in an environment of its own),
+in turns over the same URLs of the same server. size: the peak memory of each of our programs, for a tenth of a list and
+for all of it, through a proxy that answers for the whole web.
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.caffe_checks import ROOT
+
+_SAMPLE_INTERVAL = 0.1  # seconds between two looks at the processes
+# Ours and img2dataset's flags for the same work: the bytes as they came, or JPEGs of 256 pixels a side.
+FORMS = {
+    "original": (["--encode_format=original"], ["--disable_all_reencoding=True", "--resize_mode=no"]),
+    "jpg": (["--encode_format=jpg", "--image_size=256"], ["--image_size=256", "--resize_mode=border"]),
+}
+
+
+@dataclasses.dataclass
+class Usage:
+    """What one command took.
+
+    Attributes:
+        seconds: on the clock.
+        cpu: seconds of processor time by program.
+        peak: most resident bytes by program; where one runs as several processes, of all of them at one time.
+        kept: how many pictures its shards hold.
+    """
+
+    seconds: float = 0.0
+    cpu: dict[str, float] = dataclasses.field(default_factory=dict)
+    peak: dict[str, int] = dataclasses.field(default_factory=dict)
+    kept: int = 0
+
+
+class Watch(threading.Thread):
+    """Samples a process and its descendants until it is told to stop."""
+
+    def __init__(self, root: psutil.Process) -> None:
+        super().__init__(daemon=True)
+        self._root = root
+        self._ended = threading.Event()
+        self._cpu: dict[tuple[int, str], float] = {}
+        self.peak: dict[str, int] = defaultdict(int)
+
+    def run(self) -> None:
+        """Samples until `stop`."""
+        while not self._ended.wait(_SAMPLE_INTERVAL):
+            resident: dict[str, int] = defaultdict(int)
+            for process in [self._root, *self._root.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
+                    program = self._program_of(process)
+                    resident[program] += process.memory_info().rss
+                    times = process.cpu_times()
+                    self._cpu[process.pid, program] = times.user + times.system
+            for program, size in resident.items():
+                self.peak[program] = max(self.peak[program], size)
+
+    def _program_of(self, process: psutil.Process) -> str:
+        if process.pid == self._root.pid:
+            return "driver"
+        return "aria2c" if process.name().startswith("aria2c") else "workers"
+
+    def stop(self) -> dict[str, float]:
+        """Ends the sampling and returns the processor time of each program."""
+        self._ended.set()
+        self.join()
+        cpu: dict[str, float] = defaultdict(float)
+        for (_, program), seconds in self._cpu.items():
+            cpu[program] += seconds
+        return cpu
+
+
+def measure(command: list[str]) -> Usage:
+    """Runs a command to its end.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it said.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        began = time.monotonic()
+        process = psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
+        watch = Watch(process)
+        watch.start()
+        code = process.wait()
+        usage = Usage(time.monotonic() - began, watch.stop(), watch.peak)
+        if code:
+            said.seek(0)
+            raise RuntimeError(f"{command[0]} failed with {code}:\n{said.read()[-2000:]}")
+    return usage
+
+
+@contextlib.contextmanager
+def serve(*flags: str) -> Generator[str]:
+    """Runs the picture server and yields its address."""
+    command = [sys.executable, "-m", "benchmarks.picture_server", *flags]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+def crawl_ours(listed: Path, out: Path, flags: list[str]) -> Usage:
+    """Assembles a list."""
+    command = [sys.executable, "-m", "shards", "assemble", f"--list={listed}", f"--out={out}", "--workers=2"]
+    usage = measure([*command, *flags])
+    usage.kept = pq.read_metadata(out / "index.parquet").num_rows
+    return usage
+
+
+def crawl_theirs(program: str, listed: Path, out: Path, flags: list[str]) -> Usage:
+    """Lets img2dataset download the same list."""
+    command = [program, str(listed), "--input_format=csv", "--url_col=image_url", "--output_format=webdataset"]
+    sizes = ["--number_sample_per_shard=1000", f"--output_folder={out}", "--enable_wandb=False"]
+    usage = measure([*command, *sizes, *flags])
+    usage.kept = sum(
+        status == "success"
+        for part in out.glob("*.parquet")
+        for status in pq.read_table(part, columns=["status"]).column("status").to_pylist()
+    )
+    return usage
+
+
+def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
+    """Returns form, program and usage of each run: ours and theirs in turns."""
+    listed = work / "list.csv"
+    runs: list[tuple[str, str, Usage]] = []
+    with serve() as url:
+        with listed.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image_url", "label"])
+            writer.writerows([f"{url}/{number}.jpg", number % 20] for number in range(options.images))
+        # The same number of requests out at once; all URLs are of one host.
+        count = options.processes * options.threads
+        ours = [f"--connections={count}", f"--per_host={count}", *options.flag]
+        theirs = [f"--processes_count={options.processes}", f"--thread_count={options.threads}"]
+        for form in options.forms:
+            our_flags, their_flags = FORMS[form]
+            for _ in track(range(options.rounds), description=form):
+                runs.append((form, "shards", crawl_ours(listed, work / "ours", [*our_flags, *ours])))
+                shutil.rmtree(work / "ours")
+                if options.img2dataset:
+                    usage = crawl_theirs(options.img2dataset, listed, work / "theirs", [*their_flags, *theirs])
+                    runs.append((form, "img2dataset", usage))
+                    shutil.rmtree(work / "theirs")
+    return runs
+
+
+def compare_size(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
+    """Returns, for a tenth of the list and for all of it, what the crawl took."""
+    runs: list[tuple[str, str, Usage]] = []
+    with serve(f"--missing={options.missing}") as url:
+        for images in (options.images // 10, options.images):
+            flags = [f"--images={images}", f"--proxy={url}", "--encode_format=original"]
+            usage = crawl_ours(options.list, work / "ours", [*flags, *options.flag])
+            runs.append((f"{images} URLs", "shards", usage))
+            shutil.rmtree(work / "ours")
+    return runs
+
+
+def tell(runs: list[tuple[str, str, Usage]], images: int) -> None:
+    """Prints the median of each kind of run, and how many times as fast ours was."""
+    table = Table("", "", "runs", "s", "files/s", "kept", "CPU s", "peak MB", box=None, pad_edge=False)
+    grouped: dict[tuple[str, str], list[Usage]] = defaultdict(list)
+    for form, program, usage in runs:
+        grouped[form, program].append(usage)
+    for (form, program), usages in grouped.items():
+        usage = sorted(usages, key=lambda one: one.seconds)[len(usages) // 2]
+        count = int(form.split()[0]) if form.endswith("URLs") else images
+        cpu = ", ".join(f"{name} {seconds:.1f}" for name, seconds in usage.cpu.items())
+        peak = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in usage.peak.items())
+        times = ", ".join(f"{one.seconds:.1f}" for one in usages)
+        table.add_row(
+            form, program, times, f"{usage.seconds:.1f}", f"{count / usage.seconds:.0f}", str(usage.kept), cpu, peak
+        )
+    Console(width=160).print(table)
+    for form in {form: None for form, _ in grouped}:
+        if (form, "img2dataset") in grouped:
+            ours, theirs = (
+                statistics.median(usage.seconds for usage in grouped[form, program])
+                for program in ("shards", "img2dataset")
+            )
+            print(f"{form}: {theirs / ours:.2f} times img2dataset's files/s")
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command line `arguments`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.crawl", description=(__doc__ or "").splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    speed, size = kinds.add_parser("speed"), kinds.add_parser("size")
+    for kind in (speed, size):
+        kind.add_argument(
+            "--flag", action="append", default=[], help="a further flag of assemble, such as --connections=32"
+        )
+    speed.add_argument("--images", type=int, default=8000)
+    speed.add_argument("--rounds", type=int, default=3)
+    speed.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    speed.add_argument("--img2dataset", help="its program")
+    speed.add_argument("--processes", type=int, default=2, help="of img2dataset")
+    speed.add_argument("--threads", type=int, default=32, help="of each of them")
+    size.add_argument("--list", type=Path, required=True, help="the official list")
+    size.add_argument("--images", type=int, default=80_000)
+    size.add_argument("--missing", type=int, default=20, help="of a hundred URLs, how many are 404")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        compare = compare_speed if options.kind == "speed" else compare_size
+        tell(compare(options, Path(folder)), options.images)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
