@@ -63,6 +63,10 @@ class DeepSpeedConfig:
 
     def __post_init__(self) -> None:
         for key in _paths(self.extra):
+            require(
+                not any(taken.startswith(f"{key}.") for taken in FOLLOWS),
+                f"deepspeed.extra: {key} must hold further keys; write such as {key}: {{reduce_bucket_size: 50000000}}",
+            )
             for taken, ours in FOLLOWS.items():
                 require(
                     not _within(key, taken), f"deepspeed.extra: {key} follows from {ours}; leave it out and set {ours}"

@@ -110,10 +110,8 @@ class DeepSpeedEngine:
             self._engine.backward(share * self._world.size, scale_wrt_gas=False)
             self._engine.step()
             shares.append(share.detach())
-        if getattr(self._engine.optimizer, "overflow", False):
-            shares.append(
-                torch.full_like(shares[0], math.nan)
-            )  # the gradient wasn't finite, and the update is left out
+        if getattr(self._engine.optimizer, "overflow", False):  # a gradient isn't finite, and nothing was updated
+            shares.append(torch.full_like(shares[0], math.nan))
         return torch.stack(shares).sum()
 
     @torch.no_grad()
@@ -139,16 +137,17 @@ class DeepSpeedEngine:
 def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
     import deepspeed  # noqa: PLC0415 -- see the module's first lines
     import deepspeed.ops  # noqa: PLC0415
+    from deepspeed.runtime.config import DeepSpeedConfigError  # noqa: PLC0415
 
     # For inference only; where it counts as compatible, each start compiles it, for a minute and a half the first time.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():  # a world of one; DeepSpeed would ask for mpi4py
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-        os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")  # as World takes it
     try:
         return deepspeed.initialize(model=net, optimizer=optimizer, config=derive(config, world.size))[0]
-    except (ValueError, AssertionError) as error:
+    except (ValueError, TypeError, AttributeError, AssertionError, DeepSpeedConfigError) as error:
         if not config.deepspeed.extra:
             raise
         said = " ".join(str(error).split())
