@@ -1,5 +1,6 @@
 """A list of image URLs and labels -> rows: read, numbered, chosen and split, the same way each time."""
 
+import codecs
 import csv
 import dataclasses
 import gzip
@@ -159,16 +160,19 @@ def _parse(source: Source) -> pa.Table:
     try:
         if body.startswith(b"\x1f\x8b"):
             body = gzip.decompress(body)
+        body = body.removeprefix(codecs.BOM_UTF8)
         if body.startswith(b"PAR1"):
             return pq.read_table(pa.BufferReader(body))
         if body.lstrip().startswith(b"{"):
-            return pyarrow.json.read_json(pa.BufferReader(body))
+            whole = pyarrow.json.ReadOptions(block_size=min(len(body) + 1, 2**31 - 1))  # a row must fit
+            return pyarrow.json.read_json(pa.BufferReader(body), whole)
     except (OSError, EOFError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
         raise ShardsError(f"--list {source.name} can't be read: {str(error).splitlines()[0]}") from error
     return _parse_csv(_text(body, source.name), source.name)
 
 
 def _parse_csv(text: str, name: str) -> pa.Table:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 128 KB unless set
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: list[list[str]] = []
     header: list[str] = []

@@ -1,3 +1,4 @@
+import codecs
 import csv
 import gzip
 import io
@@ -56,7 +57,12 @@ def as_json_lines() -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-@pytest.mark.parametrize("body", [as_csv(), gzip.compress(as_csv()), as_parquet(), as_json_lines()])
+MARKED = [
+    codecs.BOM_UTF8 + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for body in (as_csv(), as_json_lines())
+]
+
+
+@pytest.mark.parametrize("body", [as_csv(), gzip.compress(as_csv()), as_parquet(), as_json_lines(), *MARKED])
 def test_each_format_gives_the_same_rows(body):
     rows = in_list_order(rows_of(body))
     assert [row["key"] for row in rows] == ["x", "y", "z"]
@@ -221,6 +227,16 @@ def test_strange_urls_come_through_unchanged():
     text = io.StringIO(newline="")
     csv.writer(text).writerows([["image_url", "label"], *([url, 0] for url in urls)])
     assert [row["image_url"] for row in in_list_order(rows_of(text.getvalue()))] == urls
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_column_may_be_as_long_as_it_likes(form):
+    long = "x" * 3_000_000
+    body = f'{{"image_url": "http://h/1", "label": 0, "text": "{long}"}}\n'
+    if form == "csv":
+        body = f"image_url,label,text\nhttp://h/1,0,{long}\n"
+    (row,) = rows_of(body)
+    assert json.loads(row["extra"]) == {"text": long}
 
 
 @pytest.mark.parametrize(
