@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import blocks, leaks, outcomes
+from shards import blocks, index, leaks, outcomes
 from shards.index import IndexMetadata, ShardIndex, ShardsError
 from shards.leaks import NearPair, Shared
 from shards.origin import host_of, year_posted
@@ -123,6 +123,12 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
         ShardsError: nothing is there to report, or it can't be read.
     """
     shard_dir = blocks.load(root)
+    for name in (index.FILE_NAME, outcomes.FILE_NAME):
+        if not (root / name).is_file():
+            raise ShardsError(
+                f"{root / name}: no such file; make it with: python -m shards finalize {root}, "
+                "or let the assembly that is under way come to its end"
+            )
     shard_index = ShardIndex.load(root)
     ledger = _read_ledger(root)
     times: list[dt.datetime] = ledger.column("time").to_pylist()
@@ -139,12 +145,10 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
 
 def _read_ledger(root: Path) -> pa.Table:
     path = root / outcomes.FILE_NAME
-    remedy = f"make it with: python -m shards finalize {root}"
-    if not path.is_file():
-        raise ShardsError(f"{path}: no such file; {remedy}")
     try:
         return pq.read_table(path, columns=list(_LEDGER_COLUMNS))
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+        remedy = f"make it with: python -m shards finalize {root}"
         raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
 
 

@@ -74,7 +74,7 @@ def test_without_its_files_the_command_that_makes_them_is_named(root, lost, caps
     (root / lost).unlink()
     assert main(["report", str(root)]) == 2
     error = capsys.readouterr().err
-    assert f"{lost}: no such file; make it with: python -m shards" in error
+    assert f"{lost}: no such file; make it with: python -m shards finalize {root}" in error
     assert error.count("\n") == 1
     assert not (root / "report.html").exists()
 
