@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 _RECORD = re.compile(rb"CUID#(\d+) - (Requesting:|Response received:|Redirecting to (\S+))")
 _RESOLVED = re.compile(rb"CUID#(\d+) - (?:Name resolution complete|DNS cache hit): (\S+) -> (.*)")
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})")
 _RPC = b"Executing RPC method system.multicall"
 # Where in aria2's own source a line comes from, and its number: "[SocketCore.cc:313] errorCode=1 ".
 _PLACE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
@@ -60,6 +61,8 @@ class LogReader(threading.Thread):
         self._by_target: dict[str, tuple[bytes, Trace]] = {}
         self._cuid: bytes | None = None  # of the headers that are being read
         self._target = b""  # of the request line among them; empty within an answer
+        self._tunnels: dict[bytes, str] = {}  # that a proxy was asked for and has not answered, by CUID: host:port
+        self._refused_tunnels: collections.Counter[str] = collections.Counter()  # with a 407, and not taken yet
         self._calls = 0
         self._stops = 0
         self._last_lines: collections.deque[str] = collections.deque(maxlen=4)
@@ -77,6 +80,10 @@ class LogReader(threading.Thread):
         with self._changed:
             cuid, trace = self._by_target.pop(_target_of(url), (b"", Trace()))
             self._by_cuid.pop(cuid, None)
+            tunnel = _tunnel_to(url)
+            if not cuid and tunnel in self._refused_tunnels:
+                trace.http_status = 407
+                self._refused_tunnels -= collections.Counter([tunnel])
             return trace
 
     def wait_for_call(self, number: int, timeout: float) -> bool:
@@ -144,6 +151,8 @@ class LogReader(threading.Thread):
         if not line:
             self._cuid = None
         elif self._target == b"?":
+            if line.startswith(b"CONNECT "):
+                self._tunnels[cuid] = line.split(b" ")[1].decode(errors="replace").lower()
             self._target = line.split(b" ")[1] if line.startswith(b"GET ") else b""
         elif self._target:
             name, _, value = line.partition(b":")
@@ -154,10 +163,12 @@ class LogReader(threading.Thread):
                 self._by_target[_target_of(url)] = (cuid, trace)
         elif cuid in self._by_cuid:
             _read_answer(self._by_cuid[cuid], line)
+        elif (status := _STATUS.match(line)) and (tunnel := self._tunnels.pop(cuid, None)) and status[1] == b"407":
+            self._refused_tunnels[tunnel] += 1
 
 
 def _read_answer(trace: Trace, line: bytes) -> None:
-    status = re.match(rb"HTTP/\d\.\d (\d{3})", line)
+    status = _STATUS.match(line)
     if status:
         trace.http_status = int(status[1])
         trace.retry_after = None
@@ -179,6 +190,12 @@ def _seconds(retry_after: str) -> float | None:
     if date.tzinfo is None:
         date = date.replace(tzinfo=dt.UTC)
     return max(0.0, (date - dt.datetime.now(dt.UTC)).total_seconds())
+
+
+def _tunnel_to(url: str) -> str:
+    """Returns the host:port that a proxy is asked to CONNECT to for an https URL."""
+    host = urlsplit(url).netloc.rpartition("@")[2].lower()
+    return host if re.search(r":\d+$", host) else f"{host.rstrip(':')}:443"
 
 
 def _target_of(url: str) -> str:

@@ -10,6 +10,7 @@ from shards.outcomes import Status
 from shards.rewriting import Rewrite
 from tests.forward_proxy import StrictProxy
 from tests.loopback import Answer, LoopbackServer, redirect
+from tests.tunnels import HOST, https_server, tunnel_proxy, write_certificate
 
 BODY = b"\xff\xd8\xff" + bytes(range(256)) * 400
 
@@ -209,6 +210,24 @@ def test_a_proxy_that_lets_nothing_through_is_one_line(download):
         with pytest.raises(ShardsError, match=r"the proxy 127.0.0.1:\d+ wants other credentials \(407\)") as caught:
             download(*urls, proxy=proxy.url.replace("//", "//me:wrong@"))
     assert "wrong" not in str(caught.value)
+
+
+def test_https_goes_through_a_proxys_tunnel_and_a_wrong_password_is_named(download, tmp_path, monkeypatch):
+    certificate = tmp_path / "own.pem"
+    write_certificate(certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with https_server(certificate) as server, tunnel_proxy(server) as proxy:
+        server.add("/a.jpg", Answer(BODY))
+        (one,) = download(f"https://{HOST}/a.jpg", proxy=f"http://me:right@{proxy}")
+        assert one.body.read_bytes() == BODY
+        (two,) = download(f"https://{HOST}:443/a.jpg", proxy=f"http://me:wrong@{proxy}", attempts=2)
+        assert (two.outcome.status, two.outcome.http_status) == (Status.PROXY_REFUSED, 407)
+        (three,) = download("https://another.example.com/a.jpg", proxy=f"http://me:right@{proxy}")
+        assert three.outcome.status is Status.REFUSED
+        assert "hostname" in three.outcome.message
+        with pytest.raises(ShardsError, match=r"the proxy 127.0.0.1:\d+ wants other credentials \(407\)"):
+            download(*(f"https://h{i}.example.com/a.jpg" for i in range(40)), proxy=f"http://me:wrong@{proxy}")
+        assert len(server.seen) == 1
 
 
 def moved_to(server, host: str) -> tuple[Rewrite, ...]:

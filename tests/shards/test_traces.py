@@ -150,3 +150,36 @@ def test_calls_are_counted_as_they_are_read(read):
     log = read(f"{STAMP} Executing RPC method system.multicall\n" * 2 + f"{STAMP} Executing RPC method aria2.addUri\n")
     assert log.wait_for_call(2, timeout=1)
     assert not log.wait_for_call(3, timeout=0)
+
+
+def connect(cuid: int, to: str) -> str:
+    return f"{STAMP} CUID#{cuid} - Requesting:\nCONNECT {to} HTTP/1.1\nUser-Agent: x\nHost: {to}\n\n\n"
+
+
+def test_a_refused_tunnel_is_told_of_as_many_urls_as_were_refused_and_of_no_other_host(read):
+    log = read(
+        connect(7, "h:443")
+        + connect(8, "H:443")
+        + connect(9, "h:444")
+        + connect(10, "open:443")
+        + answer(7, 407)
+        + answer(10, 200)
+        + request(10, "/a", "open")
+        + answer(8, 407)
+        + answer(10, 404)
+        + answer(9, 503)
+    )
+    assert log.take("https://open/a").http_status == 404
+    assert log.take("https://h:444/a").http_status is None
+    assert [log.take(f"https://h/{name}").http_status for name in "abc"] == [407, 407, None]
+
+
+def test_a_tunnel_that_is_refused_after_a_redirect_is_the_last_answer(read):
+    log = read(
+        request(7, "http://h/a", "h")
+        + answer(7, 302)
+        + redirect(7, "https://h/a")
+        + connect(7, "h:443")
+        + answer(7, 407)
+    )
+    assert log.take("http://h/a").http_status == 407
