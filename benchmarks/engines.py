@@ -1,0 +1,147 @@
+"""Measures the engines side by side: `python -m benchmarks.engines [--ranks 2] [--batch_size 50] [--iterations 5]`.
+
+CaffeNet at full size on drawn noise. For PyTorch alone and DeepSpeed's stages 0 to 3, in turn and as often as --rounds
+says: seconds that making the engine takes, imports included, and seconds an iteration (the median of all rounds); the
+most memory that a rank took (resident on CPUs, allocated on GPUs); seconds for gathering the state and writing it, and
+its bytes. Prints a table.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from stylefinetune import checkpoint, models
+from stylefinetune.checkpoint import Progress
+from stylefinetune.config import Config, DataConfig
+from stylefinetune.data import Batch
+from stylefinetune.deepspeed_config import DeepSpeedConfig
+from stylefinetune.engines import choice
+from stylefinetune.transforms import Crops, Transform
+from stylefinetune.world import World
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES, SIDE = 20, 227
+ENGINES = ("torch", "0", "1", "2", "3")
+WARM_UP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one rank, or the ranks' worst, took; see the module's first lines."""
+
+    start: float
+    iteration: float
+    memory: int
+    save: float
+    size: int
+
+
+def slice_of(world: World, size: int) -> Batch:
+    """Returns this rank's slice of a batch of noise."""
+    count = size * (world.rank + 1) // world.size - size * world.rank // world.size
+    generator = torch.Generator().manual_seed(world.rank)
+    pictures = torch.randint(0, 256, (count, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    corner = torch.zeros(count, dtype=torch.int64)
+    crops = Crops(corner, corner, torch.zeros(count, dtype=torch.bool), (SIDE, SIDE))
+    return Batch(pictures, labels, crops, torch.arange(count), size)
+
+
+def measure(config: Config, iterations: int) -> None:
+    """Trains on this rank among its peers, and leaves what was measured in the run's folder; for torchrun."""
+    world = World.join()
+    net = models.build(config.model, CLASSES, [(SIDE, SIDE)], seed=0)
+    transform = Transform(torch.full((1, 1, 3), 110.0), 1.0, world.device)
+    began = time.monotonic()
+    engine = choice.build(config, net, (transform, transform), world, (SIDE, SIDE))
+    start = time.monotonic() - began
+    batch, seconds = slice_of(world, config.data.batch_size), list[float]()
+    for iteration in range(WARM_UP + iterations):
+        began = time.monotonic()
+        share = engine.train_step(iteration, [batch], 0.001)
+        world.sum(share).item()  # waits for the device and all ranks
+        seconds.append(time.monotonic() - began)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if world.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(world.device)
+    began = time.monotonic()
+    state = engine.state()
+    size = 0
+    if world.is_lead:
+        names = [str(label) for label in range(CLASSES)]
+        progress = Progress(iterations, [], [], 0, names, "", [SIDE, SIDE], [SIDE, SIDE])
+        mean = torch.zeros(3, 1, 1)
+        path = checkpoint.save(Path(config.run_dir), progress, state, config, (mean, mean))
+        size = sum(file.stat().st_size for file in path.iterdir())
+    world.barrier()
+    save = time.monotonic() - began
+    most = [-value for value in world.least(-torch.tensor([start, float(memory), save], dtype=torch.float64)).tolist()]
+    if world.is_lead:
+        measured = Measured(most[0], statistics.median(seconds[WARM_UP:]), int(most[1]), most[2], size)
+        (Path(config.run_dir) / "measured.json").write_text(json.dumps(dataclasses.asdict(measured)))
+    world.leave()
+
+
+def launch(engine: str, options: argparse.Namespace) -> Measured:
+    """Measures one engine, in processes of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        launcher = ["torch.distributed.run", f"--nproc_per_node={options.ranks}", "--rdzv_backend=c10d"]
+        launcher += ["--rdzv_endpoint=127.0.0.1:0", "-m", "benchmarks.engines", f"--batch_size={options.batch_size}"]
+        asked = [f"--iterations={options.iterations}", f"--one={engine}", f"--folder={folder}"]
+        done = subprocess.run(
+            [sys.executable, "-m", *launcher, *asked],
+            cwd=ROOT,
+            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{engine} failed:\n{done.stderr[-2000:]}")
+        return Measured(**json.loads((Path(folder) / "measured.json").read_text(encoding="utf-8")))
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--one", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        config = Config(run_dir=options.folder, data=DataConfig(batch_size=options.batch_size))
+        if options.one != "torch":
+            stage = DeepSpeedConfig(zero_stage=int(options.one))  # pyright: ignore[reportArgumentType] -- of ENGINES
+            config = dataclasses.replace(config, engine="deepspeed", deepspeed=stage)
+        measure(config, options.iterations)
+        return
+    measured: dict[str, list[Measured]] = {engine: [] for engine in ENGINES}
+    for _ in range(options.rounds):
+        for engine, found in measured.items():
+            found.append(launch(engine, options))
+    print(f"{options.ranks} ranks, batch {options.batch_size}, {options.rounds} rounds of {options.iterations}\n")
+    print("| engine | s to make it | s an iteration | GB a rank | s to save | MB saved |\n|---|---|---|---|---|---|")
+    for engine, found in measured.items():
+        name = "torch" if engine == "torch" else f"deepspeed, stage {engine}"
+        start, iteration, save = (
+            statistics.median(getattr(each, field) for each in found) for field in ("start", "iteration", "save")
+        )
+        memory, size = max(each.memory for each in found), found[0].size
+        print(f"| {name} | {start:.1f} | {iteration:.2f} | {memory / 1e9:.2f} | {save:.1f} | {size / 1e6:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
