@@ -145,8 +145,12 @@ def path_of(run_dir: Path, iteration: int) -> Path:
 
 def all_of(run_dir: Path) -> list[Path]:
     """Returns the run's checkpoints, the one furthest on first."""
-    found = [path for path in (run_dir / "checkpoints").glob("iter_*") if re.fullmatch(r"iter_\d+", path.name)]
-    return sorted(found, key=iteration_of, reverse=True)
+    return sorted(filter(_is_named, (run_dir / "checkpoints").glob("iter_*")), key=iteration_of, reverse=True)
+
+
+def _is_named(path: Path) -> bool:
+    """Says whether `path` is called as checkpoints are."""
+    return re.fullmatch(r"iter_\d+", path.name) is not None
 
 
 def iteration_of(path: Path) -> int:
@@ -167,6 +171,8 @@ def read(path: Path) -> Checkpoint:
         DamagedCheckpointError: it is damaged.
     """
     folder = path if (path / PROGRESS).is_file() else newest(path)
+    if folder is None and _is_named(path) and path.exists():
+        folder = path  # one whose progress.json is lost is damaged all the same
     if folder is None:
         raise UserError(f"{path} is neither a checkpoint nor a run's folder with one in it")
     try:

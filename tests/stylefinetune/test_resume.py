@@ -137,6 +137,26 @@ def test_a_damaged_checkpoint_is_passed_over_by_name_and_kept_out_of_the_way(tmp
         resume.find(dataclasses.replace(config, resume=str(good)))
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("progress.json", "progress.json is missing"),
+        ("manifest.json", "manifest.json is missing: it was never finished"),
+        ("*", "manifest.json is missing: it was never finished"),
+    ],
+)
+def test_a_checkpoint_that_has_lost_any_of_its_files_is_passed_over(tmp_path, lost, said):
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    _, good = save(tmp_path, 5)
+    _, torn = save(tmp_path, 10)
+    for file in torn.glob(lost):
+        file.unlink()
+    found = resume.find(config)
+    assert (found.path, found.passed_over[0].split(";")[0]) == (good, f"{torn} is damaged ({said})")
+    with pytest.raises(UserError, match=f"iter_10 is damaged .{said}"):
+        resume.find(dataclasses.replace(config, resume=str(torn)))
+
+
 def test_ranks_that_see_different_folders_are_told_so(tmp_path):
     class Elsewhere(World):
         def least(self, values):
