@@ -150,7 +150,7 @@ class ShardDir:
             return 0
         try:
             return pq.read_metadata(outcomes_part).num_rows
-        except (OSError, ValueError):  # pa.ArrowInvalid is a ValueError; `finalize` says so
+        except (OSError, ValueError, pa.ArrowException):  # `finalize` says so
             return self.size_of(block)
 
     def _find_size(self, shard: str) -> int | None:
@@ -164,7 +164,7 @@ def _find_end(index_part: Path) -> int:
     """Returns where a block's last picture ends in its tar; 0 where the part can't be read: `finalize` says so."""
     try:
         part = pq.read_table(index_part, columns=["offset", "length"])
-    except (OSError, ValueError):  # pa.ArrowInvalid is a ValueError
+    except (OSError, ValueError, pa.ArrowException):
         return 0
     ends = part.column("offset").to_numpy() + part.column("length").to_numpy()
     return int(ends.max(initial=0))
@@ -185,7 +185,7 @@ def load(root: Path) -> ShardDir:
         fields = json.loads(rows.schema.metadata[_METADATA_KEY])
         tuples = {name: tuple(fields.get(name, ())) for name in ("classes", "list_lengths")}
         recipe = Recipe(**fields | tuples)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ShardsError(
             f"{path} can't be read ({str(error).splitlines()[0]}); assemble into another folder"
         ) from error
@@ -201,7 +201,7 @@ def read_part(root: Path, name: str) -> pa.Table:
     path = root / name
     try:
         return pq.read_table(path)
-    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ShardsError(
             f"{path} can't be read ({reason}); remove it, and the assemble command makes its block again"

@@ -158,7 +158,7 @@ class ShardIndex:
             value = (table.schema.metadata or {})[METADATA_KEY]
             metadata = IndexMetadata.from_bytes(value)
             table = table.select(SCHEMA.names).cast(SCHEMA)
-        except (OSError, KeyError, ValueError, TypeError) as error:  # pa.ArrowInvalid is a ValueError
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
             raise ShardsError(
                 f"{path} can't be read as an index ({str(error).splitlines()[0]}); "
                 f"remake it with: python -m shards finalize {root}"

@@ -147,7 +147,7 @@ def _read_ledger(root: Path) -> pa.Table:
     path = root / outcomes.FILE_NAME
     try:
         return pq.read_table(path, columns=list(_LEDGER_COLUMNS))
-    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+    except (OSError, ValueError, pa.ArrowException) as error:
         remedy = f"make it with: python -m shards finalize {root}"
         raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
 

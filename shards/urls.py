@@ -166,7 +166,7 @@ def _parse(source: Source) -> pa.Table:
         if body.lstrip().startswith(b"{"):
             whole = pyarrow.json.ReadOptions(block_size=min(len(body) + 1, 2**31 - 1))  # a row must fit
             return pyarrow.json.read_json(pa.BufferReader(body), whole)
-    except (OSError, EOFError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise ShardsError(f"--list {source.name} can't be read: {str(error).splitlines()[0]}") from error
     return _parse_csv(_text(body, source.name), source.name)
 

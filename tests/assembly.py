@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.loopback import Answer, LoopbackServer
@@ -80,3 +81,19 @@ def family_of(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
 def assert_gone(family: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+def misread(path: Path) -> None:
+    """Flips a bit of a Parquet file so that Arrow's error is neither an OSError nor a ValueError."""
+    body = path.read_bytes()
+    for place in reversed(range(len(body))):
+        damaged = bytearray(body)
+        damaged[place] ^= 4
+        try:
+            pq.read_table(pa.BufferReader(bytes(damaged)))
+        except (OSError, ValueError):
+            continue
+        except pa.ArrowException:
+            path.write_bytes(damaged)
+            return
+    raise AssertionError("no bit does that")

@@ -10,6 +10,7 @@ from shards.blocks import Block, Recipe, load, publish, read_part, retract, stor
 from shards.index import ShardsError
 from shards.locks import exclusive
 from shards.urls import ROWS_SCHEMA
+from tests.assembly import misread
 
 RECIPE = Recipe(
     list_sha256="ab" * 32,
@@ -120,6 +121,12 @@ def test_a_damaged_part_is_left_for_a_message_and_not_made_again_behind_ones_bac
     made = create(tmp_path)
     block = Block("train", 1)
     write_block(tmp_path, block, 3)
+    misread(tmp_path / block.index_part)
+    assert made.is_committed(block)
+    with pytest.raises(ShardsError, match=f"{block.index_part} can't be read"):
+        read_part(tmp_path, block.index_part)
+    misread(tmp_path / block.outcomes_part)
+    assert made.is_committed(block)
     (tmp_path / block.outcomes_part).write_bytes(b"PAR1")
     assert made.is_committed(block)
     with pytest.raises(
@@ -150,6 +157,9 @@ def test_a_folder_without_shards_names_the_command(tmp_path):
 
 def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
     create(tmp_path)
+    misread(tmp_path / "blocks" / "rows.parquet")
+    with pytest.raises(ShardsError, match=r"rows\.parquet"):
+        load(tmp_path)
     (tmp_path / "blocks" / "rows.parquet").write_bytes(b"PAR1")
     with pytest.raises(ShardsError, match=r"rows\.parquet"):
         load(tmp_path)

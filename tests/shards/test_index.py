@@ -14,6 +14,7 @@ from shards.index import (
     url_of,
     write_index,
 )
+from tests.assembly import misread
 
 METADATA = IndexMetadata(classes=("noir", "hazy"), encode_format="original", image_size=0, list_sha256="ab", seed=7)
 
@@ -70,4 +71,7 @@ def test_a_damaged_index_and_a_newer_one_are_one_line(tmp_path):
     newer = METADATA.to_bytes().replace(f'"format_version": {FORMAT_VERSION}'.encode(), b'"format_version": 99')
     pq.write_table(table("train").replace_schema_metadata({METADATA_KEY: newer}), path)
     with pytest.raises(ShardsError, match="99"):
+        ShardIndex.load(tmp_path)
+    misread(path)
+    with pytest.raises(ShardsError, match="python -m shards finalize"):
         ShardIndex.load(tmp_path)

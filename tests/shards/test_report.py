@@ -4,6 +4,7 @@ import pytest
 
 from shards.__main__ import main
 from shards.report import NO_YEAR, read_report, show
+from tests.assembly import misread
 from tests.drawn_ledger import draw_photo, rows_from, write_dir
 from tests.loopback import Answer
 
@@ -79,8 +80,9 @@ def test_without_its_files_the_command_that_makes_them_is_named(root, lost, caps
     assert not (root / "report.html").exists()
 
 
-def test_a_ledger_that_is_damaged_is_one_line(root, capsys):
-    (root / "outcomes.parquet").write_bytes(b"PAR1 and no more")
+@pytest.mark.parametrize("damage", [misread, lambda path: path.write_bytes(b"PAR1 and no more")])
+def test_a_ledger_that_is_damaged_is_one_line(root, capsys, damage):
+    damage(root / "outcomes.parquet")
     assert main(["report", str(root)]) == 2
     error = capsys.readouterr().err
     assert "can't be read" in error
