@@ -1,6 +1,7 @@
 """The aria2 daemon: found, started, asked over JSON-RPC, and ended, whatever happens to us."""
 
 import contextlib
+import io
 import os
 import re
 import resource
@@ -25,6 +26,9 @@ from shards.robots import USER_AGENT
 from shards.traces import LogReader
 
 _PROXY_VARIABLES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
+
+
+_PIPE_SIZE = 2**20  # bytes
 
 
 class _Client(aria2p.Client):
@@ -115,12 +119,13 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                pipesize=_PIPE_SIZE,  # its log's, so that it never waits for us
                 cwd=folder,
                 env=environment,
                 restore_signals=False,  # SIGXFSZ stays ignored, as Python has it: a write over the limit just fails
                 start_new_session=True,  # Ctrl-C is for us; we end the daemon
             )
-        assert process.stdout is not None
+        assert isinstance(process.stdout, io.BufferedReader)
         log = LogReader(process.stdout)
         log.start()
         client = _Client(port, secret)

@@ -1,8 +1,10 @@
 """One aria2 daemon, driven over JSON-RPC, that downloads every URL it is given to an outcome."""
 
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
+import re
 import time
 import urllib.parse
 from collections.abc import Iterable
@@ -25,6 +27,7 @@ _LOWEST_SPEED = 1024  # bytes a second, of what has had twice the time-out; aria
 _STATUS_KEYS = ["gid", "status", "errorCode", "errorMessage", "completedLength", "totalLength"]
 # Of a URL, only these and letters, digits, - . _ stay as they are: what aria2 would encode itself is encoded before.
 _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
+_HOST = re.compile(r"//(?:[^/?#]*@)?([^/?#:]+)")
 _NO_ANSWER = {Status.DNS, Status.REFUSED, Status.TIMEOUT}
 _SILENCE = 8  # times in a row that a host gave no answer, after which its URLs are rewritten without asking it first
 _PROXY_REFUSALS = 16  # of the first answers: all of them 407 means that no other will come
@@ -281,4 +284,10 @@ class Downloader:
 
 
 def _quote(url: str) -> str:
-    return urllib.parse.quote(url, safe=_URL_SAFE)
+    """Returns a URL as aria2 takes it: its scheme in small letters, its host as DNS has it, and what is odd encoded."""
+    scheme, colon, rest = url.partition(":")
+    host = _HOST.match(rest)
+    if host and not host[1].isascii():
+        with contextlib.suppress(UnicodeError):  # no name of the DNS's; aria2 says so
+            rest = rest[: host.start(1)] + host[1].encode("idna").decode() + rest[host.end(1) :]
+    return urllib.parse.quote(scheme.lower() + colon + rest, safe=_URL_SAFE)

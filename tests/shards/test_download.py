@@ -117,6 +117,16 @@ def test_strange_urls_reach_the_server_and_are_followed(server, download):
     assert one.outcome.final_url == server.url + "/end.jpg"
 
 
+@pytest.mark.parametrize("url", ["http://Bücher.example.com/ü.jpg", "HTTP://bücher.example.com/ü.jpg"])
+def test_a_host_in_another_script_is_asked_for_as_dns_has_it_and_a_scheme_in_capitals_is_one(server, download, url):
+    host = "xn--bcher-kva.example.com"
+    server.add(f"http://{host}/%C3%BC.jpg", redirect(f"http://{host}/b.jpg"))
+    server.add(f"http://{host}/b.jpg", Answer(BODY))
+    (one,) = download(url, proxy=server.url)
+    assert one.outcome.status is Status.KEPT, one.outcome.message
+    assert one.outcome.final_url == f"http://{host}/b.jpg"
+
+
 def test_one_url_in_several_rows_comes_for_each(server, download):
     url = server.add("/a.jpg", Answer(BODY))
     ended = download(url, url, url)
