@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from typing import Any, cast
 import aria2p
 import requests
 
+from shards import unsynced
 from shards.config import AssembleConfig
 from shards.index import ShardsError
 from shards.robots import USER_AGENT
@@ -115,7 +117,7 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
         settings.write_text("".join(f"{name}={value}\n" for name, value in _settings(config, port, secret)))
         with _file_size_limit(config.max_bytes):
             process = subprocess.Popen(
-                [program, f"--conf-path={settings}"],
+                [sys.executable, "-I", "-S", unsynced.__file__, program, f"--conf-path={settings}"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -49,6 +49,17 @@ def test_it_answers_until_its_end(tmp_path):
     assert not process.is_running()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux")
+def test_it_does_not_sync_what_it_downloads(tmp_path):
+    daemon = daemon_in(tmp_path)
+    daemon.start()
+    try:
+        (process,) = daemons()
+        assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
+    finally:
+        daemon.end()
+
+
 def test_its_secret_is_nobody_elses(tmp_path):
     daemon = daemon_in(tmp_path, proxy="http://me:password@127.0.0.1:9")
     old = os.umask(0)
