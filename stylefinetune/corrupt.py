@@ -46,8 +46,9 @@ class CorruptPictures:
         count = len(self._known)
         if count > self._share * total:
             raise CorruptError(
-                f"{count} of {total} pictures are corrupt, the last of them {self._pictures.name(fresh[-1])}; mend "
-                f"them with python -m shards verify, or allow more with data.max_corrupt (now {self._share:g})"
+                f"{count} of {total} pictures are corrupt, the last of them {self._pictures.name(fresh[-1])}; "
+                f"restore them (python -m shards verify names what is damaged), or allow more with data.max_corrupt "
+                f"(now {self._share:g})"
             )
         return [f"{self._pictures.name(row)} is corrupt and left out ({count} of {total} pictures)" for row in fresh]
 

@@ -32,6 +32,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,11 +61,13 @@ class Ending:
     Args:
         run_dir: RUN.
         world: the ranks; each enters the block.
+        newest: finds the newest checkpoint of the run; the lead writes them, and any rank may have to tell of it.
     """
 
-    def __init__(self, run_dir: Path, world: World) -> None:
+    def __init__(self, run_dir: Path, world: World, newest: Callable[[], Path | None] = lambda: None) -> None:
         self._file = run_dir / FILE
         self._world = world
+        self._newest = newest
         self._checkpoint: Path | None = None
         self._advanced = False
         self._over = threading.Lock()  # held by the thread that ends the process
@@ -91,6 +94,7 @@ class Ending:
         if self._world.is_lead:
             with contextlib.suppress(OSError):  # whether RUN can be written to is told when it must be
                 self._file.unlink()
+        self._checkpoint = None if self._world.is_lead else self._newest()
         self._world.peers.on_end = self._give_up
         return self
 
@@ -118,6 +122,12 @@ class Ending:
         """Notes the newest good checkpoint."""
         self._checkpoint, self._advanced = checkpoint, True
 
+    def _catch_up(self) -> None:
+        """Lets a rank other than the lead see what the lead has saved since."""
+        found = None if self._world.is_lead else self._newest()
+        if found and found != self._checkpoint:
+            self.saved(found)
+
     def leave_at_once(self, by: signal.Signals, why: str) -> None:
         """Ends this process without saving, from any thread."""
         if not self._over.acquire(blocking=False):
@@ -133,6 +143,7 @@ class Ending:
 
     def _understand(self, error: BaseException) -> BaseException:
         """Finds what lies behind an error, and returns what is to be raised for it."""
+        self._catch_up()
         act = self._world.peers.act
         where = f"(on {act.host}, {act})"
         if isinstance(error, RuntimeError) and str(error).startswith(WORKER_DIED):
@@ -166,6 +177,7 @@ class Ending:
         self._world.peers.end(Loss(f"rank {rank} on {socket.gethostname()}: {line}", rank, code))
 
     def _blame(self, loss: Loss) -> LostRankError:
+        self._catch_up()
         self._world.peers.end(loss)
         speaks = loss.speaker == self._world.rank
         if speaks:

@@ -13,7 +13,7 @@ from torch import nn
 
 from shards.index import ShardIndex
 from stylefinetune import models, resume, staging
-from stylefinetune.checkpoint import Checkpoint, Progress, path_of
+from stylefinetune.checkpoint import Checkpoint, Progress, newest, path_of
 from stylefinetune.config import Config
 from stylefinetune.config_io import SHOW_DEEPSPEED, parse
 from stylefinetune.corrupt import CorruptPictures
@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> None:
         choice.show(config, world)
         world.leave()
         return
-    ending = Ending(Path(config.run_dir), world)
+    run_dir = Path(config.run_dir)
+    ending = Ending(run_dir, world, lambda: newest(run_dir))
     world.lead_first(ending.look_back)
     with Stopping(world, ending.leave_at_once) as stopping, ending:
         run(config, world, ending, stopping)

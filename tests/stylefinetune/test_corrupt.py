@@ -55,7 +55,7 @@ def test_more_than_the_share_stops_the_run_in_one_line(split):
     assert len(corrupt.gather(ALONE)) == 2
     corrupt.add_all([dataclasses.replace(BATCH, corrupt=(40,))])
     with pytest.raises(
-        CorruptError, match=r"3 of 41 pictures are corrupt, the last of them .*: \S+; mend them"
+        CorruptError, match=r"3 of 41 pictures are corrupt, the last of them .*: \S+; restore them"
     ) as error:
         corrupt.gather(ALONE)
     assert split.name(40) in str(error.value)

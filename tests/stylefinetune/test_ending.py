@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import signal
 
@@ -24,13 +25,13 @@ def world(rank=0, size=1, kind=Peers):
     return World(rank, size, torch.device("cpu"), kind(rank, size, None, 60.0, launched=False))
 
 
-def end(run_dir, error, ranks=None, saved=None):
+def end(run_dir, error, ranks=None, saved=None, newest=lambda: None):
     """Ends a block with `error`, and returns what exit.json says and what was raised."""
     ranks = ranks or world()
     ranks.doing("reading data", 41)
     raised = None
     try:
-        with Ending(run_dir, ranks) as ending:
+        with Ending(run_dir, ranks, newest) as ending:
             if saved:
                 ending.saved(saved)
             if error:
@@ -97,6 +98,24 @@ def test_what_may_pass_is_started_again_if_this_start_got_further(tmp_path):
     assert told["requeue"] is False  # it would be as many again
     told, _ = end(tmp_path / "d", NotFiniteError("nan"), saved=tmp_path / "iter_40")
     assert told["requeue"] is False
+
+
+@pytest.mark.parametrize("newest", ["iter_20", "iter_40"])
+def test_any_rank_tells_of_what_the_lead_has_saved(tmp_path, newest):
+    found = itertools.chain([tmp_path / "iter_20"], itertools.repeat(tmp_path / newest))
+    told, _ = end(tmp_path, DataError("no shard"), world(1, 3), newest=lambda: next(found))
+    assert (told["checkpoint"], told["requeue"]) == (str(tmp_path / newest), newest != "iter_20")
+
+
+def test_a_rank_that_tells_of_the_lost_lead_names_what_that_has_saved(tmp_path):
+    class LostLead(Lost):
+        loss = Loss("rank 0 on n1 has died while reading data at iteration 41", 1)
+
+    found = itertools.chain([None], itertools.repeat(tmp_path / "iter_40"))
+    lost = world(1, 3, LostLead)
+    told, raised = end(tmp_path, RuntimeError("Connection closed by peer"), lost, newest=lambda: next(found))
+    assert (told["reason"], told["checkpoint"], told["requeue"]) == ("lost rank", str(tmp_path / "iter_40"), True)
+    assert str(raised).endswith(f"the same command goes on from {tmp_path / 'iter_40'}")
 
 
 def test_a_collective_that_fails_is_told_as_the_rank_that_is_lost(tmp_path):
