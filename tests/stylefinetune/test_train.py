@@ -218,7 +218,7 @@ def test_a_shard_that_is_damaged_under_one_rank_is_more_than_a_run_puts_up_with(
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1, done.stderr
     assert re.match(
-        r"error: \d+ of 41 pictures are corrupt, the last of them .*train/00001\.tar: \S+; mend them", told[0]
+        r"error: \d+ of 41 pictures are corrupt, the last of them .*train/00001\.tar: \S+; restore them", told[0]
     )
     ending = json.loads((tmp_path / "run" / "exit.json").read_text())
     assert (ending["code"], ending["reason"], ending["requeue"]) == (4, "data", False)
