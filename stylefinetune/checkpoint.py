@@ -5,10 +5,13 @@ stands, config.yaml its settings, mean.safetensors what is subtracted from pictu
 manifest.json holds a checksum of each, which reading checks. Nothing is ever unpickled.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -26,10 +29,17 @@ MODEL, OPTIMIZER, MEAN = "model.safetensors", "optimizer.safetensors", "mean.saf
 PROGRESS, CONFIG = "progress.json", "config.yaml"
 SERIALIZING = "Error while serializing: I/O error: "  # how safetensors tells of the system's
 PHASES = ("train", "test")
+ATTEMPTS = 10
+
+Found = TypeVar("Found")
 
 
 class DamagedCheckpointError(UserError):
     """A checkpoint isn't as it was written."""
+
+
+class GoneCheckpointError(UserError):
+    """A checkpoint was removed while it was read: what a run that trains does to its old ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,17 +174,50 @@ def newest(run_dir: Path) -> Path | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint, or the newest one of a run's folder.
+    """Reads a checkpoint, or the newest one of a run's folder, where the run may be training.
 
     Raises:
         UserError: there is none.
         DamagedCheckpointError: it is damaged.
     """
+    return until_it_stays(lambda: read_folder(_folder_of(path)))
+
+
+def until_it_stays(find: Callable[[], Found]) -> Found:
+    """Calls `find` anew where the checkpoint that it came upon was removed under its hands."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(GoneCheckpointError):
+            return find()
+    return find()
+
+
+def _folder_of(path: Path) -> Path:
     folder = path if (path / PROGRESS).is_file() else newest(path)
     if folder is None and _is_named(path) and path.exists():
         folder = path  # one whose progress.json is lost is damaged all the same
     if folder is None:
         raise UserError(f"{path} is neither a checkpoint nor a run's folder with one in it")
+    return folder
+
+
+def read_folder(folder: Path) -> Checkpoint:
+    """Reads the checkpoint in `folder`.
+
+    Raises:
+        DamagedCheckpointError: it is damaged.
+        GoneCheckpointError: it isn't there any more.
+    """
+    try:
+        return _read(folder)
+    except UserError as error:
+        if folder.exists():
+            raise
+        raise GoneCheckpointError(
+            f"{folder} was removed while it was read; its run keeps too few: raise checkpoint.keep_last"
+        ) from error
+
+
+def _read(folder: Path) -> Checkpoint:
     try:
         check(folder)
         slots: dict[str, dict[str, torch.Tensor]] = {}

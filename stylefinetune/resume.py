@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 from stylefinetune.caffe_files import read_solverstate
-from stylefinetune.checkpoint import Checkpoint, DamagedCheckpointError, Progress, all_of, newest, read
+from stylefinetune.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    Progress,
+    all_of,
+    newest,
+    read,
+    read_folder,
+    until_it_stays,
+)
 from stylefinetune.config import Config
 from stylefinetune.errors import UserError
 from stylefinetune.optimizer import MOMENTUM
@@ -31,7 +40,7 @@ def find(config: Config) -> Checkpoint | None:
     run_dir = Path(config.run_dir)
     last = newest(run_dir)
     if config.resume.endswith(SOLVER_STATE):
-        found = _newest_whole(run_dir)
+        found = until_it_stays(lambda: _newest_whole(run_dir))
         if found is not None and found.config.resume != config.resume:
             raise UserError(
                 f"{last}, of another run, is there already; start from {config.resume} in another --run_dir"
@@ -42,7 +51,7 @@ def find(config: Config) -> Checkpoint | None:
             raise UserError(f"{last} is there already; remove {run_dir}, or start afresh in another --run_dir")
         return None
     if config.resume == "auto":
-        return _newest_whole(run_dir)
+        return until_it_stays(lambda: _newest_whole(run_dir))
     return read(Path(config.resume))
 
 
@@ -50,7 +59,7 @@ def _newest_whole(run_dir: Path) -> Checkpoint | None:
     damaged: list[str] = []
     for path in all_of(run_dir):
         try:
-            return dataclasses.replace(read(path), passed_over=tuple(damaged))
+            return dataclasses.replace(read_folder(path), passed_over=tuple(damaged))
         except DamagedCheckpointError as error:
             damaged.append(str(error))
     if damaged:

@@ -1,11 +1,13 @@
 import dataclasses
 import json
+import threading
 
 import pytest
 import torch
 
-from stylefinetune import checkpoint
+from stylefinetune import checkpoint, resume
 from stylefinetune.errors import UserError
+from stylefinetune.sealed import remove
 from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
 
 
@@ -39,6 +41,38 @@ def test_a_run_folder_means_its_newest_checkpoint_by_number(tmp_path):
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoints" / "iter_100"
     assert checkpoint.read(tmp_path).progress.iteration == 100
     assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("find", ["read", "resume"])
+def test_a_run_can_be_read_while_it_clears_old_checkpoints_away(tmp_path, find):
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    save(tmp_path, 1)
+    done = threading.Event()
+
+    def train():
+        for iteration in range(2, 30):
+            save(tmp_path, iteration)
+            remove(checkpoint.path_of(tmp_path, iteration - 1))
+        done.set()
+
+    run = threading.Thread(target=train)
+    run.start()
+    try:
+        seen = []
+        while not done.is_set():
+            found = checkpoint.read(tmp_path) if find == "read" else resume.find(config)
+            assert not found.passed_over
+            seen.append(found.progress.iteration)
+        assert len(set(seen)) > 3
+    finally:
+        run.join()
+
+
+def test_a_checkpoint_that_is_gone_is_not_called_damaged(tmp_path):
+    _, path = save(tmp_path)
+    remove(path)
+    with pytest.raises(checkpoint.GoneCheckpointError, match=r"iter_5 was removed while it was read; .*keep_last"):
+        checkpoint.read_folder(path)
 
 
 def test_saving_again_replaces_the_folder_whole_and_clears_what_a_kill_left(tmp_path):
