@@ -2,12 +2,9 @@
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import io
 import json
-import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +19,7 @@ from shards.blocks import Block, publish, read_part
 from shards.images import BadPicture
 from shards.index import ShardsError
 from shards.outcomes import Outcome, Status
+from shards.samples import SampleWriter
 
 # Flickr's "photo unavailable" picture, and what a redirect to it is called.
 _PLACEHOLDER_SHA1 = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
@@ -140,7 +138,7 @@ def _pack(packing: Packing, held: Held) -> list[dict[str, Any]]:
     draft = packing.work / "draft.tar"
     entries: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
-    with draft.open("wb") as file, _tar_writer()(file, encoder=False, mtime=0, user="", group="") as tar:
+    with draft.open("wb") as file, SampleWriter(file) as tar:
         for row in packing.rows:
             if row["row"] in packing.arrivals:
                 outcome, member = _judge(*packing.arrivals[row["row"]], row["extra"], packing)
@@ -149,11 +147,8 @@ def _pack(packing: Packing, held: Held) -> list[dict[str, Any]]:
                 ledger.append(held.ledger[row["row"]])
                 member = held.member(row["row"])
             if member:
-                tar.write(_sample(row, member))
-                entries.append(_entry(row, member, packing.block))
-    offsets = _scan(draft)
-    for entry in entries:
-        entry["offset"] = offsets[f"{entry['key']}.{entry['format']}"]
+                places = tar.write(row["key"], _sample(row, member))
+                entries.append(_entry(row, member, packing.block) | {"offset": places[member.format]})
     index_part = packing.work / "index.parquet"
     pq.write_table(pa.Table.from_pylist(entries, index.SCHEMA), index_part)
     put = journal.replace if packing.is_committed else journal.commit
@@ -214,11 +209,10 @@ def _encode(body: bytes, sha256: str, encode_format: str, size: int) -> _Member:
     return _Member(stored_as, stored, size, size, hashlib.sha256(stored).hexdigest())
 
 
-def _sample(row: dict[str, Any], member: _Member) -> dict[str, Any]:
-    """Returns a WebDataset sample: the picture, its label as text, and the list's further columns."""
+def _sample(row: dict[str, Any], member: _Member) -> dict[str, bytes]:
+    """Returns the members of a WebDataset sample: the picture, its label as text, and the list's further columns."""
     further = {"image_url": row["image_url"]} | json.loads(row["extra"])
     return {
-        "__key__": row["key"],
         member.format: member.body,
         "cls": str(row["label"]).encode(),
         "json": json.dumps(further, sort_keys=True, ensure_ascii=False).encode(),
@@ -235,24 +229,3 @@ def _entry(row: dict[str, Any], member: _Member, block: Block) -> dict[str, Any]
         "format": member.format,
         "sha256": member.sha256,
     }
-
-
-def _scan(path: Path) -> dict[str, int]:
-    """Returns where each member's bytes begin, as the finished tar has it."""
-    with tarfile.open(path, "r:") as tar:
-        return {member.name: member.offset_data for member in tar}
-
-
-@functools.cache
-def _tar_writer() -> Any:  # noqa: ANN401 - webdataset ships no types
-    """Imports webdataset's TarWriter without torch: 2.5 s and 500 MB that packing has no use for."""
-    absent = object()
-    torch = sys.modules.get("torch", absent)
-    if torch is absent:
-        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] -- Python's own way to make an import fail
-    try:
-        from webdataset.writer import TarWriter  # noqa: PLC0415 - see above
-    finally:
-        if torch is absent:
-            del sys.modules["torch"]
-    return TarWriter
