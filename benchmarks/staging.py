@@ -55,7 +55,9 @@ def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
     columns = [range(count), keys, ["train"] * count, [0] * count, names, offsets, [size] * count, *[[1] * count] * 2]
     arrays = [pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=False)]
     arrays += [pa.array(["jpg"] * count), pa.array(digests)]
-    write_index(root / "index.parquet", pa.table(arrays, schema=SCHEMA), IndexMetadata(("one",), "original", 0, "", 0))
+    write_index(
+        root / "index.parquet", [pa.table(arrays, schema=SCHEMA)], IndexMetadata(("one",), "original", 0, "", 0)
+    )
     return ShardIndex.load(root)
 
 

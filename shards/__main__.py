@@ -78,8 +78,8 @@ def _finalize(arguments: list[str]) -> None:
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)
     with opening.opened_again(options.dir, options.stage) as (shard_dir, place):
-        ledger = finalize(shard_dir, place.work, place.storage)
-    count = f"{len(ledger)} of {len(shard_dir.rows)} rows"
+        counts = finalize(shard_dir, place.work, place.storage)
+    count = f"{counts.total()} of {len(shard_dir.rows)} rows"
     print(f"{place.name}: {count} are in committed blocks; the index has what was kept")
 
 
@@ -90,8 +90,9 @@ def _merge(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     merged = merge(options.dir, options.stage)
     root = url_of(options.dir) or options.dir
-    if merged.ledger is not None:
-        print(f"{root}: all {merged.blocks} blocks are there; the index has what was kept of {len(merged.ledger)} rows")
+    if merged.counts is not None:
+        count = sum(merged.counts.values())
+        print(f"{root}: all {merged.blocks} blocks are there; the index has what was kept of {count} rows")
         return 0
     count = merged.partitions
     print(f"{root}: {sum(merged.missing.values())} of {merged.blocks} blocks are missing; nothing was merged")

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -46,8 +45,8 @@ def assemble(config: AssembleConfig, console: Console) -> None:
     ):
         shard_dir = growth.open_or_create(place.root, recipe, place.work, source, choice)
         store_rules(place.root, rules, place.work)
-        ledger = _do_share(config, place, shard_dir, console, is_local=source.is_local)
-    _tell(console, ledger)
+        counts = _do_share(config, place, shard_dir, console, is_local=source.is_local)
+    _tell(console, counts)
     if partition:
         command = f"python -m shards merge {shlex.quote(place.name)}"
         _say(console, f"Partition {config.partition} is done; when all {partition.count} are: {command}")
@@ -55,8 +54,8 @@ def assemble(config: AssembleConfig, console: Console) -> None:
 
 def _do_share(
     config: AssembleConfig, place: Opened, shard_dir: ShardDir, console: Console, *, is_local: bool
-) -> pa.Table:
-    """Makes all blocks of this process's share that aren't there, and returns what their rows came to."""
+) -> collections.Counter[str]:
+    """Makes all blocks of this process's share that aren't there, and returns how many rows came to what."""
     root, work, store, partition = place.root, place.work, place.storage, config.share
     task = f"-{partition.index}-of-{partition.count}" if partition else ""
     share = merge.share_of(shard_dir, partition)
@@ -75,11 +74,11 @@ def _do_share(
         _say(console, f"{total - images} of {total} were done before; going on in {place.name}")
     if todo:
         _run(config, shard_dir, todo, place, Meter(console, images), is_local=is_local)
-    ledger = merge.read_ledger(shard_dir, share) if partition else finalize(shard_dir, work, store)
+    counts = merge.count_share(shard_dir, share) if partition else finalize(shard_dir, work, store)
     retry.end(root, task)
     if store:
         store.put_states()
-    return ledger
+    return counts
 
 
 @contextlib.contextmanager
@@ -138,8 +137,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _tell(console: Console, ledger: pa.Table) -> None:
-    counts = collections.Counter(ledger.column("status").to_pylist())
+def _tell(console: Console, counts: collections.Counter[str]) -> None:
     kept = counts.pop(Status.KEPT, 0)
     _say(console, f"Writing train/val for {kept} successfully downloaded images.")
     if counts:

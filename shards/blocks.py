@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,15 +192,15 @@ def load(root: Path) -> ShardDir:
     return ShardDir(root, recipe, rows)
 
 
-def read_part(root: Path, name: str) -> pa.Table:
-    """Reads a committed block's part of the index or of the ledger.
+def read_part(root: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a committed block's part of the index or of the ledger, or some of its columns.
 
     Raises:
         ShardsError: it can't be read.
     """
     path = root / name
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns and list(columns))
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ShardsError(

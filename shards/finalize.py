@@ -1,12 +1,13 @@
 """The committed blocks' parts -> index.parquet and outcomes.parquet, with equal bodies judged over them all."""
 
+import collections
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards import index, journal, outcomes, recurrence
 from shards.blocks import Block, ShardDir, publish, read_part
@@ -16,11 +17,12 @@ from shards.pack import Packing, pack_block
 from shards.recurrence import Rules
 from shards.storage import Storage
 
+_NOTHING = outcomes.SCHEMA.empty_table().select(recurrence.COLUMNS)
 _RULES_NAME = "blocks/rules.json"
 
 
-def finalize(shard_dir: ShardDir, work: Path, storage: Storage | None = None) -> pa.Table:
-    """Joins the parts of all committed blocks, in block order, and returns the ledger (`outcomes.SCHEMA`).
+def finalize(shard_dir: ShardDir, work: Path, storage: Storage | None = None) -> collections.Counter[str]:
+    """Joins the parts of all committed blocks, in block order, and returns how many rows came to what.
 
     Blocks that hold a picture which turns out to be a placeholder, or one too many, are made again without it.
     Equal parts give equal files, whoever wrote them and in whatever order.
@@ -36,8 +38,22 @@ def finalize(shard_dir: ShardDir, work: Path, storage: Storage | None = None) ->
     root, recipe = shard_dir.root, shard_dir.recipe
     journal.recover(root, shard_dir.blocks())
     blocks = [block for block in shard_dir.blocks() if shard_dir.committed_rows(block)]
-    ledger = _judge(shard_dir, blocks, work, storage)
-    entries = [read_part(root, block.index_part) for block in blocks]
+    compared = [read_part(root, block.outcomes_part, recurrence.COLUMNS) for block in blocks]
+    starts = [0, *itertools.accumulate(map(len, compared))]
+    judged = recurrence.judge(pa.concat_tables([_NOTHING, *compared]), read_rules(root))
+    del compared
+
+    def ledger_of(place: int) -> pa.Table:
+        return judged.apply(read_part(root, blocks[place].outcomes_part), starts[place])
+
+    for place, block in enumerate(blocks):
+        is_changed = judged.is_changed[starts[place] : starts[place + 1]]
+        if is_changed.any():
+            if storage:
+                storage.fetch_tar(block)
+            _leave_out(shard_dir, block, ledger_of(place).filter(pa.array(is_changed)), work)
+            if storage:
+                storage.put_block(block)
     metadata = IndexMetadata(
         classes=recipe.classes,
         encode_format=recipe.encode_format,
@@ -45,33 +61,15 @@ def finalize(shard_dir: ShardDir, work: Path, storage: Storage | None = None) ->
         list_sha256=recipe.list_sha256,
         seed=recipe.seed,
     )
-    index.write_index(work / index.FILE_NAME, pa.concat_tables([index.SCHEMA.empty_table(), *entries]), metadata)
-    pq.write_table(ledger, work / outcomes.FILE_NAME)
+    entries = (read_part(root, block.index_part) for block in blocks)
+    index.write_index(work / index.FILE_NAME, entries, metadata)
+    index.write_parts(work / outcomes.FILE_NAME, map(ledger_of, range(len(blocks))), outcomes.SCHEMA)
     # The ledger last: where it is there, so is the index it speaks of.
     publish(work / index.FILE_NAME, root / index.FILE_NAME)
     publish(work / outcomes.FILE_NAME, root / outcomes.FILE_NAME)
     if storage:
         storage.put_index()
-    return ledger
-
-
-def _judge(shard_dir: ShardDir, blocks: list[Block], work: Path, storage: Storage | None) -> pa.Table:
-    """Returns the whole ledger, and makes the blocks again whose rows turned out to be something else."""
-    parts = [read_part(shard_dir.root, block.outcomes_part) for block in blocks]
-    ledger = pa.concat_tables([outcomes.SCHEMA.empty_table(), *parts])
-    judged = recurrence.judge(ledger, read_rules(shard_dir.root))
-    start = 0
-    for block, part in zip(blocks, parts, strict=True):
-        here = slice(start, start + len(part))
-        if judged.is_changed[here].any():
-            changed = judged.ledger.slice(start, len(part)).filter(pa.array(judged.is_changed[here]))
-            if storage:
-                storage.fetch_tar(block)
-            _leave_out(shard_dir, block, changed, work)
-            if storage:
-                storage.put_block(block)
-        start += len(part)
-    return judged.ledger
+    return collections.Counter(judged.statuses.tolist())
 
 
 def _leave_out(shard_dir: ShardDir, block: Block, changed: pa.Table, work: Path) -> None:

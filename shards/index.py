@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 FORMAT_VERSION = 1
 FILE_NAME = "index.parquet"
 METADATA_KEY = b"stylefinetune"
+_GROUP_ROWS = 16_384  # that a Parquet file is written by
 
 SCHEMA = pa.schema(
     [
@@ -186,9 +188,22 @@ class ShardIndex:
         )
 
 
-def write_index(path: Path, table: pa.Table, metadata: IndexMetadata) -> None:
-    """Writes `table` (of SCHEMA) with `metadata`; equal contents give equal bytes."""
-    pq.write_table(table.cast(SCHEMA).replace_schema_metadata({METADATA_KEY: metadata.to_bytes()}), path)
+def write_index(path: Path, parts: Iterable[pa.Table], metadata: IndexMetadata) -> None:
+    """Writes tables of SCHEMA, one behind the other, with `metadata`; equal parts give equal bytes."""
+    write_parts(path, parts, SCHEMA.with_metadata({METADATA_KEY: metadata.to_bytes()}))
+
+
+def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Writes tables, one behind the other, to a Parquet file, and holds only a few of them at a time."""
+    with pq.ParquetWriter(path, schema) as writer:
+        group: list[pa.Table] = []
+        for part in parts:
+            group.append(part.cast(schema))
+            if sum(map(len, group)) >= _GROUP_ROWS:
+                writer.write_table(pa.concat_tables(group))
+                group = []
+        if group:
+            writer.write_table(pa.concat_tables(group))
 
 
 def _fingerprint(table: pa.Table, metadata: bytes) -> str:

@@ -3,12 +3,10 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import pyarrow as pa
-
-from shards import journal, opening, outcomes
+from shards import journal, opening
 from shards.blocks import Block, ShardDir, publish, read_part, retract
 from shards.config import Partition
 from shards.finalize import finalize
@@ -38,10 +36,12 @@ def share_of(shard_dir: ShardDir, partition: Partition | None) -> list[Block]:
     return every[partition.index :: partition.count] if partition else every
 
 
-def read_ledger(shard_dir: ShardDir, share: Sequence[Block]) -> pa.Table:
-    """Returns what committed blocks' rows came to (`outcomes.SCHEMA`), before they are judged over the whole of DIR."""
-    parts = [read_part(shard_dir.root, block.outcomes_part) for block in share]
-    return pa.concat_tables([outcomes.SCHEMA.empty_table(), *parts])
+def count_share(shard_dir: ShardDir, share: Iterable[Block]) -> collections.Counter[str]:
+    """Returns how many rows of committed blocks came to what, before they are judged over the whole of DIR."""
+    counts: collections.Counter[str] = collections.Counter()
+    for block in share:
+        counts.update(read_part(shard_dir.root, block.outcomes_part, ["status"]).column("status").to_pylist())
+    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Merged:
     """What a merge found.
 
     Attributes:
-        ledger: of all rows; None where blocks are missing.
+        counts: how many rows came to what; None where blocks are missing.
         blocks: how many DIR has when it is whole.
         missing: how many of them aren't there, by partition.
         partitions: into how many DIR was cut last; 1 where it wasn't.
     """
 
-    ledger: pa.Table | None
+    counts: Mapping[str, int] | None
     blocks: int
     missing: Mapping[int, int]
     partitions: int
@@ -83,11 +83,11 @@ def merge(out: Path, stage: Path | None = None) -> Merged:
         )
         if missing:
             return Merged(None, len(every), dict(sorted(missing.items())), count)
-        ledger = finalize(shard_dir, place.work, place.storage)
+        counts = finalize(shard_dir, place.work, place.storage)
         retract(place.root / _TASKS_NAME)  # merged, DIR is as one machine would have made it
         if place.storage:
             place.storage.put_states()
-        return Merged(ledger, len(every), {}, count)
+        return Merged(counts, len(every), {}, count)
 
 
 def _read_count(root: Path) -> int:

@@ -51,13 +51,11 @@ class _OpenBlock:
 
     Attributes:
         todo: the block, and which of its rows are asked for.
-        rows: the list's, all of the block.
         folder: where its bodies go.
         arrivals: what the rows that are asked for came to so far, by row.
     """
 
     todo: Todo
-    rows: list[dict[str, Any]]
     folder: Path
     arrivals: dict[int, tuple[Outcome, Path | None]] = dataclasses.field(default_factory=dict)
 
@@ -108,13 +106,13 @@ class Pipeline:
 
     def _weigh(self, opened: _OpenBlock) -> int:
         """Returns how many rows of the window a block takes; all of them where its whole tar may have to lie here."""
-        return len(opened.rows if self._storage else opened.todo.places)
+        return self._dir.size_of(opened.todo.block) if self._storage else len(opened.todo.places)
 
     def _begin(self, todo: Todo) -> None:
         block, rows = todo.block, self._dir.rows_of(todo.block)
         folder = self._work / block.shard.replace("/", "-")
         folder.mkdir()
-        self._open[block] = _OpenBlock(todo, rows, folder)
+        self._open[block] = _OpenBlock(todo, folder)
         asked = [rows[place] for place in todo.places]
         self._block_of |= {row["row"]: block for row in asked}
         requests: list[Request] = []
@@ -148,7 +146,7 @@ class Pipeline:
             root=self._dir.root,
             work=opened.folder,
             block=block,
-            rows=opened.rows,
+            rows=self._dir.rows_of(block),
             arrivals=opened.arrivals,
             encode_format=self._config.encode_format,
             image_size=self._config.image_size,

@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from shards.outcomes import Status
 
+COLUMNS = ("row", "image_url", "status", "sha256")  # of the ledger, which are all that is compared
+
 # Whose bytes came and were fit to be kept, whatever was made of them since.
 _COUNTED = (Status.KEPT, Status.DUPLICATE, Status.PLACEHOLDER)
 
@@ -27,47 +29,64 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The ledger, once its rows have been compared.
+    """What becomes of the ledger's rows, once they have been compared.
 
     Attributes:
-        ledger: `outcomes.SCHEMA`.
-        is_changed: for each of its rows, whether its status is another than it was.
+        statuses: str[N].
+        duplicate_of: int64[N]: the first row with these bytes, or -1.
+        urls: int64[N]: under how many URLs the bytes came that turned out to be a placeholder's; 0 for other rows.
+        is_changed: whether the row's status is another than it was.
     """
 
-    ledger: pa.Table
+    statuses: npt.NDArray[np.object_]
+    duplicate_of: npt.NDArray[np.int64]
+    urls: npt.NDArray[np.int64]
     is_changed: npt.NDArray[np.bool_]
+
+    def apply(self, part: pa.Table, start: int) -> pa.Table:
+        """Returns a part of the ledger (`outcomes.SCHEMA`), whose first row is number `start` of all, as judged."""
+        here = slice(start, start + len(part))
+        messages: list[str] = part.column("message").to_pylist()
+        for place in np.flatnonzero(self.urls[here]):
+            messages[place] = f"the same bytes under {self.urls[here][place]} URLs"
+        first = self.duplicate_of[here]
+        part = _put(part, "status", pa.array(self.statuses[here], pa.string()))
+        part = _put(part, "message", pa.array(messages, pa.string()))
+        return _put(part, "duplicate_of", pa.array(first, pa.int64(), mask=first < 0))
 
 
 def judge(ledger: pa.Table, rules: Rules) -> Judged:
-    """Says what becomes of rows whose bytes others have too, and fills duplicate_of.
+    """Says what becomes of rows whose bytes others have too, and finds duplicate_of.
 
     What was left out once stays so: its bytes aren't stored. It is counted all the same, so that what comes out doesn't
     depend on what was known first.
 
     Args:
-        ledger: `outcomes.SCHEMA`, of all rows whose outcome is known.
+        ledger: COLUMNS of `outcomes.SCHEMA`, of all rows whose outcome is known.
         rules: what to do.
     """
-    statuses = np.array(ledger.column("status").to_pylist(), object)
-    before = statuses.copy()
-    messages: list[str] = ledger.column("message").to_pylist()
+    before = _spell(ledger.column("status"))
+    statuses = before.copy()
     bodies = _number(ledger.column("sha256"))
+    urls = np.zeros(len(ledger), np.int64)
     if rules.placeholder_urls:
-        urls = _count_urls(bodies, _number(ledger.column("image_url")), np.isin(statuses, _COUNTED))[bodies]
-        is_placeholder = np.isin(statuses, _COUNTED) & (statuses != Status.PLACEHOLDER)
-        is_placeholder &= urls >= rules.placeholder_urls
+        is_counted = np.isin(statuses, _COUNTED)
+        counts = _count_urls(bodies, _number(ledger.column("image_url")), is_counted)[bodies]
+        is_placeholder = is_counted & (statuses != Status.PLACEHOLDER) & (counts >= rules.placeholder_urls)
         statuses[is_placeholder] = str(Status.PLACEHOLDER)
-        for place in np.flatnonzero(is_placeholder):
-            messages[place] = f"the same bytes under {urls[place]} URLs"
+        urls[is_placeholder] = counts[is_placeholder]
     rows = ledger.column("row").to_numpy()
     first = _first_rows(bodies, rows, statuses == Status.KEPT)[bodies]
     is_double = np.isin(statuses, (Status.KEPT, Status.DUPLICATE)) & (first >= 0) & (first != rows)
     if rules.drop_duplicates:
         statuses[is_double] = str(Status.DUPLICATE)
-    ledger = _put(ledger, "status", pa.array(statuses, pa.string()))
-    ledger = _put(ledger, "message", pa.array(messages, pa.string()))
-    ledger = _put(ledger, "duplicate_of", pa.array(first, pa.int64(), mask=~is_double))
-    return Judged(ledger, np.asarray(statuses != before, np.bool_))
+    return Judged(statuses, np.where(is_double, first, -1), urls, np.asarray(statuses != before, np.bool_))
+
+
+def _spell(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """Returns a column of few distinct texts, each of which is in memory once."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
 def _number(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

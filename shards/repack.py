@@ -98,7 +98,7 @@ def repack(config: RepackConfig, console: Console) -> None:
             workers,
             console,
         )
-        kept = finalize(target, work).column("status").to_pylist().count(Status.KEPT)
+        kept = finalize(target, work)[Status.KEPT]
     _say(console, f"{config.out}: {kept} pictures as {config.encode_format}")
     if len(ready) < len(source.blocks()):
         missing = len(source.blocks()) - len(ready)

@@ -62,7 +62,7 @@ def write_dir(
             stored = {"shard": "train/00000.tar", "offset": offset, "length": length, "width": width}
             entries.append(line | stored | {"height": height, "format": "jpg", "sha256": digest})
     metadata = IndexMetadata(classes, "original", 0, "ab" * 32, 831486)
-    write_index(root / index.FILE_NAME, pa.Table.from_pylist(entries, index.SCHEMA), metadata)
+    write_index(root / index.FILE_NAME, [pa.Table.from_pylist(entries, index.SCHEMA)], metadata)
     pq.write_table(pa.Table.from_pylist(ledger, outcomes.SCHEMA), root / outcomes.FILE_NAME)
     work.rmdir()
 

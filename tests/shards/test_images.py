@@ -1,6 +1,7 @@
 """The pictures' checks against Caffe's own pixels, and against bytes that lie."""
 
 import re
+import resource
 import struct
 import sys
 import zlib
@@ -43,6 +44,18 @@ def png_of_size(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes((1 + 3 * width) * height))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_want_of_memory_says_nothing_of_a_picture(extension):
+    body = encode(extension, 4000, 4000)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (0, before[1]))
+        with pytest.raises(MemoryError, match="Failed to allocate 48000000 bytes"):
+            decode(body)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def assert_pixels_are_caffes(folder, name):

@@ -13,6 +13,7 @@ from shards.index import (
     ShardsError,
     url_of,
     write_index,
+    write_parts,
 )
 from tests.assembly import misread
 
@@ -40,7 +41,7 @@ def test_a_url_is_refused_by_how_to_copy_it_down():
 
 
 def test_what_is_written_is_read(tmp_path):
-    write_index(tmp_path / "index.parquet", table("train", "test", "train"), METADATA)
+    write_index(tmp_path / "index.parquet", [table("train", "test", "train")], METADATA)
     index = ShardIndex.load(tmp_path)
     assert index.metadata == METADATA
     assert index.splits == ["test", "train"]
@@ -49,11 +50,23 @@ def test_what_is_written_is_read(tmp_path):
     assert len(index.entries("val")) == 0
 
 
+def test_many_parts_are_written_by_groups_of_rows_and_read_as_one(tmp_path):
+    part = pa.table({"number": pa.array(range(6000))})
+    write_parts(tmp_path / "many", (part for _ in range(8)), part.schema)
+    assert [
+        pq.read_metadata(tmp_path / "many").row_group(group).num_rows
+        for group in range(pq.read_metadata(tmp_path / "many").num_row_groups)
+    ] == [18000, 18000, 12000]
+    assert pq.read_table(tmp_path / "many").column("number").to_pylist() == list(range(6000)) * 8
+    write_parts(tmp_path / "none", [], part.schema)
+    assert len(pq.read_table(tmp_path / "none")) == 0
+
+
 def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
     prints = []
     for name, splits in {"a": ("train", "test"), "b": ("train", "test"), "c": ("train", "train")}.items():
         (tmp_path / name).mkdir()
-        write_index(tmp_path / name / "index.parquet", table(*splits), METADATA)
+        write_index(tmp_path / name / "index.parquet", [table(*splits)], METADATA)
         prints.append(ShardIndex.load(tmp_path / name).fingerprint)
     assert prints[0] == prints[1] != prints[2]
 

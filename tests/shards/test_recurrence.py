@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from shards import outcomes
-from shards.recurrence import Rules, judge
+from shards.recurrence import COLUMNS, Rules, judge
 
 
 def ledger(*rows: tuple[int, str, str, str | None]) -> pa.Table:
@@ -19,19 +19,21 @@ def ledger(*rows: tuple[int, str, str, str | None]) -> pa.Table:
 
 
 def found(table: pa.Table, rules: Rules) -> dict[int, tuple[str, int | None]]:
-    judged = judge(table, rules)
-    before = table.column("status").to_pylist()
-    after = judged.ledger.column("status").to_pylist()
-    assert judged.is_changed.tolist() == [one != other for one, other in zip(before, after, strict=True)]
-    assert judged.ledger.schema == outcomes.SCHEMA
-    return {row["row"]: (row["status"], row["duplicate_of"]) for row in judged.ledger.to_pylist()}
+    judged = judge(table.select(COLUMNS), rules)
+    after = judged.apply(table, 0)
+    pairs = zip(table.column("status").to_pylist(), after.column("status").to_pylist(), strict=True)
+    assert judged.is_changed.tolist() == [one != other for one, other in pairs]
+    assert after.schema == outcomes.SCHEMA
+    cut = len(table) // 3
+    assert pa.concat_tables([judged.apply(table[:cut], 0), judged.apply(table[cut:], cut)]).equals(after)
+    return {row["row"]: (row["status"], row["duplicate_of"]) for row in after.to_pylist()}
 
 
 def test_one_body_under_many_urls_is_a_placeholder():
     rows = [(row, f"u{row}", "kept", "aa") for row in range(4)] + [(4, "u4", "kept", "bb"), (5, "u5", "gone", None)]
     expected = dict.fromkeys(range(4), ("placeholder", None)) | {4: ("kept", None), 5: ("gone", None)}
     assert found(ledger(*rows), Rules(placeholder_urls=4)) == expected
-    message = judge(ledger(*rows), Rules(placeholder_urls=4)).ledger.column("message").to_pylist()
+    message = judge(ledger(*rows), Rules(placeholder_urls=4)).apply(ledger(*rows), 0).column("message").to_pylist()
     assert message == ["the same bytes under 4 URLs"] * 4 + ["", ""]
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from shards.index import ShardIndex, write_index
 from stylefinetune.caffe_schema import message_class
 from stylefinetune.data import PictureSet, load_mean, open_index, open_split, read_batches
 from stylefinetune.data_config import DataConfig, TestDataConfig
-from stylefinetune.errors import DataError, UserError
+from stylefinetune.errors import DataError, UserError, ran_out_of_memory
 from stylefinetune.order import CORRUPT_LABEL, Slices
 from tests.programs import assemble
 
@@ -119,8 +120,9 @@ def test_a_window_takes_one_shard_after_the_other_and_each_from_front_to_back(pi
         assert offsets == sorted(offsets)
 
 
-def test_a_slice_without_pictures_is_an_empty_batch(pixel_shards):
-    (empty,) = read_batches(pictures(pixel_shards), Slices(0, 2, 2, 2, 3), 0, CPU)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_slice_without_pictures_is_an_empty_batch(pixel_shards, workers):
+    (empty,) = read_batches(pictures(pixel_shards), Slices(0, 2, 2, 2, 3), workers, CPU)
     assert empty.pictures.shape == (0, 48, 48, 3)
     assert (len(empty.labels), empty.size) == (0, 2)
 
@@ -152,6 +154,14 @@ def test_a_shard_that_goes_away_under_a_run_is_one_line(original_shards, tmp_pat
         batches(opened)
 
 
+def test_a_shard_that_is_cut_short_under_a_run_is_no_corrupt_picture(original_shards, tmp_path):
+    shards = shutil.copytree(original_shards, tmp_path / "cut")
+    opened = pictures(shards)
+    os.truncate(shards / opened.entries.shard[3], int(opened.entries.offset[3]) + 9)
+    with pytest.raises(DataError, match=rf"{opened.name(3)} can't be read \(the shard has become shorter than"):
+        batches(opened)
+
+
 def test_a_copy_of_the_shards_is_read_and_the_shards_themselves_are_named(original_shards, tmp_path):
     shards, copy = shutil.copytree(original_shards, tmp_path / "DIR"), tmp_path / "copy"
     data = config(shards)
@@ -167,6 +177,23 @@ def test_a_copy_of_the_shards_is_read_and_the_shards_themselves_are_named(origin
     staged._files.clear()
     with pytest.raises(DataError, match=rf"00001\.tar: \S+ can't be read from its copy in {copy} \(No such file"):
         batches(staged)
+
+
+@pytest.mark.parametrize("whose", ["worker", "rank"])
+def test_memory_that_is_refused_is_told_as_whose_it_is_instead_of_waited_for(pixel_shards, whose):
+    others = psutil.Process().children()
+    decoded = read_batches(pictures(pixel_shards), Slices(0, 40000, 10, 0, 1), 1, CPU)
+    (worker,) = (child for child in psutil.Process().children() if child not in others)
+    next(decoded)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.prlimit(worker.pid if whose == "worker" else 0, resource.RLIMIT_AS, (0, before[1]))
+        line = r"a decoding process has failed: .*allocate memory" if whose == "worker" else r"unable to mmap"
+        with pytest.raises(DataError if whose == "worker" else RuntimeError, match=line) as error:
+            list(decoded)
+        assert isinstance(error.value, DataError) or ran_out_of_memory(error.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class Failing(PictureSet):
@@ -227,7 +254,7 @@ def rewritten(shards, tmp_path, change):
     out = tmp_path / "changed"
     shutil.copytree(shards, out)
     index = ShardIndex.load(out)
-    write_index(out / "index.parquet", change(index.table), index.metadata)
+    write_index(out / "index.parquet", [change(index.table)], index.metadata)
     return out
 
 
