@@ -57,6 +57,7 @@ def decode(body: bytes | memoryview) -> Pixels:
 
     Raises:
         BadPicture: it doesn't decode whole.
+        MemoryError: there is no room for it.
     """
     return np.asarray(cv2.cvtColor(_decode_bgr(body, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -65,6 +66,8 @@ def _decode_bgr(body: bytes | memoryview, flag: int) -> Pixels:
     try:
         bgr = cv2.imdecode(np.frombuffer(body, np.uint8), flag) if len(body) else None
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # which says nothing of the picture
+            raise MemoryError(error.err) from error
         raise BadPicture(Status.CORRUPT, f"doesn't decode: {error.err}") from error
     if bgr is None:
         raise BadPicture(Status.CORRUPT, "doesn't decode")

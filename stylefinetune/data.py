@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import threading
@@ -12,13 +13,13 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from shards.images import BadPicture, Pixels, read_member, resize
 from shards.index import Entries, ShardIndex, ShardsError
 from stylefinetune.caffe_files import read_mean
 from stylefinetune.data_config import DataConfig, PhaseConfig
-from stylefinetune.errors import DataError, UserError, worker_failed
+from stylefinetune.errors import WORKER, DataError, UserError, ran_out_of_memory, worker_failed
 from stylefinetune.order import CORRUPT_LABEL, Order, Slices, Window
 from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
@@ -113,8 +114,7 @@ class PictureSet(Dataset[Batch]):
     def _picture(self, row: int) -> Pixels:
         entries, where = self.entries, self.name(row)
         try:
-            body = os.pread(self._file(entries.shard[row]), int(entries.length[row]), int(entries.offset[row]))
-            pixels = read_member(body, entries.format[row])
+            pixels = read_member(self._body(row), entries.format[row])
         except OSError as error:
             copy = "" if self._folder == entries.root else f" from its copy in {self._folder}"
             raise DataError(f"{where} can't be read{copy} ({error.strerror}); is the shard still there?") from error
@@ -124,6 +124,13 @@ class PictureSet(Dataset[Batch]):
             height, width, _ = pixels.shape
             raise UserError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
         return resize(pixels, *self.size)
+
+    def _body(self, row: int) -> bytes:
+        length = int(self.entries.length[row])
+        body = os.pread(self._file(self.entries.shard[row]), length, int(self.entries.offset[row]))
+        if len(body) < length:  # which is no matter of this picture's
+            raise OSError(errno.ENODATA, "the shard has become shorter than the index says")
+        return body
 
     def _file(self, shard: str) -> int:
         descriptor = self._files.get(shard)
@@ -176,7 +183,7 @@ def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: tor
         cast("Dataset[Batch | UserError]", pictures),
         batch_sampler=cast("Any", slices),  # any iterable of lists will do
         num_workers=workers,
-        collate_fn=cast("Any", _as_it_is),  # __getitems__ has made the batch already
+        collate_fn=cast("Any", _share),  # __getitems__ has made the batch already
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
     )
@@ -190,16 +197,28 @@ def _in_order(decoded: Iterator[Batch | UserError], slices: Slices, workers: int
         try:
             batch = next(decoded)
         except Exception as error:
-            if workers == 0:
-                raise
+            if workers == 0 or (ran_out_of_memory(error) and WORKER not in str(error)):
+                raise  # it is this very process that has failed
             batch = DataError(worker_failed(error))
         if isinstance(batch, UserError):
-            del decoded  # else PyTorch complains of a dead worker again at each signal to come
+            # PyTorch's handler complains of a dead worker at each signal to come, and breaks off its own tidying so.
+            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            del decoded
+            signal.signal(signal.SIGCHLD, handler)
             raise batch
         yield dataclasses.replace(batch, size=size)
 
 
-def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
+def _share(batch: Batch | UserError) -> Batch | UserError:
+    """Puts a worker's batch where its rank sees it.
+
+    PyTorch would do so later, in a thread whose errors get lost: where memory is short the batch would never come.
+    """
+    if get_worker_info() is not None and isinstance(batch, Batch):
+        crops = batch.crops
+        for tensor in (batch.pictures, batch.labels, batch.positions, crops.top, crops.left, crops.mirror):
+            if tensor.numel():  # an empty one can't be shared, and needn't
+                tensor.share_memory_()
     return batch
 
 

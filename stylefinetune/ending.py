@@ -4,7 +4,7 @@
      "iteration": 41, "checkpoint": "runs/a/checkpoints/iter_41", "restarts": 0}
 
 - code: as the table in `stylefinetune.errors` has it.
-- reason: finished, stopped, user error, not finite, data, lost rank or crash.
+- reason: finished, stopped, user error, not finite, data, lost rank, out of memory or crash.
 - signal: the one that stopped it, else null.
 - message: the line that the run ended with.
 - requeue: whether the same command would get further, without anybody mending anything.
@@ -17,11 +17,12 @@ rank that failed; or, where one died without a word, the lowest one left. So no 
 that everything was killed at once, or that it ended before it knew its folder (a command line that can't be read).
 
 requeue is true after SIGTERM and SIGUSR1, with which schedulers take a node away; false after SIGINT and SIGHUP, with
-which a person does. After a lost rank, or data that one rank can't read, it is true if this start has saved a
-checkpoint, so that a run that fails at the same place every time isn't started for ever. Otherwise it is false.
+which a person does. After a lost rank, one that ran out of memory, or data that one rank can't read, it is true if
+this start has saved a checkpoint, so that a run that fails at the same place every time isn't started for ever.
+Otherwise it is false.
 
-torchrun starts the ranks anew whatever they failed of. That helps after a lost rank, or data that may be read another
-time; after any other end the ranks leave again at once, and the file stays as it is.
+torchrun starts the ranks anew whatever they failed of. That helps after a lost rank, or where requeue is true of
+memory or data; after any other end the ranks leave again at once, and the file stays as it is.
 """
 
 import contextlib
@@ -40,11 +41,15 @@ from typing import Any, Self
 from stylefinetune.errors import (
     EXIT_CRASH,
     EXIT_USER_ERROR,
+    WORKER,
     DataError,
     LostRankError,
+    OutOfMemory,
     RankError,
     Stopped,
     UserError,
+    memory_refused,
+    ran_out_of_memory,
     worker_failed,
 )
 from stylefinetune.peers import Loss
@@ -52,7 +57,6 @@ from stylefinetune.world import World
 
 FILE = "exit.json"
 TAKEN_AWAY = {signal.SIGTERM, signal.SIGUSR1}
-WORKER_DIED = "DataLoader worker"  # how PyTorch's message begins
 
 
 class Ending:
@@ -146,9 +150,11 @@ class Ending:
         self._catch_up()
         act = self._world.peers.act
         where = f"(on {act.host}, {act})"
-        if isinstance(error, RuntimeError) and str(error).startswith(WORKER_DIED):
+        if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where PyTorch raises this, and would again
             error = DataError(worker_failed(error))
+        elif ran_out_of_memory(error):
+            error = OutOfMemory(memory_refused(error))
         elif isinstance(error, RuntimeError):
             loss = self._world.peers.lost()
             if loss:
@@ -158,7 +164,7 @@ class Ending:
             if not alike:
                 error.add_note(where)
             if not alike or self._world.is_lead:
-                passing = isinstance(error, DataError)
+                passing = isinstance(error, (DataError, OutOfMemory))
                 self._write(error.code, error.reason, str(error), again=passing and self._advanced)
             self._tell(str(error), error.code)
         elif isinstance(error, OSError) and error.filename is not None:
@@ -231,7 +237,11 @@ class Ending:
 
 def _may_pass(ending: dict[str, Any]) -> bool:
     """Says whether a run that ended so may get further on the same nodes."""
-    return ending["code"] == 0 or ending["reason"] == "lost rank" or (ending["reason"] == "data" and ending["requeue"])
+    return (
+        ending["code"] == 0
+        or ending["reason"] == LostRankError.reason
+        or (ending["reason"] in (DataError.reason, OutOfMemory.reason) and ending["requeue"])
+    )
 
 
 def _leave(code: int) -> None:

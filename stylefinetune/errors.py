@@ -7,13 +7,14 @@
 | 2 | a mistake of the user's, or a disk that is full or refuses |
 | 3 | the loss or the weights aren't finite |
 | 4 | pictures can't be read, or more are corrupt than data.max_corrupt allows |
-| 5 | another rank died or stalled, or the launcher is gone |
+| 5 | a rank died, stalled or ran out of memory, or the launcher is gone |
 | 128 + n | stopped by signal n, what was done is saved: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM |
 
 torchrun turns every one but 0 into 1; `stylefinetune.ending` keeps the true one in RUN/exit.json.
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ EXIT_NOT_FINITE = 3
 EXIT_DATA = 4
 EXIT_LOST_RANK = 5
 EXIT_INTERRUPTED = 130
+
+WORKER = "DataLoader worker"  # in what PyTorch says of one that failed, and where that begins if it was killed
 
 
 class UserError(Exception):
@@ -70,6 +73,29 @@ def worker_failed(error: Exception) -> str:
     """
     said = str(error).strip().splitlines()[-1].rstrip(". ")
     return f"a decoding process has failed: {said}; out of memory? lower data.workers"
+
+
+class OutOfMemory(RankError):  # noqa: N818 -- MemoryError and torch.OutOfMemoryError are what it stands for
+    """One rank has no room for what it needs."""
+
+    code = EXIT_LOST_RANK
+    reason = "out of memory"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Says whether an error is the system's, or a device's, refusal of more memory.
+
+    PyTorch raises plain RuntimeErrors for what its allocator on CPUs, cuDNN, NCCL or a mapped file are refused.
+    """
+    refused = ("out of memory", "allocate memory", "ALLOC_FAILED")
+    told = isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in refused)
+    return told or isinstance(error, MemoryError)
+
+
+def memory_refused(error: BaseException) -> str:
+    """Returns the line for such an error."""
+    said = re.sub(r"^\[.*?\]( \S+ == \S+\.)? ", "", (str(error).strip() or type(error).__name__).splitlines()[0])
+    return f"out of memory ({said.rstrip('. ')}); give it more, or lower data.batch_size and raise train.iter_size"
 
 
 class LostRankError(UserError):

@@ -1,9 +1,13 @@
-"""A run that is stopped and killed at random moments, and started again with the same command, is the quiet run."""
+"""A run that ends at random moments, in whatever way, and is started again with the same command, is the quiet run."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import random
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +16,7 @@ import time
 import psutil
 import pytest
 
+from stylefinetune.checkpoint import newest
 from tests.programs import NARROW, ROOT, metrics
 
 FLAGS = [
@@ -32,6 +37,8 @@ LAUNCHER = [
     "--monitor_interval=0.1",
 ]
 LAUNCHER += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+# A step asks the system for the memory of each larger tensor, and so can be refused it at any time.
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384"}
 STOPS = {"TERM": (signal.SIGTERM, True), "INT": (signal.SIGINT, False), "USR1": (signal.SIGUSR1, True)}
 
 
@@ -41,7 +48,9 @@ class Started:
 
     launcher: subprocess.Popen
     run_dir: object
+    shards: object
     ranks: int
+    resumed: str | None
 
     def wait_for(self, lines):
         """Waits until metrics.jsonl has so many lines of training, or the run has ended; says whether it goes on."""
@@ -65,15 +74,16 @@ class Started:
 
 
 def start(ranks, run_dir, shards, *flags):
+    last = newest(run_dir)
     command = [sys.executable, *LAUNCHER, f"--nproc_per_node={ranks}", "-m", "stylefinetune.train", *FLAGS, *flags]
     launcher = subprocess.Popen(
         [*command, f"--data.shards={shards}", f"--run_dir={run_dir}"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **ENVIRONMENT},
     )
-    return Started(launcher, run_dir, ranks)
+    return Started(launcher, run_dir, shards, ranks, str(last) if last else None)
 
 
 def told(run_dir):
@@ -90,6 +100,36 @@ def kill_everything(started):
     for process in family:
         process.kill()
     started.launcher.communicate(timeout=30)
+
+
+def refuse_memory(process, kind):
+    """Leaves a process the memory that it has, and refuses it any more."""
+    resource.prlimit(process.pid, kind, (0, 0))
+
+
+@contextlib.contextmanager
+def cut_short(shard):
+    """Has a shard end in its first picture, whoever reads it."""
+    body = shard.read_bytes()
+    os.truncate(shard, 1024)
+    try:
+        yield shard
+    finally:
+        shard.write_bytes(body)
+
+
+def assert_failed(started, said, code, reason, line):
+    """Sees that a run has told, in a line a rank, what a rank has met, unless it was over already."""
+    ending = started.ending()
+    if ending["code"] == 0:
+        return
+    assert (ending["code"], ending["reason"]) == (code, reason), said
+    assert re.fullmatch(line, ending["message"]), ending
+    assert ending["requeue"] == (ending["checkpoint"] != started.resumed), ending
+    told = [line for line in said.splitlines() if line.startswith("error:")]
+    whole = rf"error: rank \d: {line} \(on {os.uname().nodename}, .* at iteration \d+\)"
+    assert told, said
+    assert all(re.fullmatch(whole, each) for each in told), said
 
 
 def strike(started, how, draw):
@@ -112,6 +152,25 @@ def strike(started, how, draw):
         draw.choice(victims).kill()
         said = started.end()
         assert said.count("a decoding process has failed") == 1 or started.ending()["code"] == 0, said
+    elif how == "loader's memory":
+        refuse_memory(draw.choice([child for worker in workers for child in worker.children()]), resource.RLIMIT_AS)
+        said = started.end()
+        assert_failed(
+            started, said, 4, "data", r"a decoding process has failed: .*; out of memory\? lower data\.workers"
+        )
+    elif how == "memory":
+        refuse_memory(draw.choice(workers), draw.choice([resource.RLIMIT_AS, resource.RLIMIT_DATA]))
+        said = started.end()
+        if "memory allocation of" in said:  # safetensors, that was writing, has ended the process
+            assert started.ranks == 1 or started.ending()["reason"] == "lost rank", said
+        else:
+            line = r"out of memory \(.*\); give it more, or lower data\.batch_size and raise train\.iter_size"
+            assert_failed(started, said, 5, "out of memory", line)
+    elif how == "shard":
+        with cut_short(draw.choice(sorted((started.shards / "train").iterdir()))) as shard:
+            said = started.end()
+        line = rf"{re.escape(str(shard))}: \S+ can't be read \(the shard has become shorter than the index .*"
+        assert_failed(started, said, 4, "data", line)
     else:
         number, again = STOPS[how]
         draw.choice([started.launcher, draw.choice(workers)]).send_signal(number)
@@ -155,22 +214,28 @@ def quiet_run(ranks, run_dir, shards):
     return run_dir
 
 
-def test_three_ranks_through_a_stop_a_death_and_a_power_cut_are_bitwise_the_quiet_run(pixel_shards, tmp_path):
+@pytest.fixture
+def shards(pixel_shards, tmp_path):
+    return shutil.copytree(pixel_shards, tmp_path / "shards")
+
+
+def test_three_ranks_through_many_kinds_of_end_are_bitwise_the_quiet_run(pixel_shards, shards, tmp_path):
     quiet = quiet_run(3, tmp_path / "quiet", pixel_shards)
     draw = random.Random(5)
-    kills = [draw.choice(sorted(STOPS)), "one rank", "everything"]
-    assert run_with_kills(3, tmp_path / "killed", pixel_shards, kills, draw) >= 2
+    kills = [draw.choice(sorted(STOPS)), "shard", "memory", "everything"]
+    assert run_with_kills(3, tmp_path / "killed", shards, kills, draw) >= 3
     assert_the_same(tmp_path / "killed", quiet)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "seed"), [(1, 1), (2, 2), (3, 3)])
-def test_any_ranks_through_many_kills_are_bitwise_the_quiet_run(pixel_shards, tmp_path, ranks, seed):
+def test_any_ranks_through_many_kills_are_bitwise_the_quiet_run(pixel_shards, shards, tmp_path, ranks, seed):
     quiet = quiet_run(ranks, tmp_path / "quiet", pixel_shards)
     draw = random.Random(seed)
-    kills = [*STOPS, *STOPS, "one rank", "one rank", "everything", "everything", "loader"]
+    kills = [*STOPS, "one rank", "one rank", "everything", "everything"]
+    kills += ["loader", "loader's memory", "memory", "shard"]
     draw.shuffle(kills)
-    assert run_with_kills(ranks, tmp_path / "killed", pixel_shards, kills, draw) >= 5
+    assert run_with_kills(ranks, tmp_path / "killed", shards, kills, draw) >= 5
     assert_the_same(tmp_path / "killed", quiet)
 
 

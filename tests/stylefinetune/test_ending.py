@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import signal
 
 import pytest
@@ -77,6 +78,8 @@ def test_nothing_is_left_of_an_earlier_end_while_a_run_is_under_way(tmp_path):
         (CorruptError("too many"), 4, "data", False),
         (DataError("no shard"), 4, "data", False),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 4, "data", False),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:9] err == 0. can't allocate memory"), 5, "out of memory", False),
+        (MemoryError(), 5, "out of memory", False),
         (OSError(28, "No space left on device", "a/metrics.jsonl"), 2, "user error", False),
         (ZeroDivisionError("division by zero"), 1, "crash", False),
         (RuntimeError("a bug"), 1, "crash", False),
@@ -152,6 +155,8 @@ def test_the_first_to_tell_is_believed(tmp_path):
         (ZeroDivisionError("a bug"), True, False),
         (DataError("no shard"), True, True),
         (DataError("no shard"), False, False),
+        (MemoryError(), True, True),
+        (MemoryError(), False, False),
         (LostRankError("rank 2 has died", speaks=True), False, True),
         (None, True, True),
     ],
@@ -164,7 +169,7 @@ def test_torchrun_starting_the_ranks_anew_gets_further_only_where_that_can_help(
     if tried_again:
         anew.look_back()
     else:
-        with pytest.raises(UserError, match=f"not tried again by torchrun: {told['message']}") as caught:
+        with pytest.raises(UserError, match=re.escape(f"not tried again by torchrun: {told['message']}")) as caught:
             anew.look_back()
         assert caught.value.code == told["code"]
 

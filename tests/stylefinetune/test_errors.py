@@ -1,6 +1,11 @@
-import pytest
+import mmap
+import re
 
-from stylefinetune.errors import RankError, UserError, run_command
+import numpy as np
+import pytest
+import torch
+
+from stylefinetune.errors import RankError, UserError, memory_refused, ran_out_of_memory, run_command
 
 
 def command(error):
@@ -35,6 +40,35 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys):
     error = OSError(28, "No space left on device", "runs/a/metrics.jsonl")
     assert run_command(command(error), ["a"]) == 2
     assert capsys.readouterr().err == "error: rank 0: runs/a/metrics.jsonl: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: torch.empty(2**50, dtype=torch.uint8),
+        lambda: np.empty(2**50, np.uint8),
+        lambda: bytes(2**62),
+        lambda: mmap.mmap(-1, 2**50),
+    ],
+    ids=["torch", "numpy", "python", "system"],
+)
+def test_memory_that_is_refused_is_known_whoever_refuses_it(act):
+    with pytest.raises(Exception) as error:  # noqa: PT011 -- each has its own
+        act()
+    assert ran_out_of_memory(error.value)
+    line = memory_refused(error.value)
+    assert re.fullmatch(
+        r"out of memory \([^\[\]\n]+\); give it more, or lower data.batch_size and raise train.iter_size", line
+    )
+
+
+def test_what_is_no_want_of_memory_is_not_taken_for_it():
+    for error in (
+        RuntimeError("Connection closed by peer"),
+        OSError(28, "No space left on device"),
+        ValueError("out of memory"),
+    ):
+        assert not ran_out_of_memory(error)
 
 
 def test_ctrl_c_is_no_traceback(capsys):
