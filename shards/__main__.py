@@ -16,6 +16,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
     signal.signal(signal.SIGINT, _stop_loading)
 
+import pyarrow as pa
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
         wants_help = arguments[:1] in (["--help"], ["-h"])
         print(_USAGE, file=sys.stdout if wants_help else sys.stderr)
         return 0 if wants_help else 2
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps for itself what a long list took for a moment
     try:
         return command(arguments[1:]) or 0
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.index import ShardsError, refuse_url
@@ -110,28 +111,28 @@ class ShardDir:
     tars: Mapping[str, int] | None = None
 
     @functools.cached_property
-    def _rows_of_split(self) -> dict[str, pa.Table]:
-        splits = sorted(self.rows.column("split").unique().to_pylist())
-        return {split: self.rows.filter(pc.field("split") == split) for split in splits}
+    def _places(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Places in `rows` of each split's, in order; splits in order of their names."""
+        splits = self.rows.column("split").combine_chunks().dictionary_encode()
+        names, numbers = splits.dictionary.to_pylist(), splits.indices.to_numpy()
+        return {name: np.flatnonzero(numbers == names.index(name)) for name in sorted(names)}
 
     def blocks(self) -> list[Block]:
         """Returns every block, split by split, in row order."""
         size = self.recipe.rows_per_shard
         return [
-            Block(split, number)
-            for split, rows in self._rows_of_split.items()
-            for number in range(-(-len(rows) // size))
+            Block(split, number) for split, places in self._places.items() for number in range(-(-len(places) // size))
         ]
 
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
         """Returns the block's rows, each with the columns of `urls.ROWS_SCHEMA`."""
         size = self.recipe.rows_per_shard
-        return self._rows_of_split[block.split].slice(block.number * size, size).to_pylist()
+        return self.rows.take(self._places[block.split][block.number * size :][:size]).to_pylist()
 
     def size_of(self, block: Block) -> int:
         """Returns how many rows the block has."""
         size = self.recipe.rows_per_shard
-        return min(size, len(self._rows_of_split[block.split]) - block.number * size)
+        return min(size, len(self._places[block.split]) - block.number * size)
 
     def is_committed(self, block: Block) -> bool:
         """Tells whether all of the block's rows are committed."""
