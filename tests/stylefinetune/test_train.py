@@ -6,13 +6,23 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
 from shards.index import ShardIndex
+from stylefinetune import models
+from stylefinetune.config import Config, ModelConfig, OptimConfig
+from stylefinetune.data import Batch
+from stylefinetune.engines import choice
 from stylefinetune.errors import UserError
+from stylefinetune.metrics import LossWindow
 from stylefinetune.train import main
+from stylefinetune.transforms import Crops, Transform
+from stylefinetune.world import World
 from tests.programs import NARROW, ROOT, metrics, run, torchrun
 
 TWENTY = ["--train.max_iter=20", "--train.test_interval=10", "--train.display=1", "--checkpoint.snapshot=0"]
@@ -82,6 +92,75 @@ def test_the_console_speaks_caffes_words(pixel_shards, tmp_path):
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(rf"I\d{{4}} \d\d:\d\d:\d\d\.\d{{6}} +\d+ \w+\.py:\d+\] {pattern}", line), (line, pattern)
     assert (tmp_path / "train.log").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("flags", [{}, {"clip_gradients": 1.0}], ids=["as it is", "clipped"])
+def test_a_step_never_asks_for_a_value(flags):
+    """PyTorch's fake tensors have shapes and no values: asking for one, which a host waits for its device for, fails.
+
+    nonzero() and indexing by a mask, whose shapes hang on values, fail as well.
+    """
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    config = Config(model=ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), optim=OptimConfig(**flags))
+    with FakeTensorMode():
+        net = models.build(config.model, 5, [(43, 43)], seed=1)
+        net.to = lambda _device: net  # PyTorch can't move fake parameters
+        transform = Transform(torch.zeros(1, 1, 3), 1.0, world.device)
+        engine = choice.build(config, net, (transform, transform), world, (43, 43))
+        places = torch.zeros(6, dtype=torch.int64)
+        pictures, crops = torch.zeros(6, 48, 48, 3, dtype=torch.uint8), Crops(places, places, places.bool(), (43, 43))
+        window = LossWindow(2, [])
+        for iteration in range(3):
+            micro_batches = [Batch(pictures, places, crops, places, 6)] * 2
+            window.add(engine.train_step(iteration, micro_batches, lr=0.1), iteration)
+        with pytest.raises(DataDependentOutputException):
+            window.first_not_finite(world)
+
+
+class ValuesAskedFor(TorchDispatchMode):
+    """Counts how often Python asks for a tensor's value, for which a host would wait for its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += operator is torch.ops.aten._local_scalar_dense.default
+        return operator(*args, **(kwargs or {}))
+
+
+def test_the_loop_asks_for_values_only_where_something_is_told(pixel_shards, tmp_path):
+    def asked(iterations, display):
+        schedule = [f"--train.max_iter={iterations}", f"--train.display={display}", "--train.test_interval=0"]
+        run_dir = tmp_path / f"{iterations} {display}"
+        with ValuesAskedFor() as values:
+            train(
+                *NARROW, *schedule, "--checkpoint.snapshot=0", f"--data.shards={pixel_shards}", f"--run_dir={run_dir}"
+            )
+        return values.count
+
+    assert asked(4, 0) == asked(9, 0) < asked(9, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_a_gpu_waits_for_nothing(pixel_shards, tmp_path, monkeypatch):
+    from stylefinetune.engines.torch_engine import TorchEngine
+
+    steps, step = [], TorchEngine.train_step
+
+    def watched(engine, iteration, micro_batches, lr):
+        if iteration:  # the first one also starts up cuDNN
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            steps.append(iteration)
+            return step(engine, iteration, micro_batches, lr)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(TorchEngine, "train_step", watched)
+    train(*NARROW, *TWENTY, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
+    assert steps == list(range(20))
 
 
 def test_two_ranks_do_what_one_does(pixel_shards, tmp_path):
