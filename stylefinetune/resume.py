@@ -1,8 +1,12 @@
 """Where a run goes on from: its newest checkpoint that is whole, one that is named, or a Caffe solver's state."""
 
 import dataclasses
+import fnmatch
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +30,16 @@ from stylefinetune.world import World
 
 SOLVER_STATE = ".solverstate"
 DAMAGED = ".damaged"
+
+# What may change without changing what is computed; the network's own shape and the split are refused elsewhere.
+_WITHOUT_EFFECT = (
+    *("run_dir", "solver", "weights", "resume", "tracking.*", "checkpoint.*"),
+    *("data.shards", "data.split", "data.workers", "data.stage_dir", "data.max_corrupt"),
+    *("model.name", "model.last_layer", "model.widths", "model.*_filler_*"),
+    *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
+)
+_MEAN = "data.*mean_*"
+_ORDER = ("train.seed", "train.iter_size", "data.batch_size", "data.shuffle*")
 
 
 def find(config: Config) -> Checkpoint | None:
@@ -144,6 +158,37 @@ def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) ->
         found = "no such layer" if blob is None else "x".join(map(str, blob.shape))
         raise UserError(f"{path}: the run asks for {name} of {'x'.join(map(str, shape))}, the file has {found}")
     return blob.reshape(shape)
+
+
+def changes(before: Config, now: Config) -> list[str]:
+    """Returns a line for each setting that a run goes on with otherwise than it was, and that its course hangs on."""
+    was, lines = dict(_settings(before)), list[str]()
+    for key, value in _settings(now):
+        unused = key.startswith("deepspeed.") and now.engine != "deepspeed"
+        if value == was[key] or unused or _is_one_of(key, _WITHOUT_EFFECT):
+            continue
+        line = f"{key} was {json.dumps(was[key])}, is {json.dumps(value)}"
+        if _is_one_of(key, (_MEAN,)):
+            lines.append(f"{line}, but the checkpoint's own mean goes on being subtracted")
+        elif _is_one_of(key, _ORDER):
+            lines.append(f"{line} from here on, and with it which pictures come next")
+        else:
+            lines.append(f"{line} from here on")
+    return lines
+
+
+def _settings(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 -- a dataclass, or what it holds
+    """Yields every setting with its dotted key."""
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            yield from _settings(item, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, [dataclasses.asdict(rule) for rule in item] if field.name == "layers" else item
+
+
+def _is_one_of(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def check_data(checkpoint: Checkpoint, config: Config, classes: tuple[str, ...], index: str) -> None:

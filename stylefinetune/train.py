@@ -175,6 +175,8 @@ def run(config: Config, world: World, ending: Ending, stopping: Stopping) -> Non
             for line in resumed.passed_over:
                 tracker.say(f"{line}; going on from the one before")
             tracker.say(f"Restoring previous solver status from {resumed.path}")
+            for line in resume.changes(resumed.config, config):
+                tracker.say(line)
         elif config.weights:
             tracker.say(f"Finetuning from {config.weights}")
             load_weights(start.net, config.weights, tracker.say)

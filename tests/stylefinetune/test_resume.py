@@ -7,7 +7,7 @@ import torch
 from stylefinetune import checkpoint, models, resume
 from stylefinetune.caffe_files import write_caffemodel
 from stylefinetune.caffe_schema import message_class
-from stylefinetune.config import ModelConfig
+from stylefinetune.config import LayerRule, ModelConfig
 from stylefinetune.errors import UserError
 from stylefinetune.world import World
 from tests.drawn_checkpoints import CLASSES, CONFIG, WIDTHS, progress, save
@@ -155,6 +155,66 @@ def test_a_checkpoint_that_has_lost_any_of_its_files_is_passed_over(tmp_path, lo
     assert (found.path, found.passed_over[0].split(";")[0]) == (good, f"{torn} is damaged ({said})")
     with pytest.raises(UserError, match=f"iter_10 is damaged .{said}"):
         resume.find(dataclasses.replace(config, resume=str(torn)))
+
+
+def replaced(config, key, value):
+    section, _, rest = key.partition(".")
+    return dataclasses.replace(config, **{section: replaced(getattr(config, section), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("optim.base_lr", 0.01, "optim.base_lr was 0.001, is 0.01 from here on"),
+        ("optim.momentum", 0.8, "optim.momentum was 0.9, is 0.8 from here on"),
+        ("optim.lr_policy", "fixed", 'optim.lr_policy was "step", is "fixed" from here on'),
+        ("train.max_iter", 7, "train.max_iter was 100000, is 7 from here on"),
+        ("model.dropout", 0.0, "model.dropout was 0.5, is 0.0 from here on"),
+        ("data.crop_size", 40, "data.crop_size was 43, is 40 from here on"),
+        ("data.test.crop_size", 40, "data.test.crop_size was null, is 40 from here on"),
+        ("train.seed", 2, "train.seed was 1701, is 2 from here on, and with it which pictures come next"),
+        ("data.batch_size", 60, "data.batch_size was 50, is 60 from here on, and with it which pictures come next"),
+        ("train.iter_size", 2, "train.iter_size was 1, is 2 from here on, and with it which pictures come next"),
+        ("data.shuffle", True, "data.shuffle was false, is true from here on, and with it which pictures come next"),
+        (
+            "data.mean_value",
+            (9,),
+            "data.mean_value was [], is [9], but the checkpoint's own mean goes on being subtracted",
+        ),
+        ("engine", "deepspeed", 'engine was "torch", is "deepspeed" from here on'),
+    ],
+)
+def test_a_setting_that_has_changed_is_told(key, value, line):
+    assert resume.changes(CONFIG, replaced(CONFIG, key, value)) == [line]
+
+
+def test_a_rule_for_a_layer_that_has_changed_is_told():
+    (line,) = resume.changes(CONFIG, replaced(CONFIG, "optim.layers", (LayerRule("conv*", 0.0),)))
+    assert line.startswith('optim.layers was [{"match": "fc8_*", "lr_mult": 10.0, ')
+    assert 'is [{"match": "conv*", "lr_mult": 0.0, ' in line
+
+
+def test_what_a_run_is_told_or_kept_by_is_not():
+    changed = {
+        "run_dir": "elsewhere",
+        "weights": "a.caffemodel",
+        "resume": "none",
+        "data.shards": "moved",
+        "data.workers": 5,
+        "data.stage_dir": "/local",
+        "train.display": 1,
+        "train.test_interval": 7,
+        "train.test_initialization": False,
+        "checkpoint.snapshot": 3,
+        "tracking.wandb": "disabled",
+        "deepspeed.zero_stage": 2,  # of an engine that isn't used
+    }
+    config = CONFIG
+    for key, value in changed.items():
+        config = replaced(config, key, value)
+    assert resume.changes(CONFIG, config) == []
+    config = replaced(config, "engine", "deepspeed")
+    assert "deepspeed.zero_stage was 1, is 2 from here on" in resume.changes(CONFIG, config)
 
 
 def test_ranks_that_see_different_folders_are_told_so(tmp_path):

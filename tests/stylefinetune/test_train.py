@@ -325,6 +325,13 @@ def test_a_line_that_names_the_last_good_checkpoint_is_right_about_it(pixel_shar
         UserError, match=r"the loss isn't finite at iteration \d+; the last good checkpoint is .*iter_3;"
     ):
         train(*flags, *wild)
+    said = [line.split("] ")[1] for line in (tmp_path / "train.log").read_text().splitlines()]
+    resumed = said.index(f"Restoring previous solver status from {tmp_path}/checkpoints/iter_3")
+    assert said[resumed + 1 : resumed + 4] == [
+        "optim.base_lr was 0.01, is 1000000000.0 from here on",
+        "train.max_iter was 3, is 20 from here on",
+        "Solving FlickrStyleCaffeNet",
+    ]
     assert (tmp_path / "checkpoints" / "iter_3" / "manifest.json").read_text() == before
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["iter_3"]
     ending = json.loads((tmp_path / "exit.json").read_text())
