@@ -1,7 +1,8 @@
 """The same run on any number of ranks, loader workers and nodes.
 
 193 pictures to train on in a shard of 192 and one of a single picture, so that most ranks share a shard; 148 to test on
-in batches of 7, of which the last has one picture for up to four ranks; and a split of two pictures.
+in batches of 7, of which the last has one picture for up to four ranks; and a split of two pictures. One picture of the
+first two splits each is corrupt.
 """
 
 import contextlib
@@ -14,10 +15,12 @@ from itertools import chain
 
 import pytest
 
+from shards.index import ShardIndex
 from tests.programs import ROOT, assemble, metrics, run
 
 PROGRAM = ROOT / "tests" / "end_to_end" / "any_world.py"
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d"]
+CORRUPT = (("train", 77), ("test", 101))
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -30,6 +33,11 @@ def shards(golden, tmp_path_factory):
         (folder / f"{split}.txt").write_text("".join(lines))
     lists = [f"--list={split}={folder / split}.txt" for split in ("train", "test", "few")]
     assemble(*lists, f"--out={folder / 'DIR'}", "--rows_per_shard=192", cwd=micro)
+    for split, row in CORRUPT:
+        entries = ShardIndex.load(folder / "DIR").entries(split)
+        with (folder / "DIR" / entries.shard[row]).open("r+b") as tar:
+            tar.seek(int(entries.offset[row]))
+            tar.write(bytes(int(entries.length[row])))
     return folder / "DIR"
 
 
@@ -76,6 +84,10 @@ def alone(golden, shards, tmp_path_factory):
     return folder
 
 
+def left_out(run_dir):
+    return [line for line in (run_dir / "train.log").read_text().splitlines() if " is corrupt and left out " in line]
+
+
 def assert_the_same_run(folder, alone, ranks):
     expected = read(alone, 1)
     given = read(folder, ranks)
@@ -89,7 +101,10 @@ def assert_the_same_run(folder, alone, ranks):
     ours, theirs = metrics(folder / "run", "test"), metrics(alone / "run", "test")
     assert [e["iteration"] for e in ours] == [0, 20, 40, 60]
     assert [(e["correct"], e["count"]) for e in ours] == [(e["correct"], e["count"]) for e in theirs]
-    assert ours[0]["count"] == 148
+    assert ours[0]["count"] == 147
+    lines = [[line.split("] ")[1] for line in left_out(run_dir)] for run_dir in (folder / "run", alone / "run")]
+    assert lines[0] == lines[1]
+    assert [line.split("DIR/")[1].split("/")[0] for line in lines[0]] == ["test", "train"]  # each once
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)  # the same weights
     assert [e["loss"] for e in ours] == pytest.approx([e["loss"] for e in theirs], abs=1e-5)
 
