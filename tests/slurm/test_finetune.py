@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from tests.programs import NARROW, ROOT, metrics
 
@@ -18,9 +22,17 @@ FLAGS = [
     "--train.test_interval=50",
     "--checkpoint.snapshot=10",
     "--checkpoint.keep_last=2",
+    "--checkpoint.keep_every=20",
 ]
 SMALL = ["--cpus-per-task=2", "--mem=4G"]
 TWO_NODES = ["--nodes=2", "--gpus-per-node=2"]
+USR1 = 1 << (signal.SIGUSR1 - 1)
+
+
+def pending(process):
+    """Returns the signals that wait for a process, as a mask."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)[1], 16)
 
 
 class Job:
@@ -59,6 +71,19 @@ class Job:
         ours = {info["pid"]: info for info in each if f"--run_dir={self.run_dir}" in (info["cmdline"] or [])}
         agents = {pid for pid, info in ours.items() if "torch.distributed.run" in info["cmdline"]}
         return [psutil.Process(pid) for pid, info in ours.items() if info["ppid"] in agents]
+
+    def stand_still_until_signalled(self):
+        """Suspends all ranks, as slow storage would, until USR1 waits for one of them."""
+        ranks, end = self.workers(), time.monotonic() + 70
+        for rank in ranks:
+            rank.suspend()
+        try:
+            while not any(USR1 & pending(rank) for rank in ranks):
+                assert time.monotonic() < end, self.said()
+                time.sleep(0.1)
+        finally:
+            for rank in ranks:
+                rank.resume()
 
     def end(self, timeout=150):
         """Waits for the end and returns what Slurm says of the job."""
@@ -109,21 +134,34 @@ def test_two_nodes_of_two_ranks_train_to_the_end(quiet):
     assert len(metrics(quiet.run_dir, "train")) == ITERATIONS
 
 
+def test_deepspeed_is_one_setting_more_and_its_weights_are_ddps(job, quiet):
+    task = job.submit("--engine=deepspeed", "--train.max_iter=20").end()
+    assert (task["JobState"], task["ExitCode"]) == ("COMPLETED", "0:0"), job.said()
+    assert (job.run_dir / "deepspeed.log").stat().st_size > 0
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (load_file(at.run_dir / "checkpoints" / "iter_20" / file) for at in (job, quiet))
+        assert ours.keys() == theirs.keys()
+        assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-6, file
+
+
 @pytest.mark.slow
-def test_a_job_goes_on_after_usr1_and_after_a_requeue_by_hand(job, quiet):
-    job.submit().wait_for(20)
-    job.slurm.run("scancel", "--batch", "--signal=USR1", job.id)
-    while "requeueing job" not in job.said():
+def test_a_job_goes_on_after_its_time_limit_and_after_a_requeue_by_hand(job, quiet):
+    """Slurm looks each half minute, and sends the signal half a minute early: 20 to 50 s after the start."""
+    job.submit(sbatch=[*TWO_NODES, "--time=1", "--signal=B:USR1@10"]).wait_for(5)
+    too_slow = job.said().count("requeueing job")  # on a machine that takes 20 s to get here
+    job.stand_still_until_signalled()
+    while job.said().count("requeueing job") == too_slow:
         assert job.slurm.show(job.id)[0]["JobState"] == "RUNNING", job.said()
         time.sleep(0.1)
+    job.slurm.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=10")
     first = job.ending()
     assert (first["code"], first["signal"], first["requeue"]) == (138, "SIGUSR1", True)
     assert first["checkpoint"] == f"{job.run_dir}/checkpoints/iter_{first['iteration']}"
     job.wait_for(first["iteration"] + 5)
     job.slurm.run("scontrol", "requeue", job.id)
     task = job.end()
-    assert (task["JobState"], task["ExitCode"], task["Restarts"]) == ("COMPLETED", "0:0", "2"), job.said()
-    assert job.said().count("Restoring previous solver status from") == 2
+    assert (task["JobState"], task["ExitCode"], task["Restarts"]) == ("COMPLETED", "0:0", f"{too_slow + 2}"), job.said()
+    assert job.said().count("Restoring previous solver status from") >= 2
     assert job.last() == quiet.last()
 
 
