@@ -35,8 +35,25 @@ if [[ ! ${NPROC_PER_NODE:-} ]]; then
 fi
 export NPROC_PER_NODE
 
+# A signal to one node stops the ranks of all; the other nodes' agents would wait ten minutes for that one's return.
+# shellcheck disable=SC2154,SC2329 # supervise sets run_dir; agent, which it calls, calls this
+leave_with_the_others() { # process id of the agent
+    while kill -0 "$1" 2>/dev/null; do
+        if grep -qs '"reason": "stopped"' "$run_dir/exit.json"; then
+            sleep 5
+            kill -TERM "$1" 2>/dev/null || true
+            return
+        fi
+        sleep 1
+    done
+}
+
+# Elastic, a stop may be for a node that comes, and those left go on by themselves.
 # shellcheck disable=SC2329 # supervise calls it
-agent() { exec "$home/launch/agent.sh" "$@"; }
+agent() {
+    if [[ $NNODES != 1 && $NNODES != *:* ]]; then leave_with_the_others "$BASHPID" & fi
+    exec "$home/launch/agent.sh" "$@"
+}
 
 # shellcheck source=launch/supervise.sh
 source "$home/launch/supervise.sh"
