@@ -146,7 +146,7 @@ def test_deepspeed_is_one_setting_more_and_its_weights_are_ddps(job, quiet):
 
 @pytest.mark.slow
 def test_a_job_goes_on_after_its_time_limit_and_after_a_requeue_by_hand(job, quiet):
-    """Slurm takes limits by the minute, looks each half minute, and may send the signal up to a minute sooner than asked."""
+    """Slurm takes limits by the minute, looks each half minute, and may send the signal a minute sooner than asked."""
     job.submit(sbatch=[*TWO_NODES, "--time=1", "--signal=B:USR1@10"]).wait_for(5)
     too_slow = job.said().count("requeueing job")  # on a machine that takes 20 s to get here
     job.stand_still_until_signalled()
