@@ -15,7 +15,7 @@ from torch.nn import functional
 from benchmarks.caffe_checks import CPU, Row, activations, largest, relative
 from benchmarks.caffe_results import Array
 from stylefinetune import models
-from stylefinetune.config import LayerRule, ModelConfig, OptimConfig
+from stylefinetune.config import LayerRule, ModelConfig, OptimConfig, TrainConfig
 from stylefinetune.data import Batch
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.optimizer import MOMENTUM
@@ -88,7 +88,7 @@ def compare_steps(golden: Path) -> Iterator[Row]:
     net.zero_grad()
 
     world = World(rank=0, size=1, device=CPU)
-    engine = TorchEngine(net, (_Unchanged(), _Unchanged()), SOLVER, world, seed=0, input_size=SIZE)
+    engine = TorchEngine(net, (_Unchanged(), _Unchanged()), SOLVER, world, train=TrainConfig(seed=0), input_size=SIZE)
     where = torch.zeros(len(LABELS), dtype=torch.int64)
     batch = Batch(inputs, LABELS, Crops(where, where, where.bool(), SIZE), where, size=len(LABELS))
     losses: list[float] = []

@@ -81,9 +81,12 @@ class OptimConfig:
         stepsize: iterations between drops (step), or the middle of the slope (sigmoid).
         stepvalue: iterations of the drops (multistep), ascending.
         power: exponent of inv and poly.
+        warmup_iter: iterations that the rate climbs for, in equal steps, to what the policy says; 0 doesn't warm up.
         momentum: share of the last update that is kept.
         weight_decay: L2 penalty, times a layer's decay_mult.
         clip_gradients: largest L2 norm of all gradients together, summed over iter_size batches; -1 doesn't clip.
+        lars_trust: LARS's trust coefficient, which gives each tensor a rate of its own (optimizer.CaffeSGD has the
+            formula); 0 is Caffe's rule alone.
         layers: rules per layer, in order; layers that no rule matches have 1, 1 for weights and 2, 0 for biases.
     """
 
@@ -93,14 +96,18 @@ class OptimConfig:
     stepsize: int = 20000
     stepvalue: tuple[int, ...] = ()
     power: float = 1.0
+    warmup_iter: int = 0
     momentum: float = 0.9
     weight_decay: float = 0.0005
     clip_gradients: float = -1.0
+    lars_trust: float = 0.0
     layers: tuple[LayerRule, ...] = (LayerRule(match="fc8_*", lr_mult=10.0),)
 
     def __post_init__(self) -> None:
         require(self.base_lr >= 0, f"optim.base_lr is {self.base_lr}; it must not be negative")
         require(self.stepsize >= 1, f"optim.stepsize is {self.stepsize}; it must be at least 1")
+        require(self.warmup_iter >= 0, f"optim.warmup_iter is {self.warmup_iter}; it must not be negative")
+        require(self.lars_trust >= 0, f"optim.lars_trust is {self.lars_trust}; it must not be negative")
         require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must lie in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
         require(
@@ -126,6 +133,10 @@ class TrainConfig:
         display: iterations between displayed losses; 0 shows none.
         average_loss: displayed loss is the mean of this many last ones.
         seed: of fillers, dropout, crops, mirrors and shuffles.
+        precision: of products and convolutions, in training and in its tests; the loss and all that is kept, and so a
+            checkpoint, are fp32.
+        channels_last: lay pictures and what the layers make of them out channel by channel at each pixel (NHWC).
+        compile: train with the network as torch.compile makes it; with --engine torch only.
         deterministic: on GPUs, use deterministic algorithms, so that equal runs are equal to the bit.
         stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise go on, saving nothing that isn't finite.
         stall_seconds: how long one rank may hold up the others before the run ends and names it.
@@ -139,6 +150,9 @@ class TrainConfig:
     display: int = 20
     average_loss: int = 1
     seed: int = 1701
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     deterministic: bool = False
     stop_on_nonfinite: bool = True
     stall_seconds: float = 600.0

@@ -18,11 +18,11 @@ FOLLOWS = {
     "zero_allow_untested_optimizer": "optim",
     "scheduler": "optim.lr_policy",
     "zero_optimization.stage": "deepspeed.zero_stage",
-    "bf16": "deepspeed.precision",
-    "bfloat16": "deepspeed.precision",
-    "fp16": "deepspeed.precision",
-    "data_types": "deepspeed.precision",
-    "torch_autocast": "deepspeed.precision",
+    "bf16": "train.precision",
+    "bfloat16": "train.precision",
+    "fp16": "train.precision",
+    "data_types": "train.precision",
+    "torch_autocast": "train.precision",
 }
 # Keys that put weights or momenta where a checkpoint doesn't look for them, or train something else than this run.
 UNFIT = (
@@ -52,13 +52,10 @@ class DeepSpeedConfig:
 
     Attributes:
         zero_stage: what is divided among the ranks: 0 nothing, 1 momenta, 2 gradients too, 3 weights too.
-        precision: of products and convolutions, and of the gradients that are sent; all that is kept, and so a
-            checkpoint, is fp32.
         extra: further keys of DeepSpeed's JSON, such as zero_optimization: {reduce_bucket_size: 50000000}.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
     extra: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:

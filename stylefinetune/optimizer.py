@@ -19,13 +19,22 @@ class CaffeSGD(torch.optim.Optimizer):
     torch.optim.SGD keeps the learning rate outside V, so that a drop of the rate acts on past gradients too; in
     Caffe each gradient keeps the rate that it came with.
 
+    With optim.lars_trust, LARS (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017): what is
+    added to each tensor's V is multiplied by its local rate
+
+        trust * |W| / (|gradient| + weight_decay * decay_mult * |W|)
+
+    in L2 norms of the whole tensor. As in its authors' own code, of NVIDIA's Caffe, biases have one too, and it is 1
+    where a norm is 0; unlike there, lr_mult holds beside it.
+
     Args:
         groups: parameter groups with `lr_mult` and `decay_mult`.
-        optim: momentum and weight decay; the rate is written to each group's `lr` before a step.
+        optim: momentum, weight decay and LARS; the rate is written to each group's `lr` before a step.
     """
 
     def __init__(self, groups: list[dict[str, Any]], optim: OptimConfig) -> None:
         super().__init__(groups, {"lr": optim.base_lr, "momentum": optim.momentum, "weight_decay": optim.weight_decay})
+        self._trust = optim.lars_trust
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter][MOMENTUM] = torch.zeros_like(parameter)
@@ -44,8 +53,19 @@ class CaffeSGD(torch.optim.Optimizer):
             decay = group["weight_decay"] * group["decay_mult"]
             for parameter in group["params"]:
                 velocity = self.state[parameter][MOMENTUM]
-                velocity.mul_(group["momentum"]).add_(parameter.grad.add(parameter, alpha=decay), alpha=rate)
+                update = parameter.grad.add(parameter, alpha=decay)
+                if self._trust:
+                    update.mul_(_local_rate(parameter, decay, self._trust))
+                velocity.mul_(group["momentum"]).add_(update, alpha=rate)
                 parameter.sub_(velocity)
+
+
+def _local_rate(parameter: torch.Tensor, decay: float, trust: float) -> torch.Tensor:
+    """Returns LARS's local rate, a scalar on the device, which isn't waited for."""
+    assert parameter.grad is not None
+    weight, gradient = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(parameter.grad)
+    rate = trust * weight / (gradient + decay * weight)
+    return torch.where((weight > 0) & (gradient > 0), rate, 1.0)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:

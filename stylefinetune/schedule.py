@@ -13,6 +13,10 @@ def learning_rate(optim: OptimConfig, iteration: int, max_iter: int) -> float:
     stepsize); multistep: gamma ^ (how many of stepvalue are reached); exp: gamma ^ iteration; inv:
     (1 + gamma * iteration) ^ -power; poly: (1 - iteration / max_iter) ^ power; sigmoid:
     1 / (1 + exp(-gamma * (iteration - stepsize))).
+
+    With warmup_iter, the first so many iterations have (iteration + 1) / warmup_iter of that, as in Goyal et al.,
+    "Accurate, Large Minibatch SGD" (2017), but from 0 instead of the small batch's rate. The policy counts from
+    iteration 0 all the same, so that its drops stay where they are.
     """
     match optim.lr_policy:
         case "fixed":
@@ -29,4 +33,6 @@ def learning_rate(optim: OptimConfig, iteration: int, max_iter: int) -> float:
             factor = (1 - iteration / max_iter) ** optim.power
         case "sigmoid":
             factor = 1 / (1 + math.exp(-optim.gamma * (iteration - optim.stepsize)))
+    if iteration < optim.warmup_iter:
+        factor *= (iteration + 1) / optim.warmup_iter
     return optim.base_lr * factor

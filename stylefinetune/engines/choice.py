@@ -3,10 +3,11 @@
 import json
 import sys
 
+import torch
 from torch import nn
 
 from stylefinetune.config import Config
-from stylefinetune.engines import deepspeed_engine
+from stylefinetune.engines import deepspeed_engine, switches
 from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine
 from stylefinetune.engines.engine import Engine
 from stylefinetune.engines.torch_engine import TorchEngine
@@ -22,6 +23,7 @@ def check(config: Config) -> None:
     """
     if config.engine == "deepspeed":
         deepspeed_engine.check(config)
+    switches.check(config.train, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def build(
@@ -38,7 +40,7 @@ def build(
     """
     if config.engine == "deepspeed":
         return DeepSpeedEngine(net, transforms, config, world)
-    return TorchEngine(net, transforms, config.optim, world, seed=config.train.seed, input_size=input_size)
+    return TorchEngine(net, transforms, config.optim, world, train=config.train, input_size=input_size)
 
 
 def show(config: Config, world: World) -> None:

@@ -19,6 +19,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 
 from stylefinetune.config import Config
 from stylefinetune.data import Batch
+from stylefinetune.engines import switches
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.engines.torch_engine import dropout_seed, loss_share
 from stylefinetune.engines.zero_state import open_state
@@ -42,6 +43,14 @@ def check(config: Config) -> None:
         raise UserError(
             "optim.clip_gradients is 0, which for DeepSpeed means not to clip; give -1, or use --engine torch"
         )
+    stage = config.deepspeed.zero_stage
+    if config.optim.lars_trust and stage > 0:
+        raise UserError(
+            f"optim.lars_trust is {config.optim.lars_trust:g}, but LARS needs the norms of whole tensors, which "
+            f"deepspeed.zero_stage {stage} cuts up; give deepspeed.zero_stage 0, or use --engine torch"
+        )
+    if config.train.compile:
+        raise UserError("train.compile is for --engine torch; leave it out, or leave out --engine deepspeed")
 
 
 def derive(config: Config, world_size: int) -> dict[str, Any]:
@@ -58,7 +67,7 @@ def derive(config: Config, world_size: int) -> dict[str, Any]:
         "gradient_clipping": max(0.0, clip / config.train.iter_size),
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": config.deepspeed.precision == "bf16", "dtype": "bfloat16"},
+        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
     }
     return _merge(derived, config.deepspeed.extra)
 
@@ -88,7 +97,7 @@ class DeepSpeedEngine:
         self._config = config
         self._world = world
         self._train_transform, self._test_transform = transforms
-        net = net.to(world.device)
+        net = net.to(world.device)  # DeepSpeed fails on weights in channels_last; the pictures' layout is enough
         parameters = dict(net.named_parameters())
         self._optimizer = CaffeSGD(param_groups(net, config.optim.layers), config.optim)
         self._optimizer.state.clear()  # DeepSpeed puts other tensors in the parameters' place
@@ -104,7 +113,8 @@ class DeepSpeedEngine:
             group["lr"] = lr
         shares: list[torch.Tensor] = []
         for batch in micro_batches:
-            logits = self._engine(self._train_transform(batch.pictures, batch.crops))
+            pictures = self._train_transform(batch.pictures, batch.crops)
+            logits = self._engine(switches.lay_out(pictures, self._config.train))
             share = loss_share(logits.float(), batch, len(micro_batches))
             # DeepSpeed takes the mean over the ranks.
             self._engine.backward(share * self._world.size, scale_wrt_gas=False)
@@ -118,7 +128,8 @@ class DeepSpeedEngine:
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         self._engine.eval()
-        return self._engine(self._test_transform(batch.pictures, batch.crops)).float()
+        pictures = self._test_transform(batch.pictures, batch.crops)
+        return self._engine(switches.lay_out(pictures, self._config.train)).float()
 
     @torch.no_grad()
     def state(self) -> EngineState:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from stylefinetune.config import OptimConfig
+from stylefinetune.config import OptimConfig, TrainConfig
 from stylefinetune.data import Batch
+from stylefinetune.engines import switches
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.optimizer import MOMENTUM, CaffeSGD, clip_gradients, param_groups
 from stylefinetune.order import CORRUPT_LABEL
@@ -26,7 +27,7 @@ class TorchEngine:
         transforms: from a batch's pictures to the net's input, in training and in testing.
         optim: the solver.
         world: the ranks that train together.
-        seed: of dropout.
+        train: seed of dropout, and the switches.
         input_size: (height, width) of the net's input in training.
     """
 
@@ -37,19 +38,22 @@ class TorchEngine:
         optim: OptimConfig,
         world: World,
         *,
-        seed: int,
+        train: TrainConfig,
         input_size: tuple[int, int],
     ) -> None:
         self.world = world
-        self.seed = seed
+        self.train = train
         self.optim = optim
         self.train_transform, self.test_transform = transforms
         self.net = net.to(world.device)
+        if train.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- it does take one
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
         self.replica: nn.Module = self.net
         if world.size > 1:
             self.replica = DistributedDataParallel(self.net, gradient_as_bucket_view=True)
             self._settle_buckets(input_size)
+        self._compiled = torch.compile(self.replica) if train.compile else self.replica
 
     def _settle_buckets(self, input_size: tuple[int, int]) -> None:
         """Does one backward pass that leaves no trace.
@@ -64,7 +68,7 @@ class TorchEngine:
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
-        torch.manual_seed(dropout_seed(self.seed, iteration, self.world.rank))
+        torch.manual_seed(dropout_seed(self.train.seed, iteration, self.world.rank))
         self.replica.train()
         shares = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
         if self.optim.clip_gradients >= 0:
@@ -80,7 +84,9 @@ class TorchEngine:
         """Adds a micro-batch's gradients and returns this rank's share of its loss."""
         waits = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
-            logits = self.replica(self.train_transform(batch.pictures, batch.crops))
+            # torch.compile's convolutions fail in the backward pass of no pictures (PyTorch 2.14).
+            network = self._compiled if len(batch.pictures) else self.replica
+            logits = switches.compute(network, self.train_transform(batch.pictures, batch.crops), self.train)
             share = loss_share(logits, batch, iter_size)
             (share * self.world.size).backward()  # DDP takes the mean over the ranks
         return share.detach()
@@ -89,7 +95,7 @@ class TorchEngine:
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         self.net.eval()
-        return self.net(self.test_transform(batch.pictures, batch.crops))
+        return switches.compute(self.net, self.test_transform(batch.pictures, batch.crops), self.train)
 
     def state(self) -> EngineState:
         """See Engine."""

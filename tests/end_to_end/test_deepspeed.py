@@ -32,7 +32,7 @@ def done(from_caffe, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("runs")
     runs = [flags_of(from_caffe, folder / str(stage), stage, EVERY) for stage in STAGES]
     runs.append(flags_of(from_caffe, folder / "halves", 2, EVERY, *HALVES))
-    runs.append(flags_of(from_caffe, folder / "bf16", 1, "--deepspeed.precision=bf16"))
+    runs.append(flags_of(from_caffe, folder / "bf16", 1, "--train.precision=bf16"))
     (folder / "runs.json").write_text(json.dumps(runs))
     launch = [*LAUNCH, f"--nproc_per_node={request.param}"] if request.param > 1 else []
     ended = run(sys.executable, *launch, PROGRAM, folder / "runs.json", env={"OMP_NUM_THREADS": "1"}, timeout=400)

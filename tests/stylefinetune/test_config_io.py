@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from stylefinetune import config_io
 from stylefinetune.config import Config, LayerRule
 from stylefinetune.config_io import parse
 from stylefinetune.errors import UserError
+from stylefinetune.schedule import learning_rate
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
 
@@ -57,6 +59,31 @@ def test_the_recipe_file_of_the_100k_run_spells_out_the_defaults():
     assert recipe == Config()
 
 
+def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_times_the_size():
+    large, small = config_io.load(next(path for path in RECIPES if path.stem == "flickr_style_8gpu")), Config()
+    assert large.data.batch_size == 8 * small.data.batch_size
+    for ours, theirs in (
+        (large.train.max_iter, small.train.max_iter),
+        (large.train.test_interval, small.train.test_interval),
+        (large.checkpoint.snapshot, small.checkpoint.snapshot),
+        (large.optim.stepsize, small.optim.stepsize),
+    ):
+        assert ours * large.data.batch_size == theirs * small.data.batch_size
+    assert large.optim.base_lr == 8 * small.optim.base_lr
+    assert learning_rate(large.optim, 0, large.train.max_iter) < small.optim.base_lr
+    for share in (0.1, 0.3, 0.99):
+        theirs = learning_rate(small.optim, round(share * small.train.max_iter), small.train.max_iter)
+        assert learning_rate(large.optim, round(share * large.train.max_iter), large.train.max_iter) == 8 * theirs
+    scaled = {
+        "run_dir": large.run_dir,
+        "data": dataclasses.replace(small.data, batch_size=400),
+        "optim": dataclasses.replace(small.optim, base_lr=0.008, warmup_iter=800, stepsize=2500),
+        "train": dataclasses.replace(small.train, max_iter=12500, test_interval=125),
+        "checkpoint": dataclasses.replace(small.checkpoint, snapshot=1250),
+    }
+    assert large == dataclasses.replace(small, **scaled)  # and all else is the same
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -75,6 +102,9 @@ def test_the_recipe_file_of_the_100k_run_spells_out_the_defaults():
         (["--model.last_layer=fc8.x"], "model.last_layer is 'fc8.x'; use letters, digits and underscores"),
         (["--optim.lr_policy=multistep"], "optim.stepvalue is empty"),
         (["--optim.stepvalue=[5,3]"], "the iterations must ascend"),
+        (["--optim.warmup_iter=-1"], "optim.warmup_iter is -1; it must not be negative"),
+        (["--optim.lars_trust=-0.1"], "optim.lars_trust is -0.1; it must not be negative"),
+        (["--train.precision=fp16"], "train.precision: Expected a one of ['fp32', 'bf16']. Got value: fp16"),
         (["--train.max_iter=0"], "train.max_iter is 0; it must be at least 1"),
         (["--config=nowhere.yaml"], "--config nowhere.yaml can't be read: No such file"),
         (["--config=/"], "--config / can't be read: Is a directory"),

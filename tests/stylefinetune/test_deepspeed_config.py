@@ -20,7 +20,7 @@ def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
     [
         ("{gradient_clipping: 1.0}", "gradient_clipping follows from optim.clip_gradients"),
         ("{zero_optimization: {stage: 2}}", "zero_optimization.stage follows from deepspeed.zero_stage"),
-        ("{bf16: {enabled: true}}", "bf16.enabled follows from deepspeed.precision"),
+        ("{bf16: {enabled: true}}", "bf16.enabled follows from train.precision"),
         ("{optimizer: {type: Adam}}", "optimizer.type follows from optim"),
         ("{zero_optimization: 3}", "zero_optimization must hold further keys"),
         ("{scheduler: {}}", "scheduler follows from optim.lr_policy"),

@@ -41,6 +41,47 @@ def test_the_update_is_caffes_rule_with_the_rate_inside_the_momentum():
         assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6)
 
 
+def test_lars_gives_each_tensor_its_own_rate_by_the_papers_formula():
+    layers = small_net()
+    with torch.no_grad():
+        layers.get_submodule("fc7").bias.zero_()  # of norm 0: its local rate is 1
+    optim = OptimConfig(momentum=0.9, weight_decay=0.05, lars_trust=0.01)
+    optimizer = CaffeSGD(param_groups(layers, RULES), optim)
+    weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    locals_seen = {name: [] for name in weights}
+    for step, lr in enumerate((2.0, 0.5)):
+        for place, (name, value) in enumerate(layers.named_parameters()):
+            gradient = np.arange(1.0, 1 + value.numel()).reshape(value.shape) * (1 + step) / (3 + place)
+            value.grad = torch.tensor(gradient, dtype=torch.float32)
+            lr_mult, decay = {"fc8_flickr": 10}.get(name.split(".")[0], 1), 0.05
+            if name.endswith("bias"):
+                lr_mult, decay = 2 * lr_mult, 0.0
+            norm = np.sqrt((weights[name] ** 2).sum())
+            local = 0.01 * norm / (np.sqrt((gradient**2).sum()) + decay * norm) if norm else 1.0
+            locals_seen[name].append(local)
+            velocity[name] = 0.9 * velocity[name] + lr * lr_mult * local * (gradient + decay * weights[name])
+            weights[name] = weights[name] - velocity[name]
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    for name, value in layers.named_parameters():
+        assert np.allclose(value.detach().numpy(), weights[name], rtol=1e-5, atol=1e-6), name
+        assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6), name
+    assert locals_seen["fc7.bias"][0] == 1
+    assert len({local for seen in locals_seen.values() for local in seen}) == 12
+
+
+def test_lars_leaves_a_tensor_without_gradient_to_its_decay():
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    groups = [{"params": [layer.weight], "lr_mult": 1.0, "decay_mult": 1.0}]
+    optimizer = CaffeSGD(groups, OptimConfig(base_lr=1.0, weight_decay=0.1, lars_trust=0.01))
+    optimizer.step()
+    assert layer.weight.tolist() == [[pytest.approx(0.9)] * 2]
+
+
 @pytest.mark.parametrize(
     ("name", "rules", "expected"),
     [

@@ -42,17 +42,18 @@ def transforms(world):
     return both, both
 
 
-def with_torch(world, dropout=0.0, optim=OPTIM):
-    return TorchEngine(net(dropout), transforms(world), optim, world, seed=3, input_size=(43, 43))
+def with_torch(world, dropout=0.0, optim=OPTIM, **switches):
+    train = TrainConfig(seed=3, **switches)
+    return TorchEngine(net(dropout), transforms(world), optim, world, train=train, input_size=(43, 43))
 
 
-def with_deepspeed(world, folder, stage, dropout=0.0, optim=OPTIM, precision="fp32"):
+def with_deepspeed(world, folder, stage, dropout=0.0, optim=OPTIM, **switches):
     config = Config(
         run_dir=str(folder),
         engine="deepspeed",
         optim=optim,
-        train=TrainConfig(iter_size=len(MICRO_BATCHES), seed=3),
-        deepspeed=DeepSpeedConfig(zero_stage=stage, precision=precision),
+        train=TrainConfig(iter_size=len(MICRO_BATCHES), seed=3, **switches),
+        deepspeed=DeepSpeedConfig(zero_stage=stage),
     )
     return DeepSpeedEngine(net(dropout), transforms(world), config, world)
 
@@ -116,6 +117,10 @@ def try_stage(stage, world, folder):
     resumed.load(unpack(pack(straight.state())))
     kept = train(straight, world, range(2, 5)) == train(resumed, world, range(2, 5))
 
+    laid_out = with_deepspeed(world, folder, stage, channels_last=True)
+    laid_out.load(unpack(start))
+    in_channels_last = train(laid_out, world, range(2, 5))
+
     clipped = with_deepspeed(world, folder, stage, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
     train(clipped, world, range(1))
     reference = with_torch(world, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
@@ -129,7 +134,24 @@ def try_stage(stage, world, folder):
         "at rest": at_rest,
         "dropped": [dropped, dropped_with_torch],
         "resumed bitwise": kept and same(pack(straight.state()), pack(resumed.state())),
+        "in channels_last": in_channels_last,
         "clipped": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+    }
+
+
+def try_lars(world, folder):
+    """Stage 0 against PyTorch alone on the same ranks, and resumed."""
+    lars = dataclasses.replace(OPTIM, lars_trust=0.1)
+    straight, reference = with_deepspeed(world, folder, 0, optim=lars), with_torch(world, optim=lars)
+    losses = [train(engine, world, range(3)) for engine in (straight, reference)]
+    ours, theirs = pack(straight.state()), pack(reference.state())
+    resumed = with_deepspeed(world, folder, 0, optim=lars)
+    resumed.load(unpack(ours))
+    kept = train(straight, world, range(3, 5)) == train(resumed, world, range(3, 5))
+    return {
+        "losses": losses,
+        "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+        "resumed bitwise": kept and same(pack(straight.state()), pack(resumed.state())),
     }
 
 
@@ -157,6 +179,7 @@ if __name__ == "__main__":
     shared = Path(sys.argv[1])
     ranks = World.join()
     told = {str(stage): try_stage(stage, ranks, shared) for stage in STAGES}
+    told["lars"] = try_lars(ranks, shared)
     told["overflow"] = try_overflow(ranks, shared)
     told["bf16"] = try_bf16(ranks, shared)  # last: DeepSpeed keeps a note of it for the whole process
     if ranks.is_lead:

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import math
 
@@ -35,6 +36,32 @@ def test_clipping_is_caffes(went_on, stage):
     assert went_on.told[str(stage)]["clipped"] < 1e-6
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_channels_last_is_another_layout_of_the_same_numbers(alone, went_on, stage):
+    told = went_on.told[str(stage)]
+    assert told["in channels_last"] == pytest.approx(alone.losses, abs=1e-6)
+
+
+def test_lars_at_stage_0_is_what_it_is_with_pytorch_alone_and_resumes_bitwise(went_on):
+    told = went_on.told["lars"]
+    assert told["losses"][0] == pytest.approx(told["losses"][1], abs=1e-6)
+    assert told["apart"] < 1e-6
+    assert told["resumed bitwise"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_lars_is_refused_where_tensors_are_cut_up(stage):
+    lars = Config(optim=OptimConfig(lars_trust=0.001), deepspeed=DeepSpeedConfig(zero_stage=stage))
+    with pytest.raises(UserError, match=rf"optim\.lars_trust is 0\.001.*deepspeed\.zero_stage {stage}"):
+        deepspeed_engine.check(lars)
+    deepspeed_engine.check(dataclasses.replace(lars, deepspeed=DeepSpeedConfig(zero_stage=0)))
+
+
+def test_compile_is_refused_by_name():
+    with pytest.raises(UserError, match=r"train\.compile is for --engine torch"):
+        deepspeed_engine.check(Config(train=TrainConfig(compile=True)))
+
+
 def test_bf16_keeps_fp32_and_trains_nearly_the_same(alone, went_on):
     told = went_on.told["bf16"]
     assert told["losses"] == pytest.approx(alone.losses, abs=0.05)
@@ -66,8 +93,8 @@ def leaves(tree, prefix=""):
 def test_all_that_deepspeed_is_told_follows_from_the_config_and_nothing_else_may_say_it(stage):
     config = Config(
         optim=OptimConfig(clip_gradients=6.0),
-        train=TrainConfig(iter_size=3),
-        deepspeed=DeepSpeedConfig(zero_stage=stage, precision="bf16"),
+        train=TrainConfig(iter_size=3, precision="bf16"),
+        deepspeed=DeepSpeedConfig(zero_stage=stage),
     )
     derived = derive(config, world_size=8)
     assert derived["zero_optimization"]["stage"] == stage

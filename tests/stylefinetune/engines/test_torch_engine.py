@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from stylefinetune import models
-from stylefinetune.config import LayerRule, ModelConfig, OptimConfig
+from stylefinetune.config import LayerRule, ModelConfig, OptimConfig, TrainConfig
 from stylefinetune.data import Batch
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.transforms import Crops, Transform
@@ -15,12 +15,13 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 LAST_FASTER = (LayerRule("fc8_*", 10.0),)
 
 
-def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0):
+def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0, lars=0.0, **switches):
     model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=dropout)
     net = models.build(model, 5, [(43, 43)], seed=1)
     transform = Transform(torch.full((1, 1, 3), 120.0), 1.0, ALONE.device)
-    optim = OptimConfig(layers=layers, clip_gradients=clip)
-    return TorchEngine(net, (transform, transform), optim, ALONE, seed=3, input_size=(43, 43))
+    optim = OptimConfig(layers=layers, clip_gradients=clip, lars_trust=lars)
+    train = TrainConfig(seed=3, **switches)
+    return TorchEngine(net, (transform, transform), optim, ALONE, train=train, input_size=(43, 43))
 
 
 def batch(count=6, size=None, seed=0):
@@ -88,8 +89,9 @@ def test_testing_is_without_dropout_and_moves_nothing():
     assert tested.forward(batch(0)).shape == (0, 5)
 
 
-def test_a_state_that_is_put_back_goes_on_bitwise():
-    straight, other = engine(), engine()
+@pytest.mark.parametrize("further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": True}], ids=str)
+def test_a_state_that_is_put_back_goes_on_bitwise(further):
+    straight, other = engine(**further), engine(**further)
     straight.train_step(0, [batch(seed=1)], lr=0.01)
     other.train_step(7, [batch(seed=9)], lr=0.05)
     other.load(straight.state())
@@ -99,6 +101,39 @@ def test_a_state_that_is_put_back_goes_on_bitwise():
     assert changed(straight.state().parameters, other.state().parameters) == set()
     ours, theirs = (e.state().slots["momentum_buffer"] for e in (straight, other))
     assert changed(ours, theirs) == set()
+
+
+def test_channels_last_lays_out_weights_and_what_the_layers_make_and_changes_no_state():
+    laid_out, plain = engine(dropout=0.0, channels_last=True), engine(dropout=0.0)
+    layouts = []
+    laid_out.net.get_submodule("conv4").register_forward_hook(
+        lambda _layer, _inputs, output: layouts.append(output.is_contiguous(memory_format=torch.channels_last))
+    )
+    for iteration in range(2):
+        ours, theirs = (one.train_step(iteration, [batch(seed=iteration)], lr=0.01) for one in (laid_out, plain))
+        assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    assert laid_out.forward(batch()).shape == (6, 5)
+    assert layouts == [True] * 3
+    assert laid_out.net.get_submodule("conv4").weight.is_contiguous(memory_format=torch.channels_last)
+    plain.load(laid_out.state())
+    assert changed(plain.state().parameters, laid_out.state().parameters) == set()
+    assert plain.net.get_submodule("conv4").weight.is_contiguous()
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_loss_logits_and_state_in_fp32():
+    trained, plain = engine(dropout=0.0, precision="bf16"), engine(dropout=0.0)
+    computed = []
+    fc7 = trained.net.get_submodule("fc7")
+    fc7.register_forward_hook(lambda _layer, _inputs, output: computed.append(output.dtype))
+    ours, theirs = (one.train_step(0, [batch()], lr=0.01) for one in (trained, plain))
+    logits = trained.forward(batch())
+    assert computed == [torch.bfloat16] * 2
+    assert (ours.dtype, logits.dtype) == (torch.float32, torch.float32)
+    assert ours.item() == pytest.approx(theirs.item(), abs=0.01)
+    state = trained.state()
+    assert {value.dtype for value in [*state.parameters.values(), *state.slots["momentum_buffer"].values()]} == {
+        torch.float32
+    }
 
 
 def test_a_layer_that_was_frozen_starts_at_rest():

@@ -1,0 +1,96 @@
+"""Holds each switch, and the large batch, against fp32: `python -m benchmarks.switches --work DIR [--only NAME]`.
+
+Trains the quickstart's recipe on its own sample, on two ranks, from several seeds: as it is, with each of
+train.precision bf16, train.channels_last and train.compile, and with batches of 400 as in flickr_style_8gpu.yaml, as
+many pictures in an eighth of the iterations. One run is no answer, since equal recipes from other seeds end some points
+apart; so each row is the mean over the seeds of the accuracy over all test pictures at the end, and its standard
+deviation. DIR keeps sample and runs; the same command goes on there, and repeats nothing.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.caffe_checks import ROOT, metrics
+
+SEEDS = (1, 2, 3)
+CHANNELS_LAST, BF16, COMPILE = "--train.channels_last=true", "--train.precision=bf16", "--train.compile=true"
+# 700 iterations of 50 with a drop after 500; an eighth of that, with flickr_style_8gpu.yaml's share of warm-up.
+LARGE = ("--data.batch_size=400", "--train.max_iter=88", "--optim.stepsize=63")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "bf16": (BF16,),
+    "channels_last": (CHANNELS_LAST,),
+    "compile": (COMPILE,),
+    "all": (BF16, CHANNELS_LAST, COMPILE),
+    "batch_400": (*LARGE, "--optim.base_lr=0.016", "--optim.warmup_iter=6"),
+    "batch_400_cold": (*LARGE, "--optim.base_lr=0.016"),
+    "batch_400_lars": (*LARGE, "--optim.base_lr=8", "--optim.lars_trust=0.001", "--optim.warmup_iter=6"),
+    "batch_400_unscaled": LARGE,
+}
+
+
+def run(*command: str) -> None:
+    """Runs a program of the project's to its end.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def assemble(work: Path) -> Path:
+    """Returns the sample's shards, with their mean, and makes them where they aren't there yet."""
+    shards, sample = work / "shards", work / "sample"
+    if not (shards / "mean.npy").exists():
+        with subprocess.Popen(
+            [sys.executable, "-m", "launch.sample", "--out", str(sample)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as server:
+            assert server.stdout is not None
+            next(line for line in server.stdout if line.startswith("Serving"))
+            recipe = ("--config", "configs/shards/quickstart.yaml")
+            run("shards", "assemble", *recipe, f"--list={sample / 'sample.csv'}", f"--out={shards}")
+            server.terminate()
+        run("shards", "mean", str(shards))
+    return shards
+
+
+def train(work: Path, variant: str, seed: int) -> float:
+    """Returns the test accuracy at the end of a run, and trains it unless it is there."""
+    run_dir = work / f"{variant}_{seed}"
+    launcher = ("torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0")
+    recipe = ("--config=configs/finetune/quickstart.yaml", f"--data.shards={assemble(work)}", f"--run_dir={run_dir}")
+    quiet = ("--train.test_interval=0", "--tracking.wandb=disabled", f"--train.seed={seed}")
+    ending = run_dir / "exit.json"
+    if not ending.exists() or json.loads(ending.read_text(encoding="utf-8"))["code"] != 0:
+        run(*launcher, "-m", "stylefinetune.train", *recipe, *quiet, *VARIANTS[variant])
+    return float(metrics(run_dir, "test")[-1]["accuracy"])
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.switches", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of the sample and the runs")
+    parser.add_argument("--only", choices=VARIANTS, action="append", help="a row; all unless given")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    options = parser.parse_args()
+    work: Path = options.work.resolve()
+    print(f"| run | accuracy, mean of {len(options.seeds)} | standard deviation | each |\n|---|---|---|---|")
+    for variant in options.only or VARIANTS:
+        found = [train(work, variant, seed) for seed in options.seeds]
+        spread = statistics.stdev(found) if len(found) > 1 else 0.0
+        each = ", ".join(f"{accuracy:.3f}" for accuracy in found)
+        print(f"| {variant} | {statistics.mean(found):.3f} | {spread:.3f} | {each} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

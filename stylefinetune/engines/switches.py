@@ -1,0 +1,40 @@
+"""The switches that make the same recipe faster: bfloat16, channels last, torch.compile."""
+
+from collections.abc import Callable
+
+import torch
+
+from stylefinetune.config import TrainConfig
+from stylefinetune.errors import UserError
+
+
+def check(train: TrainConfig, device: torch.device) -> None:
+    """Sees that torch.compile works here, by having it compile next to nothing; takes some seconds the first time.
+
+    Raises:
+        UserError: it is asked for and doesn't work.
+    """
+    if not train.compile:
+        return
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except RuntimeError as error:  # what torch.compile raises are kinds of it
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"train.compile is on, but torch.compile can't compile here: {said.strip()}; install g++ and Python's "
+            "headers (python3-dev), or leave train.compile out"
+        ) from error
+
+
+def lay_out(pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:
+    """Returns the network's input, [B, 3, H, W], laid out as train.channels_last says."""
+    return pictures.contiguous(memory_format=torch.channels_last) if train.channels_last else pictures
+
+
+def compute(network: Callable[..., torch.Tensor], pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:
+    """Returns the logits of a batch, computed as `train` says; they aren't bfloat16 in any case."""
+    pictures = lay_out(pictures, train)
+    if train.precision == "fp32":
+        return network(pictures)
+    with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
+        return network(pictures).float()
