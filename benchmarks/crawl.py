@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import os
 import shutil
 import statistics
 import subprocess
@@ -97,6 +98,7 @@ def measure(command: list[str]) -> Usage:
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
+    os.sync()  # else it would wait for the disk to take what the run before it has written
     with tempfile.TemporaryFile("w+") as said:
         began = time.monotonic()
         process = psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)

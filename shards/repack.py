@@ -27,15 +27,15 @@ class RepackConfig:
 
     Attributes:
         dir: folder of shards of originals; it is only read.
-        out: folder of the new shards.
         encode_format: pixels or jpg, as `assemble` has them.
+        out: folder of the new shards; beside DIR, as DIR-pixels or DIR-jpg, unless given.
         image_size: side in pixels of the resized pictures.
         workers: processes that decode and pack; -x is all cores but x.
     """
 
     dir: Path
-    out: Path
     encode_format: Literal["pixels", "jpg"]
+    out: Path | None = None
     image_size: int = 256
     workers: int = -1
 
@@ -44,6 +44,12 @@ class RepackConfig:
             raise ConfigError(f"image_size is {self.image_size}; it must be at least 1 and at most {MAX_IMAGE_SIZE}")
         if self.workers == 0:
             raise ConfigError("workers is 0; it must be a number of processes, or -x for all cores but x")
+
+    @property
+    def target(self) -> Path:
+        """Returns the folder of the new shards."""
+        source = self.dir.resolve()
+        return self.out or source.with_name(f"{source.name}-{self.encode_format}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +77,10 @@ def repack(config: RepackConfig, console: Console) -> None:
             f"{config.dir} holds {source.recipe.encode_format} of {source.recipe.image_size} pixels a side, no "
             "originals; repack from those, or assemble with --encode_format original"
         )
-    refuse_url(config.out)
-    if config.out.resolve() == config.dir.resolve():
-        raise ShardsError(f"--out {config.out} is the folder of the originals; give another")
-    with exclusive(config.out) as work:
+    refuse_url(config.target)
+    if config.target.resolve() == config.dir.resolve():
+        raise ShardsError(f"--out {config.target} is the folder of the originals; give another")
+    with exclusive(config.target) as work:
         target = _open(source, config, work)
         store_rules(target.root, read_rules(source.root), work)
         journal.recover(target.root, target.blocks())
@@ -99,7 +105,7 @@ def repack(config: RepackConfig, console: Console) -> None:
             console,
         )
         kept = finalize(target, work)[Status.KEPT]
-    _say(console, f"{config.out}: {kept} pictures as {config.encode_format}")
+    _say(console, f"{config.target}: {kept} pictures as {config.encode_format}")
     if len(ready) < len(source.blocks()):
         missing = len(source.blocks()) - len(ready)
         _say(console, f"{config.dir} lacks {missing} blocks yet; once assemble has made them, repack adds them")
@@ -112,16 +118,16 @@ def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
         ShardsError: it is of something else.
     """
     recipe = dataclasses.replace(source.recipe, encode_format=config.encode_format, image_size=config.image_size)
-    if blocks.is_made(config.out):
-        found = blocks.load(config.out)
+    if blocks.is_made(config.target):
+        found = blocks.load(config.target)
         difference = found.recipe.difference(recipe)
         if difference is None and not found.rows.equals(source.rows.slice(0, len(found.rows))):
             difference = f"other rows than {config.dir} has"
         if difference:
-            raise ShardsError(f"{config.out} was made from {difference}; use another --out")
+            raise ShardsError(f"{config.target} was made from {difference}; use another --out")
         if found.recipe == recipe and len(found.rows) == len(source.rows):
             return found
-    return blocks.store(config.out, recipe, source.rows, work)
+    return blocks.store(config.target, recipe, source.rows, work)
 
 
 def _is_current(source: ShardDir, target: ShardDir, block: Block) -> bool:

@@ -48,7 +48,7 @@ def crawled(draw_jpg, tmp_path_factory):
 def run_repack(source: Path, out: Path, **settings) -> str:
     text = io.StringIO()
     settings = {"encode_format": "pixels", "image_size": 24, "workers": 2} | settings
-    repack(RepackConfig(source, out, **settings), Console(file=text, width=200))
+    repack(RepackConfig(source, out=out, **settings), Console(file=text, width=200))
     return text.getvalue()
 
 
@@ -84,6 +84,15 @@ def test_repacked_originals_are_what_assembling_would_have_made(crawled, tmp_pat
         }
     assert is_whole(out)
     assert not (out / ".work").exists()
+
+
+def test_without_out_it_stands_beside_the_originals(crawled, tmp_path, capsys, monkeypatch):
+    shutil.copytree(crawled / "original", tmp_path / "a DIR")
+    monkeypatch.chdir(tmp_path / "a DIR")
+    assert main(["repack", ".", "--encode_format=pixels", "--image_size=24", "--workers=2"]) == 0
+    out = tmp_path / "a DIR-pixels"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{out}: 17 pictures as pixels"
+    assert contents(out) == contents(crawled / "pixels")
 
 
 def test_again_it_has_nothing_to_do(crawled, tmp_path):
