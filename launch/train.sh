@@ -51,7 +51,8 @@ leave_with_the_others() { # process id of the agent
 # Elastic, a stop may be for a node that comes, and those left go on by themselves.
 # shellcheck disable=SC2329 # supervise calls it
 agent() {
-    if [[ $NNODES != 1 && $NNODES != *:* ]]; then leave_with_the_others "$BASHPID" & fi
+    local agent=$BASHPID
+    if [[ $NNODES != 1 && $NNODES != *:* ]]; then leave_with_the_others "$agent" & fi
     exec "$home/launch/agent.sh" "$@"
 }
 
