@@ -1,10 +1,12 @@
 """Pictures that few programs write, byte by byte: palettes with transparency, EXIF orientations, bombs, animations."""
 
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
+from PIL import Image
 
 
 def smooth(number: int, height: int = 60, width: int = 90) -> np.ndarray:
@@ -49,3 +51,10 @@ def animation(extension: str) -> bytes:
     frames.frames = [np.full((40, 64, 3), level, np.uint8) for level in (10, 200)]
     frames.durations = [100, 100]
     return cv2.imencodeanimation(extension, frames)[1].tobytes()
+
+
+def cmyk_jpg() -> bytes:
+    """Returns a JPEG of four inks, as printers' pictures are, of 90x60 pixels."""
+    body = io.BytesIO()
+    Image.fromarray(smooth(13)).convert("CMYK").save(body, "JPEG")
+    return body.getvalue()

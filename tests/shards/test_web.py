@@ -127,6 +127,7 @@ BODIES = [
         for place, kind in enumerate(("png", "gif", "webp", "bmp"))
     ),
     kept("grey", body=encode(".jpg", smooth(10)[:, :, 0])),
+    kept("CMYK", body=odd_pictures.cmyk_jpg()),
     kept("16-bit", body=encode(".png", smooth(11).astype("uint16") * 257), format="png"),
     kept("palette", body=odd_pictures.palette_png(), format="png", size=(40, 30)),
     kept("animated GIF", body=odd_pictures.animation(".gif"), format="gif", size=(64, 40)),
