@@ -1,5 +1,6 @@
 """The switches that make the same recipe faster: bfloat16, channels last, torch.compile."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -34,7 +35,14 @@ def lay_out(pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:
 def compute(network: Callable[..., torch.Tensor], pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:
     """Returns the logits of a batch, computed as `train` says; they aren't bfloat16 in any case."""
     pictures = lay_out(pictures, train)
-    if train.precision == "fp32":
-        return network(pictures)
-    with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
-        return network(pictures).float()
+    # torch.compile's convolutions fail in the backward pass of no pictures (PyTorch 2.14).
+    with contextlib.nullcontext() if len(pictures) else uncompiled(train):
+        if train.precision == "fp32":
+            return network(pictures)
+        with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
+            return network(pictures).float()
+
+
+def uncompiled(train: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which what torch.compile has made is as it was."""
+    return torch.compiler.set_stance("force_eager") if train.compile else contextlib.nullcontext()

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -49,11 +50,11 @@ class TorchEngine:
         if train.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- it does take one
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
-        self.replica: nn.Module = self.net
+        # Beneath DDP: around it, torch.compile leaves all as it is, without a word.
+        self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
         if world.size > 1:
-            self.replica = DistributedDataParallel(self.net, gradient_as_bucket_view=True)
+            self.replica = DistributedDataParallel(self.replica, gradient_as_bucket_view=True)
             self._settle_buckets(input_size)
-        self._compiled = torch.compile(self.replica) if train.compile else self.replica
 
     def _settle_buckets(self, input_size: tuple[int, int]) -> None:
         """Does one backward pass that leaves no trace.
@@ -63,7 +64,8 @@ class TorchEngine:
         was never stopped.
         """
         blank = torch.zeros(1, 3, *input_size, device=self.world.device)
-        (self.replica(blank).sum() * 0).backward()
+        with switches.uncompiled(self.train):  # no need to compile for one picture
+            (self.replica(blank).sum() * 0).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
@@ -84,9 +86,7 @@ class TorchEngine:
         """Adds a micro-batch's gradients and returns this rank's share of its loss."""
         waits = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
-            # torch.compile's convolutions fail in the backward pass of no pictures (PyTorch 2.14).
-            network = self._compiled if len(batch.pictures) else self.replica
-            logits = switches.compute(network, self.train_transform(batch.pictures, batch.crops), self.train)
+            logits = switches.compute(self.replica, self.train_transform(batch.pictures, batch.crops), self.train)
             share = loss_share(logits, batch, iter_size)
             (share * self.world.size).backward()  # DDP takes the mean over the ranks
         return share.detach()

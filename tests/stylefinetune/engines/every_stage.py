@@ -9,10 +9,13 @@ has two pictures, so that the third of three ranks has none.
 import dataclasses
 import json
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch._dynamo.utils import counters
 
 from stylefinetune import models
 from stylefinetune.config import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
@@ -58,6 +61,15 @@ def with_deepspeed(world, folder, stage, dropout=0.0, optim=OPTIM, **switches):
     return DeepSpeedEngine(net(dropout), transforms(world), config, world)
 
 
+def small(world, **switches):
+    """PyTorch alone over a net that is compiled in seconds; CaffeNet takes minutes."""
+    torch.manual_seed(0)
+    layers = OrderedDict(conv1=nn.Conv2d(3, 8, 11, stride=4), relu1=nn.ReLU(), flatten=nn.Flatten())
+    layers = nn.Sequential(OrderedDict(layers, fc8_flickr=nn.Linear(8 * 9 * 9, 5)))
+    train = TrainConfig(seed=3, **switches)
+    return TorchEngine(layers, transforms(world), OptimConfig(), world, train=train, input_size=(43, 43))
+
+
 def slice_of(world, count, seed):
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.randint(0, 256, (count, 48, 48, 3), dtype=torch.uint8, generator=generator)
@@ -68,12 +80,12 @@ def slice_of(world, count, seed):
     return Batch(pictures[own], labels[own], crops, torch.arange(count)[own], count)
 
 
-def train(engine, world, iterations):
+def train(engine, world, iterations, lr=LR):
     """Returns each iteration's loss."""
     losses = []
     for iteration in iterations:
         batches = [slice_of(world, count, 10 * iteration + place) for place, count in enumerate(MICRO_BATCHES)]
-        losses.append(world.sum(engine.train_step(iteration, batches, LR)).item())
+        losses.append(world.sum(engine.train_step(iteration, batches, lr)).item())
     return losses
 
 
@@ -155,6 +167,21 @@ def try_lars(world, folder):
     }
 
 
+def try_compiled(world):
+    """Two micro-batches, the second of which leaves the third of three ranks none, on the same ranks."""
+    compiled, plain = small(world, compile=True), small(world)
+    names = list(compiled.state().parameters)
+    counters.clear()
+    losses = [train(engine, world, range(2), lr=1e-6) for engine in (compiled, plain)]
+    ours, theirs = pack(compiled.state()), pack(plain.state())
+    return {
+        "graphs": world.least(torch.tensor([counters["stats"]["unique_graphs"]])).item(),
+        "losses": losses,
+        "names": names,
+        "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+    }
+
+
 def try_bf16(world, folder):
     start = unpack(load_file(folder / "start.safetensors"))
     engine = with_deepspeed(world, folder, 1, precision="bf16")
@@ -180,6 +207,7 @@ if __name__ == "__main__":
     ranks = World.join()
     told = {str(stage): try_stage(stage, ranks, shared) for stage in STAGES}
     told["lars"] = try_lars(ranks, shared)
+    told["compiled"] = try_compiled(ranks)
     told["overflow"] = try_overflow(ranks, shared)
     told["bf16"] = try_bf16(ranks, shared)  # last: DeepSpeed keeps a note of it for the whole process
     if ranks.is_lead:
