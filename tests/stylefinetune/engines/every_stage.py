@@ -131,6 +131,10 @@ def try_stage(stage, world, folder):
 
     laid_out = with_deepspeed(world, folder, stage, channels_last=True)
     laid_out.load(unpack(start))
+    layouts = set()
+    laid_out._engine.module.conv4.register_forward_hook(
+        lambda _layer, inputs, _output: layouts.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
     in_channels_last = train(laid_out, world, range(2, 5))
 
     clipped = with_deepspeed(world, folder, stage, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
@@ -147,6 +151,7 @@ def try_stage(stage, world, folder):
         "dropped": [dropped, dropped_with_torch],
         "resumed bitwise": kept and same(pack(straight.state()), pack(resumed.state())),
         "in channels_last": in_channels_last,
+        "layouts": sorted(layouts),
         "clipped": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
     }
 

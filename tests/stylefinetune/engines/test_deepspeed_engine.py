@@ -39,6 +39,7 @@ def test_clipping_is_caffes(went_on, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_channels_last_is_another_layout_of_the_same_numbers(alone, went_on, stage):
     told = went_on.told[str(stage)]
+    assert told["layouts"][-1] is True
     assert told["in channels_last"] == pytest.approx(alone.losses, abs=1e-6)
 
 

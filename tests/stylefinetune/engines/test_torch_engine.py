@@ -106,14 +106,15 @@ def test_a_state_that_is_put_back_goes_on_bitwise(further):
 def test_channels_last_lays_out_weights_and_what_the_layers_make_and_changes_no_state():
     laid_out, plain = engine(dropout=0.0, channels_last=True), engine(dropout=0.0)
     layouts = []
-    laid_out.net.get_submodule("conv4").register_forward_hook(
-        lambda _layer, _inputs, output: layouts.append(output.is_contiguous(memory_format=torch.channels_last))
-    )
+    for layer in ("conv1", "conv4"):
+        laid_out.net.get_submodule(layer).register_forward_hook(
+            lambda _layer, inputs, _output: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
     for iteration in range(2):
         ours, theirs = (one.train_step(iteration, [batch(seed=iteration)], lr=0.01) for one in (laid_out, plain))
         assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
     assert laid_out.forward(batch()).shape == (6, 5)
-    assert layouts == [True] * 3
+    assert layouts == [True] * 6
     assert laid_out.net.get_submodule("conv4").weight.is_contiguous(memory_format=torch.channels_last)
     plain.load(laid_out.state())
     assert changed(plain.state().parameters, laid_out.state().parameters) == set()
