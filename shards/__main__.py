@@ -59,6 +59,10 @@ def main(arguments: list[str]) -> int:
     except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
         print("error: " + config.one_line(str(error)), file=sys.stderr)
         return 2
+    except MemoryError as error:
+        said = f" ({config.one_line(str(error))})" if str(error) else ""
+        print(f"error: out of memory{said}; give it more, or less to do at once: fewer --workers", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here: python -m shards {shlex.join(arguments)}", file=sys.stderr)
         return 130

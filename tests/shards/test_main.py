@@ -1,8 +1,11 @@
+import contextlib
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from shards.__main__ import main
@@ -50,6 +53,29 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, name
     assert named in error
     assert error.count("\n") == 1
     assert not (tmp_path / "nothing").exists()
+
+
+@contextlib.contextmanager
+def limited_memory(size):
+    """Lets this process have so many bytes more, and no more than that."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's memory can't be limited")
+def test_want_of_memory_is_one_line(server, draw_jpg, write_list, tmp_path, capsys):
+    path = write_list([{"image_url": server.add("/a.jpg", Answer(draw_jpg(0))), "label": 0, "split": "train"}])
+    out = str(tmp_path / "out")
+    assert main(["assemble", f"--list={path}", f"--out={out}"]) == 0
+    with limited_memory(100 << 20):  # a sum of 4096x4096 pixels takes four times that
+        assert main(["mean", out, "--image_size=4096"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: out of memory (")
+    assert error.count("\n") == 1
 
 
 def test_without_a_command_the_commands_are_told(capsys):
