@@ -72,6 +72,14 @@ def test_lars_gives_each_tensor_its_own_rate_by_the_papers_formula():
     assert len({local for seen in locals_seen.values() for local in seen}) == 12
 
 
+def test_lars_asks_for_no_number_of_the_device():
+    layers = small_net().to("meta")  # where there are none
+    optimizer = CaffeSGD(param_groups(layers, RULES), OptimConfig(lars_trust=0.01))
+    for value in layers.parameters():
+        value.grad = torch.empty_like(value)
+    optimizer.step()
+
+
 def test_lars_leaves_a_tensor_without_gradient_to_its_decay():
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data.fill_(1.0)

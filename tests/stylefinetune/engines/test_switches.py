@@ -71,6 +71,14 @@ def test_a_switch_learns_what_fp32_learns(learn, fp32, flags, nearest, farthest)
     assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_all_switches_together_learn_on_a_gpu(learn, fp32):
+    losses, accuracy = learn(BF16, CHANNELS_LAST, "--train.compile=true")
+    assert losses[-1] == pytest.approx(fp32[0][-1], abs=0.15)
+    assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
+
+
 def test_what_is_compiled_trains_as_it_did_on_any_number_of_ranks_and_is_saved_by_the_same_names(went_on):
     told = went_on.told["compiled"]
     assert told["graphs"] > 0, "nothing was compiled"
