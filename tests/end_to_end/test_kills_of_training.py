@@ -28,6 +28,7 @@ FLAGS = [
     "--train.test_interval=7",
     "--checkpoint.snapshot=4",
     "--checkpoint.keep_last=3",
+    "--train.stall_seconds=30",
 ]
 LAUNCHER = [
     "-m",
@@ -161,7 +162,8 @@ def strike(started, how, draw):
     elif how == "memory":
         refuse_memory(draw.choice(workers), draw.choice([resource.RLIMIT_AS, resource.RLIMIT_DATA]))
         said = started.end()
-        if "memory allocation of" in said:  # safetensors, that was writing, has ended the process
+        # safetensors ends a process that was writing, and CPython 3.11 waits in vain for a thread that it was starting.
+        if "memory allocation of" in said or "has stalled for 30 s" in said:
             assert started.ranks == 1 or started.ending()["reason"] == "lost rank", said
         else:
             line = r"out of memory \(.*\); give it more, or lower data\.batch_size and raise train\.iter_size"
