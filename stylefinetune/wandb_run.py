@@ -5,6 +5,7 @@ what comes again after a resume it would have twice, or drop. So each start asks
 what metrics.jsonl has beyond that; a row of an iteration is sent once, whole.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -70,6 +71,7 @@ class WandbRun:
         self._run_dir = Path(config.run_dir)
         self._log = log
         self._run: Any = None
+        self._has_failed = False
         self._first = 0  # the first step that W&B's history lacks
         self._row: tuple[int, dict[str, Any]] | None = None  # an iteration, and what has been told of it so far
         try:
@@ -116,6 +118,9 @@ class WandbRun:
                 self._run.finish(exit_code=int(failed))
             except Exception as error:  # noqa: BLE001 -- see above
                 self._fail(error, "the same command, given again, sends the rest")
+        if self._has_failed:
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # which W&B would do at exit, and show what it meets
 
     def _begin(self, config: Config) -> None:
         identity = Identity.of(self._run_dir)
@@ -159,7 +164,7 @@ class WandbRun:
         return "offline"
 
     def _fail(self, error: Exception, remedy: str) -> None:
-        self._run = None
+        self._run, self._has_failed = None, True
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         self._log.warning("Weights & Biases failed (%s); %s", reason, remedy)
 

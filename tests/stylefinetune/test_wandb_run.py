@@ -172,6 +172,36 @@ def test_wandbs_own_mode_is_heeded(tmp_path):
     assert list((tmp_path / "run").glob("wandb/offline-run-*"))
 
 
+# Told of two iterations; W&B's own processes end between them, as where a launcher's signal goes to all processes.
+LOST = """
+import logging, sys, time
+import psutil
+from stylefinetune.config import Config, TrackingConfig
+from stylefinetune.wandb_run import WandbRun
+
+logging.basicConfig(format="%(message)s")
+run = WandbRun(Config(run_dir=sys.argv[1], tracking=TrackingConfig(wandb="offline")), 0, [], logging.getLogger("a"))
+run.log({"iteration": 0, "phase": "train", "loss": 1.0})
+run.commit()
+for process in psutil.Process().children(recursive=True):
+    process.terminate()
+    process.wait()
+for iteration in range(1, int(sys.argv[2])):
+    run.log({"iteration": iteration, "phase": "train", "loss": 1.0})
+run.finish(failed=True)
+print("left")
+"""
+
+
+@pytest.mark.parametrize("until", [1, 300])
+def test_wandbs_own_processes_lost_are_one_line(tmp_path, until):
+    (tmp_path / "run").mkdir()
+    left = run(sys.executable, "-c", LOST, tmp_path / "run", until, env=environment(tmp_path / "home"))
+    assert (left.returncode, left.stdout) == (0, "left\n")
+    assert left.stderr.startswith("Weights & Biases failed (")
+    assert left.stderr.count("\n") == 1
+
+
 def inspect(run_dir):
     """Returns what W&B's own program reads of the one folder of an offline run."""
     (file,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
