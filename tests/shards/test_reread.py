@@ -34,13 +34,14 @@ def write_tar(tmp_path, draw_jpg):
             member = pack._encode(jpg, hashlib.sha256(jpg).hexdigest(), encode_format, 32)
             entries.append(pack._entry(row, member, pack.Block("train", 0)))
             sample = pack._sample(row, member)
-            members += [(f"{row['key']}.{part}", sample[part]) for part in sample if part != "__key__"]
+            members += [(f"{row['key']}.{part}", sample[part]) for part in sample]
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for name, body in change(members):
                 info = tarfile.TarInfo(name)
                 info.size = len(body)
                 tar.addfile(info, io.BytesIO(body))
-        offsets = pack._scan(path)
+        with tarfile.open(path) as tar:
+            offsets = {member.name: member.offset_data for member in tar}
         for entry in entries:
             entry["offset"] = offsets.get(f"{entry['key']}.{entry['format']}", 0)
         return path, entries
