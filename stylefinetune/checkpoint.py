@@ -29,7 +29,7 @@ MODEL, OPTIMIZER, MEAN = "model.safetensors", "optimizer.safetensors", "mean.saf
 PROGRESS, CONFIG = "progress.json", "config.yaml"
 SERIALIZING = "Error while serializing: I/O error: "  # how safetensors tells of the system's
 PHASES = ("train", "test")
-ATTEMPTS = 10
+ATTEMPTS = 10  # at finding a checkpoint that its run does not clear away meanwhile
 
 Found = TypeVar("Found")
 
