@@ -1,16 +1,13 @@
 """From the index to batches, read from the shards by position, and the mean picture that goes with them."""
 
-import contextlib
 import dataclasses
 import errno
 import os
 import signal
-import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -19,13 +16,13 @@ from shards.images import BadPicture, Pixels, read_member, resize
 from shards.index import Entries, ShardIndex, ShardsError
 from stylefinetune.caffe_files import read_mean
 from stylefinetune.data_config import DataConfig, PhaseConfig
+from stylefinetune.decoding import signals_held, start_worker
 from stylefinetune.errors import WORKER, DataError, UserError, ran_out_of_memory, worker_failed
 from stylefinetune.order import CORRUPT_LABEL, Order, Slices, Window
 from stylefinetune.pretrained import locate
 from stylefinetune.transforms import Crops
 
 MAX_OPEN_SHARDS = 128
-_SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)  # that a rank's process group may get
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,10 +181,10 @@ def read_batches(pictures: PictureSet, slices: Slices, workers: int, device: tor
         batch_sampler=cast("Any", slices),  # any iterable of lists will do
         num_workers=workers,
         collate_fn=cast("Any", _share),  # __getitems__ has made the batch already
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
     )
-    with _signals_held():
+    with signals_held():
         decoded = iter(loader)
     return _in_order(decoded, slices, workers)
 
@@ -220,32 +217,6 @@ def _share(batch: Batch | UserError) -> Batch | UserError:
             if tensor.numel():  # an empty one can't be shared, and needn't
                 tensor.share_memory_()
     return batch
-
-
-@contextlib.contextmanager
-def _signals_held() -> Generator[None]:
-    """Holds signals back while workers start, who inherit that until `_start_worker` has said what becomes of them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(_worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism
-    # Launchers and schedulers signal a rank's whole process group. Whether to stop is for the rank to say, and it still
-    # needs its pictures then; so only its own SIGTERM counts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGHUP])
-    threading.Thread(target=_heed_parent, daemon=True).start()
-
-
-def _heed_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM, signal.SIGHUP]).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 def open_index(config: DataConfig) -> ShardIndex:

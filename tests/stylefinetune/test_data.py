@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 
 import numpy as np
 import psutil
@@ -229,19 +228,6 @@ def test_a_decoding_process_that_fails_is_one_line(pixel_shards, monkeypatch, ac
     with pytest.raises(DataError, match=line) as error:
         batches(failing, workers=1)
     assert "\n" not in str(error.value)
-
-
-def test_a_signal_to_a_whole_group_leaves_the_decoding_processes_at_work(pixel_shards):
-    others = psutil.Process().children()
-    decoded = read_batches(pictures(pixel_shards), Slices(0, 400, 10, 0, 1), 2, CPU)
-    mine = [child for child in psutil.Process().children() if child not in others]
-    assert len(mine) == 2
-    for worker in mine:  # which may not have begun yet
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            worker.send_signal(number)
-    # SIGTERM counts from its own parent alone, which this shell is not.
-    subprocess.run(["sh", "-c", f"kill -TERM {mine[0].pid} {mine[1].pid}"], check=True)
-    assert len(list(decoded)) == 40
 
 
 def test_pixels_of_another_size_are_refused(pixel_shards):
