@@ -31,6 +31,18 @@ class CaffeNetShape:
     dropout: float
 
 
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """In fp32, whatever the layers around it compute in.
+
+    It squares what it is given. conv1 makes hundreds of pixel levels, whose squares float16 can't hold: they would turn
+    infinite, and the outputs 0.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- as the class above calls it
+        """Returns what nn.LocalResponseNorm does, float32."""
+        return super().forward(input.float())
+
+
 class CaffeNet(nn.Sequential):
     """[B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
@@ -46,7 +58,7 @@ class CaffeNet(nn.Sequential):
             return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
 
         def lrn() -> nn.Module:
-            return nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=1.0)
+            return LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=1.0)
 
         super().__init__(
             OrderedDict[str, nn.Module](

@@ -27,6 +27,7 @@ from stylefinetune.transforms import Transform
 
 MODEL, OPTIMIZER, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 PROGRESS, CONFIG = "progress.json", "config.yaml"
+SCALARS = "scalars"  # in progress.json, beside what Progress has
 SERIALIZING = "Error while serializing: I/O error: "  # how safetensors tells of the system's
 PHASES = ("train", "test")
 ATTEMPTS = 10  # at finding a checkpoint that its run does not clear away meanwhile
@@ -79,6 +80,7 @@ class Checkpoint:
         config: its run's.
         tensors: parameters and buffers by name.
         slots: the optimizer's: slot -> parameter's name -> tensor.
+        scalars: see EngineState.
         means: what is subtracted from pictures in training and in testing, see data.load_mean.
         passed_over: what is wrong with newer ones of its run, a line each.
     """
@@ -88,6 +90,7 @@ class Checkpoint:
     config: Config
     tensors: dict[str, torch.Tensor]
     slots: dict[str, dict[str, torch.Tensor]]
+    scalars: dict[str, float]
     means: tuple[torch.Tensor, torch.Tensor]
     passed_over: tuple[str, ...] = ()
 
@@ -117,6 +120,7 @@ class Checkpoint:
             parameters={name: self.tensors[name] for name in like.parameters},
             buffers={name: self.tensors[name] for name in like.buffers},
             slots=self.slots,
+            scalars=self.scalars,
         )
 
 
@@ -144,7 +148,8 @@ def _write(
     save_file(_owned(state.parameters | state.buffers), folder / MODEL)
     save_file(_owned(slots), folder / OPTIMIZER)
     save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
-    (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n", encoding="utf-8")
+    stands = {**dataclasses.asdict(progress), SCALARS: state.scalars}
+    (folder / PROGRESS).write_text(json.dumps(stands, indent=1) + "\n", encoding="utf-8")
     (folder / CONFIG).write_text(config_io.dump(config), encoding="utf-8")
 
 
@@ -225,12 +230,15 @@ def _read(folder: Path) -> Checkpoint:
             slot, _, name = key.partition("/")
             slots.setdefault(slot, {})[name] = tensor
         means = load_file(folder / MEAN)
+        stands = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        scalars = stands.pop(SCALARS, {})
         return Checkpoint(
             path=folder,
-            progress=Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8"))),
+            progress=Progress(**stands),
             config=config_io.load(folder / CONFIG),
             tensors=load_file(folder / MODEL),
             slots=slots,
+            scalars=scalars,
             means=(means["train"], means["test"]),
         )
     except (DamagedError, OSError, ValueError, TypeError, KeyError, SafetensorError) as error:

@@ -134,7 +134,8 @@ class TrainConfig:
         average_loss: displayed loss is the mean of this many last ones.
         seed: of fillers, dropout, crops, mirrors and shuffles.
         precision: of products and convolutions, in training and in its tests; the loss and all that is kept, and so a
-            checkpoint, are fp32.
+            checkpoint, are fp32. With fp16 the loss is scaled for the backward pass, and an update whose gradients
+            aren't finite is left out.
         channels_last: lay pictures and what the layers make of them out channel by channel at each pixel (NHWC).
         compile: train with the network as torch.compile makes it; with --engine torch only.
         deterministic: on GPUs, use deterministic algorithms, so that equal runs are equal to the bit.
@@ -150,7 +151,7 @@ class TrainConfig:
     display: int = 20
     average_loss: int = 1
     seed: int = 1701
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = False

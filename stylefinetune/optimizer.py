@@ -27,10 +27,15 @@ class CaffeSGD(torch.optim.Optimizer):
     in L2 norms of the whole tensor. As in its authors' own code, of NVIDIA's Caffe, biases have one too, and it is 1
     where a norm is 0; unlike there, lr_mult holds beside it.
 
+    torch.amp.GradScaler doesn't wait to learn whether all gradients are finite: it sets `found_inf`, a scalar on the
+    device, and where that isn't 0 nothing is changed.
+
     Args:
         groups: parameter groups with `lr_mult` and `decay_mult`.
         optim: momentum, weight decay and LARS; the rate is written to each group's `lr` before a step.
     """
+
+    _step_supports_amp_scaling = True  # what GradScaler goes by
 
     def __init__(self, groups: list[dict[str, Any]], optim: OptimConfig) -> None:
         super().__init__(groups, {"lr": optim.base_lr, "momentum": optim.momentum, "weight_decay": optim.weight_decay})
@@ -48,6 +53,7 @@ class CaffeSGD(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Updates every parameter from its gradient."""
         assert closure is None
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             rate = group["lr"] * group["lr_mult"]
             decay = group["weight_decay"] * group["decay_mult"]
@@ -56,8 +62,13 @@ class CaffeSGD(torch.optim.Optimizer):
                 update = parameter.grad.add(parameter, alpha=decay)
                 if self._trust:
                     update.mul_(_local_rate(parameter, decay, self._trust))
-                velocity.mul_(group["momentum"]).add_(update, alpha=rate)
-                parameter.sub_(velocity)
+                if found_inf is None:
+                    velocity.mul_(group["momentum"]).add_(update, alpha=rate)
+                    parameter.sub_(velocity)
+                else:
+                    moved, skip = velocity.mul(group["momentum"]).add_(update, alpha=rate), found_inf > 0
+                    parameter.copy_(torch.where(skip, parameter, parameter - moved))
+                    velocity.copy_(torch.where(skip, velocity, moved))
 
 
 def _local_rate(parameter: torch.Tensor, decay: float, trust: float) -> torch.Tensor:

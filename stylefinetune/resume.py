@@ -140,6 +140,7 @@ def restore_caffe(
         config=config,
         tensors={name: _fit(weights.get(name), shape, name, model) for name, shape in shapes.items()},
         slots={MOMENTUM: {name: _fit(momenta[name], shape, name, path) for name, shape in shapes.items()}},
+        scalars={},
         means=means,
     )
 

@@ -101,6 +101,7 @@ class Checkpoints:
             parameters=held("parameters", state.parameters),
             buffers=held("buffers", state.buffers),
             slots={slot: held(slot, tensors) for slot, tensors in state.slots.items()},
+            scalars=state.scalars,
         )
         if on_gpu:
             torch.cuda.synchronize(self._world.device)

@@ -225,7 +225,7 @@ def solve(run: Run, progress: Progress) -> None:
         run.corrupt[0].add_all(micro_batches)
         if _is_due(iteration, config.train.display):
             rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
-            tracker.trained(iteration, gather(run, window), rates, waited)
+            tracker.trained(iteration, gather(run, window), rates | run.engine.scalars(), waited)
             waited = 0.0
         tracker.advance(iteration)
         run.checkpoints.check()

@@ -27,6 +27,6 @@ def save(run_dir, iteration=5, seed=0, config=CONFIG):
     torch.manual_seed(seed)
     parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
     velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
-    state = EngineState(parameters, {}, {"momentum_buffer": velocity})
+    state = EngineState(parameters, {}, {"momentum_buffer": velocity}, {"loss_scale": 512.0, "good_steps": 3})
     config = dataclasses.replace(config, run_dir=str(run_dir))
     return state, checkpoint.save(run_dir, progress(iteration), state, config, MEANS)

@@ -15,12 +15,14 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.amp import GradScaler
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 
 from stylefinetune.config import Config
 from stylefinetune.data import Batch
-from stylefinetune.engines import switches
+from stylefinetune.engines import loss_scale, switches
 from stylefinetune.engines.engine import EngineState
+from stylefinetune.engines.loss_scale import HostScaler
 from stylefinetune.engines.torch_engine import dropout_seed, loss_share
 from stylefinetune.engines.zero_state import open_state
 from stylefinetune.errors import UserError
@@ -67,7 +69,10 @@ def derive(config: Config, world_size: int) -> dict[str, Any]:
         "gradient_clipping": max(0.0, clip / config.train.iter_size),
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": config.train.precision == "bf16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": config.train.precision in switches.REDUCED,
+            "dtype": str(switches.REDUCED.get(config.train.precision, torch.bfloat16)).removeprefix("torch."),
+        },
     }
     return _merge(derived, config.deepspeed.extra)
 
@@ -104,6 +109,7 @@ class DeepSpeedEngine:
         with _quiet(Path(config.run_dir) / LOG):
             self._engine = _initialize(net, self._optimizer, config, world)
         self._state = open_state(self._engine.optimizer, parameters, config.deepspeed.zero_stage)
+        self._scaler = _open_scaler(self._engine, world, enabled=config.train.precision == "fp16")
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
@@ -111,6 +117,8 @@ class DeepSpeedEngine:
         self._engine.train()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        if isinstance(self._scaler, HostScaler):
+            self._engine.optimizer.override_loss_scale(self._scaler.value)
         shares: list[torch.Tensor] = []
         for batch in micro_batches:
             pictures = self._train_transform(batch.pictures, batch.crops)
@@ -120,7 +128,12 @@ class DeepSpeedEngine:
             self._engine.backward(share * self._world.size, scale_wrt_gas=False)
             self._engine.step()
             shares.append(share.detach())
-        if getattr(self._engine.optimizer, "overflow", False):  # a gradient isn't finite, and nothing was updated
+        overflow: bool = getattr(self._engine.optimizer, "overflow", False)  # a gradient isn't finite; nothing moved
+        if isinstance(self._scaler, HostScaler):
+            self._scaler.update(overflow=overflow)
+        if self._scaler.is_enabled():
+            shares.append(loss_scale.doubt(self._scaler, shares[0]))
+        elif overflow:
             shares.append(torch.full_like(shares[0], math.nan))
         return torch.stack(shares).sum()
 
@@ -131,11 +144,16 @@ class DeepSpeedEngine:
         pictures = self._test_transform(batch.pictures, batch.crops)
         return self._engine(switches.lay_out(pictures, self._config.train)).float()
 
+    def scalars(self) -> dict[str, float]:
+        """See Engine."""
+        return loss_scale.scalars_of(self._scaler)
+
     @torch.no_grad()
     def state(self) -> EngineState:
         """See Engine."""
         parameters, momenta = self._state.gather()
-        return EngineState(parameters, dict(self._engine.module.named_buffers()), {MOMENTUM: momenta})
+        buffers = dict(self._engine.module.named_buffers())
+        return EngineState(parameters, buffers, {MOMENTUM: momenta}, self.scalars())
 
     @torch.no_grad()
     def load(self, state: EngineState) -> None:
@@ -143,6 +161,7 @@ class DeepSpeedEngine:
         for name, tensor in self._engine.module.named_buffers():
             tensor.copy_(state.buffers[name])
         self._state.put(state.parameters, state.slots[MOMENTUM])
+        loss_scale.restore(self._scaler, state.scalars)
 
 
 def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
@@ -163,6 +182,23 @@ def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: Worl
             raise
         said = " ".join(str(error).split())
         raise UserError(f"DeepSpeed refuses what deepspeed.extra asks for: {said}") from error
+
+
+def _open_scaler(engine: Any, world: World, *, enabled: bool) -> GradScaler | HostScaler:  # noqa: ANN401
+    """Returns what scales the loss, and has DeepSpeed use it instead of its own.
+
+    Where gradients are divided, its own would see a rank's part of them alone, so that the other ranks knew nothing of
+    an infinite one; and clipping wouldn't know of its scale.
+    """
+    scaler = loss_scale.open_scaler(world.device, enabled=enabled)
+    if not enabled:
+        return scaler
+    if engine.torch_autocast_z0_gradscaler is not None:
+        engine.torch_autocast_z0_gradscaler = scaler
+        return scaler
+    engine.optimizer.torch_autocast_gradscaler = None
+    engine.optimizer.check_grad_overflow = True
+    return HostScaler()
 
 
 @contextlib.contextmanager

@@ -17,11 +17,13 @@ class EngineState:
         parameters: fp32 masters by name.
         buffers: the network's, by name.
         slots: what the optimizer keeps for each parameter: slot -> parameter's name -> tensor of its shape.
+        scalars: numbers that training changes besides, by name, such as fp16's loss scale.
     """
 
     parameters: dict[str, torch.Tensor]
     buffers: dict[str, torch.Tensor]
     slots: dict[str, dict[str, torch.Tensor]]
+    scalars: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
 
 
 class Engine(Protocol):
@@ -42,6 +44,10 @@ class Engine(Protocol):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Returns the logits, float[b, classes], in testing mode and without gradients."""
+        ...
+
+    def scalars(self) -> dict[str, float]:
+        """Returns the state's scalars alone, having waited for the device where there are any."""
         ...
 
     def state(self) -> EngineState:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stylefinetune.config import OptimConfig, TrainConfig
 from stylefinetune.data import Batch
-from stylefinetune.engines import switches
+from stylefinetune.engines import loss_scale, switches
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.optimizer import MOMENTUM, CaffeSGD, clip_gradients, param_groups
 from stylefinetune.order import CORRUPT_LABEL
@@ -50,6 +50,7 @@ class TorchEngine:
         if train.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- it does take one
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
+        self.scaler = loss_scale.open_scaler(world.device, enabled=train.precision == "fp16")
         # Beneath DDP: around it, torch.compile leaves all as it is, without a word.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
         if world.size > 1:
@@ -73,13 +74,17 @@ class TorchEngine:
         torch.manual_seed(dropout_seed(self.train.seed, iteration, self.world.rank))
         self.replica.train()
         shares = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
+        self.scaler.unscale_(self.optimizer)
         if self.optim.clip_gradients >= 0:
             # Caffe clips the sum over the micro-batches; what lies here is their mean.
             clip_gradients(self.optimizer, self.optim.clip_gradients / len(micro_batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled():
+            shares.append(loss_scale.doubt(self.scaler, shares[0]))
         return torch.stack(shares).sum()
 
     def _backward(self, batch: Batch, iter_size: int, *, last: bool) -> torch.Tensor:
@@ -88,7 +93,7 @@ class TorchEngine:
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
             logits = switches.compute(self.replica, self.train_transform(batch.pictures, batch.crops), self.train)
             share = loss_share(logits, batch, iter_size)
-            (share * self.world.size).backward()  # DDP takes the mean over the ranks
+            self.scaler.scale(share * self.world.size).backward()  # DDP takes the mean over the ranks
         return share.detach()
 
     @torch.no_grad()
@@ -96,6 +101,10 @@ class TorchEngine:
         """See Engine."""
         self.net.eval()
         return switches.compute(self.net, self.test_transform(batch.pictures, batch.crops), self.train)
+
+    def scalars(self) -> dict[str, float]:
+        """See Engine."""
+        return loss_scale.scalars_of(self.scaler)
 
     def state(self) -> EngineState:
         """See Engine."""
@@ -109,6 +118,7 @@ class TorchEngine:
                     name: kept[parameter][MOMENTUM] for name, parameter in parameters.items() if parameter in kept
                 }
             },
+            scalars=self.scalars(),
         )
 
     @torch.no_grad()
@@ -120,6 +130,7 @@ class TorchEngine:
         for name, velocity in own.slots[MOMENTUM].items():
             if name in state.slots[MOMENTUM]:  # a layer that was frozen until now has none, and starts at rest
                 velocity.copy_(state.slots[MOMENTUM][name])
+        loss_scale.restore(self.scaler, state.scalars)
 
 
 def loss_share(logits: torch.Tensor, batch: Batch, iter_size: int) -> torch.Tensor:

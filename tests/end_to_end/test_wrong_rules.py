@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylefinetune import order
+from stylefinetune import caffenet, order
 from stylefinetune.optimizer import MOMENTUM, CaffeSGD
 from stylefinetune.train import main
 from stylefinetune.transforms import Transform
@@ -86,8 +86,8 @@ def test_a_wrong_update_is_seen(difference, monkeypatch, rule, iterations):
 
 
 def test_alpha_not_divided_is_seen(difference, monkeypatch):
-    right = torch.nn.LocalResponseNorm
-    monkeypatch.setattr(torch.nn, "LocalResponseNorm", lambda size, alpha, **rest: right(size, size * alpha, **rest))
+    right = caffenet.LocalResponseNorm
+    monkeypatch.setattr(caffenet, "LocalResponseNorm", lambda size, alpha, **rest: right(size, size * alpha, **rest))
     assert difference(4) > TOLERANCE
 
 

@@ -63,6 +63,15 @@ def test_dropout_is_off_in_testing_and_inverted_in_training():
     assert set(ones.unique().tolist()) == {0.0, 2.0}
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_normalization_computes_in_fp32_since_the_square_of_what_conv1_makes_overflows_in_float16(dtype):
+    norm1 = CaffeNet(shape()).get_submodule("norm1")
+    made = (torch.rand(2, 8, 5, 5) * 1000).to(dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(norm1(made), norm1(made.float()))
+    assert norm1(made).min() > 0
+
+
 def test_an_empty_slice_goes_through_forward_and_backward():
     net = CaffeNet(shape())
     net(torch.empty(0, 3, 80, 80)).sum().backward()

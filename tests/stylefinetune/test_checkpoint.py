@@ -19,6 +19,7 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path):
     assert found.config == dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     assert found.means[1].equal(MEANS[1])
     restored = found.engine_state(state)
+    assert restored.scalars == state.scalars == {"loss_scale": 512.0, "good_steps": 3}
     for name, value in state.parameters.items():
         assert torch.equal(restored.parameters[name], value)
         assert torch.equal(restored.slots["momentum_buffer"][name], state.slots["momentum_buffer"][name])

@@ -104,7 +104,7 @@ def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_t
         (["--optim.stepvalue=[5,3]"], "the iterations must ascend"),
         (["--optim.warmup_iter=-1"], "optim.warmup_iter is -1; it must not be negative"),
         (["--optim.lars_trust=-0.1"], "optim.lars_trust is -0.1; it must not be negative"),
-        (["--train.precision=fp16"], "train.precision: Expected a one of ['fp32', 'bf16']. Got value: fp16"),
+        (["--train.precision=fp8"], "train.precision: Expected a one of ['fp32', 'bf16', 'fp16']. Got value: fp8"),
         (["--train.max_iter=0"], "train.max_iter is 0; it must be at least 1"),
         (["--config=nowhere.yaml"], "--config nowhere.yaml can't be read: No such file"),
         (["--config=/"], "--config / can't be read: Is a directory"),

@@ -195,6 +195,40 @@ def try_bf16(world, folder):
     return {"losses": losses, "kept as": sorted({str(tensor.dtype) for tensor in pack(engine.state()).values()})}
 
 
+def try_fp16(stage, world, folder):
+    """Against PyTorch alone on the same ranks: a scale that overflows, then one that doesn't, and resumed.
+
+    Of stages that share their code one clips, by whose norm DeepSpeed finds what isn't finite, and one doesn't.
+    """
+    optim, start = dataclasses.replace(OPTIM, clip_gradients=0.5), load_file(folder / "start.safetensors")
+    optim = OPTIM if stage == 1 else optim
+    scaled = dataclasses.replace(unpack(start), scalars={"loss_scale": 2.0**40, "good_steps": 7})
+    straight = with_deepspeed(world, folder, stage, optim=optim, precision="fp16")
+    reference = with_torch(world, optim=optim, precision="fp16")
+    told = {"first": straight.scalars(), "losses": [], "scalars": []}
+    for engine in (straight, reference):
+        engine.load(scaled)
+        skipped = train(engine, world, range(1))
+        told["scalars"].append(engine.scalars())
+        stayed = pack(engine.state())
+        engine.load(dataclasses.replace(unpack(stayed), scalars={"loss_scale": 256.0, "good_steps": 1998}))
+        told["losses"].append(skipped + train(engine, world, range(2, 4)))
+        told["scalars"].append(engine.state().scalars)
+    ours, theirs = pack(straight.state()), pack(reference.state())
+    resumed = with_deepspeed(world, folder, stage, optim=optim, precision="fp16")
+    resumed.load(dataclasses.replace(unpack(ours), scalars=straight.scalars()))
+    kept = train(straight, world, range(4, 6)) == train(resumed, world, range(4, 6))
+    kept = kept and same(pack(straight.state()), pack(resumed.state()))
+    straight.load(dataclasses.replace(scaled, scalars={"loss_scale": 2.0**-17, "good_steps": 0}))
+    return told | {
+        "stayed": same(stayed, start),
+        "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+        "moved": max((ours[name] - start[name]).abs().max().item() for name in theirs),
+        "resumed bitwise": kept,
+        "at an end": train(straight, world, range(1))[0],
+    }
+
+
 def try_overflow(world, folder):
     """An infinite gradient of fc7's weights, of a loss that is finite."""
     start = load_file(folder / "start.safetensors")
@@ -214,7 +248,8 @@ if __name__ == "__main__":
     told["lars"] = try_lars(ranks, shared)
     told["compiled"] = try_compiled(ranks)
     told["overflow"] = try_overflow(ranks, shared)
-    told["bf16"] = try_bf16(ranks, shared)  # last: DeepSpeed keeps a note of it for the whole process
+    told["bf16"] = try_bf16(ranks, shared)  # of this and what follows DeepSpeed keeps a note for the whole process
+    told["fp16"] = {stage: try_fp16(stage, ranks, shared) for stage in STAGES}
     if ranks.is_lead:
         (shared / "told.json").write_text(json.dumps(told))
     ranks.leave()

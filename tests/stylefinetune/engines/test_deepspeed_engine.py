@@ -70,6 +70,20 @@ def test_bf16_keeps_fp32_and_trains_nearly_the_same(alone, went_on):
     assert told["kept as"] == ["torch.float32"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_scales_the_loss_clips_and_skips_as_pytorch_alone_does_on_the_same_ranks(went_on, stage):
+    told = went_on.told["fp16"][str(stage)]
+    assert told["first"] == {"loss_scale": 4096.0, "good_steps": 0}
+    ours, theirs = told["losses"]
+    assert ours == pytest.approx(theirs, abs=2e-3)
+    halved, doubled = {"loss_scale": 2.0**39, "good_steps": 0}, {"loss_scale": 512.0, "good_steps": 0}
+    assert told["scalars"] == [halved, doubled] * 2
+    assert told["stayed"], "an update whose gradients aren't finite was made"
+    assert told["apart"] < 2e-3 < told["moved"]
+    assert told["resumed bitwise"]
+    assert math.isnan(told["at an end"])
+
+
 def test_an_update_that_deepspeed_leaves_out_is_told(went_on):
     told = went_on.told["overflow"]
     assert math.isnan(told["loss"])

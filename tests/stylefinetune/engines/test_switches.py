@@ -12,7 +12,7 @@ from tests.programs import NARROW, ROOT, metrics, run
 from tests.stylefinetune.engines.conftest import ALONE
 from tests.stylefinetune.engines.every_stage import slice_of, small
 
-BF16, CHANNELS_LAST = "--train.precision=bf16", "--train.channels_last=true"
+BF16, FP16, CHANNELS_LAST = "--train.precision=bf16", "--train.precision=fp16", "--train.channels_last=true"
 # The whole sample a batch and no dropout: without, two runs that begin a rounding apart soon have nothing in common.
 LEARNS = [
     "--data.batch_size=41",
@@ -61,8 +61,8 @@ def fp32(learn):
 
 @pytest.mark.parametrize(
     ("flags", "nearest", "farthest"),
-    [([CHANNELS_LAST], 0, 1e-5), ([BF16], 1e-4, 0.15)],
-    ids=["channels_last", "bf16"],
+    [([CHANNELS_LAST], 0, 1e-5), ([BF16], 1e-4, 0.15), ([FP16], 1e-5, 0.15)],
+    ids=["channels_last", "bf16", "fp16"],
 )
 def test_a_switch_learns_what_fp32_learns(learn, fp32, flags, nearest, farthest):
     losses, accuracy = learn(*flags)
@@ -73,8 +73,9 @@ def test_a_switch_learns_what_fp32_learns(learn, fp32, flags, nearest, farthest)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_all_switches_together_learn_on_a_gpu(learn, fp32):
-    losses, accuracy = learn(BF16, CHANNELS_LAST, "--train.compile=true")
+@pytest.mark.parametrize("precision", [BF16, FP16])
+def test_all_switches_together_learn_on_a_gpu(learn, fp32, precision):
+    losses, accuracy = learn(precision, CHANNELS_LAST, "--train.compile=true")
     assert losses[-1] == pytest.approx(fp32[0][-1], abs=0.15)
     assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
 

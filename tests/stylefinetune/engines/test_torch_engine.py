@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,9 @@ def test_testing_is_without_dropout_and_moves_nothing():
     assert tested.forward(batch(0)).shape == (0, 5)
 
 
-@pytest.mark.parametrize("further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": True}], ids=str)
+@pytest.mark.parametrize(
+    "further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": True}, {"precision": "fp16"}], ids=str
+)
 def test_a_state_that_is_put_back_goes_on_bitwise(further):
     straight, other = engine(**further), engine(**further)
     straight.train_step(0, [batch(seed=1)], lr=0.01)
@@ -135,6 +139,31 @@ def test_bf16_computes_in_bfloat16_and_keeps_loss_logits_and_state_in_fp32():
     assert {value.dtype for value in [*state.parameters.values(), *state.slots["momentum_buffer"].values()]} == {
         torch.float32
     }
+
+
+def test_fp16_computes_in_float16_and_leaves_out_an_update_whose_gradients_overflow():
+    trained, plain = engine(dropout=0.0, precision="fp16"), engine(dropout=0.0)
+    computed, before = [], snapshot(trained.state())
+    fc7 = trained.net.get_submodule("fc7")
+    fc7.register_forward_hook(lambda _layer, _inputs, output: computed.append(output.dtype))
+    trained.load(dataclasses.replace(trained.state(), scalars={"loss_scale": 2.0**40, "good_steps": 5}))
+    ours, theirs = (one.train_step(0, [batch()], lr=0.01) for one in (trained, plain))
+    assert computed == [torch.float16]
+    assert ours.item() == pytest.approx(theirs.item(), abs=0.01)
+    assert changed(before, trained.state().parameters) == set()
+    assert not any(value.any() for value in trained.state().slots["momentum_buffer"].values())
+    assert trained.state().scalars == trained.scalars() == {"loss_scale": 2.0**39, "good_steps": 0}
+    trained.load(dataclasses.replace(trained.state(), scalars={"loss_scale": 1024.0, "good_steps": 0}))
+    assert trained.train_step(1, [batch(), batch(seed=1)], lr=0.01).isfinite()
+    assert trained.scalars() == {"loss_scale": 1024.0, "good_steps": 1}
+    plain.train_step(1, [batch(), batch(seed=1)], lr=0.01)
+    assert changed(before, trained.state().parameters) != set()
+
+
+def test_a_loss_scale_that_has_fallen_out_of_sight_is_told_as_a_loss_that_is_not_finite():
+    trained = engine(precision="fp16")
+    trained.load(dataclasses.replace(trained.state(), scalars={"loss_scale": 2.0**-17, "good_steps": 0}))
+    assert trained.train_step(0, [batch()], lr=0.01).isnan()
 
 
 def test_a_layer_that_was_frozen_starts_at_rest():
