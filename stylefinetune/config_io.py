@@ -115,5 +115,6 @@ def _one_line(message: str, known: list[str]) -> str:
         name = f"{in_group[1]}.{in_group[2]}"
     else:
         return line
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]  # in another section
+    near = elsewhere or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists the keys")

@@ -15,7 +15,7 @@ from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
 from shards.index import ShardIndex
 from stylefinetune import models
-from stylefinetune.config import Config, ModelConfig, OptimConfig
+from stylefinetune.config import Config, ModelConfig, OptimConfig, TrainConfig
 from stylefinetune.data import Batch
 from stylefinetune.engines import choice
 from stylefinetune.errors import UserError
@@ -94,14 +94,19 @@ def test_the_console_speaks_caffes_words(pixel_shards, tmp_path):
     assert (tmp_path / "train.log").read_text().splitlines() == lines
 
 
-@pytest.mark.parametrize("flags", [{}, {"clip_gradients": 1.0}], ids=["as it is", "clipped"])
-def test_a_step_never_asks_for_a_value(flags):
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({}, "fp32"), ({"clip_gradients": 1.0}, "fp32"), ({"clip_gradients": 1.0}, "fp16")],
+    ids=["as it is", "clipped", "clipped in fp16"],
+)
+def test_a_step_never_asks_for_a_value(flags, precision):
     """PyTorch's fake tensors have shapes and no values: asking for one, which a host waits for its device for, fails.
 
     nonzero() and indexing by a mask, whose shapes hang on values, fail as well.
     """
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    config = Config(model=ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), optim=OptimConfig(**flags))
+    model, settings = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), TrainConfig(precision=precision)
+    config = Config(model=model, optim=OptimConfig(**flags), train=settings)
     with FakeTensorMode():
         net = models.build(config.model, 5, [(43, 43)], seed=1)
         net.to = lambda _device: net  # PyTorch can't move fake parameters

@@ -23,7 +23,9 @@ from stylefinetune.data import Batch
 from stylefinetune.deepspeed_config import DeepSpeedConfig
 from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine
 from stylefinetune.engines.engine import EngineState
+from stylefinetune.engines.switches import check as check_switches
 from stylefinetune.engines.torch_engine import TorchEngine
+from stylefinetune.errors import UserError
 from stylefinetune.optimizer import MOMENTUM
 from stylefinetune.transforms import Crops, Transform
 from stylefinetune.world import World
@@ -174,6 +176,10 @@ def try_lars(world, folder):
 
 def try_compiled(world):
     """Two micro-batches, the second of which leaves the third of three ranks none, on the same ranks."""
+    try:
+        check_switches(TrainConfig(compile=True), world.device)
+    except UserError as error:
+        return {"can't": str(error)}
     compiled, plain = small(world, compile=True), small(world)
     names = list(compiled.state().parameters)
     counters.clear()

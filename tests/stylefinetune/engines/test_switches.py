@@ -82,6 +82,8 @@ def test_all_switches_together_learn_on_a_gpu(learn, fp32, precision):
 
 def test_what_is_compiled_trains_as_it_did_on_any_number_of_ranks_and_is_saved_by_the_same_names(went_on):
     told = went_on.told["compiled"]
+    if "can't" in told:
+        pytest.skip(told["can't"])
     assert told["graphs"] > 0, "nothing was compiled"
     assert told["losses"][0] == pytest.approx(told["losses"][1], rel=1e-5)
     assert told["apart"] < 1e-6
