@@ -30,6 +30,7 @@ FLAGS = [
     "--checkpoint.keep_last=3",
     "--train.stall_seconds=30",
 ]
+DEEPSPEED = ["--engine=deepspeed", "--deepspeed.zero_stage=2", "--train.precision=fp16"]
 LAUNCHER = [
     "-m",
     "torch.distributed.run",
@@ -185,11 +186,11 @@ def strike(started, how, draw):
     assert f'File "{ROOT}/stylefinetune' not in said  # no traceback of ours
 
 
-def run_with_kills(ranks, run_dir, shards, kills, draw):
+def run_with_kills(ranks, run_dir, shards, kills, draw, *flags):
     """Starts the same command until it has finished; returns how many kills it survived."""
     struck = 0
     for how in [*kills, None]:
-        started = start(ranks, run_dir, shards)
+        started = start(ranks, run_dir, shards, *flags)
         before = len(metrics(run_dir, "train")) if (run_dir / "metrics.jsonl").exists() else 0
         if how is None:
             said = started.end()
@@ -210,8 +211,8 @@ def assert_the_same(run_dir, quiet):
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")) == []
 
 
-def quiet_run(ranks, run_dir, shards):
-    started = start(ranks, run_dir, shards)
+def quiet_run(ranks, run_dir, shards, *flags):
+    started = start(ranks, run_dir, shards, *flags)
     said = started.end()
     assert started.launcher.returncode == 0, said
     return run_dir
@@ -231,14 +232,16 @@ def test_three_ranks_through_many_kinds_of_end_are_bitwise_the_quiet_run(pixel_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "seed"), [(1, 1), (2, 2), (3, 3)])
-def test_any_ranks_through_many_kills_are_bitwise_the_quiet_run(pixel_shards, shards, tmp_path, ranks, seed):
-    quiet = quiet_run(ranks, tmp_path / "quiet", pixel_shards)
+@pytest.mark.parametrize(
+    ("ranks", "seed", "flags"), [(1, 1, []), (2, 2, DEEPSPEED), (3, 3, [])], ids=["1", "2, DeepSpeed in fp16", "3"]
+)
+def test_any_ranks_through_many_kills_are_bitwise_the_quiet_run(pixel_shards, shards, tmp_path, ranks, seed, flags):
+    quiet = quiet_run(ranks, tmp_path / "quiet", pixel_shards, *flags)
     draw = random.Random(seed)
     kills = [*STOPS, "one rank", "one rank", "everything", "everything"]
     kills += ["loader", "loader's memory", "memory", "shard"]
     draw.shuffle(kills)
-    assert run_with_kills(ranks, tmp_path / "killed", shards, kills, draw) >= 5
+    assert run_with_kills(ranks, tmp_path / "killed", shards, kills, draw, *flags) >= 5
     assert_the_same(tmp_path / "killed", quiet)
 
 
