@@ -1,10 +1,13 @@
-"""launch/deepspeed.sh: DeepSpeed's own launcher, its signals, and the exit code that is the run's own."""
+"""launch/deepspeed.sh: DeepSpeed's own launcher, nodes by ssh, its signals, and the exit code that is the run's own."""
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,23 +15,67 @@ import pytest
 from tests.programs import NARROW, ROOT, metrics, run
 
 SCRIPT = ROOT / "launch" / "deepspeed.sh"
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+SSHD_SETTINGS = "StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPidFile none\n"
+
+
+@pytest.fixture
+def two_hosts(tmp_path):
+    """Two hosts n1 and n2 that `ssh` reaches, each an sshd of its own on loopback: (settings, processes)."""
+    if not SSHD:
+        pytest.skip("there is no sshd (Debian's openssh-server)")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # which the service would make
+    folder = tmp_path / "ssh"
+    (folder / "bin").mkdir(parents=True)
+    key = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    config = f"IdentityFile {key}\nIdentitiesOnly yes\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n"
+    config += "LogLevel ERROR\n"
+    daemons = []
+    for place in (1, 2):
+        address = f"127.0.0.{place}"
+        with socket.socket() as free:
+            free.bind((address, 0))
+            port = free.getsockname()[1]
+        own = f"Port {port}\nListenAddress {address}\nHostKey {key}\nAuthorizedKeysFile {key}.pub\n"
+        (folder / f"sshd{place}").write_text(own + SSHD_SETTINGS)
+        config += f"Host n{place}\n  HostName {address}\n  Port {port}\n"
+        daemons.append(subprocess.Popen([SSHD, "-D", "-f", folder / f"sshd{place}"], stderr=subprocess.DEVNULL))
+    (folder / "config").write_text(config)
+    wrapper = folder / "bin" / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder / "config"} "$@"\n')
+    wrapper.chmod(0o755)
+    hosts = folder / "hosts of it"
+    hosts.write_text("# HOST slots\nn1 slots=2\nn2 slots=1\n")
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    yield {"HOSTFILE": str(hosts), "MASTER_ADDR": "127.0.0.1", "NPROC_PER_NODE": "1", "PATH": path}, daemons
+    for daemon in daemons:
+        daemon.terminate()
+        daemon.wait()
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_saves_leaves_nobody_behind_and_goes_on(pixel_shards, tmp_path):
+def test_a_run_of_two_nodes_that_is_stopped_leaves_nobody_behind_and_goes_on_on_one(pixel_shards, tmp_path, two_hosts):
+    settings, daemons = two_hosts
     schedule = ["--train.max_iter=60", "--train.display=1", "--train.test_interval=0", "--deepspeed.zero_stage=2"]
     run_dir = tmp_path / "run"
     command = [SCRIPT, *NARROW, *schedule, f"--data.shards={pixel_shards}", f"--run_dir={run_dir}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NPROC_PER_NODE": "2"}
-    script = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    script = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | settings
+    )
     try:
         end = time.monotonic() + 120
         while not ((run_dir / "metrics.jsonl").exists() and metrics(run_dir, "train")[10:]):
             assert script.poll() is None, script.communicate()
             assert time.monotonic() < end
             time.sleep(0.01)
-        started = psutil.Process(script.pid).children(recursive=True)
-        assert len(started) >= 4  # a shell, two launchers, two ranks
+        nodes = [psutil.Process(daemon.pid).children(recursive=True) for daemon in daemons]
+        for node in nodes:
+            (rank,) = [process for process in node if "stylefinetune.train" in process.cmdline()[3:4]]
+            assert rank.environ()["OMP_NUM_THREADS"] == "1"  # which ssh doesn't pass on
+        started = [*psutil.Process(script.pid).children(recursive=True), *nodes[0], *nodes[1]]
         script.send_signal(signal.SIGUSR1)
         said = script.communicate(timeout=60)[0]
     finally:
