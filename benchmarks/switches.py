@@ -1,10 +1,10 @@
 """Holds each switch, and the large batch, against fp32: `python -m benchmarks.switches --work DIR [--only NAME]`.
 
 Trains the quickstart's recipe on its own sample, on two ranks, from several seeds: as it is, with each of
-train.precision bf16, train.channels_last and train.compile, and with batches of 400 as in flickr_style_8gpu.yaml, as
-many pictures in an eighth of the iterations. One run is no answer, since equal recipes from other seeds end some points
-apart; so each row is the mean over the seeds of the accuracy over all test pictures at the end, and its standard
-deviation. DIR keeps sample and runs; the same command goes on there, and repeats nothing.
+train.precision bf16 and fp16, train.channels_last and train.compile, and with batches of 400 as in
+flickr_style_8gpu.yaml, as many pictures in an eighth of the iterations. One run is no answer, since equal recipes from
+other seeds end some points apart; so each row is the mean over the seeds of the accuracy over all test pictures at the
+end, and its standard deviation. DIR keeps sample and runs; the same command goes on there, and repeats nothing.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from pathlib import Path
 from benchmarks.caffe_checks import ROOT, metrics
 
 SEEDS = (1, 2, 3)
-CHANNELS_LAST, BF16, COMPILE = "--train.channels_last=true", "--train.precision=bf16", "--train.compile=true"
+BF16, FP16 = "--train.precision=bf16", "--train.precision=fp16"
+CHANNELS_LAST, COMPILE = "--train.channels_last=true", "--train.compile=true"
 # 700 iterations of 50 with a drop after 500; an eighth of that, with flickr_style_8gpu.yaml's share of warm-up.
 LARGE = ("--data.batch_size=400", "--train.max_iter=88", "--optim.stepsize=63")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fp32": (),
     "bf16": (BF16,),
+    "fp16": (FP16,),
     "channels_last": (CHANNELS_LAST,),
     "compile": (COMPILE,),
     "all": (BF16, CHANNELS_LAST, COMPILE),

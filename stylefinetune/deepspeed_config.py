@@ -23,6 +23,7 @@ FOLLOWS = {
     "fp16": "train.precision",
     "data_types": "train.precision",
     "torch_autocast": "train.precision",
+    "wandb": "tracking.wandb",
 }
 # Keys that put weights or momenta where a checkpoint doesn't look for them, or train something else than this run.
 UNFIT = (
@@ -85,4 +86,4 @@ def _paths(extra: dict[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict) and value:
             yield from _paths(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield f"{prefix}{key}"

@@ -177,7 +177,7 @@ def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: Worl
     os.environ.setdefault("LOCAL_RANK", "0")  # as World takes it
     try:
         return deepspeed.initialize(model=net, optimizer=optimizer, config=derive(config, world.size))[0]
-    except (ValueError, TypeError, AttributeError, AssertionError, DeepSpeedConfigError) as error:
+    except (ValueError, TypeError, AttributeError, AssertionError, ImportError, DeepSpeedConfigError) as error:
         if not config.deepspeed.extra:
             raise
         said = " ".join(str(error).split())

@@ -22,6 +22,7 @@ def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
         ("{zero_optimization: {stage: 2}}", "zero_optimization.stage follows from deepspeed.zero_stage"),
         ("{bf16: {enabled: true}}", "bf16.enabled follows from train.precision"),
         ("{optimizer: {type: Adam}}", "optimizer.type follows from optim"),
+        ("{1: 2, wandb: {enabled: true}}", "wandb.enabled follows from tracking.wandb"),
         ("{zero_optimization: 3}", "zero_optimization must hold further keys"),
         ("{scheduler: {}}", "scheduler follows from optim.lr_policy"),
         ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "offload_optimizer.device does not go together"),

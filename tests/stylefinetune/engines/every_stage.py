@@ -235,6 +235,15 @@ def try_fp16(stage, world, folder):
     }
 
 
+def try_refused(world, folder):
+    """What DeepSpeed alone can judge."""
+    bogus = DeepSpeedConfig(extra={"checkpoint": {"tag_validation": "Bogus"}})
+    try:
+        DeepSpeedEngine(net(0.0), transforms(world), Config(run_dir=str(folder), deepspeed=bogus), world)
+    except UserError as error:
+        return str(error)
+
+
 def try_overflow(world, folder):
     """An infinite gradient of fc7's weights, of a loss that is finite."""
     start = load_file(folder / "start.safetensors")
@@ -253,6 +262,7 @@ if __name__ == "__main__":
     told = {str(stage): try_stage(stage, ranks, shared) for stage in STAGES}
     told["lars"] = try_lars(ranks, shared)
     told["compiled"] = try_compiled(ranks)
+    told["refused"] = try_refused(ranks, shared)
     told["overflow"] = try_overflow(ranks, shared)
     told["bf16"] = try_bf16(ranks, shared)  # of this and what follows DeepSpeed keeps a note for the whole process
     told["fp16"] = {stage: try_fp16(stage, ranks, shared) for stage in STAGES}

@@ -90,6 +90,12 @@ def test_an_update_that_deepspeed_leaves_out_is_told(went_on):
     assert told["left as it was"]
 
 
+def test_what_deepspeed_refuses_is_one_line_that_names_where_it_comes_from(went_on):
+    assert went_on.told["refused"].startswith("DeepSpeed refuses what deepspeed.extra asks for: ")
+    assert "tag_validation" in went_on.told["refused"]
+    assert "\n" not in went_on.told["refused"]
+
+
 def test_what_deepspeed_says_goes_to_a_file(went_on):
     for word in ("DeepSpeed", "untested", "Warning"):
         assert word not in went_on.said
