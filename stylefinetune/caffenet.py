@@ -32,15 +32,15 @@ class CaffeNetShape:
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
-    """In fp32, whatever the layers around it compute in.
+    """In fp32 at least, whatever the layers around it compute in.
 
     It squares what it is given. conv1 makes hundreds of pixel levels, whose squares float16 can't hold: they would turn
     infinite, and the outputs 0.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- as the class above calls it
-        """Returns what nn.LocalResponseNorm does, float32."""
-        return super().forward(input.float())
+        """Returns what nn.LocalResponseNorm does, float32 or, of that, float64."""
+        return super().forward(input.to(torch.promote_types(input.dtype, torch.float32)))
 
 
 class CaffeNet(nn.Sequential):

@@ -5,11 +5,13 @@ from every rank. It prints the run's folder, for those who have to find RUN/exit
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
 from stylefinetune.config_io import parse
-from stylefinetune.errors import run_command
+from stylefinetune.errors import UserError, run_command
 from stylefinetune.solver import find_lists, read_solver
 from stylefinetune.train import prepare
 from stylefinetune.weights import load_weights
@@ -19,6 +21,7 @@ from stylefinetune.world import World
 def main(arguments: list[str]) -> None:
     """Checks the command line `arguments`, and what it names."""
     config = parse(arguments, read_solver)
+    see_run_dir(Path(config.run_dir))
     if config.solver and not config.data.shards:
         find_lists(config)  # their pictures are packed when the run starts
     else:
@@ -26,6 +29,23 @@ def main(arguments: list[str]) -> None:
         if config.weights and not start.resumed:
             load_weights(start.net, config.weights, lambda _line: None)
     print(config.run_dir)
+
+
+def see_run_dir(run_dir: Path) -> None:
+    """Sees that a run's folder is there, or can be made, without making it.
+
+    Raises:
+        UserError: it isn't, and can't.
+    """
+    there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"run_dir {run_dir} can't be made: {there} is no folder; choose another --run_dir")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(
+            f"run_dir {run_dir} can't be used: {there} can't be written to ({error.strerror}); choose another --run_dir"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def parse(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | 
         UserError: an unknown key, a value of the wrong type or out of range, a file that can't be read.
     """
     parser = ArgumentParser(
-        prog="python -m stylefinetune.train", description=(Config.__doc__ or "").splitlines()[0], exit_on_error=False
+        prog="python -m stylefinetune.train",
+        description=(Config.__doc__ or "").splitlines()[0],
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(Config, None)

@@ -27,6 +27,8 @@ FOLLOWS = {
 }
 # Keys that put weights or momenta where a checkpoint doesn't look for them, or train something else than this run.
 UNFIT = (
+    "zero_optimization.cpu_offload",
+    "zero_optimization.cpu_offload_params",
     "zero_optimization.mics_shard_size",
     "zero_optimization.offload_optimizer",
     "zero_optimization.offload_param",

@@ -44,6 +44,11 @@ def build(
 
 
 def show(config: Config, world: World) -> None:
-    """Writes to stdout, once, what DeepSpeed would be told on these ranks."""
+    """Writes to stdout, once, what DeepSpeed would be told on these ranks.
+
+    Raises:
+        UserError: DeepSpeed isn't installed, or can't do what the config asks for.
+    """
+    deepspeed_engine.check(config)
     if world.is_lead:
         sys.stdout.write(json.dumps(deepspeed_engine.derive(config, world.size), indent=2) + "\n")

@@ -43,6 +43,8 @@ def test_a_run_that_goes_on_needs_its_first_weights_no_more(trained, pixel_shard
         (["--data.mean_file=nowhere.npy"], "nowhere.npy: no such mean picture"),
         (["--data.split=nothing"], "holds no pictures of split 'nothing'"),
         (["--weights=nowhere.safetensors"], "weights: nowhere.safetensors can't be read"),
+        (["--run_dir=pyproject.toml/run"], "run_dir pyproject.toml/run can't be made: "),
+        (["--run_dir=/sys/run"], "run_dir /sys/run can't be used: /sys can't be written to"),
         (["--resume=nowhere"], "nowhere is neither a checkpoint nor a run's folder"),
     ],
 )

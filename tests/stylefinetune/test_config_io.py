@@ -88,6 +88,8 @@ def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_t
     ("arguments", "line"),
     [
         (["--optim.base_lrr=1"], "unknown key optim.base_lrr; did you mean optim.base_lr?"),
+        (["--deepspeed.zero_stag=2"], "unknown key deepspeed.zero_stag; did you mean deepspeed.zero_stage?"),
+        (["--print_deepspeed"], "unknown key print_deepspeed"),
         (["--deepspeed.precision=bf16"], "unknown key deepspeed.precision; did you mean train.precision?"),
         (["--nothing_like_it=1"], "unknown key nothing_like_it; --help lists the keys"),
         (["--optim.base_lr=fast"], "optim.base_lr: Expected a float. Got value: fast"),

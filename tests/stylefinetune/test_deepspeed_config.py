@@ -26,6 +26,7 @@ def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
         ("{zero_optimization: 3}", "zero_optimization must hold further keys"),
         ("{scheduler: {}}", "scheduler follows from optim.lr_policy"),
         ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "offload_optimizer.device does not go together"),
+        ("{zero_optimization: {cpu_offload: true}}", "cpu_offload does not go together"),
     ],
 )
 def test_what_follows_from_our_own_keys_is_refused_by_name(extra, remedy):
