@@ -56,8 +56,11 @@ def two_hosts(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_nodes_that_is_stopped_leaves_nobody_behind_and_goes_on_on_one(pixel_shards, tmp_path, two_hosts):
-    settings, daemons = two_hosts
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_run_that_is_stopped_saves_leaves_nobody_behind_and_goes_on_on_one_node(
+    pixel_shards, tmp_path, request, nodes
+):
+    settings, daemons = request.getfixturevalue("two_hosts") if nodes > 1 else ({}, [])
     schedule = ["--train.max_iter=60", "--train.display=1", "--train.test_interval=0", "--deepspeed.zero_stage=2"]
     run_dir = tmp_path / "run"
     command = [SCRIPT, *NARROW, *schedule, f"--data.shards={pixel_shards}", f"--run_dir={run_dir}"]
@@ -71,11 +74,13 @@ def test_a_run_of_two_nodes_that_is_stopped_leaves_nobody_behind_and_goes_on_on_
             assert script.poll() is None, script.communicate()
             assert time.monotonic() < end
             time.sleep(0.01)
-        nodes = [psutil.Process(daemon.pid).children(recursive=True) for daemon in daemons]
-        for node in nodes:
+        started = psutil.Process(script.pid).children(recursive=True)
+        assert len(started) >= 4  # a shell, two launchers, two ranks; or what reaches two nodes
+        for daemon in daemons:
+            node = psutil.Process(daemon.pid).children(recursive=True)
             (rank,) = [process for process in node if "stylefinetune.train" in process.cmdline()[3:4]]
             assert rank.environ()["OMP_NUM_THREADS"] == "1"  # which ssh doesn't pass on
-        started = [*psutil.Process(script.pid).children(recursive=True), *nodes[0], *nodes[1]]
+            started += node
         script.send_signal(signal.SIGUSR1)
         said = script.communicate(timeout=60)[0]
     finally:
@@ -106,6 +111,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(pixel_shards, tmp_path, flags, se
     (line,) = done.stderr.splitlines()
     assert line.startswith(said)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("n1 slots=2\nn2\n", 'line 2: "n2" isn\'t of the form HOST slots=NUMBER'),
+        ("n1 slots=0\n", 'line 1: "n1 slots=0" isn\'t of the form'),
+        ("n1 slots=2\n\nn1 slots=2\n", "line 3: n1 is there twice"),
+        ("n1 slots=2\nn2 slots=1\n", "line 2, says n2 slots=1"),
+        ("# n1 slots=2\n", "names no host"),
+    ],
+)
+def test_a_hostfile_that_cannot_serve_is_one_line_that_names_its_own(tmp_path, lines, said):
+    (tmp_path / "hosts").write_text(lines)
+    done = run(SCRIPT, *NARROW, env={"HOSTFILE": str(tmp_path / "hosts"), "NPROC_PER_NODE": "2"})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("launch/deepspeed.sh: ")
+    assert str(tmp_path / "hosts") in line
+    assert said in line
 
 
 def test_help_is_how_it_is_called():
