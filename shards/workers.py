@@ -27,7 +27,7 @@ def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
     resource_tracker.ensure_running()  # which forkserver would start too, and lets interrupts go when it does
     with interrupts_held():
         forkserver.ensure_running()
-    pool = ProcessPoolExecutor(count, context, _begin_worker)
+        pool = ProcessPoolExecutor(count, context, _begin_worker)  # a semaphore half made would never be removed
     try:
         yield pool
     except BrokenProcessPool as error:

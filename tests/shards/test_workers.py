@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import cv2
 import pytest
@@ -20,6 +22,33 @@ def test_an_interrupt_comes_once_the_processes_have_started():
         interrupt_within(reached)
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+_INTERRUPTED_AT_A_SEMAPHORE = """
+import os, signal
+from multiprocessing import resource_tracker
+from shards.workers import packing_pool
+
+register = resource_tracker.register
+
+def interrupt(name, kind):
+    register(name, kind)
+    resource_tracker.register = register
+    os.kill(os.getpid(), signal.SIGINT)
+
+resource_tracker.register = interrupt
+try:
+    with packing_pool(1):
+        print("a pool")
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_an_interrupt_while_a_pool_is_made_leaves_no_semaphore():
+    command = [sys.executable, "-c", _INTERRUPTED_AT_A_SEMAPHORE]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("stopped\n", "")  # the tracker tells of one that is left, on stderr
 
 
 def test_a_worker_is_another_process_of_one_core():
