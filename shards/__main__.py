@@ -78,8 +78,12 @@ def _assemble(arguments: list[str]) -> None:
     assemble(config.parse(arguments), Console(soft_wrap=True))
 
 
+def _parser(command: str) -> ArgumentParser:
+    return ArgumentParser(prog=f"python -m shards {command}", exit_on_error=False, allow_abbrev=False)
+
+
 def _finalize(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m shards finalize", exit_on_error=False)
+    parser = _parser("finalize")
     parser.add_argument("dir", type=Path, help="folder of the shards, or their URL")
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)
@@ -90,7 +94,7 @@ def _finalize(arguments: list[str]) -> None:
 
 
 def _merge(arguments: list[str]) -> int:
-    parser = ArgumentParser(prog="python -m shards merge", exit_on_error=False)
+    parser = _parser("merge")
     parser.add_argument("dir", type=Path, help="folder of the shards, or their URL")
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)
@@ -110,7 +114,7 @@ def _merge(arguments: list[str]) -> int:
 
 
 def _mean(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m shards mean", exit_on_error=False)
+    parser = _parser("mean")
     parser.add_argument("dir", type=Path, help="folder of the shards")
     parser.add_argument("--image_size", type=int, help="side in pixels; that of the shards, or 256, unless given")
     options = parser.parse_args(arguments)
@@ -119,7 +123,7 @@ def _mean(arguments: list[str]) -> None:
 
 
 def _repack(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m shards repack", exit_on_error=False)
+    parser = _parser("repack")
     parser.add_argument("dir", type=Path, help="folder of the shards of originals; it is only read")
     parser.add_class_arguments(RepackConfig, None, skip={"dir"})
     namespace = parser.instantiate(parser.parse_args(arguments))
@@ -127,7 +131,7 @@ def _repack(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m shards report", exit_on_error=False)
+    parser = _parser("report")
     parser.add_argument("dir", type=Path, help="folder of the shards")
     parser.add_argument("--out", type=Path, help="HTML file to write; DIR/report.html unless given")
     near = "look for kept pictures that look alike in another split, too: takes minutes, for each one is decoded"
@@ -143,7 +147,7 @@ def _report(arguments: list[str]) -> None:
 
 
 def _verify(arguments: list[str]) -> int:
-    parser = ArgumentParser(prog="python -m shards verify", exit_on_error=False)
+    parser = _parser("verify")
     parser.add_argument("dir", type=Path, help="folder of the shards, or their URL; it is only read")
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)

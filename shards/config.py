@@ -182,7 +182,7 @@ def parse(arguments: list[str]) -> AssembleConfig:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, a file that can't be read.
     """
-    parser = ArgumentParser(prog="python -m shards assemble", exit_on_error=False)
+    parser = ArgumentParser(prog="python -m shards assemble", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(AssembleConfig, None)
     try:
@@ -222,7 +222,8 @@ def _check_file(file: Path) -> None:
     if not file.is_file():
         return
     try:
-        content: object = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content: object = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"--config {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -237,6 +238,17 @@ def _check_file(file: Path) -> None:
     for key in cast("dict[object, object]", content):
         if key not in _KEYS:
             raise ConfigError(f"--config {file}: unknown key {key}{_suggestion(str(key))}")
+    _check_repeats(file, text)
+
+
+def _check_repeats(file: Path, text: str) -> None:
+    """Finds a key that is given twice; YAML's reader would keep the last."""
+    given: set[str] = set()
+    for key, _ in cast("yaml.MappingNode", yaml.compose(text, yaml.SafeLoader)).value:
+        if key.value in given:
+            line = key.start_mark.line + 1
+            raise ConfigError(f"--config {file}, line {line}: {key.value} is given a second time; keep one of them")
+        given.add(key.value)
 
 
 def _suggestion(name: str, prefix: str = "") -> str:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from yaml.composer import ComposerError
 
 from stylefinetune.config import Config
 from stylefinetune.errors import UserError
@@ -62,13 +63,28 @@ def _in_order(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]
 def _check_yaml(path: Path) -> None:
     """Sees that a config file is YAML of keys and values; jsonargparse's own words don't name the file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content: object = _UniqueKeys(file).get_single_data()
     except OSError as error:
         raise UserError(f"--config {path} can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} isn't YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path} holds no keys; write such as `train: {{max_iter: 1000}}`")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice: of two `train:` sections PyYAML keeps the last alone."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 -- as PyYAML has it
+        node = super().compose_mapping_node(anchor)
+        given: set[object] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in given:
+                problem = f"make the two `{key.value}` one; the second stands"
+                raise ComposerError(problem=problem, problem_mark=key.start_mark)
+            given.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return node
 
 
 def load(path: Path) -> Config:

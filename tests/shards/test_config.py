@@ -145,6 +145,7 @@ def test_what_is_a_proxys_url_is_taken(proxy):
         (b"\xff\xfe\x00", "isn't UTF-8"),
         (b"list: a.csv\nout: [a\nimages: 3\n", ", line 3"),
         (b"list: 'a\x01'\n", "mend the YAML"),
+        (b"list: a.csv\nout: d\nlist: b.csv\n", ", line 3: list is given a second time; keep one of them"),
         (b"- a\n- b\n", "one key: value a line"),
         (b"just text\n", "one key: value a line"),
         (b"", "one key: value a line"),

@@ -43,6 +43,8 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
         (["mean"], "DIR"),
         (["mean", "{tmp}/nothing", "--image_size", "big"], "image_size: Expected an int. Got value: big"),
         (["mean", "{tmp}/nothing", "--image_sizes", "3"], "unknown flag --image_sizes 3; did you mean --image_size?"),
+        (["verify", "{tmp}/nothing", "--stag", "x"], "unknown flag --stag x; did you mean --stage?"),
+        (["assemble", "--lis", "a", "--list", "b", "--out", "{tmp}/o"], "unknown flag --lis a; did you mean --list?"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, named):

@@ -131,6 +131,9 @@ def test_a_mistake_is_one_line_that_names_key_value_and_remedy(arguments, line):
         ("- a\n- b\n", "broken.yaml holds no keys"),
         ("", "broken.yaml holds no keys"),
         ("solver: {base_lr: 1}", "solver"),
+        ("train: {seed: 1}\noptim: {}\ntrain: {display: 1}\n", "make the two `train` one; the second stands in"),
+        ("train:\n  seed: 1\n  seed: 2\n", 'broken.yaml", line 3'),
+        ("optim: {layers: [{match: a, match: b}]}", "make the two `match` one"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_too(tmp_path, text, line):
