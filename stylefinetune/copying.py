@@ -27,6 +27,7 @@ from rich.filesize import decimal
 
 from shards.index import ShardIndex
 from stylefinetune.errors import UserError
+from stylefinetune.sealed import sync
 
 LOCK, PART = ".lock", ".part"
 PIECE = 1 << 23  # bytes read at a time
@@ -149,7 +150,7 @@ class Copier:
                 if _version(os.fstat(reader.fileno())) != _version(before):
                     raise _changed(source)
             part.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
         finally:
             part.unlink(missing_ok=True)
 
@@ -207,14 +208,6 @@ def _try_flock(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _warn(line: str) -> None:

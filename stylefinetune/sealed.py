@@ -31,7 +31,7 @@ def publish(final: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(aside, ignore_errors=True)
             final.rename(aside)
         beside.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         if aside.exists() and not final.exists():
@@ -88,13 +88,22 @@ def check(folder: Path) -> None:
             raise DamagedError(f"{name} has changed since it was written")
 
 
+def sync(path: Path) -> None:
+    """Waits until a file, or what a folder says of its files, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _seal(folder: Path) -> None:
     files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     manifest = {"files": files, "sha256": _digest_of(files)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
 def _digest(path: Path) -> dict[str, object]:
@@ -109,11 +118,3 @@ def _digest_of(files: Mapping[str, object]) -> str:
 
 def _hidden(folder: Path, ending: str) -> Path:
     return folder.with_name(f".{folder.name}{ending}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
