@@ -38,7 +38,7 @@ start_server() {
     : >"$SAMPLE/server.log" # the server's own start may come later than our first look
     python -m launch.sample --out "$SAMPLE" >>"$SAMPLE/server.log" 2>&1 &
     server=$!
-    trap 'kill "$server" 2>/dev/null || true' EXIT
+    trap 'kill "$server" 2>/dev/null && wait "$server" || true' EXIT
     until grep -q '^Serving' "$SAMPLE/server.log"; do
         kill -0 "$server" 2>/dev/null || fail "the sample's server ended: $(tail -n 1 "$SAMPLE/server.log")"
         sleep 0.1

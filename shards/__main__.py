@@ -29,6 +29,7 @@ from shards.repack import RepackConfig, repack
 from shards.report import read_report
 from shards.report_page import write_page
 from shards.report_tables import print_tables
+from shards.workers import interrupt
 
 _USAGE = """usage: python -m shards COMMAND ...
 
@@ -66,12 +67,6 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here: python -m shards {shlex.join(arguments)}", file=sys.stderr)
         return 130
-
-
-def _stop(*_: object) -> None:
-    """Ends the command on Ctrl-C; a second one must not break off what the first one puts in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _assemble(arguments: list[str]) -> None:
@@ -177,6 +172,10 @@ _COMMANDS = {
 }
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
-        signal.signal(signal.SIGINT, _stop)
-    sys.exit(main(sys.argv[1:]))
+    try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
+            signal.signal(signal.SIGINT, interrupt)
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # just before or just after all of it
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

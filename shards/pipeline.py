@@ -21,7 +21,7 @@ from shards.outcomes import Outcome, Status
 from shards.pack import Packing, pack_block
 from shards.progress import Meter
 from shards.rewriting import is_web_url
-from shards.workers import interrupts_held
+from shards.workers import check_interrupt, interrupts_held
 
 # Rows of the blocks that are open at once. A block ends with its slowest row, which on a bad web takes most of a
 # minute; meanwhile the others go on. Their bodies lie in DIR/.work until they are packed.
@@ -92,6 +92,7 @@ class Pipeline:
         waiting = collections.deque(todo)
         try:
             while waiting or self._open:
+                check_interrupt()
                 while waiting and sum(map(self._weigh, self._open.values())) < _OPEN_ROWS:
                     self._begin(waiting.popleft())
                 if self._downloader.is_busy:

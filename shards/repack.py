@@ -18,7 +18,7 @@ from shards.locks import exclusive
 from shards.outcomes import Outcome, Status
 from shards.pack import Packing, hold, pack_block
 from shards.progress import watch
-from shards.workers import interrupts_held, packing_pool
+from shards.workers import check_interrupt, interrupts_held, packing_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +146,7 @@ def _run(works: list[_Work], workers: int, console: Console) -> None:
             packing = [pool.submit(_repack_block, work) for work in works]
         for done in watch(concurrent.futures.as_completed(packing), len(packing), "blocks repacked", console):
             done.result()
+            check_interrupt()
 
 
 def _repack_block(work: _Work) -> None:

@@ -14,6 +14,8 @@ import cv2
 
 from shards.index import ShardsError
 
+_interrupted = threading.Event()
+
 
 @contextlib.contextmanager
 def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
@@ -53,6 +55,27 @@ def interrupts_held() -> Generator[None]:
         signal.signal(signal.SIGINT, handler)
     if held:
         signal.raise_signal(signal.SIGINT)
+
+
+def interrupt(*_: object) -> None:
+    """Ends the command on Ctrl-C; a second one must not break off what the first one puts in order.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def check_interrupt() -> None:
+    """Ends a loop that Ctrl-C should have ended: Python drops what is raised while it frees an object.
+
+    Raises:
+        KeyboardInterrupt: `interrupt` has raised it before, and it was lost.
+    """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def _begin_worker() -> None:

@@ -85,9 +85,10 @@ class OutOfMemory(RankError):  # noqa: N818 -- MemoryError and torch.OutOfMemory
 def ran_out_of_memory(error: BaseException) -> bool:
     """Says whether an error is the system's, or a device's, refusal of more memory.
 
-    PyTorch raises plain RuntimeErrors for what its allocator on CPUs, cuDNN, NCCL or a mapped file are refused.
+    PyTorch raises plain RuntimeErrors for what its allocator on CPUs, cuDNN, NCCL or a mapped file are refused, and
+    Python one for a thread's stack.
     """
-    refused = ("out of memory", "allocate memory", "ALLOC_FAILED")
+    refused = ("out of memory", "allocate memory", "ALLOC_FAILED", "can't start new thread")
     told = isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in refused)
     return told or isinstance(error, MemoryError)
 

@@ -161,12 +161,16 @@ class Peers:
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):
-            if self._launcher not in (None, os.getppid()):
-                self._give_up(Loss(f"the launcher of rank {self._me.rank} on {self._me.host} is gone", self._me.rank))
-            self._tell()
-            act = self.act
-            if act.doing != STARTING and time.monotonic() - self._since > self._limit + GRACE:
-                self._give_up(self.lost() or _blame([act], [], self._stalled))
+            with contextlib.suppress(MemoryError):  # which the main thread tells of, if it meets it too
+                self._beat_once()
+
+    def _beat_once(self) -> None:
+        if self._launcher not in (None, os.getppid()):
+            self._give_up(Loss(f"the launcher of rank {self._me.rank} on {self._me.host} is gone", self._me.rank))
+        self._tell()
+        act = self.act
+        if act.doing != STARTING and time.monotonic() - self._since > self._limit + GRACE:
+            self._give_up(self.lost() or _blame([act], [], self._stalled))
 
     def _give_up(self, why: Loss) -> None:
         if self.on_end and not self._closed.is_set():
@@ -177,8 +181,9 @@ class Peers:
             return
         with self._lock:
             self._beats += 1
-            # Where the store is gone, the launcher is too, or the next collective fails.
-            with contextlib.suppress(RuntimeError):
+            # Where the store is gone, the launcher is too, or the next collective fails; without memory for these
+            # words, the others find out by themselves.
+            with contextlib.suppress(RuntimeError, MemoryError):
                 self._store.set(f"act/{self._me.rank}", json.dumps(dataclasses.asdict(self.act)))
 
     def _read(self) -> list[Act]:

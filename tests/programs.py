@@ -1,7 +1,10 @@
 """Runs the project's programs as a user would, and reads what they leave."""
 
+import contextlib
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +21,7 @@ NARROW = [
 ]
 
 
-def run(*command, timeout=120, env=None, cwd=ROOT):
+def run(*command, timeout=300, env=None, cwd=ROOT):
     """Runs a program to its end and returns what it said."""
     return subprocess.run(
         [str(part) for part in command],
@@ -38,13 +41,21 @@ def assemble(*arguments, cwd=ROOT):
     return done
 
 
-def torchrun(ranks, *arguments, env=None, timeout=120, cwd=ROOT):
+def torchrun(ranks, *arguments, env=None, timeout=300, cwd=ROOT):
     """Runs training on so many gloo ranks."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     rendezvous = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
     return run(
         *launcher, *rendezvous, *arguments, env={"OMP_NUM_THREADS": "1", **(env or {})}, timeout=timeout, cwd=cwd
     )
+
+
+def free_port(address="127.0.0.1"):
+    """Returns a port for a program to listen at, below those that the system gives to whoever asks for any."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((address, random.randrange(20000, 32768)))
+            return probe.getsockname()[1]
 
 
 def metrics(run_dir, phase):

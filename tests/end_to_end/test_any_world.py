@@ -8,7 +8,6 @@ first two splits each is corrupt.
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from itertools import chain
@@ -16,7 +15,7 @@ from itertools import chain
 import pytest
 
 from shards.index import ShardIndex
-from tests.programs import ROOT, assemble, metrics, run
+from tests.programs import ROOT, assemble, free_port, metrics, run
 
 PROGRAM = ROOT / "tests" / "end_to_end" / "any_world.py"
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d"]
@@ -127,14 +126,11 @@ def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, t
 
 
 def test_two_nodes_of_two_ranks_do_what_one_process_does(golden, shards, alone, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     flags = flags_of(golden, shards, tmp_path / "run", 1)
     where = [
         "--nnodes=2",
         "--nproc_per_node=2",
-        f"--rdzv_endpoint=127.0.0.1:{port}",
+        f"--rdzv_endpoint=127.0.0.1:{free_port()}",
         "--rdzv_id=any",
         "--local_addr=127.0.0.1",
     ]

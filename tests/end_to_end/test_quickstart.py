@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -79,8 +80,15 @@ def test_ctrl_c_ends_it_and_its_server(project):
         assert process.wait(30) != 0
     assert "Starting." in said
     port = int(re.search(r"http://127\.0\.0\.1:(\d+)", said)[1])
+    end = time.monotonic() + 10
+    while listens(port):
+        assert time.monotonic() < end, "its server outlives it"
+        time.sleep(0.1)
+
+
+def listens(port):
     with socket.socket() as client:
-        assert client.connect_ex(("127.0.0.1", port)) != 0, "nobody listens any more"
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_it_goes_on_and_its_summary_is_true(project):

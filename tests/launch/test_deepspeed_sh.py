@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.programs import NARROW, ROOT, metrics, run
+from tests.programs import NARROW, ROOT, free_port, metrics, run
 
 SCRIPT = ROOT / "launch" / "deepspeed.sh"
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -35,9 +34,7 @@ def two_hosts(tmp_path):
     daemons = []
     for place in (1, 2):
         address = f"127.0.0.{place}"
-        with socket.socket() as free:
-            free.bind((address, 0))
-            port = free.getsockname()[1]
+        port = free_port(address)
         own = f"Port {port}\nListenAddress {address}\nHostKey {key}\nAuthorizedKeysFile {key}.pub\n"
         (folder / f"sshd{place}").write_text(own + SSHD_SETTINGS)
         config += f"Host n{place}\n  HostName {address}\n  Port {port}\n"
@@ -86,7 +83,7 @@ def test_a_run_that_is_stopped_saves_leaves_nobody_behind_and_goes_on_on_one_nod
     finally:
         script.kill()
     assert script.returncode == 143, said
-    assert not [process for process in started if process.is_running()]
+    assert psutil.wait_procs(started, timeout=20)[1] == []  # sshd's end a moment after their client
     assert json.loads((run_dir / "exit.json").read_text())["reason"] == "stopped"
     assert "DeepSpeed" not in said
     assert "real_accelerator" not in said

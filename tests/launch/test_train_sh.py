@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.programs import NARROW, ROOT, metrics
+from tests.programs import NARROW, ROOT, free_port, metrics
 
 FLAGS = [
     *NARROW,
@@ -43,7 +42,7 @@ class Node:
 
     def wait_for(self, iteration):
         """Waits until the run is there."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while not ((self.run_dir / "metrics.jsonl").exists() and metrics(self.run_dir, "train")[iteration:]):
             assert self.script.poll() is None, self.said()
             assert time.monotonic() < end
@@ -51,7 +50,7 @@ class Node:
 
     def wait_until_resumed(self, times):
         """Waits until the run has gone on from a checkpoint so many times."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while (self.run_dir / "train.log").read_text().count("Restoring previous solver status") < times:
             assert self.script.poll() is None, self.said()
             assert time.monotonic() < end
@@ -60,7 +59,7 @@ class Node:
 
     def end(self):
         """Returns its exit code and what it said, once it has ended by itself."""
-        return self.script.wait(timeout=120), self.said()
+        return self.script.wait(timeout=400), self.said()
 
     def said(self):
         return self.output.read_text()
@@ -104,10 +103,7 @@ def end_all(script):
 
 def two_nodes():
     """Returns the settings of two nodes, both of them this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    each = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NPROC_PER_NODE": "1"}
+    each = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NPROC_PER_NODE": "1"}
     return [{**each, "NODE_RANK": str(node)} for node in range(2)]
 
 

@@ -52,7 +52,7 @@ def test_the_whole_way_on_a_web_that_lies(server, draw_jpg, write_list, run_asse
     rows += [
         {"image_url": url, "label": 0, "split": "train"} for url in ("ftp://127.0.0.1/a", "/etc/passwd", "http://[")
     ]
-    told = run_assemble(list=write_list(rows), attempts=2, timeout=1)
+    told = run_assemble(list=write_list(rows), attempts=2, timeout=4)
     statuses = [row["status"] for _, row in sorted(ledger(tmp_path / "out").items())]
     assert statuses == [*fates, *["kept"] * len(healing), *["unsupported_url"] * 3]
     assert len(ShardIndex.load(tmp_path / "out").entries("train")) == 4

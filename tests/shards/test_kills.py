@@ -71,7 +71,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(server, draw_jpg, write_list
         wait_for_blocks(driver, tmp_path / "out", 1)
         family = family_of(driver)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
-        _, error = driver.communicate(timeout=30)
+        _, error = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert error.startswith("stopped; the same command goes on")
     assert error.count("\n") == 1
@@ -86,7 +86,7 @@ def test_ctrl_c_in_the_first_seconds_is_one_line(server, draw_jpg, write_list, t
     with start(path, tmp_path / "out") as driver:
         time.sleep(moment)  # into imports, the forkserver's start, the workers' or the downloads, as the machine has it
         os.killpg(driver.pid, signal.SIGINT)
-        _, error = driver.communicate(timeout=30)
+        _, error = driver.communicate(timeout=60)
     assert driver.returncode == 130, error
     assert error.startswith("stopped")
     assert error.count("\n") == 1
@@ -100,7 +100,7 @@ def test_a_killed_daemon_is_one_line_and_the_same_command_goes_on(server, draw_j
     with driver:
         wait_for_blocks(driver, tmp_path / "out", 1)
         next(child for child in family_of(driver) if child.name() == "aria2c").kill()
-        _, error = driver.communicate(timeout=30)
+        _, error = driver.communicate(timeout=60)
     assert driver.returncode == 2
     assert error.startswith("error: aria2c has ended")
     assert error.count("\n") == 1
@@ -114,7 +114,7 @@ def interrupt_twice(driver: "subprocess.Popen[str]", pause: float) -> str:
     time.sleep(pause)
     if driver.poll() is None:
         os.killpg(driver.pid, signal.SIGINT)
-    _, error = driver.communicate(timeout=30)
+    _, error = driver.communicate(timeout=60)
     return error
 
 
@@ -133,7 +133,7 @@ def test_ctrl_c_twice_is_no_more_than_once(server, draw_jpg, write_list, tmp_pat
     assert not (tmp_path / "out" / ".work").exists()
 
 
-FLAGS = ("--attempts=2", "--timeout=1", "--connections=3", "--per_host=3", "--placeholder_urls=6")
+FLAGS = ("--attempts=2", "--timeout=5", "--connections=3", "--per_host=3", "--placeholder_urls=6")
 PASSING, LASTING = (4, 17), (9, 23)  # pictures that fail, for a while and for good
 PLACEHOLDERS = range(0, 36, 6)
 
@@ -216,7 +216,7 @@ def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(
     draw = random.Random(20)
     out, unbroken = tmp_path / "out", tmp_path / "unbroken"
     path = write_list(serve_hostile(server, draw_jpg, is_healed=False))
-    settings = {"list": path, "out": unbroken, "rows_per_shard": 5, "attempts": 2, "timeout": 1, "placeholder_urls": 6}
+    settings = {"list": path, "out": unbroken, "rows_per_shard": 5, "attempts": 2, "timeout": 5, "placeholder_urls": 6}
     run_assemble(**settings)
     killer = Killer(path, out, draw)
     for kind in draw.sample(["driver"] * 6 + ["aria2c"] * 5 + ["worker"] * 5, 16):
@@ -297,12 +297,15 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-def serve_large(server: LoopbackServer, draw_jpg, count: int) -> list[dict]:
-    """Serves pictures of 50 KiB each: the bytes behind a JPEG's end are nobody's business."""
+def serve_large(server: LoopbackServer, draw_jpg, count: int, delay: float = 0.1) -> list[dict]:
+    """Serves pictures of 50 KiB each, each after `delay` seconds; what follows a JPEG's end is nobody's business."""
     return [
-        {"image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(number) + bytes(50 * 1024), delay=0.1)), "label": 0}
-        | {"_split": "train"}
-        for number in range(count)
+        {
+            "image_url": server.add(f"/{i}.jpg", Answer(draw_jpg(i) + bytes(50 * 1024), delay=delay)),
+            "label": 0,
+            "_split": "train",
+        }
+        for i in range(count)
     ]
 
 
@@ -312,6 +315,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_once_there_is_room
     path = write_list(serve_large(server, draw_jpg, 40))
     unbroken, disk = tmp_path / "unbroken", tmp_path / "disk"
     run_assemble(list=path, out=unbroken, rows_per_shard=5, connections=4)
+    serve_large(server, draw_jpg, 40, delay=0.6)  # so slow that blocks are committed before the disk is full
     with mounted(disk, "size=1500k"):
         out = disk / "out"
         with start(path, out, "--connections=2") as driver:
@@ -325,6 +329,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_once_there_is_room
         for part in committed:  # what was packed is whole
             shard = out / "train" / f"{part.name[6:11]}.tar"
             assert shard.read_bytes() == (unbroken / "train" / shard.name).read_bytes()
+        serve_large(server, draw_jpg, 40)
         server.seen.clear()
         remount(disk, "size=20m")
         run_assemble(list=path, out=out, rows_per_shard=5)

@@ -139,7 +139,7 @@ def test_another_machines_dead_process_is_taken_over_from(url, tmp_path, monkeyp
 
 
 def test_whoever_was_taken_over_from_is_told_before_it_puts_more(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_BEAT", 0.05)
+    monkeypatch.setattr(leases, "_BEAT", 1)  # seconds; long beside what follows one
     with working(url, tmp_path / "a") as lease:
         lease.check()
         fs, base = open_store(url)

@@ -119,7 +119,7 @@ def test_a_second_task_of_one_partition_is_refused_and_a_killed_ones_goes_on(
     shard_dir = blocks.load(tmp_path / "once")
     last = shard_dir.rows_of(merge.share_of(shard_dir, Partition(1, 2))[-1])
     held = next(row["row"] for row in last if row["row"] % 5 not in {1, 2})
-    server.add(f"/{held}.jpg", Answer(draw_jpg(held), ending="stall"), Answer(draw_jpg(held)))
+    server.add(f"/{held}.jpg", Answer(draw_jpg(held), after=10**9))  # requests, which never come
     server.seen.clear()
     with start(recurring, tmp_path / "out", "--partition=1/2") as first:
         try:
@@ -135,6 +135,7 @@ def test_a_second_task_of_one_partition_is_refused_and_a_killed_ones_goes_on(
             assert first.poll() is None
         finally:
             first.kill()
+    server.add(f"/{held}.jpg", Answer(draw_jpg(held)))
     told = run_assemble(list=recurring, rows_per_shard=5, partition="1/2")
     assert "25 of 30 were done before" in told
     assert merge.merge(tmp_path / "out").missing == {}

@@ -182,7 +182,7 @@ def crawl(tmp_path_factory) -> Crawl:
             list=str(folder / "list.jsonl"),
             out=out,
             workers=2,
-            timeout=2,
+            timeout=5,
             attempts=2,
             connections=len(rows),
             max_bytes=MAX_BYTES,

@@ -2,12 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import cv2
 import pytest
 
+from shards import workers
 from shards.index import ShardsError
-from shards.workers import interrupts_held, packing_pool
+from shards.workers import check_interrupt, interrupt, interrupts_held, packing_pool
 
 
 def interrupt_within(reached: list[str]) -> None:
@@ -22,6 +24,26 @@ def test_an_interrupt_comes_once_the_processes_have_started():
         interrupt_within(reached)
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_raised_again(monkeypatch):
+    monkeypatch.setattr(workers, "_interrupted", threading.Event())
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        check_interrupt()
+        freed = Freed()
+        del freed
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _INTERRUPTED_AT_A_SEMAPHORE = """

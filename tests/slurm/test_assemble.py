@@ -34,13 +34,16 @@ class Job:
         assemble("--list", self.path, "--out", self.once, "--rows_per_shard=5")
         server.seen.clear()
 
-    def stall_at_the_end_of(self, partition):
-        """Has a picture of the partition's last block stall when it is first asked for."""
+    def hold_the_end_of(self, partition):
+        """Has a picture of the partition's last block wait until it is released; returns its number."""
         shard_dir = blocks.load(self.once)
         rows = [row["row"] for row in shard_dir.rows_of(merge.share_of(shard_dir, partition)[-1])]
         number = next(row for row in rows if row % 4 != 1)
-        self.server.add(f"/{number}.jpg", Answer(self.draw_jpg(number), ending="stall"), Answer(self.draw_jpg(number)))
-        return f"/{number}.jpg"
+        self.server.add(f"/{number}.jpg", Answer(self.draw_jpg(number), after=10**9))  # requests, which never come
+        return number
+
+    def release(self, number):
+        self.server.add(f"/{number}.jpg", Answer(self.draw_jpg(number)))
 
     def submit(self, array, *flags, sbatch=()):
         options = [CHECKOUT, f"--array={array}", f"--output={self.folder}/%a.txt", "--cpus-per-task=2", *sbatch]
@@ -51,11 +54,11 @@ class Job:
         out = f"--output={self.folder}/merge.txt"
         return self.slurm.sbatch(CHECKOUT, out, *options, ROOT / "slurm" / "merge.sh", self.out)
 
-    def wait_until_all_but_the_last_block(self, partition, path):
-        """Waits until the stalled picture has been asked for and the partition's other blocks are committed."""
+    def wait_until_all_but_the_last_block(self, partition, held):
+        """Waits until the held picture has been asked for and the partition's other blocks are committed."""
         end = time.monotonic() + 60
-        others = merge.share_of(blocks.load(self.once), partition)[:-1]
-        while not (self.server.times(path) and all((self.out / block.outcomes_part).exists() for block in others)):
+        others = [self.out / block.outcomes_part for block in merge.share_of(blocks.load(self.once), partition)[:-1]]
+        while not (self.server.times(f"/{held}.jpg") and all(part.exists() for part in others)):
             assert time.monotonic() < end, self.told(partition.index)
             time.sleep(0.1)
 
@@ -85,11 +88,12 @@ def test_an_array_and_a_merge_that_depends_on_it_make_what_one_machine_makes(job
 
 
 def test_a_task_that_is_killed_fails_and_goes_on_when_it_is_requeued(job):
-    path = job.stall_at_the_end_of(Partition(1, 2))
+    held = job.hold_the_end_of(Partition(1, 2))
     array = job.submit("0,1")
-    job.wait_until_all_but_the_last_block(Partition(1, 2), path)
+    job.wait_until_all_but_the_last_block(Partition(1, 2), held)
     job.slurm.run("scancel", "--signal=KILL", f"{array}_1.0")  # what srun started there
     assert sorted(states(job.slurm.wait(array))) == ["COMPLETED", "FAILED"]
+    job.release(held)
     too_early = job.submit_merge()
     assert states(job.slurm.wait(too_early)) == ["FAILED"]
     said = (job.folder / "merge.txt").read_text()
@@ -104,15 +108,16 @@ def test_a_task_that_is_killed_fails_and_goes_on_when_it_is_requeued(job):
 
 @pytest.mark.slow
 def test_a_nodes_power_cut_moves_its_task_to_another_node_which_finishes_it(job):
-    path = job.stall_at_the_end_of(Partition(1, 2))
+    held = job.hold_the_end_of(Partition(1, 2))
     array = job.submit("0-1", sbatch=["--exclusive"])
     merging = job.submit_merge(f"--dependency=afterok:{array}", "--kill-on-invalid-dep=yes")
-    job.wait_until_all_but_the_last_block(Partition(1, 2), path)
+    job.wait_until_all_but_the_last_block(Partition(1, 2), held)
     lock = json.loads((job.out / ".work" / "1-of-2.lock").read_text())
     assert f"Slurm job {array}_1" in lock["process"]
     node = next(task["NodeList"] for task in job.slurm.show(array) if task["ArrayTaskId"] == "1")
     try:
         job.slurm.kill_node(node)
+        job.release(held)
         tasks = job.slurm.wait(array, timeout=150)
         moved = next(task for task in tasks if task["ArrayTaskId"] == "1")
         assert states(tasks) == ["COMPLETED"] * 2

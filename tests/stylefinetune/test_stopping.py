@@ -49,8 +49,9 @@ def test_an_echo_of_the_first_signal_is_no_second_one():
 def test_a_second_signal_leaves_at_once(monkeypatch):
     monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.1)
     left, told = threading.Event(), []
-    with Stopping(ALONE, lambda by, why: (told.append((by, why)), left.set())):
+    with Stopping(ALONE, lambda by, why: (told.append((by, why)), left.set())) as asked:
         os.kill(os.getpid(), signal.SIGTERM)
+        assert waits_until(asked.asked)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
         assert left.wait(20)
