@@ -1,5 +1,7 @@
+import _thread
 import mmap
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -42,6 +44,14 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys):
     assert capsys.readouterr().err == "error: rank 0: runs/a/metrics.jsonl: No space left on device\n"
 
 
+def start_a_thread_of_too_large_a_stack():
+    before = threading.stack_size(2**46)
+    try:
+        _thread.start_new_thread(print, ())
+    finally:
+        threading.stack_size(before)
+
+
 @pytest.mark.parametrize(
     "act",
     [
@@ -49,8 +59,9 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys):
         lambda: np.empty(2**50, np.uint8),
         lambda: bytes(2**62),
         lambda: mmap.mmap(-1, 2**50),
+        start_a_thread_of_too_large_a_stack,
     ],
-    ids=["torch", "numpy", "python", "system"],
+    ids=["torch", "numpy", "python", "system", "a thread"],
 )
 def test_memory_that_is_refused_is_known_whoever_refuses_it(act):
     with pytest.raises(Exception) as error:  # noqa: PT011 -- each has its own

@@ -109,6 +109,20 @@ def test_a_launcher_that_is_gone_is_noticed(monkeypatch):
     assert told[0] == f"the launcher of rank 3 on {HOST} is gone"
 
 
+def test_without_memory_for_a_beat_the_next_one_tells():
+    told = threading.Semaphore(0)
+
+    class Refused:
+        def set(self, _key, _value):
+            told.release()
+            raise MemoryError
+
+    short = Peers(1, 2, Refused(), 60.0, launched=False)
+    short.start()
+    assert all(told.acquire(timeout=10) for _ in range(3))
+    short.close()
+
+
 def test_a_store_that_is_gone_is_said_to_be():
     class Gone:
         def set(self, _key, _value):
