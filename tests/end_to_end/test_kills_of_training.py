@@ -139,8 +139,8 @@ def assert_failed(started, said, code, reason, line):
 
 def assert_refused_memory(started, said):
     """Sees that a run has told so whose rank was refused memory."""
-    # Some of what runs in a process aborts it, as safetensors does while it writes; and CPython 3.11 waits in vain for a
-    # thread that it was starting.
+    # Some of what runs in a process aborts it, as safetensors does while it writes; and CPython 3.11 waits in vain for
+    # a thread that it was starting.
     if re.search(r"memory allocation of|exitcode: -6|has stalled for 30 s", said):
         assert started.ranks == 1 or started.ending()["reason"] == "lost rank", said
     else:
