@@ -17,13 +17,17 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.caffe_results import WEIGHTS, Array, MicroResults, digest, mean_picture, read_pictures
-from stylefinetune import checkpoint, models, train
-from stylefinetune.data import Batch, PictureSet, load_mean, open_index, open_split, read_batches
-from stylefinetune.data_config import DataConfig, TestDataConfig
-from stylefinetune.optimizer import MOMENTUM
-from stylefinetune.order import Slices
-from stylefinetune.transforms import Transform
-from stylefinetune.weights import load_weights
+from stylefinetune import train
+from stylefinetune.checkpoint import checkpoint
+from stylefinetune.config.data import DataConfig, TestDataConfig
+from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
+from stylefinetune.data.loader import load_batches
+from stylefinetune.data.mean import load_mean
+from stylefinetune.data.sampler import BatchSlices
+from stylefinetune.data.transforms import Transform
+from stylefinetune.models import build
+from stylefinetune.models.weights import load_weights
+from stylefinetune.optim.caffe_sgd import MOMENTUM
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -148,8 +152,8 @@ def _compare_span(run_dir: Path, truth: MicroResults, span: range, what: str, ra
         yield row(kind, list(tests), largest(ours, theirs))
     saved = {int(path.name.removeprefix("iter_")): path for path in (run_dir / "checkpoints").iterdir()}
     for kind, known, file, prefix in (
-        ("weights", truth.weights, checkpoint.MODEL, ""),
-        ("momenta", truth.momenta, checkpoint.OPTIMIZER, f"{MOMENTUM}/"),
+        ("weights", truth.weights, checkpoint.MODEL_FILE, ""),
+        ("momenta", truth.momenta, checkpoint.OPTIMIZER_FILE, f"{MOMENTUM}/"),
     ):
         passed = [at for at in known if at in span and at - 1 in losses]
         missing = [at for at in passed if at not in saved]
@@ -168,12 +172,12 @@ def run_turned(golden: Path, truth: MicroResults, run_dir: Path) -> MicroResults
     """
     run_solver(golden, "scratch", 1, run_dir, "--checkpoint.snapshot=1", f"--turn_tie={TIE}", precision="float64")
     saved = {at: run_dir / "checkpoints" / f"iter_{at}" for at in truth.weights}
-    slots = {at: load_file(saved[at] / checkpoint.OPTIMIZER) for at in truth.momenta}
+    slots = {at: load_file(saved[at] / checkpoint.OPTIMIZER_FILE) for at in truth.momenta}
     return dataclasses.replace(
         truth,
         losses=np.array([entry["loss"] for entry in metrics(run_dir, "train")]),
         tests={int(told["iteration"]): (told["accuracy"], told["loss"]) for told in metrics(run_dir, "test")},
-        weights={at: load_file(folder / checkpoint.MODEL) for at, folder in saved.items()},
+        weights={at: load_file(folder / checkpoint.MODEL_FILE) for at, folder in saved.items()},
         momenta={
             at: {name.removeprefix(f"{MOMENTUM}/"): slot for name, slot in named.items()} for at, named in slots.items()
         },
@@ -211,7 +215,9 @@ def compare_small_batches(golden: Path, work: Path) -> Iterator[Row]:
         run_dir = work / f"small_{ranks}"
         run_solver(golden, "finetune", ranks, run_dir, "--data.batch_size=2")
         told.append([entry["loss"] for phase in ("train", "test") for entry in metrics(run_dir, phase)])
-    weights = [load_file(work / f"small_{ranks}" / "checkpoints" / "iter_60" / checkpoint.MODEL) for ranks in (1, 3)]
+    weights = [
+        load_file(work / f"small_{ranks}" / "checkpoints" / "iter_60" / checkpoint.MODEL_FILE) for ranks in (1, 3)
+    ]
     yield Row("finetune in batches of 2: losses, against 1 rank's", 3, largest(*told))
     yield Row("finetune in batches of 2: weights at 60, against 1 rank's", 3, largest_of(*weights))
 
@@ -232,18 +238,18 @@ def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_di
         truth: what Caffe has.
         run_dir: of a run of that solver, which has a checkpoint of iteration 1.
     """
-    first = checkpoint.read(run_dir / "checkpoints" / "iter_1")
+    first = checkpoint.read_checkpoint(run_dir / "checkpoints" / "iter_1")
     data = first.config.data
     phase = data.phase(training=True)
-    pictures = PictureSet(open_split(open_index(data), phase.split), phase, first.progress.seed)
-    slices = Slices(0, 60 * phase.batch_size, phase.batch_size, rank=0, world_size=1)
-    batches = list(read_batches(pictures, slices, 0, CPU))
+    pictures = PictureDataset(open_split(open_index(data), phase.split), phase, first.progress.seed)
+    slices = BatchSlices(0, 60 * phase.batch_size, phase.batch_size, rank=0, world_size=1)
+    batches = list(load_batches(pictures, slices, 0, CPU))
     transform = Transform(first.means[0], phase.scale, CPU)
     inputs = [transform(batch.pictures, batch.crops) for batch in batches]
     sums = [batch.numpy().astype(np.float64).sum() for batch in inputs]
     yield Row(f"{kind}: sums of 60 batches as the net is given them", 1, largest(sums, truth.inputs), 0.0)
 
-    net = models.build(first.config.model, len(first.progress.classes), [pictures.input_size], seed=0)
+    net = build.build_model(first.config.model, len(first.progress.classes), [pictures.input_size], seed=0)
     load_weights(net, str(golden / "micro" / WEIGHTS[kind]), lambda _: None)
     blobs = activations(net.eval(), inputs[0])
     blobs["data"], last = inputs[0].numpy(), torch.from_numpy(blobs[first.config.model.last_layer])
@@ -286,7 +292,7 @@ def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
     np.save(work / "mean256.npy", mean_picture().transpose(1, 2, 0)[:, :, ::-1])
     config = DataConfig(shards=str(shards), mean_file=str(work / "mean256.npy"), test=TestDataConfig(split="test"))
     phase = config.phase(training=False)
-    pictures = PictureSet(open_split(open_index(config), phase.split), phase, seed=0)
+    pictures = PictureDataset(open_split(open_index(config), phase.split), phase, seed=0)
     batch = _read_all(pictures)
     inputs = Transform(load_mean(config, phase, pictures.size), phase.scale, CPU)(batch.pictures, batch.crops)
     resized = batch.pictures.flip(-1).permute(0, 3, 1, 2)
@@ -297,6 +303,6 @@ def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
         yield Row(f"{len(theirs)} pictures from shards of {form}, {what}: how many differ", 1, differing, 0.0)
 
 
-def _read_all(pictures: PictureSet) -> Batch:
+def _read_all(pictures: PictureDataset) -> Batch:
     count = len(pictures.entries)
-    return next(read_batches(pictures, Slices(0, count, count, rank=0, world_size=1), 0, CPU))
+    return next(load_batches(pictures, BatchSlices(0, count, count, rank=0, world_size=1), 0, CPU))

@@ -14,14 +14,14 @@ from torch.nn import functional
 
 from benchmarks.caffe_checks import CPU, Row, activations, largest, relative
 from benchmarks.caffe_results import Array
-from stylefinetune import models
-from stylefinetune.config import LayerRule, ModelConfig, OptimConfig, TrainConfig
-from stylefinetune.data import Batch
+from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Crops, Transform
+from stylefinetune.distributed.world import World
 from stylefinetune.engines.torch_engine import TorchEngine
-from stylefinetune.optimizer import MOMENTUM
-from stylefinetune.schedule import learning_rate
-from stylefinetune.transforms import Crops, Transform
-from stylefinetune.world import World
+from stylefinetune.models.build import build_model
+from stylefinetune.optim.caffe_sgd import MOMENTUM
+from stylefinetune.optim.lr_schedule import learning_rate
 
 SIZE = (227, 227)
 LABELS = torch.tensor([3, 17, 0, 8])
@@ -43,7 +43,7 @@ class _Unchanged(Transform):
 
 def build(last_layer: str, classes: int) -> nn.Module:
     """Returns the net without dropout, with the weights that the golden folder's README describes."""
-    net = models.build(ModelConfig(last_layer=last_layer, dropout=0.0), classes, [SIZE], seed=0)
+    net = build_model(ModelConfig(last_layer=last_layer, dropout=0.0), classes, [SIZE], seed=0)
     layers = [(name, layer) for name, layer in net.named_children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     for place, (name, layer) in enumerate(layers):
         rs = np.random.RandomState(1000 + place)

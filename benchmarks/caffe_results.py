@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stylefinetune.caffe_files import read_caffemodel, read_solverstate
+from stylefinetune.caffe.files import read_caffemodel, read_solverstate
 
 Array = npt.NDArray[Any]
 Named = dict[str, Array]

@@ -20,14 +20,16 @@ from pathlib import Path
 
 import torch
 
-from stylefinetune import checkpoint, models
-from stylefinetune.checkpoint import Progress
-from stylefinetune.config import Config, DataConfig
-from stylefinetune.data import Batch
-from stylefinetune.deepspeed_config import DeepSpeedConfig
-from stylefinetune.engines import choice
-from stylefinetune.transforms import Crops, Transform
-from stylefinetune.world import World
+from stylefinetune.checkpoint import checkpoint
+from stylefinetune.checkpoint.checkpoint import Progress
+from stylefinetune.config.data import DataConfig
+from stylefinetune.config.deepspeed import DeepSpeedConfig
+from stylefinetune.config.schema import Config
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Crops, Transform
+from stylefinetune.distributed.world import World
+from stylefinetune.engines.build import build_engine
+from stylefinetune.models.build import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES, SIDE = 20, 227
@@ -60,10 +62,10 @@ def slice_of(world: World, size: int) -> Batch:
 def measure(config: Config, iterations: int) -> None:
     """Trains on this rank among its peers, and leaves what was measured in the run's folder; for torchrun."""
     world = World.join()
-    net = models.build(config.model, CLASSES, [(SIDE, SIDE)], seed=0)
+    net = build_model(config.model, CLASSES, [(SIDE, SIDE)], seed=0)
     transform = Transform(torch.full((1, 1, 3), 110.0), 1.0, world.device)
     began = time.monotonic()
-    engine = choice.build(config, net, (transform, transform), world, (SIDE, SIDE))
+    engine = build_engine(config, net, (transform, transform), world, (SIDE, SIDE))
     start = time.monotonic() - began
     batch, seconds = slice_of(world, config.data.batch_size), list[float]()
     for iteration in range(WARM_UP + iterations):
@@ -81,7 +83,7 @@ def measure(config: Config, iterations: int) -> None:
         names = [str(label) for label in range(CLASSES)]
         progress = Progress(iterations, [], [], 0, names, "", [SIDE, SIDE], [SIDE, SIDE])
         mean = torch.zeros(3, 1, 1)
-        path = checkpoint.save(Path(config.run_dir), progress, state, config, (mean, mean))
+        path = checkpoint.save_checkpoint(Path(config.run_dir), progress, state, config, (mean, mean))
         size = sum(file.stat().st_size for file in path.iterdir())
     world.barrier()
     save = time.monotonic() - began

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stylefinetune import models, train
+from stylefinetune import train
+from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.errors import run_command
-from stylefinetune.transforms import Crops, Transform
+from stylefinetune.training import setup
 
 
 class Float64Transform(Transform):
@@ -60,14 +61,14 @@ def main(arguments: list[str]) -> None:
     torch.set_default_dtype(torch.float64)
     train.Transform = Float64Transform
     if options.turn_tie is not None:
-        build, turner = models.build, TieTurner(options.turn_tie)
+        build, turner = setup.build_model, TieTurner(options.turn_tie)
 
         def build_turned(*settings: object) -> nn.Module:
             net = build(*settings)
             net.get_submodule("conv1").register_forward_hook(turner)
             return net
 
-        models.build = build_turned
+        setup.build_model = build_turned
     train.main(arguments)
 
 

@@ -26,10 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from shards.index import SCHEMA, Entries, IndexMetadata, ShardIndex, write_index
-from stylefinetune.order import Order, Window
-from stylefinetune.staging import stage
-from stylefinetune.world import World
+from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, ShardIndex, write_index
+from stylefinetune.data.sampler import DataOrder, ShuffleWindow
+from stylefinetune.data.staging import stage_shards
+from stylefinetune.distributed.world import World
 
 ROWS_PER_SHARD, BATCH, SEED = 1000, 50, 1
 CLASSES, SHARDS = 20, 80  # of the list whose mixing is looked at
@@ -53,10 +53,10 @@ def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
     keys, names, offsets, digests = zip(*rows, strict=True)
     count = len(rows)
     columns = [range(count), keys, ["train"] * count, [0] * count, names, offsets, [size] * count, *[[1] * count] * 2]
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=False)]
+    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=False)]
     arrays += [pa.array(["jpg"] * count), pa.array(digests)]
     write_index(
-        root / "index.parquet", [pa.table(arrays, schema=SCHEMA)], IndexMetadata(("one",), "original", 0, "", 0)
+        root / "index.parquet", [pa.table(arrays, schema=INDEX_SCHEMA)], IndexMetadata(("one",), "original", 0, "", 0)
     )
     return ShardIndex.load(root)
 
@@ -65,8 +65,8 @@ def order_of(entries: Entries, window: int | None) -> Rows:
     """Returns an epoch's rows: in list order (None), permuted (0), or within a window."""
     if window is None:
         return np.arange(len(entries))
-    within = Window.of(window, entries.shard, entries.offset) if window else None
-    order = Order(len(entries), shuffle=True, seed=SEED, window=within)
+    within = ShuffleWindow.of(window, entries.shard, entries.offset) if window else None
+    order = DataOrder(len(entries), shuffle=True, seed=SEED, window=within)
     return np.array([order.row(place) for place in range(len(entries))])
 
 
@@ -139,13 +139,13 @@ def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
         shutil.rmtree(copy, ignore_errors=True)
         forget(root)
         began = time.monotonic()
-        stage(index, entries.shard, copy, world)
+        stage_shards(index, entries.shard, copy, world)
         return size / (time.monotonic() - began) / 1e6
 
     table.add_row("copied and synced alone", timed(copied_alone, options.rounds))
     table.add_row("staged: checked, too", timed(copied, options.rounds))
     began = time.monotonic()
-    stage(index, entries.shard, copy, world)
+    stage_shards(index, entries.shard, copy, world)
     table.add_row("seconds to see that it is staged", f"{time.monotonic() - began:.2f}")
     rows = order_of(entries, 0)
     found = [timed(lambda count=count: fresh(copy, rows, count), options.rounds) for count in readers]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from shards.outcomes import Status
+from shards.format.outcomes import Status
 
 
 def count_links(shards: Path) -> collections.Counter[str]:

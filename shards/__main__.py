@@ -20,16 +20,21 @@ import pyarrow as pa
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
-from shards import config, mean, opening, reading, verify
-from shards.assemble import assemble
-from shards.finalize import finalize
-from shards.index import ShardsError, url_of
-from shards.merge import merge
-from shards.repack import RepackConfig, repack
-from shards.report import read_report
-from shards.report_page import write_page
-from shards.report_tables import print_tables
-from shards.workers import interrupt
+from shards.assembly.assemble import assemble
+from shards.assembly.finalize import finalize
+from shards.assembly.mean import write_mean
+from shards.assembly.partition import merge_partitions
+from shards.assembly.repack import RepackConfig, repack
+from shards.assembly.worker_pool import handle_interrupt
+from shards.config.cli import one_line, parse_assemble_config
+from shards.errors import ConfigError, ShardsError
+from shards.location import url_of
+from shards.report.html import write_page
+from shards.report.report import read_report
+from shards.report.tables import print_tables
+from shards.storage.session import reopen_session
+from shards.storage.snapshot import open_snapshot
+from shards.verify.verify import verify
 
 _USAGE = """usage: python -m shards COMMAND ...
 
@@ -57,11 +62,11 @@ def main(arguments: list[str]) -> int:
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps for itself what a long list took for a moment
     try:
         return command(arguments[1:]) or 0
-    except (ShardsError, config.ConfigError, ArgumentError, OSError) as error:
-        print("error: " + config.one_line(str(error)), file=sys.stderr)
+    except (ShardsError, ConfigError, ArgumentError, OSError) as error:
+        print("error: " + one_line(str(error)), file=sys.stderr)
         return 2
     except MemoryError as error:
-        said = f" ({config.one_line(str(error))})" if str(error) else ""
+        said = f" ({one_line(str(error))})" if str(error) else ""
         print(f"error: out of memory{said}; give it more, or less to do at once: fewer --workers", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -70,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _assemble(arguments: list[str]) -> None:
-    assemble(config.parse(arguments), Console(soft_wrap=True))
+    assemble(parse_assemble_config(arguments), Console(soft_wrap=True))
 
 
 def _parser(command: str) -> ArgumentParser:
@@ -82,7 +87,7 @@ def _finalize(arguments: list[str]) -> None:
     parser.add_argument("dir", type=Path, help="folder of the shards, or their URL")
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)
-    with opening.opened_again(options.dir, options.stage) as (shard_dir, place):
+    with reopen_session(options.dir, options.stage) as (shard_dir, place):
         counts = finalize(shard_dir, place.work, place.storage)
     count = f"{counts.total()} of {len(shard_dir.rows)} rows"
     print(f"{place.name}: {count} are in committed blocks; the index has what was kept")
@@ -93,7 +98,7 @@ def _merge(arguments: list[str]) -> int:
     parser.add_argument("dir", type=Path, help="folder of the shards, or their URL")
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)
-    merged = merge(options.dir, options.stage)
+    merged = merge_partitions(options.dir, options.stage)
     root = url_of(options.dir) or options.dir
     if merged.counts is not None:
         count = sum(merged.counts.values())
@@ -113,7 +118,7 @@ def _mean(arguments: list[str]) -> None:
     parser.add_argument("dir", type=Path, help="folder of the shards")
     parser.add_argument("--image_size", type=int, help="side in pixels; that of the shards, or 256, unless given")
     options = parser.parse_args(arguments)
-    path, count = mean.write_mean(options.dir, options.image_size)
+    path, count = write_mean(options.dir, options.image_size)
     print(f"{path}: the mean of {count} pictures")
 
 
@@ -146,8 +151,8 @@ def _verify(arguments: list[str]) -> int:
     parser.add_argument("dir", type=Path, help="folder of the shards, or their URL; it is only read")
     parser.add_argument("--stage", type=Path, help=_STAGE)
     options = parser.parse_args(arguments)
-    with reading.laid_out(options.dir, options.stage) as layout:
-        verdict = verify.verify(layout, Console(soft_wrap=True, stderr=True))
+    with open_snapshot(options.dir, options.stage) as layout:
+        verdict = verify(layout, Console(soft_wrap=True, stderr=True))
         root = layout.name
     for difference in verdict.differences[:_SHOWN]:
         print(str(difference).replace(str(layout.root), root))
@@ -174,7 +179,7 @@ _COMMANDS = {
 if __name__ == "__main__":
     try:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and & have it
-            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGINT, handle_interrupt)
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:  # just before or just after all of it
         print("stopped", file=sys.stderr)

@@ -30,7 +30,7 @@ def watch(done: Iterable[T], total: int, what: str, console: Console) -> Iterato
             yield one
 
 
-class Meter:
+class ProgressLine:
     """Counts rows as they end, and shows it; use it in a `with`."""
 
     def __init__(self, console: Console, total: int) -> None:
@@ -45,7 +45,7 @@ class Meter:
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=total, state="")
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> "ProgressLine":
         self._bar.start()
         return self
 

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import torch
 
-from stylefinetune.config_io import parse
+from stylefinetune.caffe.solver import find_solver_lists, read_solver
+from stylefinetune.config.cli import parse_config
+from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
-from stylefinetune.solver import find_lists, read_solver
-from stylefinetune.train import prepare
-from stylefinetune.weights import load_weights
-from stylefinetune.world import World
+from stylefinetune.models.weights import load_weights
+from stylefinetune.training.setup import prepare_training
 
 
 def main(arguments: list[str]) -> None:
     """Checks the command line `arguments`, and what it names."""
-    config = parse(arguments, read_solver)
+    config = parse_config(arguments, read_solver)
     see_run_dir(Path(config.run_dir))
     if config.solver and not config.data.shards:
-        find_lists(config)  # their pictures are packed when the run starts
+        find_solver_lists(config)  # their pictures are packed when the run starts
     else:
-        start = prepare(config, World(rank=0, size=1, device=torch.device("cpu")))
+        start = prepare_training(config, World(rank=0, size=1, device=torch.device("cpu")))
         if config.weights and not start.resumed:
             load_weights(start.net, config.weights, lambda _line: None)
     print(config.run_dir)

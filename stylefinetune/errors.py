@@ -10,7 +10,7 @@
 | 5 | a rank died, stalled or ran out of memory, or the launcher is gone |
 | 128 + n | stopped by signal n, what was done is saved: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM |
 
-torchrun turns every one but 0 into 1; `stylefinetune.ending` keeps the true one in RUN/exit.json.
+torchrun turns every one but 0 into 1; `stylefinetune.training.exit_record` keeps the true one in RUN/exit.json.
 """
 
 import os

@@ -3,49 +3,20 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from stylefinetune import checkpoint
-from stylefinetune.corrupt import CorruptPictures
-from stylefinetune.data import Batch, PictureSet, open_index, open_split, read_batches
+from stylefinetune.checkpoint.checkpoint import read_checkpoint
+from stylefinetune.data.corrupt_pictures import CorruptPictures
+from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
+from stylefinetune.data.loader import load_batches
+from stylefinetune.data.sampler import BatchSlices
+from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
-from stylefinetune.metrics import TestResult, TestSum
-from stylefinetune.order import Slices
-from stylefinetune.world import World
+from stylefinetune.training.evaluation import test_model
 
-
-def test(
-    forward: Callable[[Batch], torch.Tensor],
-    batches: Iterable[Batch],
-    corrupt: CorruptPictures,
-    world: World,
-    stop: Callable[[], bool],
-) -> TestResult | None:
-    """Tests every picture of `batches` once over all ranks, but for corrupt ones; collective, the same result on each.
-
-    Args:
-        forward: gives a batch's logits.
-        batches: this rank's slices.
-        corrupt: notes what can't be decoded.
-        world: the ranks.
-        stop: asked before each batch whether to leave.
-
-    Returns:
-        None where it was left.
-    """
-    total = TestSum(world.device)
-    for batch in batches:
-        if stop():
-            return None
-        corrupt.add_all([batch])
-        total.add(forward(batch), batch.labels.to(world.device))
-    return total.total(world)
-
-
-test.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] -- tells pytest that this isn't one of its tests
+test_model.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] -- tells pytest that this isn't one of its tests
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -58,7 +29,7 @@ def evaluate(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers is {options.workers}; it must not be negative")
-    saved = checkpoint.read(options.checkpoint)
+    saved = read_checkpoint(options.checkpoint)
     data = saved.config.data
     phase = data.phase(training=False)
     if options.split:
@@ -68,7 +39,7 @@ def evaluate(arguments: list[str]) -> None:
     index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
         raise UserError(f"{data.shards} has other classes than {saved.path} was trained on")
-    pictures = PictureSet(open_split(index, phase.split), phase, seed=saved.progress.seed)
+    pictures = PictureDataset(open_split(index, phase.split), phase, seed=saved.progress.seed)
     world = World.join()
     net, transform = saved.network(world.device)
 
@@ -76,11 +47,11 @@ def evaluate(arguments: list[str]) -> None:
     def forward(batch: Batch) -> torch.Tensor:
         return net(transform(batch.pictures, batch.crops))
 
-    slices = Slices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
+    slices = BatchSlices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
     world.settle()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
-    result = test(forward, read_batches(pictures, slices, workers, world.device), corrupt, world, lambda: False)
+    result = test_model(forward, load_batches(pictures, slices, workers, world.device), corrupt, world, lambda: False)
     assert result is not None
     for line in corrupt.gather(world):
         if world.is_lead:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from shards.images import BadPicture, decode, resize
-from stylefinetune import checkpoint
+from shards.format.images import BadPicture, decode_picture, resize_picture
+from stylefinetune.checkpoint.checkpoint import read_checkpoint
+from stylefinetune.data.transforms import Crops
+from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
-from stylefinetune.transforms import Crops
-from stylefinetune.world import World
 
 
 def predict(arguments: list[str]) -> None:
@@ -22,7 +22,7 @@ def predict(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}; it must be at least 1")
-    saved = checkpoint.read(options.checkpoint)
+    saved = read_checkpoint(options.checkpoint)
     height, width = saved.progress.picture_size
     cut_height, cut_width = saved.progress.input_size
     crops = Crops(
@@ -45,12 +45,12 @@ def predict(arguments: list[str]) -> None:
 def _read(path: Path, height: int, width: int) -> torch.Tensor:
     """Returns uint8 [1, height, width, 3], RGB."""
     try:
-        pixels = decode(path.read_bytes())
+        pixels = decode_picture(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except BadPicture as error:
         raise UserError(f"{path} is no picture: {error}") from error
-    return torch.from_numpy(resize(pixels, height, width))[None]
+    return torch.from_numpy(resize_picture(pixels, height, width))[None]
 
 
 if __name__ == "__main__":

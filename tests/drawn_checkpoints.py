@@ -4,11 +4,12 @@ import dataclasses
 
 import torch
 
-from stylefinetune import checkpoint, models
-from stylefinetune.checkpoint import Progress
-from stylefinetune.config import Config, ModelConfig
-from stylefinetune.data_config import DataConfig
+from stylefinetune.checkpoint import checkpoint
+from stylefinetune.checkpoint.checkpoint import Progress
+from stylefinetune.config.data import DataConfig
+from stylefinetune.config.schema import Config, ModelConfig
 from stylefinetune.engines.engine import EngineState
+from stylefinetune.models import build
 
 WIDTHS = (8, 16, 16, 16, 16, 32, 32)
 CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=WIDTHS))
@@ -23,10 +24,10 @@ def progress(iteration):
 
 
 def save(run_dir, iteration=5, seed=0, config=CONFIG):
-    net = models.build(CONFIG.model, len(CLASSES), [(43, 43)], seed=1)
+    net = build.build_model(CONFIG.model, len(CLASSES), [(43, 43)], seed=1)
     torch.manual_seed(seed)
     parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
     velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
     state = EngineState(parameters, {}, {"momentum_buffer": velocity}, {"loss_scale": 512.0, "good_steps": 3})
     config = dataclasses.replace(config, run_dir=str(run_dir))
-    return state, checkpoint.save(run_dir, progress(iteration), state, config, MEANS)
+    return state, checkpoint.save_checkpoint(run_dir, progress(iteration), state, config, MEANS)

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import blocks, index, outcomes, urls
-from shards.index import IndexMetadata, write_index
+from shards.format import index, outcomes
+from shards.format.index import IndexMetadata, write_index
+from shards.storage import shard_dir
+from shards.url_list.parse import ROWS_SCHEMA
 from tests.programs import ROOT
 
 OFFICIAL = ROOT.parent / "shared" / "data" / "flickr_style.csv.gz"
@@ -34,8 +36,8 @@ def write_dir(
     """Writes a DIR of `rows` (urls.ROWS_SCHEMA) whose kept rows have one of the RGB `pictures` each, as JPEG."""
     work = root / ".work"
     work.mkdir(parents=True)
-    recipe = blocks.Recipe("ab" * 32, -1, 831486, None, 0.2, "original", 0, 1000, classes)
-    blocks.store(root, recipe, rows, work)
+    recipe = shard_dir.Recipe("ab" * 32, -1, 831486, None, 0.2, "original", 0, 1000, classes)
+    shard_dir.create_shard_dir(root, recipe, rows, work)
     places = write_tar(root / "train" / "00000.tar", pictures)
     random = np.random.default_rng(0)
     names = [*SHARES, "kept"]
@@ -62,8 +64,8 @@ def write_dir(
             stored = {"shard": "train/00000.tar", "offset": offset, "length": length, "width": width}
             entries.append(line | stored | {"height": height, "format": "jpg", "sha256": digest})
     metadata = IndexMetadata(classes, "original", 0, "ab" * 32, 831486)
-    write_index(root / index.FILE_NAME, [pa.Table.from_pylist(entries, index.SCHEMA)], metadata)
-    pq.write_table(pa.Table.from_pylist(ledger, outcomes.SCHEMA), root / outcomes.FILE_NAME)
+    write_index(root / index.INDEX_FILE, [pa.Table.from_pylist(entries, index.INDEX_SCHEMA)], metadata)
+    pq.write_table(pa.Table.from_pylist(ledger, outcomes.OUTCOMES_SCHEMA), root / outcomes.OUTCOMES_FILE)
     work.rmdir()
 
 
@@ -93,7 +95,7 @@ def index_of(root: Path, pictures: list[np.ndarray]) -> pa.Table:
         | {"row": row, "key": f"k{row}", "sha256": f"{row:064d}"}
         for row, place in enumerate(places)
     ]
-    return pa.Table.from_pylist(entries, index.SCHEMA)
+    return pa.Table.from_pylist(entries, index.INDEX_SCHEMA)
 
 
 def draw_photo(number: int, height: int = 240, width: int = 360) -> np.ndarray:
@@ -113,4 +115,4 @@ def rows_from(lines: list[dict]) -> pa.Table:
         {"row": number, "key": f"k{number}", "split": "train", "label": 0, "extra": "{}"} | line
         for number, line in enumerate(lines)
     ]
-    return pa.Table.from_pylist(filled, urls.ROWS_SCHEMA)
+    return pa.Table.from_pylist(filled, ROWS_SCHEMA)

@@ -18,22 +18,22 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 
-from stylefinetune.config import Config
-from stylefinetune.data import Batch
-from stylefinetune.engines import loss_scale, switches
+from stylefinetune.config.schema import Config
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Transform
+from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.engines.loss_scale import HostScaler
+from stylefinetune.engines.loss_scale import HostScaler, doubt, open_scaler, restore, scalars_of
+from stylefinetune.engines.precision import REDUCED, lay_out
 from stylefinetune.engines.torch_engine import dropout_seed, loss_share
 from stylefinetune.engines.zero_state import open_state
 from stylefinetune.errors import UserError
-from stylefinetune.optimizer import MOMENTUM, CaffeSGD, param_groups
-from stylefinetune.transforms import Transform
-from stylefinetune.world import World
+from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, param_groups
 
 LOG = "deepspeed.log"
 
 
-def check(config: Config) -> None:
+def check_deepspeed(config: Config) -> None:
     """Sees that a run can train with DeepSpeed.
 
     Raises:
@@ -70,8 +70,8 @@ def derive(config: Config, world_size: int) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {
-            "enabled": config.train.precision in switches.REDUCED,
-            "dtype": str(switches.REDUCED.get(config.train.precision, torch.bfloat16)).removeprefix("torch."),
+            "enabled": config.train.precision in REDUCED,
+            "dtype": str(REDUCED.get(config.train.precision, torch.bfloat16)).removeprefix("torch."),
         },
     }
     return _merge(derived, config.deepspeed.extra)
@@ -122,7 +122,7 @@ class DeepSpeedEngine:
         shares: list[torch.Tensor] = []
         for batch in micro_batches:
             pictures = self._train_transform(batch.pictures, batch.crops)
-            logits = self._engine(switches.lay_out(pictures, self._config.train))
+            logits = self._engine(lay_out(pictures, self._config.train))
             share = loss_share(logits.float(), batch, len(micro_batches))
             # DeepSpeed takes the mean over the ranks.
             self._engine.backward(share * self._world.size, scale_wrt_gas=False)
@@ -132,7 +132,7 @@ class DeepSpeedEngine:
         if isinstance(self._scaler, HostScaler):
             self._scaler.update(overflow=overflow)
         if self._scaler.is_enabled():
-            shares.append(loss_scale.doubt(self._scaler, shares[0]))
+            shares.append(doubt(self._scaler, shares[0]))
         elif overflow:
             shares.append(torch.full_like(shares[0], math.nan))
         return torch.stack(shares).sum()
@@ -142,11 +142,11 @@ class DeepSpeedEngine:
         """See Engine."""
         self._engine.eval()
         pictures = self._test_transform(batch.pictures, batch.crops)
-        return self._engine(switches.lay_out(pictures, self._config.train)).float()
+        return self._engine(lay_out(pictures, self._config.train)).float()
 
     def scalars(self) -> dict[str, float]:
         """See Engine."""
-        return loss_scale.scalars_of(self._scaler)
+        return scalars_of(self._scaler)
 
     @torch.no_grad()
     def state(self) -> EngineState:
@@ -161,7 +161,7 @@ class DeepSpeedEngine:
         for name, tensor in self._engine.module.named_buffers():
             tensor.copy_(state.buffers[name])
         self._state.put(state.parameters, state.slots[MOMENTUM])
-        loss_scale.restore(self._scaler, state.scalars)
+        restore(self._scaler, state.scalars)
 
 
 def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
@@ -190,7 +190,7 @@ def _open_scaler(engine: Any, world: World, *, enabled: bool) -> GradScaler | Ho
     Where gradients are divided, its own would see a rank's part of them alone, so that the other ranks knew nothing of
     an infinite one; and clipping wouldn't know of its scale.
     """
-    scaler = loss_scale.open_scaler(world.device, enabled=enabled)
+    scaler = open_scaler(world.device, enabled=enabled)
     if not enabled:
         return scaler
     if engine.torch_autocast_z0_gradscaler is not None:

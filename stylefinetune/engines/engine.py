@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from stylefinetune.data import Batch
+from stylefinetune.data.dataset import Batch
 
 
 @dataclasses.dataclass(frozen=True)

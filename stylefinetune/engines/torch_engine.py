@@ -10,14 +10,15 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from stylefinetune.config import OptimConfig, TrainConfig
-from stylefinetune.data import Batch
-from stylefinetune.engines import loss_scale, switches
+from stylefinetune.config.schema import OptimConfig, TrainConfig
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.sampler import CORRUPT_LABEL
+from stylefinetune.data.transforms import Transform
+from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.optimizer import MOMENTUM, CaffeSGD, clip_gradients, param_groups
-from stylefinetune.order import CORRUPT_LABEL
-from stylefinetune.transforms import Transform
-from stylefinetune.world import World
+from stylefinetune.engines.loss_scale import doubt, open_scaler, restore, scalars_of
+from stylefinetune.engines.precision import compute, uncompiled
+from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, clip_gradients, param_groups
 
 
 class TorchEngine:
@@ -50,7 +51,7 @@ class TorchEngine:
         if train.channels_last:
             self.net = self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- it does take one
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
-        self.scaler = loss_scale.open_scaler(world.device, enabled=train.precision == "fp16")
+        self.scaler = open_scaler(world.device, enabled=train.precision == "fp16")
         # Beneath DDP: around it, torch.compile leaves all as it is, without a word.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
         if world.size > 1:
@@ -65,7 +66,7 @@ class TorchEngine:
         was never stopped.
         """
         blank = torch.zeros(1, 3, *input_size, device=self.world.device)
-        with switches.uncompiled(self.train):  # no need to compile for one picture
+        with uncompiled(self.train):  # no need to compile for one picture
             (self.replica(blank).sum() * 0).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -84,14 +85,14 @@ class TorchEngine:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
-            shares.append(loss_scale.doubt(self.scaler, shares[0]))
+            shares.append(doubt(self.scaler, shares[0]))
         return torch.stack(shares).sum()
 
     def _backward(self, batch: Batch, iter_size: int, *, last: bool) -> torch.Tensor:
         """Adds a micro-batch's gradients and returns this rank's share of its loss."""
         waits = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if waits else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
-            logits = switches.compute(self.replica, self.train_transform(batch.pictures, batch.crops), self.train)
+            logits = compute(self.replica, self.train_transform(batch.pictures, batch.crops), self.train)
             share = loss_share(logits, batch, iter_size)
             self.scaler.scale(share * self.world.size).backward()  # DDP takes the mean over the ranks
         return share.detach()
@@ -100,11 +101,11 @@ class TorchEngine:
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         self.net.eval()
-        return switches.compute(self.net, self.test_transform(batch.pictures, batch.crops), self.train)
+        return compute(self.net, self.test_transform(batch.pictures, batch.crops), self.train)
 
     def scalars(self) -> dict[str, float]:
         """See Engine."""
-        return loss_scale.scalars_of(self.scaler)
+        return scalars_of(self.scaler)
 
     def state(self) -> EngineState:
         """See Engine."""
@@ -130,7 +131,7 @@ class TorchEngine:
         for name, velocity in own.slots[MOMENTUM].items():
             if name in state.slots[MOMENTUM]:  # a layer that was frozen until now has none, and starts at rest
                 velocity.copy_(state.slots[MOMENTUM][name])
-        loss_scale.restore(self.scaler, state.scalars)
+        restore(self.scaler, state.scalars)
 
 
 def loss_share(logits: torch.Tensor, batch: Batch, iter_size: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from stylefinetune.optimizer import MOMENTUM
+from stylefinetune.optim.caffe_sgd import MOMENTUM
 
 Tensors = dict[str, torch.Tensor]
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from stylefinetune.data import PictureSet, open_index, open_split, read_batches
-from stylefinetune.data_config import DataConfig
+from stylefinetune.config.data import DataConfig
+from stylefinetune.data.dataset import PictureDataset, open_index, open_split
+from stylefinetune.data.loader import load_batches
+from stylefinetune.data.sampler import BatchSlices
+from stylefinetune.data.transforms import Transform
 from stylefinetune.errors import run_command
-from stylefinetune.order import Slices
 from stylefinetune.train import main
-from stylefinetune.transforms import Transform
 
 CPU = torch.device("cpu")
 ITERATIONS, BATCH = 60, 10
@@ -26,11 +27,11 @@ ITERATIONS, BATCH = 60, 10
 def pictures_given(shards, rank, world_size, workers):
     config = DataConfig(shards=shards, image_size=80, crop_size=67, mirror=True, shuffle=True, mean_value=(0,))
     phase = config.phase(training=True)
-    pictures = PictureSet(open_split(open_index(config), phase.split), phase, seed=1701)
+    pictures = PictureDataset(open_split(open_index(config), phase.split), phase, seed=1701)
     transform = Transform(torch.zeros(1, 1, 3), 1.0, CPU)
     ramp = torch.arange(3 * 67 * 67).reshape(3, 67, 67)
     given = []
-    for batch in read_batches(pictures, Slices(0, ITERATIONS * BATCH, BATCH, rank, world_size), workers, CPU):
+    for batch in load_batches(pictures, BatchSlices(0, ITERATIONS * BATCH, BATCH, rank, world_size), workers, CPU):
         sums = (transform(batch.pictures, batch.crops).long() * ramp).sum(dim=(1, 2, 3))
         keys = [pictures.entries.key[pictures.order.row(position)] for position in batch.positions.tolist()]
         columns = (keys, *(t.tolist() for t in (batch.crops.top, batch.crops.left, batch.crops.mirror, sums)))

@@ -7,21 +7,21 @@ import json
 import sys
 from pathlib import Path
 
-from stylefinetune.config_io import parse
-from stylefinetune.ending import Ending
+from stylefinetune.caffe.solver import read_solver
+from stylefinetune.config.cli import parse_config
+from stylefinetune.distributed.world import World
 from stylefinetune.errors import run_command
-from stylefinetune.solver import read_solver
-from stylefinetune.stopping import Stopping
 from stylefinetune.train import run
-from stylefinetune.world import World
+from stylefinetune.training.exit_record import ExitRecord
+from stylefinetune.training.preemption import Preemption
 
 
 def main(arguments):
     world = World.join()
     for flags in json.loads(Path(arguments[0]).read_text()):
-        config = parse(flags, read_solver)
-        ending = Ending(Path(config.run_dir), world)
-        with Stopping(world, ending.leave_at_once) as stopping, ending:
+        config = parse_config(flags, read_solver)
+        ending = ExitRecord(Path(config.run_dir), world)
+        with Preemption(world, ending.leave_at_once) as stopping, ending:
             run(config, world, ending, stopping)
     world.leave()
 

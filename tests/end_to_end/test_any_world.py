@@ -14,7 +14,7 @@ from itertools import chain
 
 import pytest
 
-from shards.index import ShardIndex
+from shards.format.index import ShardIndex
 from tests.programs import ROOT, assemble, free_port, metrics, run
 
 PROGRAM = ROOT / "tests" / "end_to_end" / "any_world.py"

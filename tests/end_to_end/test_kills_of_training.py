@@ -16,7 +16,7 @@ import time
 import psutil
 import pytest
 
-from stylefinetune.checkpoint import newest
+from stylefinetune.checkpoint.checkpoint import newest_checkpoint
 from tests.programs import NARROW, ROOT, metrics
 
 FLAGS = [
@@ -77,7 +77,7 @@ class Started:
 
 
 def start(ranks, run_dir, shards, *flags):
-    last = newest(run_dir)
+    last = newest_checkpoint(run_dir)
     command = [sys.executable, *LAUNCHER, f"--nproc_per_node={ranks}", "-m", "stylefinetune.train", *FLAGS, *flags]
     launcher = subprocess.Popen(
         [*command, f"--data.shards={shards}", f"--run_dir={run_dir}"],

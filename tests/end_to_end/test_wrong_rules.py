@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from stylefinetune import caffenet, order
-from stylefinetune.optimizer import MOMENTUM, CaffeSGD
+from stylefinetune.data import sampler
+from stylefinetune.data.transforms import Transform
+from stylefinetune.models import caffenet
+from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD
 from stylefinetune.train import main
-from stylefinetune.transforms import Transform
 from tests.programs import ROOT, metrics
 
 TOLERANCE = 1e-5
@@ -98,5 +99,5 @@ def test_rgb_is_seen(difference, monkeypatch):
 
 
 def test_a_test_cursor_that_begins_anew_is_seen(difference, monkeypatch):
-    monkeypatch.setattr(order, "_tests_before", lambda *_: 0)
+    monkeypatch.setattr(sampler, "_tests_before", lambda *_: 0)
     assert difference(20) > TOLERANCE

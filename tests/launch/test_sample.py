@@ -17,7 +17,7 @@ import pytest
 from launch import sample
 from launch.pictures import draw
 from launch.sample import Fate
-from shards.urls import FLICKR_STYLE_CLASSES
+from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
 from tests.programs import ROOT
 
 

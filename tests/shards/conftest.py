@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from shards.assemble import assemble
-from shards.config import AssembleConfig
+from shards.assembly.assemble import assemble
+from shards.config.schema import AssembleConfig
 from tests.stores import CREDENTIALS, client, s3_server
 
 

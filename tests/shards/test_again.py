@@ -3,7 +3,8 @@
 import pytest
 
 from shards.__main__ import main
-from shards.index import ShardIndex, ShardsError
+from shards.errors import ShardsError
+from shards.format.index import ShardIndex
 from tests.assembly import assert_tidy, lasting, serve_pictures, statuses, tars_and_index
 from tests.loopback import Answer
 
@@ -71,7 +72,7 @@ def test_killed_once_the_order_was_extended_all_that_was_kept_is_still_in_the_in
         raise KeyboardInterrupt  # a signal would be ignored where the tests run in the background
 
     with monkeypatch.context() as patched:
-        patched.setattr("shards.assemble._plan", interrupt)
+        patched.setattr("shards.assembly.assemble._plan", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_assemble(list=write_list(rows), rows_per_shard=20)
     assert main(["finalize", str(tmp_path / "out")]) == 0

@@ -16,7 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from shards.index import ShardIndex
+from shards.format.index import ShardIndex
 from tests.assembly import (
     assert_gone,
     assert_tidy,

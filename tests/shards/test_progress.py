@@ -3,13 +3,13 @@ import io
 from rich.console import Console
 
 from shards import progress
-from shards.progress import Meter
+from shards.progress import ProgressLine
 
 
 def test_lines_tell_the_counts_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.0)
     text = io.StringIO()
-    with Meter(Console(file=text), 10) as meter:
+    with ProgressLine(Console(file=text), 10) as meter:
         meter.count(alive=1, size=5000)
         meter.count(alive=1, size=5000)
         meter.count(dead=1)
@@ -25,7 +25,7 @@ def test_lines_tell_the_counts_where_there_is_no_terminal(monkeypatch):
 
 def test_a_terminal_gets_a_bar():
     text = io.StringIO()
-    with Meter(Console(file=text, force_terminal=True, width=150), 10) as meter:
+    with ProgressLine(Console(file=text, force_terminal=True, width=150), 10) as meter:
         meter.count(alive=4, dead=1, size=10)
         meter.show()
     assert "5/10" in text.getvalue()

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from shards.assemble import assemble
-from shards.config import AssembleConfig
-from shards.index import ShardIndex
+from shards.assembly.assemble import assemble
+from shards.config.schema import AssembleConfig
+from shards.format.index import ShardIndex
 from tests import odd_pictures
 from tests.assembly import ledger
 from tests.loopback import Answer, LoopbackServer, redirect

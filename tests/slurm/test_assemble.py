@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from shards import blocks, merge
-from shards.config import Partition
+from shards.assembly.partition import blocks_of_partition, merge_partitions
+from shards.config.schema import Partition
+from shards.storage.shard_dir import load_shard_dir
 from tests.assembly import assert_tidy, lasting, serve_pictures, tars_and_index
 from tests.loopback import Answer
 from tests.programs import ROOT, assemble
@@ -36,8 +37,8 @@ class Job:
 
     def hold_the_end_of(self, partition):
         """Has a picture of the partition's last block wait until it is released; returns its number."""
-        shard_dir = blocks.load(self.once)
-        rows = [row["row"] for row in shard_dir.rows_of(merge.share_of(shard_dir, partition)[-1])]
+        shard_dir = load_shard_dir(self.once)
+        rows = [row["row"] for row in shard_dir.rows_of(blocks_of_partition(shard_dir, partition)[-1])]
         number = next(row for row in rows if row % 4 != 1)
         self.server.add(f"/{number}.jpg", Answer(self.draw_jpg(number), after=10**9))  # requests, which never come
         return number
@@ -57,7 +58,9 @@ class Job:
     def wait_until_all_but_the_last_block(self, partition, held):
         """Waits until the held picture has been asked for and the partition's other blocks are committed."""
         end = time.monotonic() + 60
-        others = [self.out / block.outcomes_part for block in merge.share_of(blocks.load(self.once), partition)[:-1]]
+        others = [
+            self.out / block.outcomes_part for block in blocks_of_partition(load_shard_dir(self.once), partition)[:-1]
+        ]
         while not (self.server.times(f"/{held}.jpg") and all(part.exists() for part in others)):
             assert time.monotonic() < end, self.told(partition.index)
             time.sleep(0.1)
@@ -136,7 +139,7 @@ def test_some_tasks_are_submitted_again_as_parts_of_the_whole_array(job):
     assert states(job.slurm.wait(rest)) == ["COMPLETED"] * 2
     assert "with 2 workers" in job.told(0)
     assert "with 1 workers" in job.told(3)
-    assert merge.merge(job.out).missing == {}
+    assert merge_partitions(job.out).missing == {}
     job.assert_as_once()
 
 

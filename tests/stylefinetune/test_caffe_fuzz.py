@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stylefinetune.caffe_files import read_caffemodel, read_mean, read_solverstate
-from stylefinetune.caffe_schema import message_class
+from stylefinetune.caffe.files import read_caffemodel, read_mean, read_solverstate
+from stylefinetune.caffe.schema import message_class
 from stylefinetune.errors import UserError
 
 MEMORY = 256  # MB that all the readings of a test may add to the process

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
+from stylefinetune.checkpoint.atomic_folder import write_folder
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
-from stylefinetune.sealed import publish
 from tests.programs import metrics, run
 
 
@@ -49,6 +49,6 @@ def test_mistakes_are_one_line(trained, original_shards, tmp_path):
         progress = json.loads((folder / "progress.json").read_text())
         (folder / "progress.json").write_text(json.dumps({**progress, "classes": ["Cat", "Dog", "Cow", "Hen"]}))
 
-    publish(other, rename_classes)
+    write_folder(other, rename_classes)
     with pytest.raises(UserError, match="has other classes than"):
         evaluate([str(other), f"--shards={original_shards}"])

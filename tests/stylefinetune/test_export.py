@@ -14,16 +14,18 @@ import torch
 from google.protobuf import text_format
 from torch import nn
 
-from stylefinetune import checkpoint, models
-from stylefinetune.caffe_files import read_caffemodel, read_mean
-from stylefinetune.caffe_schema import message_class
-from stylefinetune.checkpoint import Progress
-from stylefinetune.config import Config, ModelConfig
-from stylefinetune.data_config import DataConfig
+from stylefinetune.caffe.deploy_net import deploy_net
+from stylefinetune.caffe.files import read_caffemodel, read_mean
+from stylefinetune.caffe.schema import message_class
+from stylefinetune.checkpoint import checkpoint
+from stylefinetune.checkpoint.checkpoint import Progress
+from stylefinetune.config.data import DataConfig
+from stylefinetune.config.schema import Config, ModelConfig
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError
-from stylefinetune.export import deploy_net, export, write_caffe
-from stylefinetune.weights import load_weights
+from stylefinetune.export import export, write_caffe
+from stylefinetune.models import build
+from stylefinetune.models.weights import load_weights
 from tests.programs import run
 
 ASK_OPENCV = """
@@ -76,7 +78,7 @@ def wild(tmp_path):
         data=DataConfig(image_size=(64, 60), crop_size=55),
         model=ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer="fc8_wild"),
     )
-    net = models.build(config.model, 4, [(55, 55)], seed=0)
+    net = build.build_model(config.model, 4, [(55, 55)], seed=0)
     rng = torch.Generator().manual_seed(0)
     for name, parameter in net.named_parameters():
         scale = 0.1 if parameter.ndim == 1 else (2 / parameter[0].numel()) ** 0.5 / (64 if "conv1" in name else 1)
@@ -85,7 +87,7 @@ def wild(tmp_path):
     classes = ["Noir", "Hazy", "Bokeh", "Bright"]
     progress = Progress(7, [1.5], [], 1701, classes, "f00d", [64, 60], [55, 55])
     means = (torch.full((64, 60, 3), 99.0), torch.rand(64, 60, 3, generator=rng) * 255)
-    return checkpoint.save(tmp_path / "run", progress, state, config, means)
+    return checkpoint.save_checkpoint(tmp_path / "run", progress, state, config, means)
 
 
 def test_opencv_sees_in_two_pictures_what_the_checkpoint_sees(wild, drawn, opencv4, tmp_path):
@@ -98,7 +100,7 @@ def test_opencv_sees_in_two_pictures_what_the_checkpoint_sees(wild, drawn, openc
         pictures.append((bgr.transpose(2, 0, 1) - mean)[:, 4:59, 2:57])
     files = f"{name}_deploy.prototxt", f"{name}.caffemodel"
     logits, prob = ask_opencv(opencv4, tmp_path, *files, np.stack(pictures), "fc8_wild")
-    net, _ = checkpoint.read(wild).network(torch.device("cpu"))
+    net, _ = checkpoint.read_checkpoint(wild).network(torch.device("cpu"))
     with torch.no_grad():
         ours = net(torch.from_numpy(np.stack(pictures)))
     assert (ours[0] - ours[1]).abs().max() > 0.01 * ours.abs().max()  # it tells them apart
@@ -110,7 +112,7 @@ def test_opencv_reads_caffes_own_weights_by_a_text_of_ours(golden, opencv4, tmp_
     """And so sees Caffe's activations: those of the first pictures of iteration 0."""
     folder = golden / "micro" / "finetune"
     truth = np.load(folder / "golden_finetune.npz")
-    net = models.build(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32)), 20, [(80, 80)], seed=0)
+    net = build.build_model(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32)), 20, [(80, 80)], seed=0)
     (tmp_path / "deploy.prototxt").write_text(text_format.MessageToString(deploy_net(net, "Micro", (80, 80))))
     caffes = truth["act0/fc8_flickr"]
     listed = (golden / "micro" / "train.txt").read_text().splitlines()[: len(caffes)]
@@ -122,7 +124,7 @@ def test_opencv_reads_caffes_own_weights_by_a_text_of_ours(golden, opencv4, tmp_
 
 
 def test_the_files_hold_all_that_caffes_classification_example_takes(trained, tmp_path):
-    saved = checkpoint.read(trained)
+    saved = checkpoint.read_checkpoint(trained)
     text, model, mean, labels = write_caffe(saved, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([text, model, mean, labels])
     assert text.name == "FlickrStyleCaffeNet_iter_12_deploy.prototxt"
@@ -137,13 +139,13 @@ def test_the_files_hold_all_that_caffes_classification_example_takes(trained, tm
     for layer, blobs in read_caffemodel(model).items():
         assert np.array_equal(blobs[0], saved.tensors[f"{layer}.weight"].numpy())
         assert np.array_equal(blobs[1], saved.tensors[f"{layer}.bias"].numpy())
-    net = models.build(saved.config.model, 4, [(43, 43)], seed=5)
+    net = build.build_model(saved.config.model, 4, [(43, 43)], seed=5)
     load_weights(net, str(model), pytest.fail)
     assert all(torch.equal(value, saved.tensors[name]) for name, value in net.state_dict().items())
 
 
 def test_levels_become_a_picture_and_a_scale_is_told(trained, tmp_path):
-    saved = checkpoint.read(trained)
+    saved = checkpoint.read_checkpoint(trained)
     scaled = dataclasses.replace(saved.config.data, scale=0.017, mean_value=(104, 117, 123))
     config = dataclasses.replace(
         saved.config, data=scaled, model=dataclasses.replace(saved.config.model, name="My/Net")

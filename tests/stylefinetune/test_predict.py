@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylefinetune import checkpoint
+from stylefinetune.checkpoint import checkpoint
 from stylefinetune.errors import UserError
 from stylefinetune.predict import predict
 from tests.programs import run
@@ -29,7 +29,7 @@ def test_a_checkpoint_alone_classifies_pictures(trained, drawn):
 def test_the_input_is_the_centre_of_the_resized_picture_less_the_mean(trained, drawn, capsys):
     path = drawn.folder / "test_002.jpg"
     predict([str(path), f"--checkpoint={trained}", "--top=1"])
-    saved = checkpoint.read(trained)
+    saved = checkpoint.read_checkpoint(trained)
     net, _ = saved.network(torch.device("cpu"))
     bgr = cv2.resize(cv2.imread(str(path)), (48, 48), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     centre = (bgr - saved.means[1].numpy()[:, :, ::-1])[2:45, 2:45]

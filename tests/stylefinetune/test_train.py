@@ -13,16 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
-from shards.index import ShardIndex
-from stylefinetune import models
-from stylefinetune.config import Config, ModelConfig, OptimConfig, TrainConfig
-from stylefinetune.data import Batch
-from stylefinetune.engines import choice
+from shards.format.index import ShardIndex
+from stylefinetune.config.schema import Config, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Crops, Transform
+from stylefinetune.distributed.world import World
+from stylefinetune.engines.build import build_engine
 from stylefinetune.errors import UserError
-from stylefinetune.metrics import LossWindow
+from stylefinetune.models.build import build_model
+from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.train import main
-from stylefinetune.transforms import Crops, Transform
-from stylefinetune.world import World
 from tests.programs import NARROW, ROOT, metrics, run, torchrun
 
 TWENTY = ["--train.max_iter=20", "--train.test_interval=10", "--train.display=1", "--checkpoint.snapshot=0"]
@@ -108,10 +108,10 @@ def test_a_step_never_asks_for_a_value(flags, precision):
     model, settings = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), TrainConfig(precision=precision)
     config = Config(model=model, optim=OptimConfig(**flags), train=settings)
     with FakeTensorMode():
-        net = models.build(config.model, 5, [(43, 43)], seed=1)
+        net = build_model(config.model, 5, [(43, 43)], seed=1)
         net.to = lambda _device: net  # PyTorch can't move fake parameters
         transform = Transform(torch.zeros(1, 1, 3), 1.0, world.device)
-        engine = choice.build(config, net, (transform, transform), world, (43, 43))
+        engine = build_engine(config, net, (transform, transform), world, (43, 43))
         places = torch.zeros(6, dtype=torch.int64)
         pictures, crops = torch.zeros(6, 48, 48, 3, dtype=torch.uint8), Crops(places, places, places.bool(), (43, 43))
         window = LossWindow(2, [])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stylefinetune import models
-from stylefinetune.caffe_files import read_caffemodel, write_caffemodel
-from stylefinetune.caffe_schema import message_class
-from stylefinetune.config import ModelConfig
+from stylefinetune.caffe.files import read_caffemodel, write_caffemodel
+from stylefinetune.caffe.schema import message_class
+from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
-from stylefinetune.weights import load_weights
+from stylefinetune.models import build
+from stylefinetune.models.weights import load_weights
 from tests.loopback import Answer
 from tests.programs import run
 
@@ -20,7 +20,7 @@ WIDTHS = (8, 16, 24, 24, 16, 32, 32)
 
 
 def net(last_layer="fc8_flickr", classes=20):
-    return models.build(ModelConfig(widths=WIDTHS, last_layer=last_layer), classes, [(80, 80)], seed=1)
+    return build.build_model(ModelConfig(widths=WIDTHS, last_layer=last_layer), classes, [(80, 80)], seed=1)
 
 
 def test_layers_are_copied_by_name_and_the_others_named_or_left(golden):

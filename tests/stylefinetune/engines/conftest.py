@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stylefinetune.world import World
+from stylefinetune.distributed.world import World
 from tests.programs import ROOT, run
 from tests.stylefinetune.engines.every_stage import pack, train, with_torch
 

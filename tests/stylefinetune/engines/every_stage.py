@@ -17,18 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._dynamo.utils import counters
 
-from stylefinetune import models
-from stylefinetune.config import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
-from stylefinetune.data import Batch
-from stylefinetune.deepspeed_config import DeepSpeedConfig
+from stylefinetune.config.deepspeed import DeepSpeedConfig
+from stylefinetune.config.schema import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Crops, Transform
+from stylefinetune.distributed.world import World
 from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.engines.switches import check as check_switches
+from stylefinetune.engines.precision import check_precision as check_switches
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import UserError
-from stylefinetune.optimizer import MOMENTUM
-from stylefinetune.transforms import Crops, Transform
-from stylefinetune.world import World
+from stylefinetune.models import build
+from stylefinetune.optim.caffe_sgd import MOMENTUM
 
 OPTIM = OptimConfig(layers=(LayerRule("conv1", lr_mult=0.0), LayerRule("fc8_*", 10.0)))
 MICRO_BATCHES = (7, 2)
@@ -39,7 +39,7 @@ STAGES = (0, 1, 2, 3)
 def net(dropout):
     fillers = (0.01, 0.05, 0.05, 0.05, 0.05, 0.05, 0.1, 0.1)  # large enough for every layer to move
     model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 31), dropout=dropout, weight_filler_std=fillers)
-    return models.build(model, 5, [(43, 43)], seed=1)
+    return build.build_model(model, 5, [(43, 43)], seed=1)
 
 
 def transforms(world):

@@ -5,8 +5,8 @@ import math
 import pytest
 from safetensors.torch import load_file
 
-from stylefinetune.config import Config, OptimConfig, TrainConfig
-from stylefinetune.deepspeed_config import FOLLOWS, DeepSpeedConfig
+from stylefinetune.config.deepspeed import FOLLOWS, DeepSpeedConfig
+from stylefinetune.config.schema import Config, OptimConfig, TrainConfig
 from stylefinetune.engines import deepspeed_engine
 from stylefinetune.engines.deepspeed_engine import derive
 from stylefinetune.errors import UserError

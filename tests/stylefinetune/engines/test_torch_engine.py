@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from stylefinetune import models
-from stylefinetune.config import LayerRule, ModelConfig, OptimConfig, TrainConfig
-from stylefinetune.data import Batch
+from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Crops, Transform
+from stylefinetune.distributed.world import World
 from stylefinetune.engines.torch_engine import TorchEngine
-from stylefinetune.transforms import Crops, Transform
-from stylefinetune.world import World
+from stylefinetune.models import build
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -19,7 +19,7 @@ LAST_FASTER = (LayerRule("fc8_*", 10.0),)
 
 def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0, lars=0.0, **switches):
     model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=dropout)
-    net = models.build(model, 5, [(43, 43)], seed=1)
+    net = build.build_model(model, 5, [(43, 43)], seed=1)
     transform = Transform(torch.full((1, 1, 3), 120.0), 1.0, ALONE.device)
     optim = OptimConfig(layers=layers, clip_gradients=clip, lars_trust=lars)
     train = TrainConfig(seed=3, **switches)

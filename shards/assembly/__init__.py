@@ -1,0 +1,1 @@
+"""Packs a list's pictures into shards, block by block."""

@@ -1,0 +1,1 @@
+"""Downloads URLs through one aria2 daemon."""

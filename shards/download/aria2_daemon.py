@@ -1,0 +1,253 @@
+"""The aria2 daemon: found, started, asked over JSON-RPC, and ended, whatever happens to us."""
+
+import contextlib
+import io
+import os
+import re
+import resource
+import secrets
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Generator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import aria2p
+import requests
+
+from shards.config.schema import AssembleConfig
+from shards.download import no_fsync
+from shards.download.aria2_log import Aria2Log
+from shards.download.policy import USER_AGENT
+from shards.errors import ShardsError
+
+_PROXY_VARIABLES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
+
+
+_PIPE_SIZE = 2**20  # bytes
+
+
+class _Client(aria2p.Client):
+    """aria2p's client over one lasting connection, past every proxy, since the daemon is on this machine."""
+
+    def __init__(self, port: int, secret: str) -> None:
+        super().__init__("http://127.0.0.1", port, secret)
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def post(self, payload: str) -> dict[str, Any]:
+        return self._session.post(self.server, data=payload, timeout=self.timeout).json()
+
+
+class Aria2Daemon:
+    """An aria2c of our own, from `start` to `end`: on the loopback interface, behind a secret.
+
+    Attributes:
+        log: what it says besides its answers.
+    """
+
+    log: Aria2Log
+
+    def __init__(self, config: AssembleConfig, folder: Path) -> None:
+        """Prepares a daemon that keeps its own files in `folder`."""
+        self._config = config
+        self._folder = folder
+        self._calls = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, unless it runs.
+
+        Raises:
+            ShardsError: there is no aria2c, or it doesn't start.
+        """
+        if self._process is None:
+            self._process, self._client, self.log = _start(self._config, self._folder)
+
+    def end(self) -> None:
+        """Ends it, if it runs; there is nothing in it that is worth waiting for."""
+        if self._process is not None:
+            _end(self._process)
+            self.log.join(1)
+
+    def call(self, calls: list[tuple[str, list[Any]]]) -> list[Any]:
+        """Makes RPC calls, each a method (without "aria2.") and its parameters, in one request.
+
+        Returns:
+            For each call a list of its one answer, or a dict with the fault's code and message. The log has then been
+            read as far as these answers know it.
+
+        Raises:
+            ShardsError: the daemon has ended, or doesn't log as aria2 1.3x does.
+        """
+        assert self._process is not None
+        self._calls += 1
+        try:
+            answers = self._client.multicall2([(f"aria2.{method}", parameters) for method, parameters in calls])
+        except (requests.RequestException, ValueError, aria2p.ClientException) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+            how = str(error) if self._process.returncode is None else f"exit code {self._process.returncode}"
+            raise ShardsError(f"aria2c has ended ({how}); the same command goes on where this one stopped") from error
+        if not self.log.wait_for_call(self._calls, timeout=30):
+            raise ShardsError("this aria2c's log can't be followed; take it off PATH, and the wheel's is run")
+        return cast("list[Any]", answers)
+
+
+def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[bytes]", _Client, Aria2Log]:
+    """Starts the daemon on a free port of the loopback interface and waits until it answers.
+
+    Raises:
+        ShardsError: it doesn't.
+    """
+    program = find_aria2c()
+    environment = {name: value for name, value in os.environ.items() if name.lower() not in _PROXY_VARIABLES}
+    secret = secrets.token_hex(16)
+    words = ""
+    for _ in range(5):  # another program may take the port between our finding it and aria2's listening
+        port = _find_free_port()
+        settings = folder / "aria2.conf"
+        settings.touch(mode=0o600)  # it holds the secret, and the proxy's password
+        settings.write_text("".join(f"{name}={value}\n" for name, value in _settings(config, port, secret)))
+        with _file_size_limit(config.max_bytes):
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", no_fsync.__file__, program, f"--conf-path={settings}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pipesize=_PIPE_SIZE,  # its log's, so that it never waits for us
+                cwd=folder,
+                env=environment,
+                restore_signals=False,  # SIGXFSZ stays ignored, as Python has it: a write over the limit just fails
+                start_new_session=True,  # Ctrl-C is for us; we end the daemon
+            )
+        assert isinstance(process.stdout, io.BufferedReader)
+        log = Aria2Log(process.stdout)
+        log.start()
+        client = _Client(port, secret)
+        if _answers(process, client):
+            settings.unlink()
+            return process, client, log
+        _end(process)
+        log.join(1)
+        words = log.complaint
+    raise ShardsError(f"{program} doesn't start: {words[:300] or 'it says nothing'}")
+
+
+def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str, object]]:
+    """Returns aria2's configuration; its manual explains each name."""
+    agent = f"{USER_AGENT}/{metadata.version('stylefinetune')}"
+    certificates = ssl.get_default_verify_paths().cafile  # as Python has it, SSL_CERT_FILE honoured
+    settings: list[tuple[str, object]] = [
+        ("enable-rpc", "true"),
+        ("rpc-listen-all", "false"),
+        ("rpc-listen-port", port),
+        ("rpc-secret", secret),
+        ("stop-with-process", os.getpid()),
+        ("log", "-"),
+        ("log-level", "info"),
+        ("quiet", "true"),
+        ("user-agent", f"{agent} ({config.contact})" if config.contact else agent),
+        ("max-concurrent-downloads", config.connections),
+        ("max-download-result", 2 * config.connections),  # more than can end between two looks
+        ("split", 1),
+        ("max-tries", 1),  # asking again is ours: aria2 would ask for the rest of a file that may have changed
+        ("timeout", config.timeout),
+        ("connect-timeout", config.timeout),
+        ("lowest-speed-limit", 0),  # any other makes aria2 forget the time-out; `download` sees to the slow ones
+        ("http-accept-gzip", "true"),
+        ("no-want-digest-header", "true"),
+        ("no-netrc", "true"),
+        # A body that calls itself a torrent or metalink is a body like any other.
+        ("follow-torrent", "false"),
+        ("follow-metalink", "false"),
+        ("allow-overwrite", "true"),
+        ("remove-control-file", "true"),
+        ("auto-file-renaming", "false"),
+        ("file-allocation", "none"),
+        ("auto-save-interval", 0),
+    ]
+    optional = {"ca-certificate": certificates, **_proxies(config.proxy)}
+    return settings + [(name, value) for name, value in optional.items() if value]
+
+
+def proxy_of(config: AssembleConfig) -> str | None:
+    """Returns the proxy that pictures take, or one of them, without its password."""
+    found = next((proxy for name, proxy in _proxies(config.proxy).items() if proxy and name != "no-proxy"), None)
+    return found.rpartition("@")[2] if found else None
+
+
+def _proxies(proxy: str | None) -> dict[str, str | None]:
+    if proxy:
+        return {"all-proxy": proxy}
+    found = urllib.request.getproxies_environment()
+    names = {"http-proxy": "http", "https-proxy": "https", "all-proxy": "all", "no-proxy": "no"}
+    return {option: found.get(name) for option, name in names.items()}
+
+
+@contextlib.contextmanager
+def _file_size_limit(limit: int) -> Generator[None]:
+    """Limits the files of a process started meanwhile: aria2 has no cap of its own on an endless body."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _answers(process: "subprocess.Popen[bytes]", client: _Client) -> bool:
+    """Waits until the daemon answers to our secret; False where it has ended, or 10 seconds have."""
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(requests.RequestException, ValueError, aria2p.ClientException):
+            client.get_version()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def find_aria2c() -> str:
+    """Returns the aria2c to run: the wheel's, or the one on PATH where it is newer or the only one.
+
+    Raises:
+        ShardsError: there is none.
+    """
+    candidates: list[str] = []
+    with contextlib.suppress(ImportError):
+        from aria2c import ARIA2C  # noqa: PLC0415 - its wheel exists for Linux alone
+
+        candidates.append(str(ARIA2C))
+    found = shutil.which("aria2c")
+    if found:
+        candidates.append(found)
+    versions = {program: version for program in candidates if (version := _version_of(program))}
+    if not versions:
+        raise ShardsError("no aria2c here; install aria2 with the system's package manager (brew install aria2, ...)")
+    return max(versions, key=lambda program: versions[program])  # of two alike the first, the wheel's
+
+
+def _version_of(program: str) -> tuple[int, ...] | None:
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
+        return None
+    version = re.match(r"aria2 version (\d+(?:\.\d+)*)", answer.stdout)
+    return tuple(int(part) for part in version[1].split(".")) if version else None

@@ -1,0 +1,67 @@
+"""Kept pictures, chosen the same way each time and encoded small, to be shown in a page that needs no other file."""
+
+import base64
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.format.images import Pixels
+from shards.format.tar import members_of, read_pictures
+
+_SIDES_AND_QUALITIES = ((192, 70), (192, 40), (96, 40))  # of WebP, each smaller than the one before
+_MOST_BYTES = 8192
+
+
+class Thumbnail(NamedTuple):
+    """A small copy of a kept picture.
+
+    Attributes:
+        uri: data: URI.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    uri: str
+    width: int
+    height: int
+
+
+def choose_thumbnails(index: pa.Table, per_label: int) -> dict[int, list[int]]:
+    """Returns so many rows of the list for each label that has kept pictures: those with the smallest sha256.
+
+    To a viewer that is a draw without a favourite; it stays the same however the list is ordered or grows.
+    """
+    columns = (index.column(name).to_pylist() for name in ("label", "sha256", "row"))
+    by_label: dict[int, dict[str, int]] = defaultdict(dict)
+    for label, digest, row in sorted(zip(*columns, strict=True)):
+        by_label[label].setdefault(digest, row)
+    return {label: list(rows.values())[:per_label] for label, rows in by_label.items()}
+
+
+def make_thumbnails(root: Path, index: pa.Table, rows: Collection[int]) -> dict[int, Thumbnail]:
+    """Returns small copies of the kept pictures of those rows of the list; a row that has none is left out.
+
+    Raises:
+        ShardsError: a picture can't be read.
+    """
+    wanted = index.filter(pc.field("row").isin(list(rows)))
+    pictures = read_pictures(root, members_of(wanted))
+    return {row: _shrink(pixels) for row, pixels in zip(wanted.column("row").to_pylist(), pictures, strict=True)}
+
+
+def _shrink(pixels: Pixels) -> Thumbnail:
+    height, width, _ = pixels.shape
+    body, size = b"", (0, 0)
+    for side, quality in _SIDES_AND_QUALITIES:
+        scale = min(1.0, side / max(width, height))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), size, interpolation=cv2.INTER_AREA)
+        body = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+        if len(body) <= _MOST_BYTES:
+            break
+    return Thumbnail("data:image/webp;base64," + base64.b64encode(body).decode(), *size)

@@ -1,0 +1,1 @@
+"""A shard directory on disk or under a URL: locks, journal, transfers."""

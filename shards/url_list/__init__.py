@@ -1,0 +1,1 @@
+"""Reads a list of URLs or local files, and selects and orders its rows."""

@@ -1,0 +1,110 @@
+"""A list's bytes, from a file, the web or the cache, before anything is made of them."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import requests
+
+from shards.errors import ShardsError
+from shards.location import cache_folder
+from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_SHA256, FLICKR_STYLE_URL
+
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_CAFFE_LIST = re.compile(rf"({SPLIT_NAME.pattern})=(.+)", re.DOTALL)
+_TIMEOUT = 60.0  # seconds without a byte of a list
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A list as it was read, before it is understood.
+
+    Attributes:
+        name: what to call it in a message.
+        parts: a Caffe list file's bytes by split, or the list's bytes under "".
+        paths: of Caffe list files by split, as they were given.
+    """
+
+    name: str
+    parts: dict[str, bytes]
+    paths: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        """Tells whether its rows are local paths: only a Caffe list file may name them."""
+        return "" not in self.parts
+
+    @property
+    def sha256(self) -> str:
+        """Returns the hash, hex, of the bytes as read; of several Caffe lists, of their splits and hashes."""
+        if not self.is_local:
+            return hashlib.sha256(self.parts[""]).hexdigest()
+        lines = [f"{split}={hashlib.sha256(part).hexdigest()}\n" for split, part in self.parts.items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_source(lists: list[str]) -> Source:
+    """Reads what --list named: one list, or Caffe list files as split=path.
+
+    Raises:
+        ShardsError: a list that can't be read, or URL lists and Caffe list files at once.
+    """
+    caffe = [_CAFFE_LIST.fullmatch(name) for name in lists]
+    if len(lists) == 1 and not caffe[0]:
+        return Source(lists[0], {"": _read(lists[0])})
+    parts: dict[str, bytes] = {}
+    paths: dict[str, str] = {}
+    for name, match in zip(lists, caffe, strict=True):
+        if match is None:
+            raise ShardsError(f"--list {name}: among several, each must be a Caffe list file given as split=path")
+        if match[1] in parts:
+            raise ShardsError(f"--list {name}: there is another list for the split {match[1]}")
+        parts[match[1]] = _read(match[2])
+        paths[match[1]] = match[2]
+    if not parts:
+        raise ShardsError("--list names no list")
+    return Source(" ".join(lists), parts, paths)
+
+
+def _read(name: str) -> bytes:
+    if name == FLICKR_STYLE:
+        return fetch_cached(FLICKR_STYLE_URL, FLICKR_STYLE_SHA256, cache_folder())
+    if re.match(r"https?://", name, re.IGNORECASE):
+        return _fetch(name)
+    try:
+        return Path(name).expanduser().read_bytes()
+    except OSError as error:
+        raise ShardsError(f"--list {name}: {error.strerror}; give a file, an http(s) URL or {FLICKR_STYLE}") from error
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        response = requests.get(url, timeout=_TIMEOUT)
+        response.raise_for_status()
+    except requests.RequestException as error:
+        raise ShardsError(f"--list {url}: {' '.join(str(error).split())}") from error
+    return response.content
+
+
+def fetch_cached(url: str, sha256: str, folder: Path) -> bytes:
+    """Returns the bytes of `url` that have this hash, from `folder` if they are there.
+
+    Raises:
+        ShardsError: the download failed or has another hash.
+    """
+    path = folder / url.rpartition("/")[2]
+    if path.is_file():
+        body = path.read_bytes()
+        if hashlib.sha256(body).hexdigest() == sha256:
+            return body
+    body = _fetch(url)
+    found = hashlib.sha256(body).hexdigest()
+    if found != sha256:
+        raise ShardsError(f"{url} has the sha256 {found}, not {sha256}: it isn't the file that was published")
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_bytes(body)
+    draft.replace(path)
+    return body

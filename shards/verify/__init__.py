@@ -1,0 +1,1 @@
+"""Checks a shard directory against its index and outcomes."""

@@ -1,0 +1,1 @@
+"""Reads and writes Caffe's files."""

@@ -1,0 +1,72 @@
+"""Writes the deploy prototxt of a network for Caffe."""
+
+from typing import Any
+
+from torch import nn
+
+from stylefinetune.caffe.schema import message_class
+from stylefinetune.errors import UserError
+
+INPUT, OUTPUT = "data", "prob"
+
+
+def deploy_net(net: nn.Module, name: str, input_size: tuple[int, int]) -> Any:  # noqa: ANN401 -- see message_class
+    """Returns a NetParameter that takes one picture to its classes' probabilities.
+
+    Args:
+        net: layers in a row, each applied to the last one's output.
+        name: the net's.
+        input_size: (height, width) in pixels.
+
+    Raises:
+        UserError: Caffe has no layer for one of the network's.
+    """
+    deploy = message_class("NetParameter")(name=name)
+    data = deploy.layer.add(name=INPUT, type="Input", top=[INPUT])
+    data.input_param.shape.add(dim=[1, 3, *input_size])
+    blob = INPUT
+    for layer_name, layer in net.named_children():
+        if isinstance(layer, nn.Flatten) or (isinstance(layer, nn.Dropout) and layer.p == 0):
+            continue  # Caffe's InnerProduct flattens by itself, and its Dropout must drop something
+        in_place = isinstance(layer, (nn.ReLU, nn.Dropout))
+        top = blob if in_place else layer_name
+        _describe(layer, deploy.layer.add(name=layer_name, bottom=[blob], top=[top]))
+        blob = top
+    deploy.layer.add(name=OUTPUT, type="Softmax", bottom=[blob], top=[OUTPUT])
+    return deploy
+
+
+def _describe(layer: nn.Module, message: Any) -> None:  # noqa: ANN401 -- see message_class
+    """Fills a LayerParameter's type and parameters."""
+    match layer:
+        case nn.Conv2d(dilation=(1, 1), padding_mode="zeros"):
+            message.type = "Convolution"
+            values = message.convolution_param
+            values.num_output, values.group = layer.out_channels, layer.groups
+            values.kernel_size.append(_side(layer.kernel_size))
+            values.stride.append(_side(layer.stride))
+            values.pad.append(_side(layer.padding))
+        case nn.Linear():
+            message.type = "InnerProduct"
+            message.inner_product_param.num_output = layer.out_features
+        case nn.ReLU():
+            message.type = "ReLU"
+        case nn.Dropout():
+            message.type = "Dropout"
+            message.dropout_param.dropout_ratio = layer.p
+        case nn.MaxPool2d(ceil_mode=True, padding=0, dilation=1):
+            message.type = "Pooling"
+            message.pooling_param.kernel_size = _side(layer.kernel_size)
+            message.pooling_param.stride = _side(layer.stride)
+        case nn.LocalResponseNorm():
+            message.type = "LRN"
+            values = message.lrn_param
+            values.local_size, values.alpha, values.beta, values.k = layer.size, layer.alpha, layer.beta, layer.k
+        case _:
+            raise UserError(f"layer {message.name} ({layer}) can't be exported: Caffe has none like it")
+
+
+def _side(size: Any) -> int:  # noqa: ANN401 -- an int, or a tuple of them
+    sides = {size} if isinstance(size, int) else set(size)
+    assert len(sides) == 1
+    return sides.pop()

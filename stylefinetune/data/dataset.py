@@ -1,0 +1,208 @@
+"""From the index to batches, read from the shards by position, and the mean picture that goes with them."""
+
+import dataclasses
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from shards.format import ShardsError
+from shards.format.images import BadPicture, Pixels, read_member, resize_picture
+from shards.format.index import Entries, ShardIndex
+from stylefinetune.config.data import DataConfig, PhaseConfig
+from stylefinetune.data.sampler import CORRUPT_LABEL, DataOrder, ShuffleWindow
+from stylefinetune.data.transforms import Crops
+from stylefinetune.errors import DataError, UserError
+
+MAX_OPEN_SHARDS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One rank's slice of a batch of b pictures; b may be 0.
+
+    Attributes:
+        pictures: uint8[b, H, W, 3], RGB.
+        labels: int64[b].
+        crops: where each is cut.
+        positions: int64[b], each picture's n.
+        size: pictures of the whole batch, over all ranks.
+        corrupt: rows whose picture couldn't be decoded: a blank one of label CORRUPT_LABEL stands in its place.
+    """
+
+    pictures: torch.Tensor
+    labels: torch.Tensor
+    crops: Crops
+    positions: torch.Tensor
+    size: int
+    corrupt: tuple[int, ...] = ()
+
+    def pin_memory(self) -> "Batch":
+        """Returns the batch in page-locked memory; DataLoader calls it where there is a GPU."""
+        return dataclasses.replace(
+            self,
+            pictures=self.pictures.pin_memory(),
+            labels=self.labels.pin_memory(),
+            crops=self.crops.pin_memory(),
+        )
+
+
+class PictureDataset(Dataset[Batch]):
+    """The pictures of a split, read by position.
+
+    Args:
+        entries: where they lie.
+        phase: how they are cut, mirrored and shuffled.
+        seed: of crops, mirrors and shuffles.
+        folder: of a copy of the shards to read; messages name the shards all the same.
+
+    Raises:
+        UserError: they are to be left as stored, and aren't of one size, or are smaller than the crop.
+    """
+
+    def __init__(self, entries: Entries, phase: PhaseConfig, seed: int, folder: Path | None = None) -> None:
+        self.entries = entries
+        self._folder = folder or entries.root
+        self.phase = phase
+        window = ShuffleWindow.of(phase.shuffle_window, entries.shard, entries.offset) if phase.shuffle_window else None
+        self.order = DataOrder(len(entries), phase.shuffle, seed, window)
+        self.size = phase.image_size or _stored_size(entries)
+        if phase.crop_size > min(self.size):
+            stored = "x".join(map(str, self.size))
+            raise UserError(f"{entries.root} holds pictures of {stored}, smaller than the crop of {phase.crop_size}")
+        self.input_size = (phase.crop_size, phase.crop_size) if phase.crop_size else self.size
+        self._files: dict[str, int] = {}
+
+    def __getitems__(self, positions: list[int]) -> Batch | UserError:
+        """Reads the pictures at `positions`; an error is returned, since a worker's traceback would bury it."""
+        rows = [self.order.row(position) for position in positions]
+        labels = self.entries.label[rows]
+        stacked = np.zeros((len(rows), *self.size, 3), np.uint8)
+        corrupt: list[int] = []
+        for place, row in enumerate(rows):
+            try:
+                stacked[place] = self._picture(row)
+            except BadPicture:
+                labels[place] = CORRUPT_LABEL
+                corrupt.append(row)
+            except UserError as error:
+                return error
+        return Batch(
+            pictures=torch.from_numpy(stacked),
+            labels=torch.from_numpy(labels),
+            corrupt=tuple(corrupt),
+            crops=self._crops(positions),
+            positions=torch.tensor(positions, dtype=torch.int64),
+            size=0,
+        )
+
+    def name(self, row: int) -> str:
+        """Returns where a row's picture lies: shard and key."""
+        return f"{self.entries.root / self.entries.shard[row]}: {self.entries.key[row]}"
+
+    def _picture(self, row: int) -> Pixels:
+        entries, where = self.entries, self.name(row)
+        try:
+            pixels = read_member(self._body(row), entries.format[row])
+        except OSError as error:
+            copy = "" if self._folder == entries.root else f" from its copy in {self._folder}"
+            raise DataError(f"{where} can't be read{copy} ({error.strerror}); is the shard still there?") from error
+        if pixels.shape[:2] == self.size:
+            return pixels
+        if entries.format[row] == "npy":
+            height, width, _ = pixels.shape
+            raise UserError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
+        return resize_picture(pixels, *self.size)
+
+    def _body(self, row: int) -> bytes:
+        length = int(self.entries.length[row])
+        body = os.pread(self._file(self.entries.shard[row]), length, int(self.entries.offset[row]))
+        if len(body) < length:  # which is no matter of this picture's
+            raise OSError(errno.ENODATA, "the shard has become shorter than the index says")
+        return body
+
+    def _file(self, shard: str) -> int:
+        descriptor = self._files.get(shard)
+        if descriptor is None:
+            if len(self._files) >= MAX_OPEN_SHARDS:
+                for opened in self._files.values():
+                    os.close(opened)
+                self._files.clear()
+            descriptor = self._files[shard] = os.open(self._folder / shard, os.O_RDONLY)
+        return descriptor
+
+    def _crops(self, positions: list[int]) -> Crops:
+        slack = [side - cut for side, cut in zip(self.size, self.input_size, strict=True)]
+        if self.phase.training or self.phase.mirror:
+            draws = [self.order.draw(position) for position in positions]
+        else:
+            draws = [(0, 0, 0)] * len(positions)
+        if self.phase.training:
+            tops, lefts = ([draw[axis] % (slack[axis] + 1) for draw in draws] for axis in (0, 1))
+        else:
+            tops, lefts = ([slack[axis] // 2] * len(positions) for axis in (0, 1))
+        return Crops(
+            top=torch.tensor(tops, dtype=torch.int64),
+            left=torch.tensor(lefts, dtype=torch.int64),
+            mirror=torch.tensor([self.phase.mirror and mirror % 2 == 1 for _, _, mirror in draws], dtype=torch.bool),
+            size=self.input_size,
+        )
+
+
+def _stored_size(entries: Entries) -> tuple[int, int]:
+    """Returns the (height, width) that all pictures have."""
+    size = (int(entries.height[0]), int(entries.width[0]))
+    others = np.flatnonzero((entries.height != size[0]) | (entries.width != size[1]))
+    if len(others):
+        row = int(others[0])
+        raise UserError(
+            f"{entries.root}: {entries.key[row]} is {entries.height[row]}x{entries.width[row]}, {entries.key[0]} "
+            f"{size[0]}x{size[1]}; set data.image_size to bring them to one size"
+        )
+    return size
+
+
+def open_index(config: DataConfig) -> ShardIndex:
+    """Loads the index of `config.shards`.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    try:
+        return ShardIndex.load(Path(config.shards))
+    except ShardsError as error:
+        raise UserError(f"data.shards: {error}") from error
+
+
+def open_split(index: ShardIndex, split: str) -> Entries:
+    """Returns the pictures of `split`, having seen that they can be trained on.
+
+    Raises:
+        UserError: the split is empty, a label has no class, or a shard is missing or too short.
+    """
+    entries = index.entries(split)
+    if len(entries) == 0:
+        there = ", ".join(index.splits) or "none"
+        raise UserError(
+            f"{index.root} holds no pictures of split {split!r} (there: {there}); assemble more of the list"
+        )
+    classes = len(index.metadata.classes)
+    outside = np.flatnonzero((entries.label < 0) | (entries.label >= classes))
+    if len(outside):
+        row = int(outside[0])
+        raise UserError(
+            f"{index.root}: {entries.key[row]} has label {entries.label[row]}, outside the {classes} classes; "
+            "mend the list and assemble it again"
+        )
+    ends: dict[str, int] = {}
+    for shard, end in zip(entries.shard, (entries.offset + entries.length).tolist(), strict=True):
+        ends[shard] = max(end, ends.get(shard, 0))
+    for shard, end in ends.items():
+        path = index.root / shard
+        if not path.is_file() or path.stat().st_size < end:
+            state = "is shorter than the index says" if path.is_file() else "is missing"
+            raise UserError(f"{path} {state}; restore it, or assemble again into {index.root}")
+    return entries

@@ -1,0 +1,50 @@
+"""From a config to a network with freshly filled layers."""
+
+import torch
+from torch import nn
+
+from stylefinetune.config.schema import ModelConfig
+from stylefinetune.errors import UserError
+from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, is_free_name, pooled_size
+
+
+def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> nn.Module:
+    """Builds the network that `model` describes; equal seeds give equal weights on every rank.
+
+    Args:
+        model: its widths, fillers and names.
+        num_classes: outputs of the last layer.
+        input_sizes: (height, width) in pixels of every input that it is to take, in training and in testing.
+        seed: of the fillers.
+
+    Raises:
+        UserError: an input is too small for it, they don't fit one network, or the last layer's name is taken.
+    """
+    if not is_free_name(model.last_layer):
+        raise UserError(f"model.last_layer is {model.last_layer!r}, which the network has already; choose another name")
+    for size in input_sizes:
+        if min(size) < SMALLEST_INPUT:
+            raise UserError(
+                f"data.crop_size makes inputs of {_name(size)} pixels, too small for CaffeNet; "
+                f"use at least {SMALLEST_INPUT}"
+            )
+    if len({tuple(map(pooled_size, size)) for size in input_sizes}) > 1:
+        raise UserError(
+            f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
+            "layers of different sizes; bring data.crop_size and data.test.crop_size closer"
+        )
+    net = CaffeNet(
+        CaffeNetShape(
+            widths=model.widths,
+            num_classes=num_classes,
+            last_layer=model.last_layer,
+            input_size=input_sizes[0],
+            dropout=model.dropout,
+        )
+    )
+    net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
+    return net
+
+
+def _name(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,127 @@
+"""Caffe's SGD with a learning rate and a decay per layer."""
+
+import fnmatch
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from stylefinetune.config.schema import LayerRule, OptimConfig
+from stylefinetune.errors import UserError
+
+MOMENTUM = "momentum_buffer"
+
+
+class CaffeSGD(torch.optim.Optimizer):
+    """V = momentum * V + lr * lr_mult * (gradient + weight_decay * decay_mult * W); W = W - V.
+
+    torch.optim.SGD keeps the learning rate outside V, so that a drop of the rate acts on past gradients too; in
+    Caffe each gradient keeps the rate that it came with.
+
+    With optim.lars_trust, LARS (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017): what is
+    added to each tensor's V is multiplied by its local rate
+
+        trust * |W| / (|gradient| + weight_decay * decay_mult * |W|)
+
+    in L2 norms of the whole tensor. As in its authors' own code, of NVIDIA's Caffe, biases have one too, and it is 1
+    where a norm is 0; unlike there, lr_mult holds beside it.
+
+    torch.amp.GradScaler doesn't wait to learn whether all gradients are finite: it sets `found_inf`, a scalar on the
+    device, and where that isn't 0 nothing is changed.
+
+    Args:
+        groups: parameter groups with `lr_mult` and `decay_mult`.
+        optim: momentum, weight decay and LARS; the rate is written to each group's `lr` before a step.
+    """
+
+    _step_supports_amp_scaling = True  # what GradScaler goes by
+
+    def __init__(self, groups: list[dict[str, Any]], optim: OptimConfig) -> None:
+        super().__init__(groups, {"lr": optim.base_lr, "momentum": optim.momentum, "weight_decay": optim.weight_decay})
+        self._trust = optim.lars_trust
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter][MOMENTUM] = torch.zeros_like(parameter)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Updates every parameter from its gradient."""
+        assert closure is None
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            rate = group["lr"] * group["lr_mult"]
+            decay = group["weight_decay"] * group["decay_mult"]
+            for parameter in group["params"]:
+                velocity = self.state[parameter][MOMENTUM]
+                update = parameter.grad.add(parameter, alpha=decay)
+                if self._trust:
+                    update.mul_(_local_rate(parameter, decay, self._trust))
+                if found_inf is None:
+                    velocity.mul_(group["momentum"]).add_(update, alpha=rate)
+                    parameter.sub_(velocity)
+                else:
+                    moved, skip = velocity.mul(group["momentum"]).add_(update, alpha=rate), found_inf > 0
+                    parameter.copy_(torch.where(skip, parameter, parameter - moved))
+                    velocity.copy_(torch.where(skip, velocity, moved))
+
+
+def _local_rate(parameter: torch.Tensor, decay: float, trust: float) -> torch.Tensor:
+    """Returns LARS's local rate, a scalar on the device, which isn't waited for."""
+    assert parameter.grad is not None
+    weight, gradient = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(parameter.grad)
+    rate = trust * weight / (gradient + decay * weight)
+    return torch.where((weight > 0) & (gradient > 0), rate, 1.0)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:
+    """Scales all gradients together so that their L2 norm is at most `limit`, without waiting for the device."""
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    factor = (limit / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str, Any]]:
+    """Groups the net's trained parameters by (lr_mult, decay_mult) and freezes the others.
+
+    A parameter whose lr_mult is 0 stops asking for a gradient, so none is computed for what lies below the lowest
+    trained layer.
+
+    Raises:
+        UserError: a rule matches no layer, or every layer is frozen.
+    """
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in net.named_parameters()))
+    for rule in rules:
+        if not fnmatch.filter(layers, rule.match):
+            raise UserError(f"optim.layers: {rule.match!r} matches no layer; the layers are {', '.join(layers)}")
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in net.named_parameters():
+        lr_mult, decay_mult = multipliers(name, rules)
+        parameter.requires_grad_(lr_mult != 0)
+        if lr_mult != 0:
+            key = (lr_mult, decay_mult)
+            group = groups.setdefault(key, {"params": [], "lr_mult": lr_mult, "decay_mult": decay_mult})
+            group["params"].append(parameter)
+    if not groups:
+        raise UserError("optim.layers freezes every layer; give at least one an lr_mult above 0")
+    return list(groups.values())
+
+
+def lr_mults(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[float]:
+    """Returns the distinct lr_mult of the net's trained parameters, ascending."""
+    return sorted({multipliers(name, rules)[0] for name, _ in net.named_parameters()} - {0.0})
+
+
+def multipliers(name: str, rules: tuple[LayerRule, ...]) -> tuple[float, float]:
+    """Returns (lr_mult, decay_mult) of the parameter called `name`, such as fc8_flickr.bias."""
+    layer, _, blob = name.rpartition(".")
+    rule = next((rule for rule in rules if fnmatch.fnmatchcase(layer, rule.match)), LayerRule(match=layer))
+    if blob != "bias":
+        return rule.lr_mult, rule.decay_mult
+    return 2 * rule.lr_mult if rule.bias_lr_mult is None else rule.bias_lr_mult, rule.bias_decay_mult

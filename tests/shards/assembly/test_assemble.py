@@ -1,0 +1,189 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import webdataset
+
+from shards.errors import ShardsError
+from shards.format import images
+from shards.format.index import ShardIndex
+from tests.assembly import ledger, serve_pictures, tars_and_index
+from tests.loopback import Answer, redirect
+
+ROOT = Path(__file__).parents[3]
+
+
+def decoded(root: Path, split: str) -> list[np.ndarray]:
+    entries = ShardIndex.load(root).entries(split)
+    found = []
+    for shard, offset, length, format_ in zip(
+        entries.shard, entries.offset, entries.length, entries.format, strict=True
+    ):
+        body = (root / shard).read_bytes()[offset : offset + length]
+        found.append(images.read_member(body, format_))
+    return found
+
+
+def test_the_whole_way_on_a_web_that_lies(server, draw_jpg, write_list, run_assemble, tmp_path):
+    picture = Answer(draw_jpg(0))
+    server.add("/images/photo_unavailable.png", Answer(draw_jpg(99)))
+    fates = {
+        "kept": [picture],
+        "not_found": [Answer(status=404)],
+        "gone": [Answer(status=410)],
+        "forbidden": [Answer(status=403)],
+        "server_error": [Answer(status=500)],
+        "not_an_image": [Answer(b"<html>no picture</html>")],
+        "placeholder": [redirect("/images/photo_unavailable.png")],
+        "corrupt": [Answer(draw_jpg(1)[:-300])],
+        "incomplete": [Answer(draw_jpg(1), ending="short")],
+        "timeout": [Answer(draw_jpg(1), ending="stall")],
+    }
+    healing = {
+        "429": [Answer(status=429, headers={"Retry-After": "1"}), picture],
+        "500": [Answer(status=500), picture],
+        "reset": [Answer(draw_jpg(3), ending="reset"), Answer(draw_jpg(3))],
+    }
+    rows = [
+        {"image_url": server.add(f"/{name}.jpg", *answers), "label": 0, "split": "train"}
+        for name, answers in (fates | healing).items()
+    ]
+    rows += [
+        {"image_url": url, "label": 0, "split": "train"} for url in ("ftp://127.0.0.1/a", "/etc/passwd", "http://[")
+    ]
+    told = run_assemble(list=write_list(rows), attempts=2, timeout=4)
+    statuses = [row["status"] for _, row in sorted(ledger(tmp_path / "out").items())]
+    assert statuses == [*fates, *["kept"] * len(healing), *["unsupported_url"] * 3]
+    assert len(ShardIndex.load(tmp_path / "out").entries("train")) == 4
+    lines = told.splitlines()
+    assert lines[0] == "Downloading 16 images with 2 workers..."
+    assert "Writing train/val for 4 successfully downloaded images." in lines
+    assert any(line.split() == ["unsupported_url", "3"] for line in lines)
+
+
+def test_original_and_pixels_are_bitwise_the_same(server, draw_jpg, write_list, run_assemble, tmp_path):
+    path = write_list(serve_pictures(server, draw_jpg, 20))
+    for encode_format in ("original", "pixels", "jpg"):
+        out = tmp_path / encode_format
+        run_assemble(list=path, out=out, encode_format=encode_format, image_size=32, rows_per_shard=7)
+        samples = list(webdataset.WebDataset(sorted(map(str, out.glob("train/*.tar"))), shardshuffle=False))
+        assert [sample["__key__"] for sample in samples] == ShardIndex.load(out).entries("train").key
+    for split, count in {"train": 16, "test": 4}.items():
+        originals = [images.resize_picture(pixels, 32) for pixels in decoded(tmp_path / "original", split)]
+        assert len(originals) == count
+        np.testing.assert_array_equal(originals, decoded(tmp_path / "pixels", split))
+        assert np.shape(decoded(tmp_path / "jpg", split)) == (count, 32, 32, 3)
+
+
+def test_labels_classes_and_order_reach_the_index(server, draw_jpg, write_list, run_assemble, tmp_path):
+    rows = [
+        {"id": f"p{number}", "image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(number)))}
+        | {"label": ["noir", "hazy"][number % 2], "split": "train"}
+        for number in range(12)
+    ]
+    run_assemble(list=write_list(rows), images=9, seed=5)
+    expected = np.random.RandomState(5).permutation(12)[:9]
+    entries = ShardIndex.load(tmp_path / "out").entries("train")
+    assert entries.key == [f"p{row}" for row in expected]
+    assert entries.label.tolist() == [1 - row % 2 for row in expected]
+    assert ShardIndex.load(tmp_path / "out").metadata.classes == ("hazy", "noir")
+
+
+def test_local_pictures_of_a_caffe_list(draw_jpg, run_assemble, tmp_path):
+    (tmp_path / "my pictures").mkdir()
+    for number in range(5):
+        (tmp_path / "my pictures" / f"{number}.jpg").write_bytes(draw_jpg(number))
+    (tmp_path / "my pictures" / "large.jpg").write_bytes(draw_jpg(0) + bytes(100_000))
+    names = ["3.jpg 1", "0.jpg 0", "lost.jpg 1", "4.jpg 2", "large.jpg 0"]
+    (tmp_path / "train.txt").write_text("".join(f"{tmp_path}/my pictures/{name}\n" for name in names))
+    (tmp_path / "test.txt").write_text(f"{tmp_path}/my pictures/1.jpg 1\n")
+    lists = [f"train={tmp_path / 'train.txt'}", f"test={tmp_path / 'test.txt'}"]
+    run_assemble(list=lists, max_bytes=100_000)
+    rows = ledger(tmp_path / "out")
+    assert [rows[row]["status"] for row in range(6)] == [
+        "kept",
+        "kept",
+        "missing_file",
+        "kept",
+        "too_large",
+        "kept",
+    ]
+    assert ShardIndex.load(tmp_path / "out").entries("train").label.tolist() == [1, 0, 2]
+    np.testing.assert_array_equal(decoded(tmp_path / "out", "train")[0], images.decode_picture(draw_jpg(3)))
+    assert len(list((tmp_path / "my pictures").iterdir())) == 6  # nobody's own files are touched
+
+
+def test_a_url_list_cannot_name_local_files(draw_jpg, write_list, run_assemble, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(draw_jpg(0))
+    paths = [str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg"]
+    run_assemble(list=write_list([{"image_url": path, "label": 0} for path in paths]))
+    assert {row["status"] for row in ledger(tmp_path / "out").values()} == {"unsupported_url"}
+
+
+def test_output_paths_never_come_from_the_list(server, draw_jpg, write_list, run_assemble, tmp_path):
+    rows = [
+        {"id": "../../evil", "image_url": server.add("/..%2f..%2fevil.jpg", Answer(draw_jpg(0))), "label": 0}
+        | {"split": "train", "out": "../evil"}
+    ]
+    run_assemble(list=write_list(rows))
+    assert ShardIndex.load(tmp_path / "out").entries("train").key == ["______evil-0"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv", "out"]
+
+
+def test_out_may_be_relative(server, draw_jpg, write_list, run_assemble, tmp_path, monkeypatch):
+    server.add("/a.jpg", Answer(draw_jpg(1)))
+    listed = write_list([{"image_url": f"{server.url}/a.jpg", "label": "0", "split": "train"}])
+    monkeypatch.chdir(tmp_path)
+    assert "for 1 successfully downloaded" in run_assemble(list=listed, out=Path("new folder/shards"))
+    assert (tmp_path / "new folder" / "shards" / "index.parquet").is_file()
+
+
+def test_a_second_run_asks_for_nothing(server, draw_jpg, write_list, run_assemble, tmp_path):
+    path = write_list(serve_pictures(server, draw_jpg, 10))
+    run_assemble(list=path)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    told = run_assemble(list=path)
+    assert len(server.seen) == asked
+    assert tars_and_index(tmp_path / "out") == before
+    assert "10 of 10 were done before" in told
+    assert "Writing train/val for 10 successfully downloaded images." in told
+
+
+@pytest.mark.parametrize(
+    "lost", ["blocks/train-00002.outcomes.parquet", "blocks/train-00002.index.parquet", "train/00002.tar"]
+)
+def test_a_lost_block_alone_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path, lost):
+    path = write_list(serve_pictures(server, draw_jpg, 20))
+    run_assemble(list=path, rows_per_shard=4)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    (tmp_path / "out" / lost).unlink()
+    run_assemble(list=path, rows_per_shard=4)
+    assert len(server.seen) == asked + 4
+    assert tars_and_index(tmp_path / "out") == before
+
+
+def test_a_block_whose_tar_was_cut_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path):
+    path = write_list(serve_pictures(server, draw_jpg, 10))
+    run_assemble(list=path, rows_per_shard=4)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    last = ShardIndex.load(tmp_path / "out").table.filter(pc.field("shard") == "train/00001.tar").to_pylist()[-1]
+    os.truncate(tmp_path / "out" / "train" / "00001.tar", last["offset"] + last["length"] - 1)
+    run_assemble(list=path, rows_per_shard=4)
+    assert len(server.seen) == asked + 4
+    assert tars_and_index(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"encode_format": "pixels"}, {"images": 3}, {"rows_per_shard": 2}])
+def test_another_assembly_is_refused_by_its_difference(server, draw_jpg, write_list, run_assemble, change):
+    path = write_list(serve_pictures(server, draw_jpg, 5))
+    run_assemble(list=path)
+    with pytest.raises(ShardsError, match=next(iter(change))):
+        run_assemble(list=path, **change)
+
+
+def test_pictures_go_through_the_proxy(server, draw_jpg, write_list, run_assemble, tmp_path):
+    url = server.add("http://farm1.example.com/a.jpg", Answer(draw_jpg(0)))
+    run_assemble(list=write_list([{"image_url": url, "label": 0}]), proxy=server.url)
+    assert ledger(tmp_path / "out")[0]["status"] == "kept"

@@ -1,0 +1,76 @@
+import cv2
+import numpy as np
+import pytest
+
+from shards.assembly.mean import write_mean
+from shards.errors import ShardsError
+from shards.format.images import decode_picture, resize_picture
+from tests.loopback import Answer
+
+
+@pytest.fixture
+def assembled(server, draw_jpg, write_list, run_assemble, tmp_path):
+    """Assembles 10 pictures, every fifth of them for testing, and returns the DIR and the train pictures' bytes."""
+
+    def run(**settings):
+        bodies = [draw_jpg(number, 40 + number, 50) for number in range(10)]
+        rows = [
+            {"image_url": server.add(f"/{number}.jpg", Answer(body)), "label": 0}
+            | {"split": "train" if number % 5 else "test"}
+            for number, body in enumerate(bodies)
+        ]
+        run_assemble(list=write_list(rows), rows_per_shard=3, **settings)
+        return tmp_path / "out", [body for number, body in enumerate(bodies) if number % 5]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("settings", "image_size", "expected_size"),
+    [
+        ({}, None, 256),
+        ({}, 20, 20),
+        ({"encode_format": "pixels", "image_size": 24}, None, 24),
+    ],
+)
+def test_mean_is_of_the_train_pictures_resized(assembled, settings, image_size, expected_size):
+    root, bodies = assembled(**settings)
+    path, count = write_mean(root, image_size)
+    mean = np.load(path)
+    assert path == root / "mean.npy"
+    assert count == 8
+    assert mean.dtype == np.float32
+    expected = np.mean(
+        [resize_picture(decode_picture(body), expected_size) for body in bodies], axis=0, dtype=np.float64
+    )
+    np.testing.assert_array_equal(mean, expected.astype(np.float32))
+    assert not [left for left in root.iterdir() if "mean" in left.name and left != path]
+
+
+def test_mean_is_rgb(server, write_list, run_assemble, tmp_path):
+    red = np.zeros((20, 20, 3), np.uint8)
+    red[:, :, 2] = 250  # BGR, as OpenCV writes
+    url = server.add("/red.png", Answer(cv2.imencode(".png", red)[1].tobytes()))
+    run_assemble(list=write_list([{"image_url": url, "label": 0, "split": "train"}]))
+    assert np.load(write_mean(tmp_path / "out", None)[0])[0, 0].tolist() == [250, 0, 0]
+
+
+def test_no_train_pictures_have_no_mean(server, draw_jpg, write_list, run_assemble, tmp_path):
+    url = server.add("/a.jpg", Answer(draw_jpg(0)))
+    run_assemble(list=write_list([{"image_url": url, "label": 0, "split": "test"}]))
+    with pytest.raises(ShardsError, match="no pictures in the split train"):
+        write_mean(tmp_path / "out", None)
+
+
+def test_a_size_that_no_mean_can_have_is_refused(assembled):
+    root, _ = assembled()
+    for image_size in (0, 4097):
+        with pytest.raises(ShardsError, match=f"image_size is {image_size}"):
+            write_mean(root, image_size)
+
+
+def test_a_lost_shard_is_named(assembled):
+    root, _ = assembled()
+    (root / "train" / "00001.tar").unlink()
+    with pytest.raises(ShardsError, match=r"00001\.tar"):
+        write_mean(root, 16)

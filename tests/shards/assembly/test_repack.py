@@ -1,0 +1,231 @@
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from shards.__main__ import main
+from shards.assembly.assemble import assemble
+from shards.assembly.repack import RepackConfig, repack
+from shards.config.schema import AssembleConfig
+from shards.errors import ShardsError
+from shards.format import images
+from shards.format.index import ShardIndex
+from shards.storage.shard_dir import Block
+from shards.storage.snapshot import Snapshot
+from shards.verify.verify import verify
+from tests.loopback import Answer, LoopbackServer
+
+ROOT = Path(__file__).parents[3]
+PLACES = [0, 0, 2, *range(3, 20)]  # the bodies of rows 0 and 1 are the same
+
+
+@pytest.fixture(scope="module")
+def crawled(draw_jpg, tmp_path_factory):
+    """The same 20 rows as originals, pixels and jpg, each assembled from the web; two are gone, one is no picture."""
+    folder = tmp_path_factory.mktemp("crawled")
+    lines = ["id,image_url,label,split"]
+    with LoopbackServer() as server:
+        for number, place in enumerate(PLACES):
+            answer = Answer(b"<html>") if number == 7 else Answer(draw_jpg(place, 60 + place, 90))
+            url = server.add(f"/{number}.jpg", answer) if number not in {5, 13} else f"{server.url}/gone.jpg"
+            lines.append(f"p{number},{url},{number % 3},{'train' if number % 5 else 'test'}")
+        (folder / "list.csv").write_text("\n".join(lines))
+        for encode_format in ("original", "pixels", "jpg"):
+            settings = {"encode_format": encode_format, "image_size": 24, "rows_per_shard": 4, "workers": 2}
+            config = AssembleConfig(list=str(folder / "list.csv"), out=folder / encode_format, **settings)
+            assemble(config, Console(file=io.StringIO()))
+    return folder
+
+
+def run_repack(source: Path, out: Path, **settings) -> str:
+    text = io.StringIO()
+    settings = {"encode_format": "pixels", "image_size": 24, "workers": 2} | settings
+    repack(RepackConfig(source, out=out, **settings), Console(file=text, width=200))
+    return text.getvalue()
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Returns every file of a DIR but the ledger and its parts, which say when a row was asked for."""
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if "outcomes" not in name}
+
+
+def ledger(root: Path) -> list[dict]:
+    return pq.read_table(root / "outcomes.parquet").to_pylist()
+
+
+def is_whole(root: Path) -> bool:
+    return verify(Snapshot(root), Console(file=io.StringIO())).differences == []
+
+
+@pytest.mark.parametrize("encode_format", ["pixels", "jpg"])
+def test_repacked_originals_are_what_assembling_would_have_made(crawled, tmp_path, capsys, encode_format):
+    out = tmp_path / "new"
+    arguments = ["repack", str(crawled / "original"), "--out", str(out), "--encode_format", encode_format]
+    assert main([*arguments, "--image_size", "24", "--workers", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Repacking 5 of 5 blocks with 2 workers...",
+        f"{out}: 17 pictures as {encode_format}",
+    ]
+    assert contents(out) == contents(crawled / encode_format)
+    assert ledger(out) == ledger(crawled / "original")
+    volatile = {"attempts", "seconds", "time", "message", "http_status"}
+    for mine, assembled in zip(ledger(out), ledger(crawled / encode_format), strict=True):
+        assert {k: v for k, v in mine.items() if k not in volatile} == {
+            k: v for k, v in assembled.items() if k not in volatile
+        }
+    assert is_whole(out)
+    assert not (out / ".work").exists()
+
+
+def test_without_out_it_stands_beside_the_originals(crawled, tmp_path, capsys, monkeypatch):
+    shutil.copytree(crawled / "original", tmp_path / "a DIR")
+    monkeypatch.chdir(tmp_path / "a DIR")
+    assert main(["repack", ".", "--encode_format=pixels", "--image_size=24", "--workers=2"]) == 0
+    out = tmp_path / "a DIR-pixels"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{out}: 17 pictures as pixels"
+    assert contents(out) == contents(crawled / "pixels")
+
+
+def test_again_it_has_nothing_to_do(crawled, tmp_path):
+    run_repack(crawled / "original", tmp_path / "new")
+    before = contents(tmp_path / "new")
+    assert run_repack(crawled / "original", tmp_path / "new").startswith("Repacking 0 of 5 blocks")
+    assert contents(tmp_path / "new") == before
+
+
+def test_blocks_that_are_missing_or_that_the_originals_have_otherwise_by_now_are_made_again(crawled, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "new"
+    shutil.copytree(crawled / "original", source)
+    part = source / Block("train", 1).outcomes_part
+    table = pq.read_table(part)
+    earlier = table.to_pylist()
+    earlier[0]["message"] = "as it was before a retry"
+    pq.write_table(table.from_pylist(earlier, table.schema), part)
+    run_repack(source, out)
+    pq.write_table(table, part)
+    (out / "train" / "00002.tar").unlink()
+    assert run_repack(source, out).startswith("Repacking 2 of 5 blocks")
+    assert contents(out) == contents(crawled / "pixels")
+    assert ledger(out) == ledger(source)
+
+
+def test_of_an_unfinished_folder_what_is_there_is_repacked(crawled, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "new"
+    shutil.copytree(crawled / "original", source)
+    lost = (source / Block("test", 0).outcomes_part).read_bytes()
+    (source / Block("test", 0).outcomes_part).unlink()
+    told = run_repack(source, out)
+    assert told.splitlines()[0].startswith("Repacking 4 of 5 blocks")
+    assert told.splitlines()[-1].startswith(f"{source} lacks 1 blocks")
+    assert len(ShardIndex.load(out).entries("train")) == 14
+    (source / Block("test", 0).outcomes_part).write_bytes(lost)
+    run_repack(source, out)
+    assert contents(out) == contents(crawled / "pixels")
+
+
+def test_a_list_that_has_grown_is_followed(server, draw_jpg, write_list, run_assemble, tmp_path):
+    rows = [
+        {"image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(number))), "label": number % 3, "split": "train"}
+        for number in range(14)
+    ]
+    settings = {"image_size": 24, "rows_per_shard": 4}
+    for count in (10, 14):
+        run_assemble(list=write_list(rows[:count]), out=tmp_path / "original", **settings)
+        run_repack(tmp_path / "original", tmp_path / "new")
+        run_assemble(list=write_list(rows[:count]), out=tmp_path / "pixels", encode_format="pixels", **settings)
+        assert contents(tmp_path / "new") == contents(tmp_path / "pixels")
+        assert is_whole(tmp_path / "new")
+
+
+def test_what_was_judged_over_the_whole_ledger_stays_judged(server, draw_jpg, write_list, run_assemble, tmp_path):
+    rows = [
+        {"image_url": server.add(f"/{number}.jpg", Answer(draw_jpg(number % 7 % 4))), "label": 0, "split": "train"}
+        for number in range(9)
+    ]
+    settings = {"image_size": 24, "rows_per_shard": 4, "placeholder_urls": 3, "drop_duplicates": True}
+    for encode_format in ("original", "pixels"):
+        run_assemble(list=write_list(rows), out=tmp_path / encode_format, encode_format=encode_format, **settings)
+    run_repack(tmp_path / "original", tmp_path / "new")
+    assert contents(tmp_path / "new") == contents(tmp_path / "pixels")
+    assert ledger(tmp_path / "new") == ledger(tmp_path / "original")
+    assert {row["status"] for row in ledger(tmp_path / "new")} == {"kept", "duplicate", "placeholder"}
+
+
+def test_it_goes_on_after_a_kill(crawled, tmp_path):
+    out = tmp_path / "new"
+    command = [sys.executable, "-m", "shards", "repack", str(crawled / "original"), f"--out={out}"]
+    command += ["--encode_format=pixels", "--image_size=24", "--workers=1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("blocks/*.outcomes.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(driver.pid, signal.SIGKILL)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(crawled / "pixels")
+    assert is_whole(out)
+
+
+def test_damaged_originals_are_one_line(crawled, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(crawled / "original", source)
+    entry = pq.read_table(source / "index.parquet").to_pylist()[0]
+    tar = bytearray((source / entry["shard"]).read_bytes())
+    tar[entry["offset"] + 40] ^= 1
+    (source / entry["shard"]).write_bytes(tar)
+    with pytest.raises(ShardsError, match=f"damaged at the picture {entry['key']}"):
+        run_repack(source, tmp_path / "new")
+
+
+def test_parts_that_differ_are_one_line(crawled, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(crawled / "original", source)
+    part = source / Block("train", 0).outcomes_part
+    table = pq.read_table(part)
+    pq.write_table(table.from_pylist([row | {"status": "gone"} for row in table.to_pylist()], table.schema), part)
+    with pytest.raises(ShardsError, match=r"differ at p.* python -m shards verify"):
+        run_repack(source, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "flags", "named"),
+    [
+        ("pixels", "new", [], "holds pixels of 24 pixels a side, no originals"),
+        ("original", "original", [], "is the folder of the originals"),
+        ("original", "jpg", [], "was made from encode_format jpg, not pixels"),
+        ("original", "pixels", ["--image_size", "25"], "was made from image_size 24, not 25"),
+        ("original", "new", ["--image_size", "0"], "image_size is 0"),
+        ("original", "new", ["--workers", "0"], "workers is 0"),
+        ("nothing", "new", [], "no shards here"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(crawled, tmp_path, capsys, source, out, flags, named):
+    shutil.copytree(crawled, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path)
+    arguments = ["repack", str(tmp_path / source), "--out", str(tmp_path / out), "--encode_format", "pixels"]
+    assert main([*arguments, "--image_size", "24", *flags]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+def test_pixels_are_the_originals_decoded_and_resized(crawled, tmp_path):
+    run_repack(crawled / "original", tmp_path / "new", image_size=32)
+    found, originals = ShardIndex.load(tmp_path / "new"), ShardIndex.load(crawled / "original")
+    for entry, original in zip(found.table.to_pylist(), originals.table.to_pylist(), strict=True):
+        body = (crawled / "original" / original["shard"]).read_bytes()[original["offset"] :][: original["length"]]
+        stored = (tmp_path / "new" / entry["shard"]).read_bytes()[entry["offset"] :][: entry["length"]]
+        np.testing.assert_array_equal(
+            images.read_member(stored, "npy"), images.resize_picture(images.decode_picture(body), 32)
+        )

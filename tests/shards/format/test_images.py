@@ -1,0 +1,291 @@
+"""The pictures' checks against Caffe's own pixels, and against bytes that lie."""
+
+import re
+import resource
+import struct
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.caffe_results import digest, read_pictures
+from shards.format.images import (
+    BadPicture,
+    decode_picture,
+    inspect_picture,
+    measure_picture,
+    read_member,
+    resize_picture,
+)
+from shards.format.outcomes import Status
+from tests import odd_pictures
+from tests.programs import ROOT, run
+
+WHOLE = ROOT.parent / "shared" / "golden"  # with two pictures that are not ours to give away
+NAMES = [
+    "cmyk_320x214.jpg",
+    "exact_256x256.jpg",
+    "exif_orient6_360x240.jpg",
+    "gray_400x300.jpg",
+    "half_512x512.jpg",
+    "j1_640x480_q90_420.jpg",
+    "j2_300x500_q95_444.jpg",
+    "j3_1024x400_q75_422.jpg",
+    "j4_150x111_q85_small.jpg",
+    "j5_333x777_q80_progressive.jpg",
+]
+
+
+def encode(extension: str, height: int = 40, width: int = 64) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(extension, picture)[1].tobytes()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + 3 * width) * height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_want_of_memory_says_nothing_of_a_picture(extension):
+    body = encode(extension, 4000, 4000)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (0, before[1]))
+        with pytest.raises(MemoryError, match="Failed to allocate 48000000 bytes"):
+            decode_picture(body)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def assert_pixels_are_caffes(folder, name):
+    listed = (folder / "preproc" / "list.txt").read_text().splitlines()
+    place = [line.rsplit(" ", 1)[0] for line in listed].index(f"images/{name}")
+    ours = resize_picture(inspect_picture((folder / "preproc" / "images" / name).read_bytes()).pixels, 256)
+    assert digest(ours[:, :, ::-1].transpose(2, 0, 1)) == read_pictures(folder)[0][place]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_are_bitwise_caffes(golden, name):
+    assert_pixels_are_caffes(golden, name)
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "fish-bike.jpg"])
+def test_pixels_of_caffes_own_pictures_are_bitwise_caffes(name):
+    if not WHOLE.is_dir():
+        pytest.skip(f"Caffe's own pictures aren't here: no {WHOLE}")
+    assert_pixels_are_caffes(WHOLE, name)
+
+
+def test_decode_is_rgb():
+    red = np.zeros((20, 20, 3), np.uint8)
+    red[:, :, 2] = 255  # BGR, as OpenCV writes
+    assert decode_picture(cv2.imencode(".png", red)[1].tobytes())[0, 0].tolist() == [255, 0, 0]
+
+
+def test_exif_orientation_is_applied_before_the_size_is_told(golden):
+    picture = inspect_picture((golden / "preproc" / "images" / "exif_orient6_360x240.jpg").read_bytes())
+    assert picture.pixels.shape == (360, 240, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
+def test_format_is_told_from_the_bytes(kind):
+    picture = inspect_picture(encode(f".{kind}"))
+    assert picture.format == kind
+    assert picture.pixels.shape == (40, 64, 3)
+
+
+def test_lossless_webp_is_kept():
+    picture = cv2.imencode(".webp", np.full((33, 47, 3), 9, np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    assert picture[12:16] == b"VP8L"
+    assert inspect_picture(picture).pixels.shape == (33, 47, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9])
+def test_a_cut_picture_is_corrupt(kind, share):
+    body = encode(f".{kind}", 400, 640)
+    with pytest.raises(BadPicture) as caught:
+        inspect_picture(body[: max(18, int(len(body) * share))])
+    assert caught.value.status is Status.CORRUPT
+    with pytest.raises(BadPicture, match=re.escape(str(caught.value))):
+        measure_picture(body[: max(18, int(len(body) * share))])
+
+
+@pytest.mark.parametrize("flags", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]])
+def test_measuring_finds_and_refuses_what_decoding_does_however_a_jpg_is_broken(flags):
+    random = np.random.default_rng(3)
+    pixels = cv2.resize(random.integers(0, 256, (9, 13, 3), np.uint8), (211, 140))
+    whole = cv2.imencode(".jpg", pixels, flags)[1].tobytes()
+    refused = 0
+    for _ in range(200):
+        body = bytearray(whole)
+        for place in random.integers(2, len(body), random.integers(1, 20)):
+            body[place] ^= 1 << random.integers(8)
+        if random.random() < 0.3:
+            del body[random.integers(2, len(body)) :]
+        refused += found_by(inspect_size, bytes(body)) is None
+        assert found_by(measure_picture, bytes(body)) == found_by(inspect_size, bytes(body))
+    assert 20 < refused < 180
+
+
+@pytest.mark.parametrize("size", [(64, 64), (66, 70), (70, 66), (16, 300)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_measuring_tells_a_turned_pictures_size(size, orientation):
+    body = odd_pictures.with_orientation(encode(".jpg", *size), orientation)
+    assert measure_picture(body) == inspect_size(body)
+
+
+def inspect_size(body):
+    picture = inspect_picture(body)
+    height, width, _ = picture.pixels.shape
+    return picture.format, width, height
+
+
+def found_by(look, body):
+    try:
+        return look(body)
+    except BadPicture:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", Status.NOT_AN_IMAGE),
+        (b"<!DOCTYPE html><html></html>", Status.NOT_AN_IMAGE),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Status.NOT_AN_IMAGE),
+        (b"BMW is no bitmap, nor is this text", Status.NOT_AN_IMAGE),
+        (b"\xff\xd8\xff" + b"\xff" * 100, Status.CORRUPT),
+        (b"\xff\xd8\xff\xe0\x00\x00" * 100, Status.CORRUPT),
+        (zlib.compress(b"x" * 100, wbits=31), Status.BAD_ENCODING),
+        (png_of_size(15, 400), Status.TOO_SMALL),
+        (encode(".jpg", 16, 16), None),
+        (png_of_size(16, 16), None),
+    ],
+)
+def test_each_refusal_is_named(body, status):
+    if status is None:
+        inspect_picture(body)
+        return
+    with pytest.raises(BadPicture) as caught:
+        inspect_picture(body)
+    assert caught.value.status is status
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_refused_from_its_header():
+    # There are no pixels behind this header, so decoding it would say "corrupt".
+    bomb = png_of_size(1, 1)
+    bomb = bomb[:16] + struct.pack(">II", 30000, 30000) + bomb[24:]
+    with pytest.raises(BadPicture) as caught:
+        inspect_picture(bomb)
+    assert caught.value.status is Status.TOO_MANY_PIXELS
+
+
+def test_a_bomb_takes_no_memory():
+    code = (
+        "import resource\nfrom shards.format.images import BadPicture, inspect_picture\nfrom tests.odd_pictures import bomb\n"
+        "body = bomb()\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    inspect_picture(body)\nexcept BadPicture as error:\n    print(error.status)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = run(sys.executable, "-c", code)
+    status, grown = done.stdout.split()
+    assert status == "too_many_pixels"
+    assert int(grown) < 50_000  # KiB, where its pixels as they stand would take 110,000, and decoded 2,700,000
+
+
+# What stands upright, as it is stored for each orientation (EXIF 2.3, tag 0x0112).
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_stands_upright(orientation):
+    stored = odd_pictures.encode(".jpg", odd_pictures.smooth(3))
+    upright = inspect_picture(odd_pictures.with_orientation(stored, orientation)).pixels
+    np.testing.assert_array_equal(upright, UPRIGHT[orientation](decode_picture(stored)))
+
+
+def test_a_palette_becomes_colours_and_its_transparency_nothing():
+    pixels = inspect_picture(odd_pictures.palette_png()).pixels
+    assert [pixels[0, column].tolist() for column in (0, 8, 16)] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_grey_becomes_three_equal_channels(extension):
+    grey = odd_pictures.smooth(4)[:, :, 0]
+    pixels = inspect_picture(odd_pictures.encode(extension, grey)).pixels
+    assert pixels.shape == (60, 90, 3)
+    assert np.ptp(pixels.astype(int), axis=2).max() == 0
+    assert np.abs(pixels[:, :, 0].astype(int) - grey).mean() < 3
+
+
+def test_sixteen_bits_become_eight():
+    eight = odd_pictures.smooth(5)
+    pixels = inspect_picture(odd_pictures.encode(".png", eight.astype(np.uint16) * 256)).pixels
+    np.testing.assert_array_equal(pixels, eight[:, :, ::-1])
+
+
+@pytest.mark.parametrize("extension", [".gif", ".webp"])
+def test_of_an_animation_the_first_frame_counts(extension):
+    pixels = inspect_picture(odd_pictures.animation(extension)).pixels
+    assert pixels.shape == (40, 64, 3)
+    assert pixels.mean() < 50  # the second frame's is 200
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def test_npy_member_is_a_view_of_the_bytes():
+    array = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    body = bytearray(npy_bytes(array))
+    pixels = read_member(memoryview(body), "npy")
+    np.testing.assert_array_equal(pixels, array)
+    body[-1] = 200
+    assert pixels[-1, -1, -1] == 200
+
+
+def test_other_members_are_decoded():
+    body = encode(".png")
+    np.testing.assert_array_equal(read_member(body, "png"), decode_picture(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        npy_bytes(np.array([[[None, 1, 2]]], dtype=object)),  # would have to be unpickled
+        npy_bytes(np.zeros((4, 4), np.uint8)),
+        npy_bytes(np.zeros((4, 4, 3), np.float32)),
+        npy_bytes(np.asfortranarray(np.zeros((4, 4, 3), np.uint8))),
+        npy_bytes(np.zeros((4, 4, 3), np.uint8))[:-1],
+        b"",
+        b"\x93NUMPY",
+        b"not npy at all",
+    ],
+)
+def test_npy_that_is_no_picture_is_corrupt(body):
+    with pytest.raises(BadPicture) as caught:
+        read_member(body, "npy")
+    assert caught.value.status is Status.CORRUPT

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.errors import ShardsError
+from shards.format.index import (
+    FORMAT_VERSION,
+    INDEX_SCHEMA,
+    METADATA_KEY,
+    IndexMetadata,
+    ShardIndex,
+    write_index,
+    write_parts,
+)
+from shards.location import url_of
+from tests.assembly import misread
+
+METADATA = IndexMetadata(classes=("noir", "hazy"), encode_format="original", image_size=0, list_sha256="ab", seed=7)
+
+
+def table(*splits: str) -> pa.Table:
+    rows = [
+        {"row": row, "key": f"k{row}", "split": split, "label": row % 2, "shard": f"{split}/00000.tar"}
+        | {"offset": 512 * row, "length": 10, "width": 4, "height": 3, "format": "jpg", "sha256": "cd"}
+        for row, split in enumerate(splits)
+    ]
+    return pa.Table.from_pylist(rows, INDEX_SCHEMA)
+
+
+def test_a_url_is_refused_by_how_to_copy_it_down():
+    with pytest.raises(ShardsError, match=r"^s3://a/b c: a folder .*: aws s3 cp --recursive 's3://a/b c' DIR$"):
+        ShardIndex.load(Path("s3://a/b c"))
+    assert [url_of(Path(path)) for path in ("a/b", "/a:/b", "file:///a", "gs://a/b/")] == [
+        None,
+        None,
+        "file:///a",
+        "gs://a/b",
+    ]
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_index(tmp_path / "index.parquet", [table("train", "test", "train")], METADATA)
+    index = ShardIndex.load(tmp_path)
+    assert index.metadata == METADATA
+    assert index.splits == ["test", "train"]
+    train = index.entries("train")
+    assert (train.key, train.label.tolist(), train.offset.tolist()) == (["k0", "k2"], [0, 0], [0, 1024])
+    assert len(index.entries("val")) == 0
+
+
+def test_many_parts_are_written_by_groups_of_rows_and_read_as_one(tmp_path):
+    part = pa.table({"number": pa.array(range(6000))})
+    write_parts(tmp_path / "many", (part for _ in range(8)), part.schema)
+    assert [
+        pq.read_metadata(tmp_path / "many").row_group(group).num_rows
+        for group in range(pq.read_metadata(tmp_path / "many").num_row_groups)
+    ] == [18000, 18000, 12000]
+    assert pq.read_table(tmp_path / "many").column("number").to_pylist() == list(range(6000)) * 8
+    write_parts(tmp_path / "none", [], part.schema)
+    assert len(pq.read_table(tmp_path / "none")) == 0
+
+
+def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
+    prints = []
+    for name, splits in {"a": ("train", "test"), "b": ("train", "test"), "c": ("train", "train")}.items():
+        (tmp_path / name).mkdir()
+        write_index(tmp_path / name / "index.parquet", [table(*splits)], METADATA)
+        prints.append(ShardIndex.load(tmp_path / name).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_missing_index_names_the_command(tmp_path):
+    with pytest.raises(ShardsError, match="python -m shards assemble"):
+        ShardIndex.load(tmp_path)
+
+
+def test_a_damaged_index_and_a_newer_one_are_one_line(tmp_path):
+    path = tmp_path / "index.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(ShardsError, match="python -m shards finalize"):
+        ShardIndex.load(tmp_path)
+    newer = METADATA.to_bytes().replace(f'"format_version": {FORMAT_VERSION}'.encode(), b'"format_version": 99')
+    pq.write_table(table("train").replace_schema_metadata({METADATA_KEY: newer}), path)
+    with pytest.raises(ShardsError, match="99"):
+        ShardIndex.load(tmp_path)
+    misread(path)
+    with pytest.raises(ShardsError, match="python -m shards finalize"):
+        ShardIndex.load(tmp_path)

@@ -1,0 +1,22 @@
+import dataclasses
+import re
+
+from shards.format.outcomes import OUTCOMES_SCHEMA, TRANSIENT_STATUSES, Outcome, Status
+from tests.programs import ROOT
+
+
+def test_every_field_of_an_outcome_is_a_column():
+    assert {field.name for field in dataclasses.fields(Outcome)} <= set(OUTCOMES_SCHEMA.names)
+
+
+def test_only_what_may_be_otherwise_later_is_passing():
+    assert {"rate_limited", "server_error", "timeout", "incomplete"} <= TRANSIENT_STATUSES
+    assert not TRANSIENT_STATUSES & {Status.KEPT, Status.NOT_FOUND, Status.GONE, Status.PLACEHOLDER, Status.CORRUPT}
+
+
+def test_the_documents_table_has_every_status_and_says_which_are_asked_for_again():
+    text = (ROOT / "docs" / "crawl.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.+\.) \| (yes|no) \|$", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == [str(status) for status in Status]
+    assert {name for name, _, again in rows if again == "yes"} == TRANSIENT_STATUSES
+    assert len(rows) == text.count("\n| `")

@@ -1,0 +1,186 @@
+import dataclasses
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.errors import ShardsError
+from shards.files import publish_file, unpublish_file
+from shards.storage.file_lock import exclusive_lock
+from shards.storage.shard_dir import Block, Recipe, create_shard_dir, load_shard_dir, read_part
+from shards.url_list.parse import ROWS_SCHEMA
+from tests.assembly import misread
+
+RECIPE = Recipe(
+    list_sha256="ab" * 32,
+    images=-1,
+    seed=1,
+    labels=None,
+    test_share=0.2,
+    encode_format="original",
+    image_size=0,
+    rows_per_shard=3,
+)
+
+
+def rows(count: int) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {"row": row, "key": f"k{row}", "image_url": "u", "split": "train" if row % 5 else "test", "label": 0}
+            | {"extra": "{}"}
+            for row in range(count)
+        ],
+        ROWS_SCHEMA,
+    )
+
+
+def create(root: Path, recipe: Recipe = RECIPE, count: int = 20):
+    with exclusive_lock(root) as work:
+        return create_shard_dir(
+            root, dataclasses.replace(recipe, classes=("noir",), list_lengths=(count,)), rows(count), work
+        )
+
+
+def test_rows_are_cut_into_blocks_split_by_split(tmp_path):
+    made = create(tmp_path)
+    blocks = made.blocks()
+    assert [block.shard for block in blocks][:3] == ["test/00000.tar", "test/00001.tar", "train/00000.tar"]
+    assert [row["row"] for row in made.rows_of(blocks[0])] == [0, 5, 10]
+    assert [row["row"] for row in made.rows_of(blocks[1])] == [15]
+    assert sorted(row["row"] for block in blocks for row in made.rows_of(block)) == list(range(20))
+
+
+def test_what_is_stored_is_loaded(tmp_path):
+    made = create(tmp_path)
+    loaded = load_shard_dir(tmp_path)
+    assert loaded.rows.equals(made.rows)
+    assert loaded.recipe == made.recipe
+    assert loaded.recipe.classes == ("noir",)
+    assert loaded.recipe.list_lengths == (20,)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 2}, "seed 1, not 2"),
+        ({"encode_format": "pixels"}, "encode_format original, not pixels"),
+        ({"rows_per_shard": 4}, "rows_per_shard 3, not 4"),
+        ({"split": "by_owner"}, "split official, not by_owner"),
+        ({"classes": ("hazy",)}, "the classes noir, not hazy"),
+        ({"list_sha256": "cd" * 32}, None),
+        ({"images": 5}, None),
+        ({"classes": ("noir", "hazy")}, None),
+    ],
+)
+def test_recipes_differ_in_all_that_cannot_grow(tmp_path, change, named):
+    assert create(tmp_path).recipe.difference(dataclasses.replace(RECIPE, **change)) == named
+
+
+def test_a_block_is_committed_by_its_last_file(tmp_path):
+    made = create(tmp_path)
+    block = Block("train", 0)
+    assert not made.is_committed(block)
+    for name in (block.shard, block.index_part, block.outcomes_part):
+        assert not made.is_committed(block)
+        (tmp_path / "draft").write_text("x")
+        publish_file(tmp_path / "draft", tmp_path / name)
+    assert made.is_committed(block)
+    assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize("lost", ["shard", "index_part", "outcomes_part"])
+def test_a_block_that_lost_a_file_is_not_committed(tmp_path, lost):
+    made = create(tmp_path)
+    block = Block("train", 0)
+    for name in (block.shard, block.index_part, block.outcomes_part):
+        (tmp_path / "draft").write_text("x")
+        publish_file(tmp_path / "draft", tmp_path / name)
+    (tmp_path / getattr(block, lost)).unlink()
+    assert not made.is_committed(block)
+
+
+def write_block(root: Path, block: Block, count: int) -> None:
+    entries = pa.table({"offset": pa.array([0], pa.int64()), "length": pa.array([5], pa.int64())})
+    (root / "train").mkdir(exist_ok=True)
+    (root / block.shard).write_bytes(b"12345")
+    pq.write_table(entries, root / block.index_part)
+    pq.write_table(pa.table({"row": list(range(count))}), root / block.outcomes_part)
+
+
+def test_a_block_that_has_grown_is_committed_as_far_as_it_went(tmp_path):
+    made = create(tmp_path)
+    block = Block("train", 1)
+    for count in (2, 3):
+        write_block(tmp_path, block, count)
+        assert made.committed_rows(block) == count
+        assert made.is_committed(block) == (count == made.size_of(block))
+    (tmp_path / block.shard).write_bytes(b"1234")  # cut
+    assert made.committed_rows(block) == 0
+
+
+def test_a_damaged_part_is_left_for_a_message_and_not_made_again_behind_ones_back(tmp_path):
+    made = create(tmp_path)
+    block = Block("train", 1)
+    write_block(tmp_path, block, 3)
+    misread(tmp_path / block.index_part)
+    assert made.is_committed(block)
+    with pytest.raises(ShardsError, match=f"{block.index_part} can't be read"):
+        read_part(tmp_path, block.index_part)
+    misread(tmp_path / block.outcomes_part)
+    assert made.is_committed(block)
+    (tmp_path / block.outcomes_part).write_bytes(b"PAR1")
+    assert made.is_committed(block)
+    with pytest.raises(
+        ShardsError, match=f"{block.outcomes_part} can't be read .*; remove it, and the assemble command"
+    ):
+        read_part(tmp_path, block.outcomes_part)
+
+
+def test_the_last_block_has_the_rows_that_are_left(tmp_path):
+    made = create(tmp_path)
+    assert [made.size_of(block) for block in made.blocks()] == [len(made.rows_of(block)) for block in made.blocks()]
+    assert made.size_of(Block("test", 1)) == 1
+
+
+def test_published_and_retracted_a_file_is_there_and_gone(tmp_path):
+    (tmp_path / "draft").write_text("x")
+    publish_file(tmp_path / "draft", tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").read_text() == "x"
+    for _ in range(2):
+        unpublish_file(tmp_path / "a" / "b" / "c")
+        assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_without_shards_names_the_command(tmp_path):
+    with pytest.raises(ShardsError, match="python -m shards assemble"):
+        load_shard_dir(tmp_path)
+
+
+def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
+    create(tmp_path)
+    misread(tmp_path / "blocks" / "rows.parquet")
+    with pytest.raises(ShardsError, match=r"rows\.parquet"):
+        load_shard_dir(tmp_path)
+    (tmp_path / "blocks" / "rows.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ShardsError, match=r"rows\.parquet"):
+        load_shard_dir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ShardsError, match=r"can't be made or written \(Not a directory\); give a folder"):
+        create(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ShardsError, match="can't be made or written"):
+            create(tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o700)

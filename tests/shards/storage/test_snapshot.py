@@ -1,0 +1,84 @@
+"""A DIR under a URL, read whole without taking the room of its tars."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from shards.__main__ import main
+from shards.errors import ShardsError
+from shards.storage import session, shard_dir, snapshot
+from tests.assembly import serve_pictures
+from tests.stores import objects_of, open_store
+
+
+@pytest.fixture
+def url(server, draw_jpg, write_list, run_assemble, memory):
+    run_assemble(list=write_list(serve_pictures(server, draw_jpg, 20)), out=Path(f"{memory}/x"), rows_per_shard=5)
+    return f"{memory}/x"
+
+
+def test_a_url_that_is_whole_is_found_so_and_left_as_it_is(url, tmp_path, capsys):
+    before = objects_of(url)
+    assert main(["verify", url]) == 0
+    assert (
+        capsys.readouterr().out == f"{url}: whole: 20 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
+    )
+    assert objects_of(url) == before
+    assert list((tmp_path / "cache").rglob("stage/*")) == []
+
+
+def test_what_is_damaged_lost_or_too_much_is_named(url, tmp_path, capsys):
+    fs, base = open_store(url)
+    tar = bytearray(objects_of(url)["train/00001.tar"])
+    tar[1500] ^= 1  # within the first picture or its header
+    fs.pipe_file(f"{base}/train/00001.tar", bytes(tar))
+    fs.pipe_file(f"{base}/train/00009.tar", bytes(20))
+    fs.pipe_file(f"{base}/blocks/train-00002.0123.redo/shard.tar", b"half")
+    fs.rm_file(f"{base}/index.parquet")
+    fs.rm_file(f"{base}/train/00002.tar")
+    assert main(["verify", url, "--stage", str(tmp_path / "stages")]) == 1
+    told = capsys.readouterr().out
+    assert "train/00001.tar" in told
+    assert "train/00009.tar: file: expected none that no block names, found 20 bytes" in told
+    assert "train/00002.tar: its block: expected committed, found no train/00002.tar" in told
+    assert "blocks/train-00002.0123.redo: folder" in told
+    assert f"index.parquet: file: expected there, found none; remake it: python -m shards finalize {url}" in told
+    assert list((tmp_path / "stages").iterdir()) == []
+
+
+def test_a_tar_takes_room_only_while_it_is_read(url):
+    with snapshot.open_snapshot(Path(url)) as layout:
+        assert layout.name == url
+        every = shard_dir.load_shard_dir(layout.root).blocks()
+        tars = {block: layout.root / block.shard for block in every}
+        sizes = {block: len(objects_of(url)[block.shard]) for block in every}
+
+        def full():
+            return {block for block, path in tars.items() if path.read_bytes().strip(b"\0")}
+
+        assert {block: path.stat().st_size for block, path in tars.items()} == sizes
+        assert full() == set()
+        for block in every:
+            with layout.reading(block):
+                assert full() == {block}
+                assert tars[block].read_bytes() == objects_of(url)[block.shard]
+            with contextlib.suppress(KeyError), layout.reading(block):
+                raise KeyError
+            assert full() == set()
+    assert not layout.root.exists()
+
+
+def test_a_url_that_somebody_works_at_is_not_judged(url, tmp_path):
+    with (
+        session.open_session(Path(url)),
+        pytest.raises(ShardsError, match=r"is in use by process .*; verify it once that has ended"),
+        snapshot.open_snapshot(Path(url), tmp_path / "other"),
+    ):
+        pass
+
+
+def test_a_folder_is_read_where_it_lies(tmp_path):
+    with snapshot.open_snapshot(tmp_path) as layout, layout.reading(shard_dir.Block("train", 0)):
+        assert (layout.root, layout.name) == (tmp_path, str(tmp_path))
+    assert tmp_path.exists()

@@ -1,0 +1,106 @@
+import dataclasses
+import json
+import threading
+import time
+
+import pytest
+import torch
+
+from stylefinetune.checkpoint import checkpoint, resume
+from stylefinetune.checkpoint.atomic_folder import remove_folder
+from stylefinetune.errors import UserError
+from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
+
+
+def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+    state, path = save(tmp_path)
+    assert path == tmp_path / "checkpoints" / "iter_5" == checkpoint.checkpoint_path(tmp_path, 5)
+    found = checkpoint.read_checkpoint(path)
+    assert found.progress == progress(5)
+    assert found.config == dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    assert found.means[1].equal(MEANS[1])
+    restored = found.engine_state(state)
+    assert restored.scalars == state.scalars == {"loss_scale": 512.0, "good_steps": 3}
+    for name, value in state.parameters.items():
+        assert torch.equal(restored.parameters[name], value)
+        assert torch.equal(restored.slots["momentum_buffer"][name], state.slots["momentum_buffer"][name])
+
+
+def test_the_network_needs_nothing_but_the_checkpoint(tmp_path):
+    state, path = save(tmp_path)
+    net, transform = checkpoint.read_checkpoint(path).network(torch.device("cpu"))
+    assert not net.training
+    assert torch.equal(net.get_submodule("fc7").weight.detach(), state.parameters["fc7.weight"])
+    assert torch.equal(transform.mean, MEANS[1])
+
+
+def test_a_run_folder_means_its_newest_checkpoint_by_number(tmp_path):
+    for iteration in (5, 100, 20):
+        save(tmp_path, iteration)
+    (tmp_path / "checkpoints" / ".iter_200.new").mkdir()
+    (tmp_path / "checkpoints" / "iter_300.damaged").mkdir()
+    (tmp_path / "checkpoints" / "iter_best").mkdir()
+    assert checkpoint.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "iter_100"
+    assert checkpoint.read_checkpoint(tmp_path).progress.iteration == 100
+    assert checkpoint.newest_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("find", ["read", "resume"])
+def test_a_run_can_be_read_while_it_clears_old_checkpoints_away(tmp_path, find):
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    save(tmp_path, 1)
+    done = threading.Event()
+
+    def train():
+        for iteration in range(2, 30):
+            save(tmp_path, iteration)
+            if iteration % 3 == 0:
+                time.sleep(0.3)  # a run takes far longer from one to the next: no reader comes too late ten times
+            remove_folder(checkpoint.checkpoint_path(tmp_path, iteration - 1))
+        done.set()
+
+    run = threading.Thread(target=train)
+    run.start()
+    try:
+        seen = []
+        while not done.is_set():
+            found = checkpoint.read_checkpoint(tmp_path) if find == "read" else resume.find_checkpoint(config)
+            assert not found.passed_over
+            seen.append(found.progress.iteration)
+        assert len(set(seen)) > 3
+    finally:
+        run.join()
+
+
+def test_a_checkpoint_that_is_gone_is_not_called_damaged(tmp_path):
+    _, path = save(tmp_path)
+    remove_folder(path)
+    with pytest.raises(checkpoint.RemovedCheckpointError, match=r"iter_5 was removed while it was read; .*keep_last"):
+        checkpoint.read_checkpoint_folder(path)
+
+
+def test_saving_again_replaces_the_folder_whole_and_clears_what_a_kill_left(tmp_path):
+    torn = tmp_path / "checkpoints" / ".iter_5.new"
+    torn.mkdir(parents=True)
+    (torn / "model.safetensors").write_bytes(b"torn")
+    save(tmp_path, seed=0)
+    state, path = save(tmp_path, seed=1)
+    assert torch.equal(checkpoint.read_checkpoint(path).tensors["fc7.bias"], state.parameters["fc7.bias"])
+    assert [entry.name for entry in path.parent.iterdir()] == ["iter_5"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "mean.safetensors", "progress.json"])
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, file):
+    _, path = save(tmp_path)
+    body = (path / file).read_bytes()
+    (path / file).write_bytes(body[: len(body) // 2])
+    with pytest.raises(UserError, match=r"iter_5 is damaged") as error:
+        checkpoint.read_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_pickled(tmp_path):
+    _, path = save(tmp_path)
+    for file in path.iterdir():
+        assert file.suffix in {".safetensors", ".json", ".yaml"}
+    assert json.loads((path / "progress.json").read_text())["classes"] == CLASSES

@@ -1,0 +1,231 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from stylefinetune.caffe.files import write_caffemodel
+from stylefinetune.caffe.schema import message_class
+from stylefinetune.checkpoint import checkpoint, resume
+from stylefinetune.config.schema import LayerRule, ModelConfig
+from stylefinetune.distributed.world import World
+from stylefinetune.errors import UserError
+from stylefinetune.models import build
+from tests.drawn_checkpoints import CLASSES, CONFIG, WIDTHS, progress, save
+
+
+def test_resume_finds_what_it_is_asked_for(tmp_path):
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, run_dir=str(run_dir))
+    assert resume.find_checkpoint(config) is None
+    assert resume.find_checkpoint(dataclasses.replace(config, resume="none")) is None
+    save(run_dir, 5)
+    _, later = save(run_dir, 10)
+    assert resume.find_checkpoint(config).path == later
+    assert (
+        resume.find_checkpoint(dataclasses.replace(config, resume=str(run_dir / "checkpoints" / "iter_5"))).path.name
+        == "iter_5"
+    )
+    with pytest.raises(UserError, match=r"iter_10 is there already; remove .*, or start afresh in another --run_dir"):
+        resume.find_checkpoint(dataclasses.replace(config, resume="none"))
+
+
+def caffes(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"):
+    """Writes a solver state after 7 iterations of CONFIG's network and, beside it, its weights."""
+    net = build.build_model(CONFIG.model, len(CLASSES), [(43, 43)], seed=3)
+    message, layers = message_class("NetParameter")(), {}
+    for name, parameter in net.named_parameters():
+        layers.setdefault(name.rpartition(".")[0], []).append(parameter.detach().numpy())
+    for name in layers:
+        message.layer.add(name=name)
+    write_caffemodel(folder / "small_iter_7.caffemodel", message, layers)
+    if momenta is None:
+        momenta = [np.full(parameter.shape, place, np.float32) for place, parameter in enumerate(net.parameters())]
+    state = message_class("SolverState")(iter=7, learned_net=learned_net)
+    for momentum in momenta:
+        state.history.add(data=momentum.ravel(), shape={"dim": momentum.shape})
+    (folder / "small_iter_7.solverstate").write_bytes(state.SerializeToString())
+    return dataclasses.replace(
+        CONFIG, run_dir=str(folder / "run"), resume=str(folder / "small_iter_7.solverstate")
+    ), net
+
+
+def test_a_caffe_solvers_state_is_taken_over_with_the_weights_beside_it(tmp_path):
+    config, net = caffes(tmp_path)
+    means = (torch.zeros(1, 1, 3), torch.ones(1, 1, 3))
+    assert resume.find_checkpoint(config) is None
+    restored = resume.restore_solverstate(config, net, progress(0), means)
+    assert restored.progress == progress(7)
+    assert restored.means == means
+    for place, (name, parameter) in enumerate(net.named_parameters()):
+        assert torch.equal(restored.tensors[name], parameter.detach())
+        assert restored.slots["momentum_buffer"][name].shape == parameter.shape
+        assert restored.slots["momentum_buffer"][name].unique().tolist() == [place]
+    assert resume.restore_solverstate(CONFIG, net, progress(0), means) is None
+
+
+def test_once_a_run_from_a_solvers_state_has_checkpoints_it_goes_on_from_them(tmp_path):
+    config, _ = caffes(tmp_path)
+    run_dir = tmp_path / "run"
+    _, own = save(run_dir, 9, config=config)
+    assert resume.find_checkpoint(config).path == own
+    save(run_dir, 10, config=dataclasses.replace(config, resume="auto"))
+    with pytest.raises(UserError, match=r"iter_10, of another run, is there already; start from .* another --run_dir"):
+        resume.find_checkpoint(config)
+
+
+def test_a_solver_state_that_cannot_serve_is_one_line(tmp_path):
+    def refused(match, config, classes=3):
+        net = build.build_model(CONFIG.model, classes, [(43, 43)], seed=0)
+        with pytest.raises(UserError, match=match) as error:
+            resume.restore_solverstate(config, net, progress(0), (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))
+        assert "\n" not in str(error.value)
+
+    ones = [np.ones(2, np.float32)] * 16
+    refused(r"holds 15 momenta, the network has 16 blobs; .*solver other than SGD", caffes(tmp_path, ones[1:])[0])
+    refused(r"solverstate: the run asks for conv1\.weight of 8x3x11x11, the file has 2", caffes(tmp_path, ones)[0])
+    config, _ = caffes(tmp_path)
+    refused(r"caffemodel: the run asks for fc8_flickr\.weight of 9x32, the file has 3x32", config, classes=9)
+    renamed = dataclasses.replace(config, model=ModelConfig(widths=WIDTHS, last_layer="fc8_other"))
+    net = build.build_model(renamed.model, len(CLASSES), [(43, 43)], seed=0)
+    with pytest.raises(UserError, match=r"fc8_other\.weight of 3x32, the file has no such layer"):
+        resume.restore_solverstate(renamed, net, progress(0), (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))
+    (tmp_path / "small_iter_7.caffemodel").unlink()
+    refused(r"needs its weights, elsewhere/small_iter_7\.caffemodel; put that file beside it", config)
+    refused(r"whose name it lacks; put that file beside it", caffes(tmp_path, learned_net="")[0])
+    refused(r"gone\.solverstate can't be read", dataclasses.replace(config, resume=str(tmp_path / "gone.solverstate")))
+
+
+def test_other_classes_and_another_index_are_refused(tmp_path):
+    _, path = save(tmp_path)
+    found = checkpoint.read_checkpoint(path)
+    resume.check_resumed_data(found, CONFIG, tuple(CLASSES), "f00d")
+    with pytest.raises(UserError, match=r"iter_5 was trained on 3 classes, .* has 1; use another --run_dir"):
+        resume.check_resumed_data(found, CONFIG, ("Cat",), "f00d")
+    with pytest.raises(UserError, match=r"with class 1 called 'Bokeh', .* calls it 'Blur'; use another --run_dir"):
+        resume.check_resumed_data(found, CONFIG, ("Noir", "Blur", "Haze"), "f00d")
+    other = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, split="val"))
+    with pytest.raises(UserError, match=r"was trained on split 'train', not 'val'"):
+        resume.check_resumed_data(found, other, tuple(CLASSES), "f00d")
+    with pytest.raises(UserError, match="another index"):
+        resume.check_resumed_data(found, CONFIG, tuple(CLASSES), "beef")
+
+
+def damage(path):
+    body = bytearray((path / "model.safetensors").read_bytes())
+    body[len(body) // 2] ^= 1
+    (path / "model.safetensors").write_bytes(body)
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name_and_kept_out_of_the_way(tmp_path):
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    _, good = save(tmp_path, 5)
+    _, torn = save(tmp_path, 10)
+    _, flipped = save(tmp_path, 15)
+    (torn / "optimizer.safetensors").unlink()
+    damage(flipped)
+    found = resume.find_checkpoint(config)
+    assert found.path == good
+    assert [line.split(";")[0] for line in found.passed_over] == [
+        f"{flipped} is damaged (model.safetensors has changed since it was written)",
+        f"{torn} is damaged (optimizer.safetensors is missing)",
+    ]
+    resume.set_later_aside(found, tmp_path)
+    assert sorted(path.name for path in good.parent.iterdir()) == ["iter_10.damaged", "iter_15.damaged", "iter_5"]
+    damage(good)
+    with pytest.raises(UserError, match=r"no checkpoint of .* is whole; .*iter_5 is damaged .*start afresh in another"):
+        resume.find_checkpoint(config)
+    with pytest.raises(UserError, match="iter_5 is damaged"):
+        resume.find_checkpoint(dataclasses.replace(config, resume=str(good)))
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("progress.json", "progress.json is missing"),
+        ("manifest.json", "manifest.json is missing: it was never finished"),
+        ("*", "manifest.json is missing: it was never finished"),
+    ],
+)
+def test_a_checkpoint_that_has_lost_any_of_its_files_is_passed_over(tmp_path, lost, said):
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    _, good = save(tmp_path, 5)
+    _, torn = save(tmp_path, 10)
+    for file in torn.glob(lost):
+        file.unlink()
+    found = resume.find_checkpoint(config)
+    assert (found.path, found.passed_over[0].split(";")[0]) == (good, f"{torn} is damaged ({said})")
+    with pytest.raises(UserError, match=f"iter_10 is damaged .{said}"):
+        resume.find_checkpoint(dataclasses.replace(config, resume=str(torn)))
+
+
+def replaced(config, key, value):
+    section, _, rest = key.partition(".")
+    return dataclasses.replace(config, **{section: replaced(getattr(config, section), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("optim.base_lr", 0.01, "optim.base_lr was 0.001, is 0.01 from here on"),
+        ("optim.momentum", 0.8, "optim.momentum was 0.9, is 0.8 from here on"),
+        ("optim.lr_policy", "fixed", 'optim.lr_policy was "step", is "fixed" from here on'),
+        ("train.max_iter", 7, "train.max_iter was 100000, is 7 from here on"),
+        ("model.dropout", 0.0, "model.dropout was 0.5, is 0.0 from here on"),
+        ("data.crop_size", 40, "data.crop_size was 43, is 40 from here on"),
+        ("data.test.crop_size", 40, "data.test.crop_size was null, is 40 from here on"),
+        ("train.seed", 2, "train.seed was 1701, is 2 from here on, and with it which pictures come next"),
+        ("data.batch_size", 60, "data.batch_size was 50, is 60 from here on, and with it which pictures come next"),
+        ("train.iter_size", 2, "train.iter_size was 1, is 2 from here on, and with it which pictures come next"),
+        ("data.shuffle", True, "data.shuffle was false, is true from here on, and with it which pictures come next"),
+        (
+            "data.mean_value",
+            (9,),
+            "data.mean_value was [], is [9], but the checkpoint's own mean goes on being subtracted",
+        ),
+        ("engine", "deepspeed", 'engine was "torch", is "deepspeed" from here on'),
+    ],
+)
+def test_a_setting_that_has_changed_is_told(key, value, line):
+    assert resume.changed_settings(CONFIG, replaced(CONFIG, key, value)) == [line]
+
+
+def test_a_rule_for_a_layer_that_has_changed_is_told():
+    (line,) = resume.changed_settings(CONFIG, replaced(CONFIG, "optim.layers", (LayerRule("conv*", 0.0),)))
+    assert line.startswith('optim.layers was [{"match": "fc8_*", "lr_mult": 10.0, ')
+    assert 'is [{"match": "conv*", "lr_mult": 0.0, ' in line
+
+
+def test_what_a_run_is_told_or_kept_by_is_not():
+    changed = {
+        "run_dir": "elsewhere",
+        "weights": "a.caffemodel",
+        "resume": "none",
+        "data.shards": "moved",
+        "data.workers": 5,
+        "data.stage_dir": "/local",
+        "train.display": 1,
+        "train.test_interval": 7,
+        "train.test_initialization": False,
+        "checkpoint.snapshot": 3,
+        "tracking.wandb": "disabled",
+        "deepspeed.zero_stage": 2,  # of an engine that isn't used
+    }
+    config = CONFIG
+    for key, value in changed.items():
+        config = replaced(config, key, value)
+    assert resume.changed_settings(CONFIG, config) == []
+    config = replaced(config, "engine", "deepspeed")
+    assert "deepspeed.zero_stage was 1, is 2 from here on" in resume.changed_settings(CONFIG, config)
+
+
+def test_ranks_that_see_different_folders_are_told_so(tmp_path):
+    class Elsewhere(World):
+        def least(self, values):
+            return torch.minimum(values, torch.tensor([-1]) if values.item() > 0 else torch.tensor([-5]))
+
+    save(tmp_path, 5)
+    found = resume.find_checkpoint(dataclasses.replace(CONFIG, run_dir=str(tmp_path)))
+    resume.check_ranks_agree(found, World(0, 1, torch.device("cpu")))
+    with pytest.raises(UserError, match=r"one rank finds checkpoint iter_5, another none; put run_dir on a disk"):
+        resume.check_ranks_agree(found, Elsewhere(0, 2, torch.device("cpu")))

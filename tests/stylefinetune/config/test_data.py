@@ -1,0 +1,55 @@
+import pytest
+
+from stylefinetune.config.data import DataConfig, TestDataConfig
+
+
+def test_testing_is_as_training_but_for_mirror_and_shuffle():
+    data = DataConfig(batch_size=7, crop_size=200, mirror=True, shuffle=True, mean_file="a.npy", scale=0.5)
+    training, testing = (data.phase(training=training) for training in (True, False))
+    windowed = DataConfig(shuffle=True, shuffle_window=8)
+    assert [windowed.phase(training=training).shuffle_window for training in (True, False)] == [8, 0]
+    assert (training.training, training.split, training.mirror, training.shuffle) == (True, "train", True, True)
+    assert (testing.training, testing.split, testing.mirror, testing.shuffle) == (False, "test", False, False)
+    for phase in (training, testing):
+        assert (phase.batch_size, phase.crop_size, phase.mean_file, phase.scale) == (7, 200, "a.npy", 0.5)
+        assert phase.image_size == (256, 256)
+
+
+def test_testing_has_its_own_where_it_is_given():
+    own = TestDataConfig(split="val", batch_size=3, image_size=(80, 100), crop_size=0, mirror=True, scale=2.0)
+    phase = DataConfig(test=own).phase(training=False)
+    assert (phase.split, phase.batch_size, phase.image_size, phase.crop_size) == ("val", 3, (80, 100), 0)
+    assert (phase.mirror, phase.scale) == (True, 2.0)
+
+
+def test_a_mean_of_one_kind_replaces_one_of_the_other():
+    data = DataConfig(mean_file="a.npy", test=TestDataConfig(mean_value=(104.0, 117.0, 123.0)))
+    phase = data.phase(training=False)
+    assert (phase.mean_file, phase.mean_value) == ("", (104.0, 117.0, 123.0))
+
+
+def test_0_leaves_pictures_as_they_are_stored():
+    assert DataConfig(image_size=0, crop_size=75).phase(training=True).image_size is None
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (lambda: DataConfig(split=""), "data.split is empty"),
+        (lambda: DataConfig(shuffle=True, shuffle_window=-1), "data.shuffle_window is -1; it must not be negative"),
+        (lambda: DataConfig(shuffle_window=8), r"data\.shuffle_window is 8; .* needs data\.shuffle"),
+        (lambda: DataConfig(batch_size=0), "data.batch_size is 0; it must be at least 1"),
+        (lambda: DataConfig(image_size=(256, 0)), r"data.image_size is \[256, 0\]; a side must be at least 1"),
+        (lambda: DataConfig(crop_size=-1), "data.crop_size is -1; it must lie between 0 and"),
+        (lambda: DataConfig(image_size=(100, 300)), r"data.crop_size is 227; .* the picture's side \(100\)"),
+        (lambda: DataConfig(test=TestDataConfig(crop_size=300)), "data.test.crop_size is 300"),
+        (lambda: DataConfig(test=TestDataConfig(mean_value=(1.0, 2.0))), "data.test.mean_value has 2 values"),
+        (
+            lambda: DataConfig(test=TestDataConfig(mean_value=(1.0,), mean_file="a")),
+            "data.test.mean_file and data.test.mean_value are both set",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_key(data, line):
+    with pytest.raises(ValueError, match=line):
+        data()

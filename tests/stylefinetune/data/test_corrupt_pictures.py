@@ -1,0 +1,61 @@
+import dataclasses
+
+import pytest
+import torch
+
+from stylefinetune.config.data import DataConfig
+from stylefinetune.data.corrupt_pictures import CorruptPictures
+from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
+from stylefinetune.data.transforms import Crops
+from stylefinetune.distributed.world import World
+from stylefinetune.errors import CorruptError
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+NONE = torch.zeros(0, dtype=torch.int64)
+BATCH = Batch(torch.zeros(0, 48, 48, 3), NONE, Crops(NONE, NONE, NONE.bool(), (43, 43)), NONE, 10)
+
+
+class Joined(World):
+    """A rank whose one peer has met what `theirs` says."""
+
+    theirs = frozenset()
+
+    def sum(self, values):
+        if values.ndim == 0:
+            return values + len(self.theirs)
+        return values + torch.tensor([row in self.theirs for row in range(len(values))], dtype=torch.int32)
+
+
+@pytest.fixture
+def split(pixel_shards):
+    data = DataConfig(shards=str(pixel_shards), image_size=48, crop_size=43)
+    return PictureDataset(open_split(open_index(data), "train"), data.phase(training=True), seed=1)
+
+
+def test_each_is_named_once_and_counted(split):
+    corrupt = CorruptPictures(split, 0.1, [7])
+    corrupt.add_all([BATCH, dataclasses.replace(BATCH, corrupt=(3, 7)), dataclasses.replace(BATCH, corrupt=(3,))])
+    assert corrupt.gather(ALONE) == [f"{split.name(3)} is corrupt and left out (2 of 41 pictures)"]
+    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(3,))])
+    assert corrupt.gather(ALONE) == []
+    assert corrupt.rows == [3, 7]
+
+
+def test_what_another_rank_met_counts_too(split):
+    corrupt, joined = CorruptPictures(split, 0.1, []), Joined(0, 2, torch.device("cpu"))
+    joined.__class__.theirs = frozenset({3, 5})
+    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(3,))])
+    assert [line.split(" is ")[0] for line in corrupt.gather(joined)] == [split.name(3), split.name(5)]
+    assert corrupt.rows == [3, 5]
+
+
+def test_more_than_the_share_stops_the_run_in_one_line(split):
+    corrupt = CorruptPictures(split, 2 / 41, [])
+    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(0, 1))])
+    assert len(corrupt.gather(ALONE)) == 2
+    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(40,))])
+    with pytest.raises(
+        CorruptError, match=r"3 of 41 pictures are corrupt, the last of them .*: \S+; restore them"
+    ) as error:
+        corrupt.gather(ALONE)
+    assert split.name(40) in str(error.value)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.caffe_results import digest, mean_picture, read_pictures
+from shards.format.images import decode_picture, resize_picture
+from stylefinetune.data.transforms import Crops, Transform
+
+CPU = torch.device("cpu")
+
+
+def as_caffe_does(picture, mean, top, left, mirror, scale):
+    """Transforms one picture by Caffe's DataTransformer rules, a pixel at a time."""
+    height, width = 7, 9
+    out = np.empty((3, height, width), np.float32)
+    for channel in range(3):
+        for row in range(height):
+            for column in range(width):
+                at = width - 1 - column if mirror else column
+                rgb = 2 - channel
+                level = np.float32(picture[top + row, left + column, rgb])
+                out[channel, row, at] = (level - mean[top + row, left + column, rgb]) * np.float32(scale)
+    return out
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.00390625, 0.017])
+def test_cut_mean_scale_mirror_and_channels_follow_caffe_to_the_bit(scale):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 12, 14, 3), dtype=np.uint8)
+    mean = rng.uniform(90, 130, (12, 14, 3)).astype(np.float32)
+    tops, lefts, mirrors = [0, 5, 3], [5, 0, 2], [False, True, True]
+    crops = Crops(torch.tensor(tops), torch.tensor(lefts), torch.tensor(mirrors), (7, 9))
+    out = Transform(torch.from_numpy(mean), scale, CPU)(torch.from_numpy(pictures), crops)
+    assert out.shape == (3, 3, 7, 9)
+    assert out.is_contiguous()
+    for place in range(3):
+        expected = as_caffe_does(pictures[place], mean, tops[place], lefts[place], mirrors[place], scale)
+        assert np.array_equal(out[place].numpy(), expected)
+
+
+def test_levels_are_subtracted_everywhere():
+    crops = Crops(torch.tensor([1]), torch.tensor([1]), torch.tensor([False]), (2, 2))
+    pictures = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
+    out = Transform(torch.tensor([[[1.0, 2.0, 3.0]]]), 1.0, CPU)(pictures, crops)
+    assert out[0, :, 0, 0].tolist() == [97.0, 98.0, 99.0]
+
+
+def test_a_slice_without_pictures_gives_an_empty_batch():
+    nothing = torch.empty(0, dtype=torch.int64)
+    crops = Crops(nothing, nothing, torch.empty(0, dtype=torch.bool), (5, 5))
+    out = Transform(torch.zeros(8, 8, 3), 1.0, CPU)(torch.empty(0, 8, 8, 3, dtype=torch.uint8), crops)
+    assert out.shape == (0, 3, 5, 5)
+
+
+def test_the_net_input_is_caffes_on_its_own_pictures(golden):
+    names = [line.split()[0] for line in (golden / "preproc" / "list.txt").read_text().splitlines()]
+    pixels = [resize_picture(decode_picture((golden / "preproc" / name).read_bytes()), 256) for name in names]
+    mean = torch.from_numpy(mean_picture()).permute(1, 2, 0).flip(-1)
+    centre = torch.full((len(names),), 14)
+    crops = Crops(centre, centre, torch.zeros(len(names), dtype=torch.bool), (227, 227))
+    out = Transform(mean, 1.0, CPU)(torch.from_numpy(np.stack(pixels)), crops)
+    assert [digest(data) for data in out.numpy()] == read_pictures(golden)[1]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_bits():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (5, 20, 20, 3), generator=generator, dtype=torch.uint8)
+    mean = torch.rand(20, 20, 3, generator=generator) * 255
+    crops = Crops(torch.arange(5), torch.arange(5), torch.tensor([True, False, True, False, True]), (15, 15))
+    here = Transform(mean, 1.0, CPU)(pictures, crops)
+    there = Transform(mean, 1.0, torch.device("cuda"))(pictures, crops)
+    assert torch.equal(here, there.cpu())

@@ -1,0 +1,64 @@
+import re
+import sys
+
+import torch
+
+from stylefinetune.distributed.world import World
+from tests.programs import run
+
+PROGRAM = """
+import torch
+from stylefinetune.errors import UserError
+from stylefinetune.world import World
+
+def fail():
+    raise UserError("no room")
+
+world = World.join()
+total = world.sum(torch.tensor([1.0, world.rank]))
+world.barrier()
+world.lead_first(lambda: print("the lead alone", flush=True))
+try:
+    world.lead_first(fail)
+except UserError as error:
+    print(f"all hear of it: {error}", flush=True)
+print(f"rank {world.rank} of {world.size} on {world.device.type}, lead {world.is_lead}: {total.tolist()}", flush=True)
+world.leave()
+"""
+
+
+def test_alone_everything_is_its_own_sum(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    world = World.join()
+    assert (world.rank, world.size, world.is_lead) == (0, 1, True)
+    assert world.sum(torch.tensor([2.0])).tolist() == [2.0]
+    world.barrier()
+    world.leave()
+
+
+def test_three_ranks_sum_meet_and_leave(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=3", "--rdzv_backend=c10d"]
+    done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    # Three processes share the pipe, and a line and its end may part.
+    said = sorted(re.findall(r"rank \d of 3 on \w+, lead \w+: \[.*?\]", done.stdout))
+    assert done.stdout.count("the lead alone") == 1
+    assert done.stdout.count("all hear of it: no room") == 1
+    assert done.stdout.count("all hear of it: rank 0 has failed") == 2
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert said == [f"rank {rank} of 3 on {device}, lead {rank == 0}: [3.0, 3.0]" for rank in range(3)]
+
+
+def test_ranks_know_how_often_torchrun_has_started_them_anew(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\nfrom stylefinetune.distributed.world import World\nworld = World.join()\n"
+        "print(f'restarts {world.restarts}', flush=True)\nworld.leave()\nsys.exit(world.restarts < 4)"
+    )
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--max_restarts=3"]
+    done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"restarts \d", done.stdout) == ["restarts 0"] * 2 + ["restarts 2"] * 2 + ["restarts 4"] * 2

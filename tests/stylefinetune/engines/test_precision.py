@@ -1,0 +1,110 @@
+import contextlib
+import os
+import sys
+
+import pytest
+import torch
+
+from stylefinetune.config.schema import TrainConfig
+from stylefinetune.engines.precision import check_precision
+from stylefinetune.train import main
+from tests.programs import NARROW, ROOT, metrics, run
+from tests.stylefinetune.engines.conftest import ALONE
+from tests.stylefinetune.engines.every_stage import slice_of, small
+
+BF16, FP16, CHANNELS_LAST = "--train.precision=bf16", "--train.precision=fp16", "--train.channels_last=true"
+# The whole sample a batch and no dropout: without, two runs that begin a rounding apart soon have nothing in common.
+LEARNS = [
+    "--data.batch_size=41",
+    "--data.test.split=train",
+    "--model.weight_filler_std=[0.005,0.07,0.06,0.1,0.1,0.18,0.18,0.01]",
+    "--model.bias_filler_value=[0,0,0,0,0,0,0,0]",
+    "--model.dropout=0",
+    "--optim.base_lr=0.003",
+    "--optim.layers=[]",
+    "--optim.stepsize=110",
+    "--train.max_iter=160",
+    "--train.test_interval=0",
+    "--train.display=1",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def learn(pixel_shards, tmp_path_factory):
+    """Trains on the drawn sample with further flags, and returns the losses and the accuracy at the end."""
+
+    def learn(*flags):
+        run_dir = tmp_path_factory.mktemp("switched") / "run"
+        with contextlib.chdir(ROOT):
+            main([*NARROW, *LEARNS, f"--data.shards={pixel_shards}", f"--run_dir={run_dir}", *flags])
+        return [told["loss"] for told in metrics(run_dir, "train")], metrics(run_dir, "test")[-1]["accuracy"]
+
+    return learn
+
+
+@pytest.fixture(scope="module")
+def fp32(learn):
+    losses, accuracy = learn()
+    assert losses[0] > 1.38
+    assert losses[-1] < 0.5
+    assert accuracy > 0.8  # of 0.25 for guessing
+    return losses, accuracy
+
+
+@pytest.mark.parametrize(
+    ("flags", "nearest", "farthest"),
+    [([CHANNELS_LAST], 0, 1e-5), ([BF16], 1e-4, 0.15), ([FP16], 1e-5, 0.15)],
+    ids=["channels_last", "bf16", "fp16"],
+)
+def test_a_switch_learns_what_fp32_learns(learn, fp32, flags, nearest, farthest):
+    losses, accuracy = learn(*flags)
+    apart = max(abs(ours - theirs) for ours, theirs in zip(losses, fp32[0], strict=True))
+    assert nearest <= apart < farthest  # of 1.39 at the start
+    assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", [BF16, FP16])
+def test_all_switches_together_learn_on_a_gpu(learn, fp32, precision):
+    losses, accuracy = learn(precision, CHANNELS_LAST, "--train.compile=true")
+    assert losses[-1] == pytest.approx(fp32[0][-1], abs=0.15)
+    assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
+
+
+def test_what_is_compiled_trains_as_it_did_on_any_number_of_ranks_and_is_saved_by_the_same_names(went_on):
+    told = went_on.told["compiled"]
+    if "can't" in told:
+        pytest.skip(told["can't"])
+    assert told["graphs"] > 0, "nothing was compiled"
+    assert told["losses"][0] == pytest.approx(told["losses"][1], rel=1e-5)
+    assert told["apart"] < 1e-6
+    assert told["names"] == ["conv1.weight", "conv1.bias", "fc8_flickr.weight", "fc8_flickr.bias"]
+
+
+def test_where_nothing_can_be_compiled_one_line_says_so_before_the_run_starts(tmp_path):
+    without = {"CXX": "no-such-compiler", "PATH": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    ended = run(sys.executable, "-m", "stylefinetune.check", "--train.compile=true", env={**os.environ, **without})
+    assert ended.returncode == 2, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if "error" in line]
+    assert "train.compile is on, but torch.compile can't compile here: " in line
+    assert "no-such-compiler" in line
+    assert "leave train.compile out" in line
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_compile_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(
+        torch.compiler, "set_stance", lambda *_: pytest.fail("torch.compile loaded, which takes seconds")
+    )
+    check_precision(TrainConfig(precision="bf16", channels_last=True), ALONE.device)
+    assert small(ALONE).train_step(0, [slice_of(ALONE, 2, seed=0)], 0.001).isfinite()

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stylefinetune.config.schema import LayerRule, OptimConfig
+from stylefinetune.errors import UserError
+from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, lr_mults, multipliers, param_groups
+
+RULES = (LayerRule(match="fc8_*", lr_mult=10.0),)
+
+
+def small_net():
+    torch.manual_seed(0)
+    layers = nn.Sequential()
+    for name in ("conv1", "fc7", "fc8_flickr"):
+        layers.add_module(name, nn.Linear(3, 3))
+    return layers
+
+
+def test_the_update_is_caffes_rule_with_the_rate_inside_the_momentum():
+    layers = small_net()
+    optim = OptimConfig(momentum=0.9, weight_decay=0.05)
+    optimizer = CaffeSGD(param_groups(layers, RULES), optim)
+    weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    for step, lr in enumerate((0.1, 0.1, 0.01)):
+        for name, value in layers.named_parameters():
+            value.grad = torch.full_like(value, 0.5 + step)
+            lr_mult, decay_mult = {"fc8_flickr": (10, 1)}.get(name.split(".")[0], (1, 1))
+            if name.endswith("bias"):
+                lr_mult, decay_mult = 2 * lr_mult, 0
+            gradient = 0.5 + step + 0.05 * decay_mult * weights[name]
+            velocity[name] = 0.9 * velocity[name] + lr * lr_mult * gradient
+            weights[name] = weights[name] - velocity[name]
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    for name, value in layers.named_parameters():
+        assert np.allclose(value.detach().numpy(), weights[name], rtol=1e-5, atol=1e-6)
+        assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6)
+
+
+def test_lars_gives_each_tensor_its_own_rate_by_the_papers_formula():
+    layers = small_net()
+    with torch.no_grad():
+        layers.get_submodule("fc7").bias.zero_()  # of norm 0: its local rate is 1
+    optim = OptimConfig(momentum=0.9, weight_decay=0.05, lars_trust=0.01)
+    optimizer = CaffeSGD(param_groups(layers, RULES), optim)
+    weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    locals_seen = {name: [] for name in weights}
+    for step, lr in enumerate((2.0, 0.5)):
+        for place, (name, value) in enumerate(layers.named_parameters()):
+            gradient = np.arange(1.0, 1 + value.numel()).reshape(value.shape) * (1 + step) / (3 + place)
+            value.grad = torch.tensor(gradient, dtype=torch.float32)
+            lr_mult, decay = {"fc8_flickr": 10}.get(name.split(".")[0], 1), 0.05
+            if name.endswith("bias"):
+                lr_mult, decay = 2 * lr_mult, 0.0
+            norm = np.sqrt((weights[name] ** 2).sum())
+            local = 0.01 * norm / (np.sqrt((gradient**2).sum()) + decay * norm) if norm else 1.0
+            locals_seen[name].append(local)
+            velocity[name] = 0.9 * velocity[name] + lr * lr_mult * local * (gradient + decay * weights[name])
+            weights[name] = weights[name] - velocity[name]
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    for name, value in layers.named_parameters():
+        assert np.allclose(value.detach().numpy(), weights[name], rtol=1e-5, atol=1e-6), name
+        assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6), name
+    assert locals_seen["fc7.bias"][0] == 1
+    assert len({local for seen in locals_seen.values() for local in seen}) == 12
+
+
+def test_lars_asks_for_no_number_of_the_device():
+    layers = small_net().to("meta")  # where there are none
+    optimizer = CaffeSGD(param_groups(layers, RULES), OptimConfig(lars_trust=0.01))
+    for value in layers.parameters():
+        value.grad = torch.empty_like(value)
+    optimizer.step()
+
+
+def test_lars_leaves_a_tensor_without_gradient_to_its_decay():
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    groups = [{"params": [layer.weight], "lr_mult": 1.0, "decay_mult": 1.0}]
+    optimizer = CaffeSGD(groups, OptimConfig(base_lr=1.0, weight_decay=0.1, lars_trust=0.01))
+    optimizer.step()
+    assert layer.weight.tolist() == [[pytest.approx(0.9)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "rules", "expected"),
+    [
+        ("conv1.weight", RULES, (1.0, 1.0)),
+        ("conv1.bias", RULES, (2.0, 0.0)),
+        ("fc8_flickr.weight", RULES, (10.0, 1.0)),
+        ("fc8_flickr.bias", RULES, (20.0, 0.0)),
+        ("conv1.bias", (LayerRule("conv1", lr_mult=0.0),), (0.0, 0.0)),
+        ("conv1.bias", (LayerRule("*", bias_lr_mult=1.0, bias_decay_mult=0.5),), (1.0, 0.5)),
+        ("fc7.weight", (LayerRule("fc*", lr_mult=3.0), LayerRule("fc7", lr_mult=5.0)), (3.0, 1.0)),
+    ],
+)
+def test_the_first_rule_that_matches_a_layer_holds(name, rules, expected):
+    assert multipliers(name, rules) == expected
+
+
+def test_parameters_are_grouped_by_their_multipliers():
+    groups = param_groups(small_net(), RULES)
+    found = {(group["lr_mult"], group["decay_mult"]): len(group["params"]) for group in groups}
+    assert found == {(1.0, 1.0): 2, (2.0, 0.0): 2, (10.0, 1.0): 1, (20.0, 0.0): 1}
+    assert lr_mults(small_net(), RULES) == [1.0, 2.0, 10.0, 20.0]
+
+
+def test_frozen_layers_ask_for_no_gradient_and_none_flows_below_the_lowest_trained_layer():
+    layers = small_net()
+    param_groups(layers, (LayerRule("fc8_*"), LayerRule("*", lr_mult=0.0)))
+    hidden = layers.get_submodule("fc7")(layers.get_submodule("conv1")(torch.ones(1, 3)))
+    assert not hidden.requires_grad
+    layers(torch.ones(1, 3)).sum().backward()
+    assert [name for name, value in layers.named_parameters() if value.grad is not None] == [
+        "fc8_flickr.weight",
+        "fc8_flickr.bias",
+    ]
+
+
+def test_a_rule_that_matches_nothing_is_one_line_that_names_the_layers():
+    with pytest.raises(UserError, match=r"'fc9_\*' matches no layer; the layers are conv1, fc7, fc8_flickr"):
+        param_groups(small_net(), (LayerRule("fc9_*"),))
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(UserError, match="freezes every layer"):
+        param_groups(small_net(), (LayerRule("*", lr_mult=0.0),))

@@ -1,0 +1,34 @@
+import math
+
+import pytest
+
+from stylefinetune.config.schema import OptimConfig
+from stylefinetune.optim.lr_schedule import learning_rate
+
+
+@pytest.mark.parametrize(
+    ("settings", "iteration", "expected"),
+    [
+        ({"lr_policy": "fixed"}, 99999, 0.001),
+        ({}, 19999, 0.001),
+        ({}, 20000, 0.0001),
+        ({}, 99999, 0.001 * 0.1**4),
+        ({"lr_policy": "multistep", "stepvalue": (5, 8)}, 4, 0.001),
+        ({"lr_policy": "multistep", "stepvalue": (5, 8)}, 5, 0.0001),
+        ({"lr_policy": "multistep", "stepvalue": (5, 8)}, 8, 0.00001),
+        ({"lr_policy": "exp", "gamma": 0.99}, 10, 0.001 * 0.99**10),
+        ({"lr_policy": "inv", "gamma": 0.0001, "power": 0.75}, 500, 0.001 * 1.05**-0.75),
+        ({"lr_policy": "poly", "power": 2}, 25, 0.001 * 0.75**2),
+        ({"lr_policy": "sigmoid", "gamma": -0.1, "stepsize": 40}, 50, 0.001 / (1 + math.exp(1.0))),
+        ({"lr_policy": "sigmoid", "gamma": -0.1, "stepsize": 40}, 40, 0.0005),
+        ({"warmup_iter": 4}, 0, 0.00025),
+        ({"warmup_iter": 4}, 2, 0.00075),
+        ({"warmup_iter": 4}, 3, 0.001),
+        ({"warmup_iter": 4}, 19999, 0.001),
+        ({"warmup_iter": 4}, 20000, 0.0001),
+        ({"warmup_iter": 10, "lr_policy": "multistep", "stepvalue": (5,)}, 5, 0.00006),
+        ({"warmup_iter": 50, "lr_policy": "poly"}, 24, 0.001 * 0.76 * 0.5),
+    ],
+)
+def test_each_policy_gives_caffes_rate(settings, iteration, expected):
+    assert learning_rate(OptimConfig(**settings), iteration, max_iter=100) == pytest.approx(expected, rel=1e-12)
