@@ -79,7 +79,7 @@ def measure(config: Config, iterations: int) -> None:
     began = time.monotonic()
     state = engine.state()
     size = 0
-    if world.is_lead:
+    if world.is_main:
         names = [str(label) for label in range(CLASSES)]
         progress = Progress(iterations, [], [], 0, names, "", [SIDE, SIDE], [SIDE, SIDE])
         mean = torch.zeros(3, 1, 1)
@@ -87,11 +87,11 @@ def measure(config: Config, iterations: int) -> None:
         size = sum(file.stat().st_size for file in path.iterdir())
     world.barrier()
     save = time.monotonic() - began
-    most = [-value for value in world.least(-torch.tensor([start, float(memory), save], dtype=torch.float64)).tolist()]
-    if world.is_lead:
+    most = [-value for value in world.min(-torch.tensor([start, float(memory), save], dtype=torch.float64)).tolist()]
+    if world.is_main:
         measured = Measured(most[0], statistics.median(seconds[WARM_UP:]), int(most[1]), most[2], size)
         (Path(config.run_dir) / "measured.json").write_text(json.dumps(dataclasses.asdict(measured)))
-    world.leave()
+    world.shutdown()
 
 
 def launch(engine: str, options: argparse.Namespace) -> Measured:

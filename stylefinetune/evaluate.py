@@ -49,18 +49,18 @@ def evaluate(arguments: list[str]) -> None:
 
     slices = BatchSlices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
-    world.settle()
+    world.drain_collectives()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
     result = test_model(forward, load_batches(pictures, slices, workers, world.device), corrupt, world, lambda: False)
     assert result is not None
     for line in corrupt.gather(world):
-        if world.is_lead:
+        if world.is_main:
             sys.stderr.write(f"warning: {line}\n")
-    if world.is_lead:
+    if world.is_main:
         print(f"{saved.path}, {result.count} pictures of {data.shards}, split {phase.split}")
         print(f"accuracy = {result.accuracy:.6g} ({result.correct} of {result.count})")
         print(f"loss = {result.loss:.6g}")
-    world.leave()
+    world.shutdown()
 
 
 if __name__ == "__main__":

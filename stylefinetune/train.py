@@ -52,7 +52,7 @@ class TrainingRun:
         test: pictures to test on; None never tests.
         corrupt: those of each that can't be decoded, training first.
         checkpoints: keeps what was done.
-        stopping: knows whether to leave.
+        preemption: knows whether to leave.
         lr_mults: the layers' distinct multipliers.
     """
 
@@ -64,7 +64,7 @@ class TrainingRun:
     test: PictureDataset | None
     corrupt: tuple[CorruptPictures, CorruptPictures]
     checkpoints: AsyncSaver
-    stopping: Preemption
+    preemption: Preemption
     lr_mults: list[float]
 
 
@@ -74,60 +74,60 @@ def main(arguments: list[str]) -> None:
     world = World.join(deterministic=config.train.deterministic, stall_seconds=config.train.stall_seconds)
     if SHOW_DEEPSPEED in arguments:
         print_deepspeed_config(config, world)
-        world.leave()
+        world.shutdown()
         return
     run_dir = Path(config.run_dir)
-    ending = ExitRecord(run_dir, world, lambda: newest_checkpoint(run_dir))
-    world.lead_first(ending.look_back)
-    with Preemption(world, ending.leave_at_once) as stopping, ending:
-        run(config, world, ending, stopping)
-        world.leave()
+    exit_record = ExitRecord(run_dir, world, lambda: newest_checkpoint(run_dir))
+    world.main_first(exit_record.refuse_hopeless_restart)
+    with Preemption(world, exit_record.exit_now) as preemption, exit_record:
+        run(config, world, exit_record, preemption)
+        world.shutdown()
 
 
-def run(config: Config, world: World, ending: ExitRecord, stopping: Preemption) -> None:
+def run(config: Config, world: World, exit_record: ExitRecord, preemption: Preemption) -> None:
     """Trains, from the start or from where the run was left."""
     run_dir = Path(config.run_dir)
     if config.solver and not config.data.shards:
         lists = find_solver_lists(config)
-        world.lead_first(lambda: pack_solver_lists(lists))
+        world.main_first(lambda: pack_solver_lists(lists))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
-    world.lead_first(lambda: recover_folders(run_dir / "checkpoints"))
+    world.main_first(lambda: recover_folders(run_dir / "checkpoints"))
     start = prepare_training(config, world)
     (train_set, test_set), means, resumed, progress = start.sets, start.means, start.resumed, start.progress
     folder = stage_folder(start.index, config.data)
     if folder:
         shards = {name for pictures in start.sets if pictures for name in pictures.entries.shard}
-        stage_shards(start.index, shards, folder, world, lambda: stopping.by if stopping.asked() else None)
+        stage_shards(start.index, shards, folder, world, lambda: preemption.signal if preemption.requested() else None)
 
     tracker = Tracker(config, world, progress.iteration, [round(told["iteration"]) for told in progress.tests])
     failed = True
     try:
         if resumed:
             for line in resumed.passed_over:
-                tracker.say(f"{line}; going on from the one before")
-            tracker.say(f"Restoring previous solver status from {resumed.path}")
+                tracker.log(f"{line}; going on from the one before")
+            tracker.log(f"Restoring previous solver status from {resumed.path}")
             for line in changed_settings(resumed.config, config):
-                tracker.say(line)
+                tracker.log(line)
         elif config.weights:
-            tracker.say(f"Finetuning from {config.weights}")
-            load_weights(start.net, config.weights, tracker.say)
+            tracker.log(f"Finetuning from {config.weights}")
+            load_weights(start.net, config.weights, tracker.log)
         scales = [config.data.phase(training=training).scale for training in (True, False)]
         transforms = Transform(means[0], scales[0], world.device), Transform(means[1], scales[1], world.device)
         engine = build_engine(config, start.net, transforms, world, train_set.input_size)
         if resumed:
             engine.load(resumed.engine_state(engine.state()))
-            world.lead_first(lambda: set_later_aside(resumed, run_dir))
-            ending.resumed(resumed.path)
-        tracker.say(f"Solving {config.model.name}")
-        tracker.say(f"Learning Rate Policy: {config.optim.lr_policy}")
+            world.main_first(lambda: set_later_aside(resumed, run_dir))
+            exit_record.note_resumed(resumed.path)
+        tracker.log(f"Solving {config.model.name}")
+        tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
         corrupt = (
             CorruptPictures(train_set, config.data.max_corrupt, progress.corrupt),
             CorruptPictures(start.tested, config.data.max_corrupt, []),
         )
-        checkpoints = AsyncSaver(config, world, means, progress, ending.saved)
+        checkpoints = AsyncSaver(config, world, means, progress, exit_record.note_saved)
         mults = lr_mults(start.net, config.optim.layers)
         solve(
-            TrainingRun(config, world, engine, tracker, train_set, test_set, corrupt, checkpoints, stopping, mults),
+            TrainingRun(config, world, engine, tracker, train_set, test_set, corrupt, checkpoints, preemption, mults),
             progress,
         )
         failed = False
@@ -140,41 +140,43 @@ def solve(run: TrainingRun, progress: Progress) -> None:
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
     window = LossWindow(config.train.average_loss, progress.losses)
     slices = train_slices(config, start, world.rank, world.size)
-    world.settle()
+    world.drain_collectives()
     batches = load_batches(run.train, slices, config.data.workers, world.device)
     waited = 0.0
-    tracker.begin(start)
+    tracker.start(start)
     for iteration in range(start, config.train.max_iter):
         if _is_due(iteration, config.train.test_interval) and (iteration > 0 or config.train.test_initialization):
             progress = run_test(run, progress, window)
-        if run.stopping.asked():
+        if run.preemption.requested():
             break
-        world.doing("reading data", iteration)
+        world.set_activity("reading data", iteration)
         began = time.monotonic()
         micro_batches = [next(batches) for _ in range(config.train.iter_size)]
         waited += time.monotonic() - began
-        world.doing("in the step and its all-reduce", iteration)
+        world.set_activity("in the step and its all-reduce", iteration)
         lr = learning_rate(config.optim, iteration, config.train.max_iter)
         window.add(run.engine.train_step(iteration, micro_batches, lr), iteration)
         run.corrupt[0].add_all(micro_batches)
         if _is_due(iteration, config.train.display):
             rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
-            tracker.trained(iteration, gather(run, window), rates | run.engine.scalars(), waited)
+            tracker.log_train(iteration, gather(run, window), rates | run.engine.scalars(), waited)
             waited = 0.0
         tracker.advance(iteration)
         run.checkpoints.check()
         progress = dataclasses.replace(progress, iteration=iteration + 1)
         if _is_due(progress.iteration, config.checkpoint.snapshot) and progress.iteration < config.train.max_iter:
             save(run, progress, window)
-    if progress.iteration == config.train.max_iter and not run.stopping.by:
+    if progress.iteration == config.train.max_iter and not run.preemption.signal:
         progress = run_test(run, progress, window)
     save(run, progress, window)
-    world.doing("waiting for the checkpoint", progress.iteration)
+    world.set_activity("waiting for the checkpoint", progress.iteration)
     run.checkpoints.wait()
-    if run.stopping.by:
-        name, iteration = run.stopping.by.name, progress.iteration
-        raise Stopped(run.stopping.by, f"stopped by {name} after {iteration} iterations; the same command goes on")
-    tracker.say("Optimization Done.")
+    if run.preemption.signal:
+        name, iteration = run.preemption.signal.name, progress.iteration
+        raise Stopped(
+            run.preemption.signal, f"stopped by {name} after {iteration} iterations; the same command goes on"
+        )
+    tracker.log("Optimization Done.")
 
 
 def run_test(run: TrainingRun, progress: Progress, window: LossWindow) -> Progress:
@@ -183,22 +185,22 @@ def run_test(run: TrainingRun, progress: Progress, window: LossWindow) -> Progre
     if run.test is None or any(told["iteration"] == iteration for told in progress.tests):
         return progress
     gather(run, window)
-    run.tracker.testing(iteration)
-    world.doing("testing", iteration)
-    world.settle()
+    run.tracker.log_test_start(iteration)
+    world.set_activity("testing", iteration)
+    world.drain_collectives()
     slices = test_slices(run.config, run.test.order.rows, iteration, world.rank, world.size)
     batches = load_batches(run.test, slices, run.config.data.workers, world.device)
 
     def stop() -> bool:
-        world.doing("testing", iteration)
-        return run.stopping.asked()
+        world.set_activity("testing", iteration)
+        return run.preemption.requested()
 
     result = test_model(run.engine.forward, batches, run.corrupt[1], world, stop)
     if result is None:
         return progress
     for line in run.corrupt[1].gather(world):
-        run.tracker.say(line)
-    run.tracker.tested(iteration, result)
+        run.tracker.log(line)
+    run.tracker.log_test(iteration, result)
     told = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss}
     return dataclasses.replace(progress, tests=[*progress.tests, told])
 
@@ -207,18 +209,18 @@ def save(run: TrainingRun, progress: Progress, window: LossWindow) -> None:
     """Saves what is new, unless the weights have gone astray."""
     if run.checkpoints.has(progress):
         return
-    run.world.doing("saving a checkpoint", progress.iteration)
+    run.world.set_activity("saving a checkpoint", progress.iteration)
     losses = gather(run, window)
     state = run.engine.state()
     path = checkpoint_path(Path(run.config.run_dir), progress.iteration)
     if not is_finite(state, run.world):
         if run.config.train.stop_on_nonfinite:
             raise NotFiniteError(f"the weights aren't finite after {progress.iteration} iterations; {_remedy(run)}")
-        run.tracker.say(f"{path} is not written, since the weights aren't finite")
+        run.tracker.log(f"{path} is not written, since the weights aren't finite")
         return
-    run.tracker.say(f"Snapshotting to {path}")
+    run.tracker.log(f"Snapshotting to {path}")
     progress = dataclasses.replace(progress, losses=losses, corrupt=run.corrupt[0].rows)
-    run.tracker.saved(progress.iteration, run.checkpoints.save(progress, state))
+    run.tracker.log_checkpoint(progress.iteration, run.checkpoints.save(progress, state))
 
 
 def gather(run: TrainingRun, window: LossWindow) -> list[float]:
@@ -228,7 +230,7 @@ def gather(run: TrainingRun, window: LossWindow) -> list[float]:
     if first is not None and run.config.train.stop_on_nonfinite:
         raise NotFiniteError(f"the loss isn't finite at iteration {first}; {_remedy(run)}")
     for line in run.corrupt[0].gather(run.world):
-        run.tracker.say(line)
+        run.tracker.log(line)
     return losses
 
 

@@ -12,14 +12,14 @@ from tests.wandb_server import WandbServer
 PROGRAM = """
 import json, os, signal, sys, time
 import torch
-from stylefinetune.config import Config, TrackingConfig, TrainConfig
-from stylefinetune.metrics import TestResult
-from stylefinetune.tracking import Tracker
-from stylefinetune.world import World
+from stylefinetune.config.schema import Config, TrackingConfig, TrainConfig
+from stylefinetune.tracking.metrics import TestResult
+from stylefinetune.tracking.tracker import Tracker
+from stylefinetune.distributed.world import World
 
 def test(iteration):
-    tracker.testing(iteration)
-    tracker.tested(iteration, TestResult(correct=iteration, count=100, loss=iteration / 7))
+    tracker.log_test_start(iteration)
+    tracker.log_test(iteration, TestResult(correct=iteration, count=100, loss=iteration / 7))
 
 def end(*here):
     if here == (ended_at, ended_after):
@@ -38,7 +38,7 @@ for iteration in range(start, stop):
         test(iteration)
     end(iteration, "test")
     if iteration % 2 == 0:
-        tracker.trained(iteration, [iteration / 3], {"lr": 0.1 / (iteration + 1), "lr_x10": 1 / (iteration + 1)}, 0.0)
+        tracker.log_train(iteration, [iteration / 3], {"lr": 0.1 / (iteration + 1), "lr_x10": 1 / (iteration + 1)}, 0.0)
     end(iteration, "train")
     tracker.advance(iteration)
     time.sleep(0.01)

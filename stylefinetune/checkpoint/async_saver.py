@@ -64,7 +64,7 @@ class AsyncSaver:
         """
         began = time.monotonic()
         self._saved = progress
-        if self._world.is_lead:
+        if self._world.is_main:
             self.wait()
             copy = self._copy(state)
             self._writing = self._writer.submit(self._write, progress, copy)
@@ -149,4 +149,4 @@ def is_finite(state: EngineState, world: World) -> bool:
     tensors = [*state.parameters.values(), *state.buffers.values()]
     tensors += [tensor for named in state.slots.values() for tensor in named.values()]
     each = [tensor.isfinite().all() for tensor in tensors]
-    return bool(world.least(torch.stack(each).all().to(torch.int64)).item())
+    return bool(world.min(torch.stack(each).all().to(torch.int64)).item())

@@ -88,7 +88,7 @@ def check_ranks_agree(found: Checkpoint | None, world: World) -> None:
         UserError: they don't, since they see different folders.
     """
     mine = torch.tensor([found.progress.iteration if found else -1])
-    least, most = world.least(mine).item(), -world.least(-mine).item()
+    least, most = world.min(mine).item(), -world.min(-mine).item()
     if least != most:
         seen = "none" if least < 0 else f"iter_{least}"
         raise UserError(

@@ -59,7 +59,7 @@ def stage_shards(
     """
     with contextlib.closing(ShardCopier(index, shards, folder)) as copier, _Bar(folder, world) as bar:
         while True:
-            world.doing("copying the shards", 0)
+            world.set_activity("copying the shards", 0)
             failure = None
             try:
                 copier.work(ROUND)
@@ -76,12 +76,12 @@ def stage_shards(
             if by:
                 raise Stopped(by, f"stopped by {by.name} while copying the shards; the same command goes on")
             bar.show(copied, total, waiting=not copying)
-    world.doing(STARTING, 0)
+    world.set_activity(STARTING, 0)
 
 
 def _first(failure: str | None, world: World) -> str:
     """Returns the failure of the lowest rank that has one."""
-    speaker = world.least(torch.tensor(world.rank if failure else world.size)).item()
+    speaker = world.min(torch.tensor(world.rank if failure else world.size)).item()
     line = failure.encode()[:LONGEST_LINE] if failure and world.rank == speaker else b""
     letters = world.sum(torch.tensor(list(line.ljust(LONGEST_LINE, b"\0"))))
     return bytes(letters.tolist()).rstrip(b"\0").decode(errors="replace")
@@ -92,7 +92,7 @@ class _Bar:
 
     def __init__(self, folder: Path, world: World) -> None:
         self._folder = folder
-        self._speaks = world.is_lead
+        self._speaks = world.is_main
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         hidden = not (self._speaks and self._console.is_terminal)

@@ -41,7 +41,7 @@ class RankState:
         rank: whose.
         host: where it runs.
         pid: as which process there.
-        doing: such as "reading data".
+        activity: such as "reading data".
         iteration: of the run.
         turn: acts begun so far; all ranks do the same ones in the same order.
         beat: times told so far.
@@ -51,7 +51,7 @@ class RankState:
     rank: int
     host: str
     pid: int
-    doing: str = STARTING
+    activity: str = STARTING
     iteration: int = 0
     turn: int = 0
     beat: int = 0
@@ -59,7 +59,7 @@ class RankState:
 
     def __str__(self) -> str:
         """Returns such as `reading data at iteration 41`."""
-        return self.doing if self.doing == STARTING else f"{self.doing} at iteration {self.iteration}"
+        return self.activity if self.activity == STARTING else f"{self.activity} at iteration {self.iteration}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,28 +100,28 @@ class Heartbeat:
         self._ending: LostRank | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self.on_end: Callable[[LostRank], None] | None = None
+        self.on_lost_rank: Callable[[LostRank], None] | None = None
 
     @property
-    def act(self) -> RankState:
+    def state(self) -> RankState:
         """What this rank is doing."""
-        doing, iteration, turn = self._now
+        activity, iteration, turn = self._now
         return dataclasses.replace(
-            self._me, doing=doing, iteration=iteration, turn=turn, beat=self._beats, ending=self._ending
+            self._me, activity=activity, iteration=iteration, turn=turn, beat=self._beats, ending=self._ending
         )
 
     def start(self) -> None:
         """Begins to tell."""
         if self._store is not None or self._launcher is not None:
             self._tell()
-            threading.Thread(target=self._beat, name="peers", daemon=True).start()
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def doing(self, act: str, iteration: int) -> None:
+    def set_activity(self, act: str, iteration: int) -> None:
         """Notes what this rank does from now on."""
         self._now = (act, iteration, self._now[2] + 1)
         self._since = time.monotonic()
 
-    def end(self, why: LostRank) -> None:
+    def announce_exit(self, why: LostRank) -> None:
         """Leaves this rank's last word, so that the others need not guess."""
         self._ending = why
         self._tell()
@@ -130,12 +130,12 @@ class Heartbeat:
         """Stops telling."""
         self._closed.set()
 
-    def told(self) -> LostRank | None:
+    def announced_exit(self) -> LostRank | None:
         """Returns the last word of another rank, if there is one."""
         words = [act.ending for act in self._read() if act.ending and act.rank != self._me.rank]
         return words[0] if words else None
 
-    def lost(self) -> LostRank | None:
+    def find_lost_rank(self) -> LostRank | None:
         """Finds why this rank can't go on, watching the others for some beats; None where all live and are level."""
         if self._store is None:
             return None
@@ -143,7 +143,7 @@ class Heartbeat:
         for _ in range(WATCHED):
             time.sleep(HEARTBEAT_SECONDS)
             self._tell()  # whoever asks this is alive, also where it is the beating thread
-            word, now = self.told(), self._read()
+            word, now = self.announced_exit(), self._read()
             if word:
                 return word
         if not (before and now):
@@ -166,15 +166,15 @@ class Heartbeat:
 
     def _beat_once(self) -> None:
         if self._launcher not in (None, os.getppid()):
-            self._give_up(LostRank(f"the launcher of rank {self._me.rank} on {self._me.host} is gone", self._me.rank))
+            self._abort(LostRank(f"the launcher of rank {self._me.rank} on {self._me.host} is gone", self._me.rank))
         self._tell()
-        act = self.act
-        if act.doing != STARTING and time.monotonic() - self._since > self._limit + GRACE:
-            self._give_up(self.lost() or _report_lost_rank([act], [], self._stalled))
+        act = self.state
+        if act.activity != STARTING and time.monotonic() - self._since > self._limit + GRACE:
+            self._abort(self.find_lost_rank() or _report_lost_rank([act], [], self._stalled))
 
-    def _give_up(self, why: LostRank) -> None:
-        if self.on_end and not self._closed.is_set():
-            self.on_end(why)
+    def _abort(self, why: LostRank) -> None:
+        if self.on_lost_rank and not self._closed.is_set():
+            self.on_lost_rank(why)
 
     def _tell(self) -> None:
         if self._store is None:
@@ -184,7 +184,7 @@ class Heartbeat:
             # Where the store is gone, the launcher is too, or the next collective fails; without memory for these
             # words, the others find out by themselves.
             with contextlib.suppress(RuntimeError, MemoryError):
-                self._store.set(f"act/{self._me.rank}", json.dumps(dataclasses.asdict(self.act)))
+                self._store.set(f"act/{self._me.rank}", json.dumps(dataclasses.asdict(self.state)))
 
     def _read(self) -> list[RankState]:
         """Returns what all ranks last told; nothing where the store is gone."""

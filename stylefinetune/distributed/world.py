@@ -21,7 +21,7 @@ STORE_SECONDS = 20
 SETTLE_SECONDS = 0.01
 
 
-class MaxVote:
+class AsyncMax:
     """A vote of all ranks whose result is read a turn later, so that no rank waits for another.
 
     Its group is on the CPU, apart from the device's own queue, so that asking never waits for the device.
@@ -34,14 +34,14 @@ class MaxVote:
         self._vote = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
 
-    def cast(self, value: int) -> int:
+    def start(self, value: int) -> int:
         """Casts `value` and returns the highest one of the turn before."""
-        highest = self.count()
+        highest = self.wait()
         self._vote = torch.tensor([value])
         self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return highest
 
-    def count(self) -> int:
+    def wait(self) -> int:
         """Waits for the last vote and returns the highest value cast, again if asked again."""
         if self._work is not None:
             self._work.wait()
@@ -57,8 +57,8 @@ class World:
         rank: 0 to size - 1.
         size: how many processes train together.
         device: where this process computes.
-        peers: what each is doing; alone, this process tells nobody.
-        ballot: None in a world of one.
+        heartbeat: what each is doing; alone, this process tells nobody.
+        async_max: None in a world of one.
         restarts: how often torchrun has started ranks anew after one failed; each node counts those it saw, and this
             is the sum over the ranks.
     """
@@ -66,8 +66,10 @@ class World:
     rank: int
     size: int
     device: torch.device
-    peers: Heartbeat = dataclasses.field(default_factory=lambda: Heartbeat(0, 1, None, STALL_SECONDS, launched=False))
-    ballot: MaxVote | None = None
+    heartbeat: Heartbeat = dataclasses.field(
+        default_factory=lambda: Heartbeat(0, 1, None, STALL_SECONDS, launched=False)
+    )
+    async_max: AsyncMax | None = None
     restarts: int = 0
 
     @classmethod
@@ -90,9 +92,9 @@ class World:
         launched, restarts = "TORCHELASTIC_RUN_ID" in os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         limit = dt.timedelta(seconds=stall_seconds)
         if size == 1:
-            peers = Heartbeat(rank, size, None, stall_seconds, launched=launched)
-            peers.start()
-            return cls(rank, size, device, peers, restarts=restarts)
+            heartbeat = Heartbeat(rank, size, None, stall_seconds, launched=launched)
+            heartbeat.start()
+            return cls(rank, size, device, heartbeat, restarts=restarts)
         try:
             # A longer limit than our own: at its end NCCL kills the process without saying whom it waited for.
             longer = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
@@ -105,28 +107,28 @@ class World:
                 world_size=size,
                 timeout=longer,
             )
-            peers = Heartbeat(rank, size, PrefixStore(start, _store()), stall_seconds, launched=launched)
-            peers.start()
-            world = cls(rank, size, device, peers, MaxVote(limit))
+            heartbeat = Heartbeat(rank, size, PrefixStore(start, _store()), stall_seconds, launched=launched)
+            heartbeat.start()
+            world = cls(rank, size, device, heartbeat, AsyncMax(limit))
             return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([restarts])).item()))
         except (dist.DistError, TimeoutError) as error:
             reason = str(error).splitlines()[0]
             raise RankError(f"not all of the {size} ranks came together: {reason}; see what the others say") from error
 
     @property
-    def is_lead(self) -> bool:
+    def is_main(self) -> bool:
         """Says whether this is the one process that writes files and speaks for all."""
         return self.rank == 0
 
-    def doing(self, act: str, iteration: int) -> None:
+    def set_activity(self, act: str, iteration: int) -> None:
         """Notes what this rank does from now on, for the others to know should it never end."""
-        self.peers.doing(act, iteration)
+        self.heartbeat.set_activity(act, iteration)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Returns the sum of `values` (any shape, equal on all ranks) over the ranks."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
-    def least(self, values: torch.Tensor) -> torch.Tensor:
+    def min(self, values: torch.Tensor) -> torch.Tensor:
         """Returns the least of each of `values` (any shape, equal on all ranks) over the ranks."""
         return self._reduce(values, dist.ReduceOp.MIN)
 
@@ -137,28 +139,28 @@ class World:
         dist.all_reduce(result, operation)
         return result
 
-    def vote(self, value: int) -> int:
+    def agree_on_max(self, value: int) -> int:
         """Casts `value`, 0 or more, and returns the highest of all ranks' last ones, which all ranks get alike."""
-        return self.ballot.cast(value) if self.ballot else value
+        return self.async_max.start(value) if self.async_max else value
 
-    def settle(self) -> None:
+    def drain_collectives(self) -> None:
         """Waits until no collective is under way, nor its thread busy with what it leaves.
 
         Such a thread takes a lock of CPython 3.11's for a moment, and a process forked in that moment, as loaders are,
         hangs before its first line.
         """
-        if self.ballot:
-            self.ballot.count()
+        if self.async_max:
+            self.async_max.wait()
             time.sleep(SETTLE_SECONDS)
 
-    def lead_first(self, act: Callable[[], None]) -> None:
+    def main_first(self, act: Callable[[], None]) -> None:
         """Lets the lead act while the others wait.
 
         Raises:
             UserError: what `act` raised, on every rank.
         """
         failure: UserError | None = None
-        if self.is_lead:
+        if self.is_main:
             try:
                 act()
             except UserError as error:
@@ -171,12 +173,12 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Ends the group once every rank is done; the last act of a run that ended well."""
-        self.peers.close()
+        self.heartbeat.close()
         if self.size > 1:
-            if self.ballot:
-                self.ballot.count()
+            if self.async_max:
+                self.async_max.wait()
             dist.barrier()
             dist.destroy_process_group()
 

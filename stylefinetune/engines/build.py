@@ -50,5 +50,5 @@ def print_deepspeed_config(config: Config, world: World) -> None:
         UserError: DeepSpeed isn't installed, or can't do what the config asks for.
     """
     check_deepspeed(config)
-    if world.is_lead:
+    if world.is_main:
         sys.stdout.write(json.dumps(derive(config, world.size), indent=2) + "\n")

@@ -90,5 +90,5 @@ class LossWindow:
     def first_not_finite(self, world: World) -> int | None:
         """Returns the first iteration whose loss wasn't finite, of all that were added; collective, waits likewise."""
         mine = torch.tensor(NEVER) if self._first is None else self._first
-        first = int(world.least(mine).item())
+        first = int(world.min(mine).item())
         return None if first == NEVER else first

@@ -46,9 +46,9 @@ class Tracker:
 
     def __init__(self, config: Config, world: World, start: int, tested: list[int]) -> None:
         self._config = config
-        self._lead = world.is_lead
+        self._lead = world.is_main
         self._wandb: WandbRun | None = None
-        self.begin(start)
+        self.start(start)
         if not self._lead:
             return
         run_dir = Path(config.run_dir)
@@ -63,23 +63,23 @@ class Tracker:
         if config.tracking.wandb != "disabled":
             self._wandb = WandbRun(config, start, told, self._log)
 
-    def begin(self, iteration: int) -> None:
+    def start(self, iteration: int) -> None:
         """Starts the clock that speed is told by."""
         self._last = (iteration, time.monotonic())  # iterations done when speed was last told, and when
         self._aside = 0.0  # seconds since then that weren't training
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Logs a line that stands for itself."""
         if self._lead:
             self._log.info(line)
 
-    def testing(self, iteration: int) -> None:
+    def log_test_start(self, iteration: int) -> None:
         """Tells that a test begins."""
         self._began = time.monotonic()
         if self._lead:
             self._log.info("Iteration %d, Testing net (#0)", iteration)
 
-    def tested(self, iteration: int, result: TestResult) -> None:
+    def log_test(self, iteration: int, result: TestResult) -> None:
         """Tells a test's result."""
         self._aside += time.monotonic() - self._began
         if not self._lead:
@@ -89,7 +89,7 @@ class Tracker:
         self._log.info("    Test net output #1: loss = %s (* 1 = %s loss)", loss, loss)
         self._write(iteration, "test", {"accuracy": result.accuracy, **dataclasses.asdict(result)})
 
-    def trained(self, iteration: int, losses: list[float], rates: dict[str, float], waited: float) -> None:
+    def log_train(self, iteration: int, losses: list[float], rates: dict[str, float], waited: float) -> None:
         """Tells a displayed iteration.
 
         Args:
@@ -112,7 +112,7 @@ class Tracker:
         values = {"loss": mean, **rates, "images_per_second": pictures / seconds, "data_wait": waited / seconds}
         self._write(iteration, "train", values)
 
-    def saved(self, iteration: int, pause: float) -> None:
+    def log_checkpoint(self, iteration: int, pause: float) -> None:
         """Tells that a checkpoint of the first `iteration` iterations is on its way, for which training stood still."""
         self._aside += pause
         if self._lead:

@@ -76,7 +76,7 @@ class ExitRecord:
         self._advanced = False
         self._over = threading.Lock()  # held by the thread that ends the process
 
-    def look_back(self) -> None:
+    def refuse_hopeless_restart(self) -> None:
         """Sees whether it was worth torchrun's while to start the ranks anew; the lead's to do.
 
         Raises:
@@ -95,11 +95,11 @@ class ExitRecord:
 
     def __enter__(self) -> Self:
         """Removes what an earlier run left."""
-        if self._world.is_lead:
+        if self._world.is_main:
             with contextlib.suppress(OSError):  # whether RUN can be written to is told when it must be
                 self._file.unlink()
-        self._checkpoint = None if self._world.is_lead else self._newest()
-        self._world.peers.on_end = self._give_up
+        self._checkpoint = None if self._world.is_main else self._newest()
+        self._world.heartbeat.on_lost_rank = self._abort
         return self
 
     def __exit__(
@@ -107,50 +107,50 @@ class ExitRecord:
     ) -> None:
         """Writes how it ended, tells the others, and raises what the user is to read."""
         if error is None:
-            if self._world.is_lead:
+            if self._world.is_main:
                 self._write(0, "finished", "finished")
         elif isinstance(error, Stopped):
-            if self._world.is_lead:
+            if self._world.is_main:
                 self._write(
                     error.code, error.reason, str(error), by=error.signal, again=error.signal in PREEMPTION_SIGNALS
                 )
         elif isinstance(error, Exception):
             self._over.acquire()  # for good
-            told = self._understand(error)
+            told = self._classify(error)
             if told is not error:
                 raise told from None
 
-    def resumed(self, checkpoint: Path) -> None:
+    def note_resumed(self, checkpoint: Path) -> None:
         """Notes the checkpoint that the run goes on from."""
         self._checkpoint = checkpoint
 
-    def saved(self, checkpoint: Path) -> None:
+    def note_saved(self, checkpoint: Path) -> None:
         """Notes the newest good checkpoint."""
         self._checkpoint, self._advanced = checkpoint, True
 
     def _catch_up(self) -> None:
         """Lets a rank other than the lead see what the lead has saved since."""
-        found = None if self._world.is_lead else self._newest()
+        found = None if self._world.is_main else self._newest()
         if found and found != self._checkpoint:
-            self.saved(found)
+            self.note_saved(found)
 
-    def leave_at_once(self, by: signal.Signals, why: str) -> None:
+    def exit_now(self, by: signal.Signals, why: str) -> None:
         """Ends this process without saving, from any thread."""
         if not self._over.acquire(blocking=False):
-            _leave(128 + by)
-        word = self._world.peers.told()
+            _exit(128 + by)
+        word = self._world.heartbeat.announced_exit()
         if word:
-            _leave(self._blame(word).code)
+            _exit(self._record_lost_rank(word).code)
         message = f"stopped by {by.name}, {why}; " + self._remedy()
-        if self._world.is_lead:
+        if self._world.is_main:
             sys.stderr.write(message + "\n")
             self._write(128 + by, Stopped.reason, message, by=by, again=by in PREEMPTION_SIGNALS)
-        _leave(128 + by)
+        _exit(128 + by)
 
-    def _understand(self, error: BaseException) -> BaseException:
+    def _classify(self, error: BaseException) -> BaseException:
         """Finds what lies behind an error, and returns what is to be raised for it."""
         self._catch_up()
-        act = self._world.peers.act
+        act = self._world.heartbeat.state
         where = f"(on {act.host}, {act})"
         if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where PyTorch raises this, and would again
@@ -158,14 +158,14 @@ class ExitRecord:
         elif ran_out_of_memory(error):
             error = OutOfMemory(memory_refused(error))
         elif isinstance(error, RuntimeError):
-            loss = self._world.peers.lost()
+            loss = self._world.heartbeat.find_lost_rank()
             if loss:
-                return self._blame(loss)
+                return self._record_lost_rank(loss)
         if isinstance(error, UserError):
             alike = not isinstance(error, RankError)
             if not alike:
                 error.add_note(where)
-            if not alike or self._world.is_lead:
+            if not alike or self._world.is_main:
                 passing = isinstance(error, (DataError, OutOfMemory))
                 self._write(error.code, error.reason, str(error), again=passing and self._advanced)
             self._tell(str(error), error.code)
@@ -182,11 +182,11 @@ class ExitRecord:
 
     def _tell(self, line: str, code: int) -> None:
         rank = self._world.rank
-        self._world.peers.end(LostRank(f"rank {rank} on {socket.gethostname()}: {line}", rank, code))
+        self._world.heartbeat.announce_exit(LostRank(f"rank {rank} on {socket.gethostname()}: {line}", rank, code))
 
-    def _blame(self, loss: LostRank) -> LostRankError:
+    def _record_lost_rank(self, loss: LostRank) -> LostRankError:
         self._catch_up()
-        self._world.peers.end(loss)
+        self._world.heartbeat.announce_exit(loss)
         speaks = loss.speaker == self._world.rank
         if speaks:
             self._write(loss.code, LostRankError.reason, loss.line, again=self._advanced)
@@ -194,14 +194,14 @@ class ExitRecord:
         error.code = loss.code
         return error
 
-    def _give_up(self, loss: LostRank) -> None:
+    def _abort(self, loss: LostRank) -> None:
         """Ends this process from a thread, since its main thread waits for a rank that won't come."""
         if not self._over.acquire(blocking=False):
             return
-        error = self._blame(loss)
+        error = self._record_lost_rank(loss)
         if error.speaks:
             sys.stderr.write(f"error: {error}\n")
-        _leave(loss.code)
+        _exit(loss.code)
 
     def _remedy(self) -> str:
         start = f"from {self._checkpoint}" if self._checkpoint else "from the start"
@@ -217,7 +217,7 @@ class ExitRecord:
             "signal": by.name if by else None,
             "message": message,
             "requeue": again,
-            "iteration": self._world.peers.act.iteration,
+            "iteration": self._world.heartbeat.state.iteration,
             "checkpoint": str(self._checkpoint) if self._checkpoint else None,
             "restarts": self._world.restarts,
         }
@@ -246,6 +246,6 @@ def _may_pass(ending: dict[str, Any]) -> bool:
     )
 
 
-def _leave(code: int) -> None:
+def _exit(code: int) -> None:
     sys.stderr.flush()
     os._exit(code)

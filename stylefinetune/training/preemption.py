@@ -26,12 +26,12 @@ class Preemption:
 
     Args:
         world: the ranks; a signal to one stops all.
-        leave_at_once: ends the process, called from a thread with the signal and why.
+        exit_now: ends the process, called from a thread with the signal and why.
     """
 
-    def __init__(self, world: World, leave_at_once: Callable[[signal.Signals, str], None]) -> None:
+    def __init__(self, world: World, exit_now: Callable[[signal.Signals, str], None]) -> None:
         self._world = world
-        self._leave_at_once = leave_at_once
+        self._exit_now = exit_now
         self._signal = 0
         self._agreed = 0
         self._before: dict[signal.Signals, object] = {}
@@ -63,14 +63,14 @@ class Preemption:
         self._wake.close()  # ends the thread
 
     @property
-    def by(self) -> signal.Signals | None:
+    def signal(self) -> signal.Signals | None:
         """The signal that all ranks have agreed to stop for."""
         return signal.Signals(self._agreed) if self._agreed else None
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Says whether to stop, to all ranks alike; collective, but waits for no rank that is a turn behind."""
         if not self._agreed:
-            self._agreed = self._world.vote(self._signal)
+            self._agreed = self._world.agree_on_max(self._signal)
         return self._agreed != 0
 
     def _listen(self) -> None:
@@ -79,7 +79,7 @@ class Preemption:
             left = max(0.0, first + DEADLINE - time.monotonic()) if first else None
             ready, _, _ = select.select([self._woken], [], [], left)
             if not ready:
-                self._leave_at_once(signal.Signals(self._signal), f"{DEADLINE:g} s ago")
+                self._exit_now(signal.Signals(self._signal), f"{DEADLINE:g} s ago")
                 return
             numbers = self._woken.recv(64)
             if not numbers:
@@ -91,7 +91,7 @@ class Preemption:
                 if not first:
                     first, self._signal = time.monotonic(), number
                 elif time.monotonic() - first > SAME_SIGNAL:
-                    self._leave_at_once(signal.Signals(number), "the second signal")
+                    self._exit_now(signal.Signals(number), "the second signal")
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:

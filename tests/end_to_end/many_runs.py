@@ -21,9 +21,9 @@ def main(arguments):
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = parse_config(flags, read_solver)
         ending = ExitRecord(Path(config.run_dir), world)
-        with Preemption(world, ending.leave_at_once) as stopping, ending:
-            run(config, world, ending, stopping)
-    world.leave()
+        with Preemption(world, ending.exit_now) as preemption, ending:
+            run(config, world, ending, preemption)
+    world.shutdown()
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_an_interrupt_that_python_drops_is_raised_again(monkeypatch):
 _INTERRUPTED_AT_A_SEMAPHORE = """
 import os, signal
 from multiprocessing import resource_tracker
-from shards.workers import packing_pool
+from shards.assembly.worker_pool import packing_pool
 
 register = resource_tracker.register
 

@@ -24,8 +24,8 @@ HOLDER = """
 import fcntl, os, sys
 from pathlib import Path
 from shards import locks
-from shards.config import Partition
-from shards.index import ShardsError
+from shards.config.schema import Partition
+from shards.errors import ShardsError
 locks._BEAT, locks._SILENCE = 0.1, 1.5
 root, partition = Path(sys.argv[1]), sys.argv[2]
 try:

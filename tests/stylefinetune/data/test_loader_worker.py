@@ -15,11 +15,11 @@ CPU = torch.device("cpu")
 
 RANK = """
 import sys, torch
-from stylefinetune.data import read_batches
-from stylefinetune.order import Slices
+from stylefinetune.data.loader import load_batches
+from stylefinetune.data.sampler import BatchSlices
 from tests.stylefinetune.data.test_dataset import pictures
 
-batches = read_batches(pictures(sys.argv[1]), Slices(0, 40000, 10, 0, 1), 2, torch.device("cpu"))
+batches = load_batches(pictures(sys.argv[1]), BatchSlices(0, 40000, 10, 0, 1), 2, torch.device("cpu"))
 next(batches)
 print("under way", flush=True)
 sys.stdin.read()

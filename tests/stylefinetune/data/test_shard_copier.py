@@ -16,7 +16,7 @@ from tests.programs import ROOT, run
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from shards.index import ShardIndex
+from shards.format.index import ShardIndex
 from stylefinetune import copying
 
 root, folder, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

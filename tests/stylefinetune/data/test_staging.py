@@ -23,21 +23,21 @@ from tests.programs import NARROW, metrics, run, torchrun
 PROGRAM = """
 import sys
 from pathlib import Path
-from shards.index import ShardIndex
+from shards.format.index import ShardIndex
 from stylefinetune.errors import UserError
-from stylefinetune.staging import stage
-from stylefinetune.world import World
+from stylefinetune.data.staging import stage_shards
+from stylefinetune.distributed.world import World
 
 root, local, broken, ends = map(Path, sys.argv[1:])
 world, index, told = World.join(), ShardIndex.load(root), []
 for folder in (local, broken if world.rank == 1 else local):
     try:
-        stage(index, index.table["shard"].to_pylist(), folder, world)
+        stage_shards(index, index.table["shard"].to_pylist(), folder, world)
         told.append("done")
     except UserError as error:
         told.append(str(error))
 Path(ends, str(world.rank)).write_text("; then ".join(told))
-world.leave()
+world.shutdown()
 """
 
 
@@ -62,7 +62,7 @@ def test_the_console_tells_in_a_line_what_was_copied(pixel_shards, tmp_path, cap
     for told in (r"copied in [\d.]+ s: \d+\.\d kB", "there already"):
         stage_shards(index, shards_of(index), tmp_path / "stage", world)
         assert re.fullmatch(rf"shards in {tmp_path}/stage {told}\n", capsys.readouterr().err)
-    assert world.peers.act.doing == STARTING  # which may last
+    assert world.heartbeat.state.activity == STARTING  # which may last
 
 
 def test_a_run_that_is_asked_to_stop_keeps_the_shards_that_are_whole(pixel_shards, tmp_path, monkeypatch, capsys):

@@ -26,14 +26,14 @@ def three():
     ranks = [Heartbeat(rank, 3, store, 60.0, launched=False) for rank in range(3)]
     for rank in ranks:
         rank.start()
-        rank.doing("reading data", 41)
+        rank.set_activity("reading data", 41)
     yield ranks
     for rank in ranks:
         rank.close()
 
 
 def test_where_all_live_and_are_level_nobody_is_lost(three):
-    assert [rank.lost() for rank in three] == [None] * 3
+    assert [rank.find_lost_rank() for rank in three] == [None] * 3
 
 
 def test_one_that_tells_nothing_any_more_is_lost(three):
@@ -41,14 +41,14 @@ def test_one_that_tells_nothing_any_more_is_lost(three):
     three[2].close()
     time.sleep(0.2)
     line = f"rank 2 on {HOST} has died or stalled while reading data at iteration 41"
-    assert three[0].lost() == three[1].lost() == LostRank(line, 0)
+    assert three[0].find_lost_rank() == three[1].find_lost_rank() == LostRank(line, 0)
 
 
 def test_the_lowest_that_is_left_speaks(three):
     time.sleep(0.3)
     three[0].close()
     time.sleep(0.2)
-    assert three[2].lost().speaker == 1
+    assert three[2].find_lost_rank().speaker == 1
 
 
 def test_a_process_that_is_gone_has_died(three, monkeypatch):
@@ -58,31 +58,31 @@ def test_a_process_that_is_gone_has_died(three, monkeypatch):
     time.sleep(0.3)
     three[1].close()
     time.sleep(0.2)
-    assert three[0].lost().line == f"rank 1 on {HOST} has died while reading data at iteration 41"
+    assert three[0].find_lost_rank().line == f"rank 1 on {HOST} has died while reading data at iteration 41"
 
 
 def test_one_that_lives_but_is_behind_has_stalled(three):
     for rank in three[:2]:
-        rank.doing("in the step", 41)
+        rank.set_activity("in the step", 41)
     line = f"rank 2 on {HOST} has stalled for 60 s while reading data at iteration 41"
-    assert three[1].lost() == LostRank(line, 0)
+    assert three[1].find_lost_rank() == LostRank(line, 0)
 
 
 def test_a_last_word_is_believed_before_any_guess(three):
     word = LostRank(f"rank 2 on {HOST}: the disk is full", 2, code=2)
-    three[2].end(word)
+    three[2].announce_exit(word)
     three[2].close()
-    assert three[0].told() == word
-    assert three[1].lost() == word
-    assert three[2].told() is None
+    assert three[0].announced_exit() == word
+    assert three[1].find_lost_rank() == word
+    assert three[2].announced_exit() is None
 
 
 def test_a_rank_whose_main_thread_is_stuck_is_told_of_by_a_thread():
     ended, told = threading.Event(), []
     stuck = Heartbeat(0, 1, None, 0.3, launched=True)
-    stuck.on_end = lambda why: (told.append(why), ended.set())
+    stuck.on_lost_rank = lambda why: (told.append(why), ended.set())
     stuck.start()
-    stuck.doing("reading data", 7)
+    stuck.set_activity("reading data", 7)
     assert ended.wait(10)
     stuck.close()
     assert told[0] == LostRank(f"rank 0 on {HOST} has stalled for 0.3 s while reading data at iteration 7", 0)
@@ -91,7 +91,7 @@ def test_a_rank_whose_main_thread_is_stuck_is_told_of_by_a_thread():
 def test_starting_may_take_its_time():
     told = []
     slow = Heartbeat(0, 1, None, 0.1, launched=True)
-    slow.on_end = told.append
+    slow.on_lost_rank = told.append
     slow.start()
     time.sleep(0.8)
     slow.close()
@@ -101,7 +101,7 @@ def test_starting_may_take_its_time():
 def test_a_launcher_that_is_gone_is_noticed(monkeypatch):
     ended, told = threading.Event(), []
     orphan = Heartbeat(3, 1, None, 60.0, launched=True)
-    orphan.on_end = lambda why: (told.append(why.line), ended.set())
+    orphan.on_lost_rank = lambda why: (told.append(why.line), ended.set())
     monkeypatch.setattr(os, "getppid", lambda: 1)
     orphan.start()
     assert ended.wait(10)
@@ -132,4 +132,4 @@ def test_a_store_that_is_gone_is_said_to_be():
             raise RuntimeError("Connection reset by peer")
 
     alone = Heartbeat(1, 2, Gone(), 60.0, launched=False)
-    assert alone.lost().line.startswith("the store that the ranks met through is gone")
+    assert alone.find_lost_rank().line.startswith("the store that the ranks met through is gone")

@@ -9,7 +9,7 @@ from tests.programs import run
 PROGRAM = """
 import torch
 from stylefinetune.errors import UserError
-from stylefinetune.world import World
+from stylefinetune.distributed.world import World
 
 def fail():
     raise UserError("no room")
@@ -17,13 +17,13 @@ def fail():
 world = World.join()
 total = world.sum(torch.tensor([1.0, world.rank]))
 world.barrier()
-world.lead_first(lambda: print("the lead alone", flush=True))
+world.main_first(lambda: print("the lead alone", flush=True))
 try:
-    world.lead_first(fail)
+    world.main_first(fail)
 except UserError as error:
     print(f"all hear of it: {error}", flush=True)
-print(f"rank {world.rank} of {world.size} on {world.device.type}, lead {world.is_lead}: {total.tolist()}", flush=True)
-world.leave()
+print(f"rank {world.rank} of {world.size} on {world.device.type}, lead {world.is_main}: {total.tolist()}", flush=True)
+world.shutdown()
 """
 
 
@@ -31,10 +31,10 @@ def test_alone_everything_is_its_own_sum(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     world = World.join()
-    assert (world.rank, world.size, world.is_lead) == (0, 1, True)
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
     assert world.sum(torch.tensor([2.0])).tolist() == [2.0]
     world.barrier()
-    world.leave()
+    world.shutdown()
 
 
 def test_three_ranks_sum_meet_and_leave(tmp_path):
@@ -56,7 +56,7 @@ def test_ranks_know_how_often_torchrun_has_started_them_anew(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys\nfrom stylefinetune.distributed.world import World\nworld = World.join()\n"
-        "print(f'restarts {world.restarts}', flush=True)\nworld.leave()\nsys.exit(world.restarts < 4)"
+        "print(f'restarts {world.restarts}', flush=True)\nworld.shutdown()\nsys.exit(world.restarts < 4)"
     )
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--max_restarts=3"]
     done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})

@@ -116,7 +116,7 @@ def try_stage(stage, world, folder):
     losses = train(engine, world, range(2, 5))
     logits = engine.forward(slice_of(world, 5, seed=99))
     end = pack(engine.state())
-    if world.is_lead:
+    if world.is_main:
         save_file(end, folder / f"stage_{stage}.safetensors")
 
     without = unpack(start)
@@ -186,7 +186,7 @@ def try_compiled(world):
     losses = [train(engine, world, range(2), lr=1e-6) for engine in (compiled, plain)]
     ours, theirs = pack(compiled.state()), pack(plain.state())
     return {
-        "graphs": world.least(torch.tensor([counters["stats"]["unique_graphs"]])).item(),
+        "graphs": world.min(torch.tensor([counters["stats"]["unique_graphs"]])).item(),
         "losses": losses,
         "names": names,
         "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
@@ -266,6 +266,6 @@ if __name__ == "__main__":
     told["overflow"] = try_overflow(ranks, shared)
     told["bf16"] = try_bf16(ranks, shared)  # of this and what follows DeepSpeed keeps a note for the whole process
     told["fp16"] = {stage: try_fp16(stage, ranks, shared) for stage in STAGES}
-    if ranks.is_lead:
+    if ranks.is_main:
         (shared / "told.json").write_text(json.dumps(told))
-    ranks.leave()
+    ranks.shutdown()

@@ -20,10 +20,10 @@ def config(run_dir):
 
 
 def tell(tracker):
-    tracker.say("Solving")
-    tracker.testing(0)
-    tracker.tested(0, TestResult(correct=308, count=10000, loss=3.1))
-    tracker.trained(0, [3.25728, 3.0], {"lr": 0.001, "lr_x10": 0.01}, 0.0)
+    tracker.log("Solving")
+    tracker.log_test_start(0)
+    tracker.log_test(0, TestResult(correct=308, count=10000, loss=3.1))
+    tracker.log_train(0, [3.25728, 3.0], {"lr": 0.001, "lr_x10": 0.01}, 0.0)
     tracker.advance(0)
     tracker.close(failed=False)
 
@@ -98,7 +98,7 @@ def test_disabled_means_that_nothing_of_wandb_is_there(tmp_path):
 def test_the_pause_for_a_checkpoint_is_told_and_stays_with_it(tmp_path):
     tracker = Tracker(config(tmp_path), LEAD, 0, [])
     for iteration in (10, 20):
-        tracker.saved(iteration, 0.25)
+        tracker.log_checkpoint(iteration, 0.25)
     tracker.close(failed=False)
     assert (tmp_path / "train.log").read_text().count("Training paused 0.25 s for it") == 2
     Tracker(config(tmp_path), LEAD, 10, []).close(failed=False)

@@ -176,8 +176,8 @@ def test_wandbs_own_mode_is_heeded(tmp_path):
 LOST = """
 import logging, sys, time
 import psutil
-from stylefinetune.config import Config, TrackingConfig
-from stylefinetune.wandb_run import WandbRun
+from stylefinetune.config.schema import Config, TrackingConfig
+from stylefinetune.tracking.wandb_run import WandbRun
 
 logging.basicConfig(format="%(message)s")
 run = WandbRun(Config(run_dir=sys.argv[1], tracking=TrackingConfig(wandb="offline")), 0, [], logging.getLogger("a"))

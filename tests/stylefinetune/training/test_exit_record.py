@@ -18,7 +18,7 @@ class Lost(Heartbeat):
 
     loss = LostRank("rank 2 on n1 has died while reading data at iteration 41", 0)
 
-    def lost(self):
+    def find_lost_rank(self):
         return self.loss
 
 
@@ -29,12 +29,12 @@ def world(rank=0, size=1, kind=Heartbeat):
 def end(run_dir, error, ranks=None, saved=None, newest=lambda: None):
     """Ends a block with `error`, and returns what exit.json says and what was raised."""
     ranks = ranks or world()
-    ranks.doing("reading data", 41)
+    ranks.set_activity("reading data", 41)
     raised = None
     try:
         with ExitRecord(run_dir, ranks, newest) as ending:
             if saved:
-                ending.saved(saved)
+                ending.note_saved(saved)
             if error:
                 raise error  # noqa: TRY301
     except BaseException as caught:  # noqa: BLE001
@@ -164,13 +164,13 @@ def test_the_first_to_tell_is_believed(tmp_path):
 )
 def test_torchrun_starting_the_ranks_anew_gets_further_only_where_that_can_help(tmp_path, error, saved, tried_again):
     told, _ = end(tmp_path, error, saved=tmp_path / "iter_40" if saved else None)
-    ExitRecord(tmp_path, world()).look_back()  # the next command, not torchrun's doing
+    ExitRecord(tmp_path, world()).refuse_hopeless_restart()  # the next command, not torchrun's doing
     anew = ExitRecord(tmp_path, dataclasses.replace(world(), restarts=2))
     if tried_again:
-        anew.look_back()
+        anew.refuse_hopeless_restart()
     else:
         with pytest.raises(UserError, match=re.escape(f"not tried again by torchrun: {told['message']}")) as caught:
-            anew.look_back()
+            anew.refuse_hopeless_restart()
         assert caught.value.code == told["code"]
 
 
@@ -178,8 +178,8 @@ def test_ranks_that_torchrun_starts_anew_for_a_node_that_came_or_went_go_on(tmp_
     once = dataclasses.replace(world(), restarts=1)
     told, _ = end(tmp_path, Stopped(signal.SIGTERM, "stopped"), once)
     assert told["restarts"] == 1
-    ExitRecord(tmp_path, once).look_back()
+    ExitRecord(tmp_path, once).refuse_hopeless_restart()
 
 
 def test_without_a_word_of_the_end_before_ranks_that_torchrun_starts_anew_go_on(tmp_path):
-    ExitRecord(tmp_path, dataclasses.replace(world(), restarts=1)).look_back()
+    ExitRecord(tmp_path, dataclasses.replace(world(), restarts=1)).refuse_hopeless_restart()

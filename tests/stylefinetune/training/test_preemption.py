@@ -29,29 +29,29 @@ def never(by, why):
 @pytest.mark.parametrize("number", preemption.SIGNALS, ids=lambda number: number.name)
 def test_a_signal_becomes_an_answer(number):
     before = signal.getsignal(number)
-    with Preemption(ALONE, never) as asked:
-        assert not asked.asked()
-        assert asked.by is None
+    with Preemption(ALONE, never) as preemption:
+        assert not preemption.requested()
+        assert preemption.signal is None
         os.kill(os.getpid(), number)
-        assert waits_until(asked.asked)
-        assert asked.by is number
+        assert waits_until(preemption.requested)
+        assert preemption.signal is number
     assert signal.getsignal(number) == before
 
 
 def test_an_echo_of_the_first_signal_is_no_second_one():
-    with Preemption(ALONE, never) as asked:
+    with Preemption(ALONE, never) as preemption:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
-        assert waits_until(asked.asked)
+        assert waits_until(preemption.requested)
         time.sleep(0.2)
 
 
 def test_a_second_signal_leaves_at_once(monkeypatch):
     monkeypatch.setattr(preemption, "SAME_SIGNAL", 0.1)
     left, told = threading.Event(), []
-    with Preemption(ALONE, lambda by, why: (told.append((by, why)), left.set())) as asked:
+    with Preemption(ALONE, lambda by, why: (told.append((by, why)), left.set())) as listener:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert waits_until(asked.asked)
+        assert waits_until(listener.requested)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
         assert left.wait(20)
@@ -70,31 +70,31 @@ def test_a_run_that_cannot_agree_in_time_leaves(monkeypatch):
 def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Preemption(ALONE, never) as asked:
+        with Preemption(ALONE, never) as preemption:
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.1)
-            assert not asked.asked()
+            assert not preemption.requested()
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 PROGRAM = """
 import os, signal, sys, time
-from stylefinetune.stopping import Stopping
-from stylefinetune.world import World
+from stylefinetune.training.preemption import Preemption
+from stylefinetune.distributed.world import World
 
 world = World.join()
 left = []
-with Stopping(world, lambda by, why: None) as stopping:
+with Preemption(world, lambda by, why: None) as preemption:
     turns = 0
-    while not stopping.asked():
+    while not preemption.requested():
         turns += 1
         if turns == 20 and world.rank == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.01 * world.rank)
         assert turns < 2000
-    print(f"rank {world.rank} left after {turns} turns by {stopping.by.name}.", flush=True)
-    world.leave()
+    print(f"rank {world.rank} left after {turns} turns by {preemption.signal.name}.", flush=True)
+    world.shutdown()
 """
 
 
