@@ -1,4 +1,4 @@
-"""What an assembly leaves in its DIR, and assemblies as programs of their own that can be stopped at any moment."""
+"""Reads and checks the DIR of an assembly, and runs assemblies as separate processes that a test can stop."""
 
 import subprocess
 import sys
@@ -12,21 +12,21 @@ import pyarrow.parquet as pq
 from tests.loopback import Answer, LoopbackServer
 from tests.programs import ROOT
 
-VOLATILE = {"attempts", "seconds", "time", "message", "http_status"}  # what may differ from run to run
+VOLATILE = {"attempts", "seconds", "time", "message", "http_status"}  # columns that differ between two equal runs
 
 
-def ledger(root: Path) -> dict[int, dict]:
+def outcomes_by_row(root: Path) -> dict[int, dict]:
     return {row["row"]: row for row in pq.read_table(root / "outcomes.parquet").to_pylist()}
 
 
-def lasting(root: Path) -> list[dict]:
-    """Returns the ledger without what may differ from run to run."""
+def stable_outcomes(root: Path) -> list[dict]:
+    """Returns the rows of outcomes.parquet without the volatile columns."""
     rows = pq.read_table(root / "outcomes.parquet").to_pylist()
     return [{name: value for name, value in row.items() if name not in VOLATILE} for row in rows]
 
 
 def statuses(root: Path) -> dict[int, str]:
-    return {row: line["status"] for row, line in sorted(ledger(root).items())}
+    return {row: outcome["status"] for row, outcome in sorted(outcomes_by_row(root).items())}
 
 
 def tars_and_index(root: Path) -> dict[str, bytes]:
@@ -35,7 +35,7 @@ def tars_and_index(root: Path) -> dict[str, bytes]:
 
 
 def assert_tidy(root: Path) -> None:
-    """Nothing is left of work that was under way, nor of a retry or a replacement."""
+    """Checks that no files of unfinished work, of a retry or of a block replacement remain."""
     assert not (root / ".work").exists()
     known = {"rows.parquet", "rules.json"}
     others = {path.name for path in (root / "blocks").iterdir()} - known
@@ -52,7 +52,7 @@ def serve_pictures(server: LoopbackServer, draw_jpg, count: int) -> list[dict]:
     ]
 
 
-def start(path: str, out: Path, *flags: str) -> "subprocess.Popen[str]":
+def start_assemble(path: str, out: Path, *flags: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "shards", "assemble", f"--list={path}", f"--out={out}"]
     return subprocess.Popen(
         [*command, "--rows_per_shard=5", "--workers=2", *flags],
@@ -72,23 +72,23 @@ def wait_for_blocks(driver: "subprocess.Popen[str]", out: Path, count: int) -> N
         time.sleep(0.01)
 
 
-def family_of(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
-    family = psutil.Process(driver.pid).children(recursive=True)
-    assert "aria2c" in [child.name() for child in family]
-    return family
+def child_processes(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert "aria2c" in [child.name() for child in children]
+    return children
 
 
-def assert_gone(family: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(family, timeout=10)
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
 
 
-def misread(path: Path) -> None:
-    """Flips a bit of a Parquet file so that Arrow's error is neither an OSError nor a ValueError."""
+def corrupt_parquet(path: Path) -> None:
+    """Flips a bit of a Parquet file so that Arrow raises neither an OSError nor a ValueError."""
     body = path.read_bytes()
-    for place in reversed(range(len(body))):
+    for position in reversed(range(len(body))):
         damaged = bytearray(body)
-        damaged[place] ^= 4
+        damaged[position] ^= 4
         try:
             pq.read_table(pa.BufferReader(bytes(damaged)))
         except (OSError, ValueError):
@@ -96,4 +96,4 @@ def misread(path: Path) -> None:
         except pa.ArrowException:
             path.write_bytes(damaged)
             return
-    raise AssertionError("no bit does that")
+    raise AssertionError("no bit has that effect")

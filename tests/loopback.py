@@ -1,4 +1,4 @@
-"""A real web server on 127.0.0.1 that answers as it is told to, well or badly."""
+"""A real web server on 127.0.0.1 whose answers a test defines, correct or broken."""
 
 import contextlib
 import dataclasses
@@ -10,9 +10,8 @@ import threading
 import time
 from typing import Literal
 
-STALL_LIMIT = 30.0  # seconds after which a stalled answer ends even where nobody closed the server
-
-DRIP_INTERVAL = 0.1  # seconds between two bytes, unless an answer has its own
+MAX_STALL = 30.0  # seconds after which a stalled answer ends even if nobody closed the server
+SLOW_INTERVAL = 0.1  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +19,27 @@ class Answer:
     """One answer to a GET.
 
     Attributes:
-        body: what is sent.
+        body: the response body.
         status: HTTP status code.
         headers: further headers; Content-Type is image/jpeg unless it is among them.
-        ending: how it ends: well; with a reset in mid-body; closed in mid-body; never, stalled in mid-body; a byte at
-            a time; well, but of a length that wasn't announced; with more than was announced; well, in chunks; or
-            never, in chunks of the body over and over.
-        interval: seconds between two bytes that come one at a time.
-        delay: seconds before it begins.
-        after: how many requests must have come to the server before it begins.
+        transfer: how the body is sent. "reset" and "truncated" break off after half of it, with a TCP reset or a plain
+            close; "stall" stops there and keeps the connection open; "slow" sends a byte at a time; "no_length" has no
+            Content-Length; "overlong" sends more than announced; "chunked" is sent in chunks; "endless" sends the body
+            over and over as chunks.
+        interval: seconds between two bytes of a "slow" transfer.
+        delay: seconds before the answer begins.
+        after_requests: how many requests must have reached the server before the answer begins.
     """
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    ending: Literal["whole", "reset", "short", "stall", "drip", "unannounced", "longer", "chunked", "endless"] = "whole"
-    interval: float = DRIP_INTERVAL
+    transfer: Literal[
+        "complete", "reset", "truncated", "stall", "slow", "no_length", "overlong", "chunked", "endless"
+    ] = "complete"
+    interval: float = SLOW_INTERVAL
     delay: float = 0.0
-    after: int = 0
+    after_requests: int = 0
 
 
 def redirect(location: str, status: int = 302) -> Answer:
@@ -45,8 +47,8 @@ def redirect(location: str, status: int = 302) -> Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """One request that came: its path, its headers and when it came (time.monotonic)."""
+class ReceivedRequest:
+    """A request: its path, its headers and when it was received (time.monotonic)."""
 
     path: str
     headers: dict[str, str]
@@ -54,19 +56,19 @@ class Seen:
 
 
 class LoopbackServer:
-    """Serves what `add` told it to, on a free port, for the length of a `with`; what it doesn't know is a 404.
+    """A web server on a free port, within a `with`; paths that were not added are answered with 404.
 
-    A path that is a whole URL ("http://host/a.jpg") is what a client asks for that uses this server as its proxy.
+    A path that is a whole URL ("http://host/a.jpg") is requested by a client that uses this server as its proxy.
 
     Attributes:
-        seen: the requests so far, in order of arrival.
-        most_at_once: the most requests that were being answered at one time.
+        requests: all requests so far, in order of arrival.
+        max_concurrent: the largest number of requests that were answered at the same time.
     """
 
     def __init__(self):
-        self.seen: list[Seen] = []
-        self.most_at_once = 0
-        self._at_once = 0
+        self.requests: list[ReceivedRequest] = []
+        self.max_concurrent = 0
+        self._concurrent = 0
         self._answers: dict[str, list[Answer]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -89,43 +91,42 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, path: str, *answers: Answer) -> str:
-        """Answers requests for `path` with each of `answers` in turn, the last one for ever; returns the URL."""
+        """Answers requests for `path` with each of `answers` in turn, then always with the last; returns the URL."""
         with self._lock:
             self._answers[path] = list(answers)
         return path if path.startswith("http") else self.url + path
 
-    def times(self, path: str) -> list[float]:
-        """Returns when `path` was asked for."""
+    def request_times(self, path: str) -> list[float]:
+        """Returns when `path` was requested."""
         with self._lock:
-            return [seen.time for seen in self.seen if seen.path == path]
+            return [request.time for request in self.requests if request.path == path]
 
-    def take(self, path: str, headers: dict[str, str]) -> Answer:
+    def next_answer(self, path: str, headers: dict[str, str]) -> Answer:
+        """Records a request and returns the answer to it."""
         with self._lock:
-            self.seen.append(Seen(path, headers, time.monotonic()))
+            self.requests.append(ReceivedRequest(path, headers, time.monotonic()))
             answers = self._answers.get(path) or [Answer(b"no such path", 404, {"Content-Type": "text/plain"})]
             return answers.pop(0) if len(answers) > 1 else answers[0]
 
     @contextlib.contextmanager
-    def answering(self):
+    def count_concurrent(self):
         with self._lock:
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             yield
         finally:
             with self._lock:
-                self._at_once -= 1
-
-    def wait_for_close(self):
-        self._closing.wait(STALL_LIMIT)
+                self._concurrent -= 1
 
     def pause(self, seconds: float):
+        """Waits, but no longer than the server runs."""
         if seconds:
             self._closing.wait(seconds)
 
     def wait_for_requests(self, count: int):
-        deadline = time.monotonic() + STALL_LIMIT
-        while len(self.seen) < count and time.monotonic() < deadline and not self._closing.is_set():
+        deadline = time.monotonic() + MAX_STALL
+        while len(self.requests) < count and time.monotonic() < deadline and not self._closing.is_set():
             self.pause(0.02)
 
 
@@ -136,54 +137,54 @@ class _Server(http.server.ThreadingHTTPServer):
     owner: LoopbackServer
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):  # a client may hang up
+        if not isinstance(sys.exception(), ConnectionError):  # the client closed the connection
             super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
-    timeout = STALL_LIMIT
-    wbufsize = -1  # headers and body leave in one packet
+    timeout = MAX_STALL
+    wbufsize = -1  # headers and body are sent in one packet
 
     def log_message(self, *_):
         pass
 
     def do_GET(self):
-        with self.server.owner.answering():
+        with self.server.owner.count_concurrent():
             self._answer()
 
     def _answer(self):
-        answer = self.server.owner.take(self.path, dict(self.headers))
+        answer = self.server.owner.next_answer(self.path, dict(self.headers))
         self.server.owner.pause(answer.delay)
-        self.server.owner.wait_for_requests(answer.after)
+        self.server.owner.wait_for_requests(answer.after_requests)
         self.send_response(answer.status)
         headers = {"Content-Type": "image/jpeg", "Content-Length": str(len(answer.body))} | answer.headers
-        if answer.ending in {"unannounced", "chunked", "endless"}:
+        if answer.transfer in {"no_length", "chunked", "endless"}:
             del headers["Content-Length"]
-            headers |= {"Connection": "close"} if answer.ending == "unannounced" else {"Transfer-Encoding": "chunked"}
+            headers |= {"Connection": "close"} if answer.transfer == "no_length" else {"Transfer-Encoding": "chunked"}
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.close_connection |= answer.ending not in {"whole", "unannounced", "chunked"}
+        self.close_connection |= answer.transfer not in {"complete", "no_length", "chunked"}
         self._send(answer)
 
     def _send(self, answer: Answer):
-        if answer.ending in {"whole", "unannounced"}:
+        if answer.transfer in {"complete", "no_length"}:
             self.wfile.write(answer.body)
-        elif answer.ending == "longer":
+        elif answer.transfer == "overlong":
             self.wfile.write(answer.body * 2)
-        elif answer.ending == "chunked":
+        elif answer.transfer == "chunked":
             middle = len(answer.body) // 2
             for part in (answer.body[:middle], answer.body[middle:], b""):
                 self._send_chunk(part)
-        elif answer.ending == "endless":
-            deadline = time.monotonic() + STALL_LIMIT
-            while time.monotonic() < deadline:  # or until the client hangs up
+        elif answer.transfer == "endless":
+            deadline = time.monotonic() + MAX_STALL
+            while time.monotonic() < deadline:  # the client normally closes the connection earlier
                 self._send_chunk(answer.body)
-        elif answer.ending == "drip":
-            for place in range(int(STALL_LIMIT / answer.interval)):
-                self.wfile.write(answer.body[place : place + 1])
+        elif answer.transfer == "slow":
+            for position in range(int(MAX_STALL / answer.interval)):
+                self.wfile.write(answer.body[position : position + 1])
                 self.wfile.flush()
                 self.server.owner.pause(answer.interval)
         else:
@@ -192,9 +193,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send_half(self, answer: Answer):
         self.wfile.write(answer.body[: len(answer.body) // 2])
         self.wfile.flush()
-        if answer.ending == "stall":
-            self.server.owner.wait_for_close()
-        elif answer.ending == "reset":
+        if answer.transfer == "stall":
+            self.server.owner.pause(MAX_STALL)
+        elif answer.transfer == "reset":
             # Closed with a linger of 0 seconds, a socket sends RST.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from launch import sample
-from tests.forward_proxy import PLACEHOLDER, Fate, ForwardProxy, fate_of
+from tests.forward_proxy import PLACEHOLDER, ForwardProxy, UrlState, url_state
 
 URLS = [f"http://farm{number % 9}.staticflickr.com/1227/{number}_124c1e63d8.jpg" for number in range(300)]
 LABELS = {url: number % 20 for number, url in enumerate(URLS)}
 
 
-def one_of(fate):
-    return next(url for url in URLS if fate_of(url) is fate)
+def find_url(state):
+    return next(url for url in URLS if url_state(url) is state)
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def get(proxy):
     return lambda url: opener.open(url, timeout=10)
 
 
-def test_most_urls_live_and_every_fate_occurs():
-    fates = [fate_of(url) for url in URLS]
-    assert set(fates) == set(Fate)
-    assert 0.8 < fates.count(Fate.ALIVE) / len(fates) < 1
+def test_most_urls_are_alive_and_every_state_occurs():
+    states = [url_state(url) for url in URLS]
+    assert set(states) == set(UrlState)
+    assert 0.8 < states.count(UrlState.ALIVE) / len(states) < 1
 
 
-def test_a_url_of_any_host_is_the_picture_of_its_label_each_time(get):
-    url = one_of(Fate.ALIVE)
+def test_each_request_for_a_url_returns_the_same_picture(get):
+    url = find_url(UrlState.ALIVE)
     with get(url) as first, get(url) as second:
         body = first.read()
         assert body == second.read()
@@ -47,38 +47,38 @@ def test_a_url_of_any_host_is_the_picture_of_its_label_each_time(get):
     assert min(picture.shape[:2]) >= 200
 
 
-def test_pictures_follow_their_labels(get):
-    noir = [url for url in URLS if LABELS[url] == sample.style_names.index("Noir") and fate_of(url) is Fate.ALIVE]
+def test_a_picture_has_the_style_of_its_label(get):
+    noir = [url for url in URLS if LABELS[url] == sample.style_names.index("Noir") and url_state(url) is UrlState.ALIVE]
     for url in noir[:3]:
         with get(url) as response:
             picture = cv2.imdecode(np.frombuffer(response.read(), np.uint8), cv2.IMREAD_COLOR)
         assert np.ptp(picture.astype(int), axis=2).max() < 8, "noir is black and white"
 
 
-@pytest.mark.parametrize("url", [one_of(Fate.MISSING), "http://elsewhere.example/a.jpg"])
+@pytest.mark.parametrize("url", [find_url(UrlState.MISSING), "http://elsewhere.example/a.jpg"])
 def test_dead_and_unknown_urls_are_404(get, url):
     with pytest.raises(urllib.error.HTTPError, match="404"):
         get(url)
 
 
 def test_an_unavailable_photo_redirects_to_the_placeholder(proxy, get):
-    with get(one_of(Fate.UNAVAILABLE)) as response:
+    with get(find_url(UrlState.UNAVAILABLE)) as response:
         assert response.url == PLACEHOLDER
         assert response.read().startswith(b"\x89PNG")
-    assert proxy.asked[PLACEHOLDER] == 1
+    assert proxy.counts[PLACEHOLDER] == 1
 
 
-def test_a_500_heals(proxy, get):
-    url = one_of(Fate.HEALS_AFTER_500)
+def test_a_url_recovers_after_a_500(proxy, get):
+    url = find_url(UrlState.RECOVERS_AFTER_500)
     with pytest.raises(urllib.error.HTTPError, match="500"):
         get(url)
     with get(url) as response:
         assert response.status == 200
-    assert proxy.asked[url] == 2
+    assert proxy.counts[url] == 2
 
 
-def test_a_reset_heals(get):
-    url = one_of(Fate.HEALS_AFTER_RESET)
+def test_a_url_recovers_after_a_reset(get):
+    url = find_url(UrlState.RECOVERS_AFTER_RESET)
     with pytest.raises((ConnectionError, http.client.IncompleteRead)), get(url) as response:
         response.read()
     with get(url) as response:

@@ -1,4 +1,4 @@
-"""HTTPS on 127.0.0.1: a server with a certificate of its own, and a proxy that tunnels for who knows its password."""
+"""HTTPS on 127.0.0.1: a server with a self-signed certificate, and a CONNECT proxy with a password."""
 
 import base64
 import contextlib
@@ -12,18 +12,18 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from cryptography import x509  # which moto brings
+from cryptography import x509  # installed with moto
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.loopback import LoopbackServer
 
 HOST = "pictures.example.com"
-LONGEST_TUNNEL = 20.0  # seconds
+MAX_TUNNEL = 20.0  # seconds
 
 
 def write_certificate(path: Path) -> None:
-    """Writes a key and, signed by itself, a certificate for HOST into one file: to serve with, and to trust."""
+    """Writes a key and a self-signed certificate for HOST into one file, for the server and for the trust store."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
     now = dt.datetime.now(dt.UTC)
@@ -58,7 +58,7 @@ def https_server(certificate: Path) -> Generator[LoopbackServer]:
 
 @contextlib.contextmanager
 def tunnel_proxy(target: LoopbackServer) -> Generator[str]:
-    """Runs a proxy that leads every CONNECT of `me`, password `right`, to `target`; yields its host:port."""
+    """Runs a proxy that connects every CONNECT of user `me`, password `right`, to `target`; yields its host:port."""
     proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Tunnel)
     proxy.daemon_threads, proxy.block_on_close = True, False
     proxy.target = target._server.server_address  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def tunnel_proxy(target: LoopbackServer) -> Generator[str]:
 
 
 class _Tunnel(http.server.BaseHTTPRequestHandler):
-    timeout = LONGEST_TUNNEL
+    timeout = MAX_TUNNEL
 
     def log_message(self, *_):
         pass
@@ -88,11 +88,11 @@ class _Tunnel(http.server.BaseHTTPRequestHandler):
         with socket.create_connection(self.server.target) as other:
             self.send_response(200)
             self.end_headers()
-            ways = {self.connection: other, other: self.connection}
-            deadline = time.monotonic() + LONGEST_TUNNEL
+            peer_of = {self.connection: other, other: self.connection}
+            deadline = time.monotonic() + MAX_TUNNEL
             while time.monotonic() < deadline:
-                for ready in select.select(list(ways), [], [], 0.5)[0]:
+                for ready in select.select(list(peer_of), [], [], 0.5)[0]:
                     part = ready.recv(65536)
                     if not part:
                         return
-                    ways[ready].sendall(part)
+                    peer_of[ready].sendall(part)

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.forward_proxy import Fate, ForwardProxy, fate_of
+from tests.forward_proxy import ForwardProxy, UrlState, url_state
 from tests.programs import ROOT, assemble, metrics, run, torchrun
 
 LIST = ROOT.parent / "shared" / "data" / "flickr_style.csv.gz"
 IMAGES = 2000
-DEAD = {Fate.MISSING: "not_found", Fate.UNAVAILABLE: "placeholder"}
+DEAD = {UrlState.MISSING: "not_found", UrlState.UNAVAILABLE: "placeholder"}
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def crawled(picked, tmp_path_factory):
 
 def test_the_crawl_takes_caffes_rows_and_names_what_became_of_each(picked, crawled):
     out, said = crawled
-    fates = Counter(DEAD.get(fate_of(row["image_url"]), "kept") for row in picked)
+    fates = Counter(DEAD.get(url_state(row["image_url"]), "kept") for row in picked)
     assert set(fates) == {"kept", "not_found", "placeholder"}
     lines = said.splitlines()
     assert lines[0] == f"Downloading {IMAGES} images with 2 workers..."
@@ -58,7 +58,7 @@ def test_the_crawl_takes_caffes_rows_and_names_what_became_of_each(picked, crawl
     assert Counter(outcome["status"] for outcome in outcomes) == fates
     told = {outcome["image_url"]: outcome for outcome in outcomes}
     for row in picked:
-        expected = DEAD.get(fate_of(row["image_url"]), "kept")
+        expected = DEAD.get(url_state(row["image_url"]), "kept")
         assert told[row["image_url"]]["status"] == expected
         assert told[row["image_url"]]["split"] == row["_split"]
 
@@ -69,7 +69,7 @@ def test_each_split_stands_in_the_order_of_the_permutation(picked, crawled):
         expected = [
             (row[""], int(row["label"]))
             for row in picked
-            if row["_split"] == split and fate_of(row["image_url"]) not in DEAD
+            if row["_split"] == split and url_state(row["image_url"]) not in DEAD
         ]
         assert [(entry["key"], entry["label"]) for entry in index if entry["split"] == split] == expected
 

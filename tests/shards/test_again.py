@@ -5,14 +5,14 @@ import pytest
 from shards.__main__ import main
 from shards.errors import ShardsError
 from shards.format.index import ShardIndex
-from tests.assembly import assert_tidy, lasting, serve_pictures, statuses, tars_and_index
+from tests.assembly import assert_tidy, serve_pictures, stable_outcomes, statuses, tars_and_index
 from tests.loopback import Answer
 
 
 def asked(server) -> list[str]:
     """Returns what was asked for since the last call."""
-    paths = [seen.path for seen in server.seen]
-    server.seen.clear()
+    paths = [seen.path for seen in server.requests]
+    server.requests.clear()
     return sorted(paths)
 
 
@@ -38,7 +38,7 @@ def test_more_images_make_what_all_at_once_would_have_made(
         told += new
     assert sorted(told) == once
     assert tars_and_index(tmp_path / "out") == tars_and_index(tmp_path / "once")
-    assert lasting(tmp_path / "out") == lasting(tmp_path / "once")
+    assert stable_outcomes(tmp_path / "out") == stable_outcomes(tmp_path / "once")
     assert_tidy(tmp_path / "out")
 
 
@@ -85,7 +85,7 @@ def test_killed_once_the_order_was_extended_all_that_was_kept_is_still_in_the_in
 
 
 def failing_list(server, draw_jpg, write_list) -> str:
-    """Serves 20 pictures, of which 3 and 8 fail for a passing reason and 5 for a lasting one."""
+    """Serves 20 pictures, of which 3 and 8 fail for a passing reason and 5 for a stable_outcomes one."""
     rows = serve_pictures(server, draw_jpg, 20)
     for number, status in {3: 500, 8: 500, 5: 404}.items():
         server.add(f"/{number}.jpg", Answer(status=status))
@@ -132,7 +132,7 @@ def test_retried_until_all_came_the_bytes_are_those_of_a_web_that_never_failed(
     assert asked(server) == ["/5.jpg", "/8.jpg"]
     run_assemble(**settings, out=tmp_path / "unfailing")
     assert tars_and_index(tmp_path / "out") == tars_and_index(tmp_path / "unfailing")
-    assert lasting(tmp_path / "out") == lasting(tmp_path / "unfailing")
+    assert stable_outcomes(tmp_path / "out") == stable_outcomes(tmp_path / "unfailing")
 
 
 def test_a_retry_does_the_missing_blocks_too(server, draw_jpg, write_list, run_assemble, tmp_path):
@@ -212,13 +212,13 @@ def test_duplicates_are_dropped_on_demand_without_the_web(server, draw_jpg, writ
     assert asked(server) == []
     doubles = dict.fromkeys((4, 8, 12, 16, 20, 2, 3), "duplicate")
     assert statuses(out) == dict.fromkeys(range(24), "kept") | doubles
-    assert {row["row"]: row["duplicate_of"] for row in lasting(out) if row["duplicate_of"] is not None} == {
+    assert {row["row"]: row["duplicate_of"] for row in stable_outcomes(out) if row["duplicate_of"] is not None} == {
         4: 0, 8: 0, 12: 0, 16: 0, 20: 0, 2: 1, 3: 1
     }  # fmt: skip
     repeating_list(server, draw_jpg, write_list)
     run_assemble(list=path, rows_per_shard=5, drop_duplicates=True, out=tmp_path / "once")
     assert tars_and_index(out) == tars_and_index(tmp_path / "once")
-    assert lasting(out) == lasting(tmp_path / "once")
+    assert stable_outcomes(out) == stable_outcomes(tmp_path / "once")
     assert_tidy(out)
 
 

@@ -20,10 +20,10 @@ from shards.format.index import ShardIndex
 from tests.assembly import (
     assert_gone,
     assert_tidy,
-    family_of,
-    lasting,
+    child_processes,
     serve_pictures,
-    start,
+    stable_outcomes,
+    start_assemble,
     statuses,
     tars_and_index,
     wait_for_blocks,
@@ -35,7 +35,7 @@ NEVER = 10**9  # requests
 
 def hold(server: LoopbackServer, draw_jpg) -> None:
     """Lets picture 7 wait for ever, so that a driver is still at work when it is killed."""
-    server.add("/7.jpg", Answer(draw_jpg(7), after=NEVER))
+    server.add("/7.jpg", Answer(draw_jpg(7), after_requests=NEVER))
 
 
 def release(server: LoopbackServer, draw_jpg) -> None:
@@ -49,27 +49,27 @@ def test_killed_and_run_again_the_bytes_are_those_of_an_unbroken_run(
     run_assemble(list=path, out=tmp_path / "unbroken", rows_per_shard=5)
     out = tmp_path / "broken"
     hold(server, draw_jpg)
-    driver = start(path, out)
+    driver = start_assemble(path, out)
     with driver:
         wait_for_blocks(driver, out, 2)
-        family = family_of(driver)
+        family = child_processes(driver)
         os.kill(driver.pid, signal.SIGKILL)
     assert_gone(family)
     assert not (out / "index.parquet").exists()
     release(server, draw_jpg)
     run_assemble(list=path, out=out, rows_per_shard=5)
     assert tars_and_index(out) == tars_and_index(tmp_path / "unbroken")
-    assert lasting(out) == lasting(tmp_path / "unbroken")
+    assert stable_outcomes(out) == stable_outcomes(tmp_path / "unbroken")
     assert not (out / ".work").exists()
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(server, draw_jpg, write_list, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 40))
     hold(server, draw_jpg)
-    driver = start(path, tmp_path / "out")
+    driver = start_assemble(path, tmp_path / "out")
     with driver:
         wait_for_blocks(driver, tmp_path / "out", 1)
-        family = family_of(driver)
+        family = child_processes(driver)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         _, error = driver.communicate(timeout=60)
     assert driver.returncode == 130
@@ -83,7 +83,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(server, draw_jpg, write_list
 def test_ctrl_c_in_the_first_seconds_is_one_line(server, draw_jpg, write_list, tmp_path, moment):
     path = write_list(serve_pictures(server, draw_jpg, 40))
     hold(server, draw_jpg)
-    with start(path, tmp_path / "out") as driver:
+    with start_assemble(path, tmp_path / "out") as driver:
         time.sleep(moment)  # into imports, the forkserver's start, the workers' or the downloads, as the machine has it
         os.killpg(driver.pid, signal.SIGINT)
         _, error = driver.communicate(timeout=60)
@@ -96,10 +96,10 @@ def test_ctrl_c_in_the_first_seconds_is_one_line(server, draw_jpg, write_list, t
 def test_a_killed_daemon_is_one_line_and_the_same_command_goes_on(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 40))
     hold(server, draw_jpg)
-    driver = start(path, tmp_path / "out")
+    driver = start_assemble(path, tmp_path / "out")
     with driver:
         wait_for_blocks(driver, tmp_path / "out", 1)
-        next(child for child in family_of(driver) if child.name() == "aria2c").kill()
+        next(child for child in child_processes(driver) if child.name() == "aria2c").kill()
         _, error = driver.communicate(timeout=60)
     assert driver.returncode == 2
     assert error.startswith("error: aria2c has ended")
@@ -122,9 +122,9 @@ def interrupt_twice(driver: "subprocess.Popen[str]", pause: float) -> str:
 def test_ctrl_c_twice_is_no_more_than_once(server, draw_jpg, write_list, tmp_path, pause):
     path = write_list(serve_pictures(server, draw_jpg, 40))
     hold(server, draw_jpg)
-    with start(path, tmp_path / "out") as driver:
+    with start_assemble(path, tmp_path / "out") as driver:
         wait_for_blocks(driver, tmp_path / "out", 1)
-        family = family_of(driver)
+        family = child_processes(driver)
         error = interrupt_twice(driver, pause)
     assert driver.returncode == 130, error
     assert error.startswith("stopped; the same command goes on")
@@ -145,7 +145,7 @@ def serve_hostile(server: LoopbackServer, draw_jpg, *, is_healed: bool) -> list[
         picture = draw_jpg(99 if number in PLACEHOLDERS else number)
         server.add(f"/{number}.jpg", Answer(picture, delay=0.2))
     for number in () if is_healed else PASSING:
-        server.add(f"/{number}.jpg", Answer(b"half", ending="short"))
+        server.add(f"/{number}.jpg", Answer(b"half", transfer="truncated"))
     server.add(f"/{LASTING[0]}.jpg", Answer(status=404))
     server.add(f"/{LASTING[1]}.jpg", Answer(b"<html>no picture</html>", delay=0.2))
     return rows
@@ -186,7 +186,7 @@ class Killer:
 
     def strike(self, kind: str, *flags: str) -> bool:
         """Kills once; returns whether it hit, or else the command ended by itself, well."""
-        with start(self._path, self._out, *FLAGS, *flags) as driver:
+        with start_assemble(self._path, self._out, *FLAGS, *flags) as driver:
             victim = find_victim(driver, kind, self._out)
             if kind != "driver while it replaces a block":
                 time.sleep(self._draw.uniform(0, 2.0 if kind == "driver" else 0.8))
@@ -228,7 +228,7 @@ def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(
         killer.strike("driver while it replaces a block")
     run_assemble(**settings | {"out": out})
     assert tars_and_index(out) == tars_and_index(unbroken)
-    assert lasting(out) == lasting(unbroken)
+    assert stable_outcomes(out) == stable_outcomes(unbroken)
     assert {row for row, status in statuses(out).items() if status == "placeholder"} == set(PLACEHOLDERS)
 
     serve_hostile(server, draw_jpg, is_healed=True)
@@ -237,7 +237,7 @@ def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(
         killer.strike(kind, "--retry=failed")
     run_assemble(**settings | {"out": out}, retry="failed")
     assert tars_and_index(out) == tars_and_index(unbroken)
-    assert lasting(out) == lasting(unbroken)
+    assert stable_outcomes(out) == stable_outcomes(unbroken)
     assert sum(killer.hits.values()) >= 20, killer.hits
     assert set(killer.hits) == {"driver", "aria2c", "worker", "driver while it replaces a block"}
     assert_gone(list(killer.family))
@@ -250,11 +250,11 @@ def test_a_retry_that_was_killed_asks_for_no_row_twice(server, draw_jpg, write_l
         server.add(f"/{number}.jpg", Answer(status=404))
     path, out = write_list(rows), tmp_path / "out"
     run_assemble(list=path, rows_per_shard=5)
-    server.seen.clear()
+    server.requests.clear()
     for number in range(0, 20, 2):
         server.add(f"/{number}.jpg", Answer(draw_jpg(number)))
     hold(server, draw_jpg)
-    with start(path, out, "--retry=failed") as driver:
+    with start_assemble(path, out, "--retry=failed") as driver:
         deadline = time.monotonic() + 60
         while len(asked_since(out)) < 15:  # all blocks but the one that waits for picture 7
             assert driver.poll() is None, driver.communicate()
@@ -263,9 +263,9 @@ def test_a_retry_that_was_killed_asks_for_no_row_twice(server, draw_jpg, write_l
         driver.kill()
     done = asked_since(out)
     release(server, draw_jpg)
-    server.seen.clear()
+    server.requests.clear()
     run_assemble(list=path, rows_per_shard=5, retry="failed")
-    assert {seen.path for seen in server.seen} == {f"/{row}.jpg" for row in set(range(20)) - done}
+    assert {seen.path for seen in server.requests} == {f"/{row}.jpg" for row in set(range(20)) - done}
     assert statuses(out) == {row: "kept" if row % 2 == 0 or row == 7 else "not_found" for row in range(20)}
     assert_tidy(out)
 
@@ -318,7 +318,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_once_there_is_room
     serve_large(server, draw_jpg, 40, delay=0.6)  # so slow that blocks are committed before the disk is full
     with mounted(disk, "size=1500k"):
         out = disk / "out"
-        with start(path, out, "--connections=2") as driver:
+        with start_assemble(path, out, "--connections=2") as driver:
             _, error = driver.communicate(timeout=60)
         assert driver.returncode == 2
         assert error.startswith("error: ")
@@ -330,12 +330,12 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_once_there_is_room
             shard = out / "train" / f"{part.name[6:11]}.tar"
             assert shard.read_bytes() == (unbroken / "train" / shard.name).read_bytes()
         serve_large(server, draw_jpg, 40)
-        server.seen.clear()
+        server.requests.clear()
         remount(disk, "size=20m")
         run_assemble(list=path, out=out, rows_per_shard=5)
-        assert len(server.seen) == 40 - 5 * len(committed)
+        assert len(server.requests) == 40 - 5 * len(committed)
         assert tars_and_index(out) == tars_and_index(unbroken)
-        assert lasting(out) == lasting(unbroken)
+        assert stable_outcomes(out) == stable_outcomes(unbroken)
         assert_tidy(out)
 
 
@@ -355,7 +355,7 @@ def test_a_disk_that_fills_while_blocks_are_replaced_loses_no_picture(
             subprocess.run(["du", "-sk", str(disk)], capture_output=True, text=True, check=True).stdout.split()[0]
         )
         remount(disk, f"size={used + 150}k")  # no room for a second copy of a block
-        with start(path, out, "--drop_duplicates", "--retry=failed") as driver:
+        with start_assemble(path, out, "--drop_duplicates", "--retry=failed") as driver:
             _, error = driver.communicate(timeout=60)
         assert driver.returncode == 2, error
         assert "disk is full" in error
@@ -378,7 +378,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(server, draw_jpg, write_lis
         run_assemble(list=path, out=disk / "out", rows_per_shard=5)
         remount(disk, "ro")
         for out in (disk / "out", disk / "new"):
-            with start(path, out) as driver:
+            with start_assemble(path, out) as driver:
                 _, error = driver.communicate(timeout=60)
             assert driver.returncode == 2
             assert "can't be made or written (Read-only file system)" in error

@@ -17,7 +17,7 @@ from shards.assembly.assemble import assemble
 from shards.config.schema import AssembleConfig
 from shards.format.index import ShardIndex
 from tests import odd_pictures
-from tests.assembly import ledger
+from tests.assembly import outcomes_by_row
 from tests.loopback import Answer, LoopbackServer, redirect
 from tests.odd_pictures import encode, smooth
 
@@ -88,19 +88,19 @@ ANSWERS = [
     Case("503 for ever", "server_error", [refusal(503)], attempts=2),
     kept("503 that heals", refusal(503, Retry_After="1"), attempts=2),
     Case("302 without Location", "http_error", [refusal(302)], attempts=1),
-    Case("reset", "incomplete", [Answer(jpg("reset"), ending="reset")], attempts=2),
-    kept("reset that heals", Answer(jpg("x"), ending="reset"), attempts=2),
-    Case("shorter than announced", "incomplete", [Answer(jpg("short"), ending="short")], attempts=2),
-    Case("longer than announced", "kept", [Answer(BIG, ending="longer")], "jpg"),
+    Case("reset", "incomplete", [Answer(jpg("reset"), transfer="reset")], attempts=2),
+    kept("reset that heals", Answer(jpg("x"), transfer="reset"), attempts=2),
+    Case("shorter than announced", "incomplete", [Answer(jpg("short"), transfer="truncated")], attempts=2),
+    Case("longer than announced", "kept", [Answer(BIG, transfer="overlong")], "jpg"),
     bad("announced as less", "corrupt", BIG, "jpg", headers={"Content-Length": str(len(BIG) // 2)}),
-    Case("chunked", "kept", [Answer(jpg("chunked"), ending="chunked")], "jpg"),
-    Case("of a length not told", "kept", [Answer(jpg("untold"), ending="unannounced")], "jpg"),
+    Case("chunked", "kept", [Answer(jpg("chunked"), transfer="chunked")], "jpg"),
+    Case("of a length not told", "kept", [Answer(jpg("untold"), transfer="no_length")], "jpg"),
     Case("gzip", "kept", [Answer(gzip.compress(jpg("gzip"), mtime=0), headers={"Content-Encoding": "gzip"})], "jpg"),
     bad("gzip in secret", "bad_encoding", gzip.compress(jpg("secret"), mtime=0)),
-    Case("stall", "timeout", [Answer(jpg("stall"), ending="stall")], attempts=2),
-    Case("drip", "too_slow", [Answer(jpg("drip"), ending="drip", interval=1.0)], attempts=2),
+    Case("stall", "timeout", [Answer(jpg("stall"), transfer="stall")], attempts=2),
+    Case("drip", "too_slow", [Answer(jpg("drip"), transfer="slow", interval=1.0)], attempts=2),
     bad("empty", "not_an_image", b""),
-    Case("endless", "too_large", [Answer(b"\xff\xd8\xff" + bytes(50_000), ending="endless")], attempts=1),
+    Case("endless", "too_large", [Answer(b"\xff\xd8\xff" + bytes(50_000), transfer="endless")], attempts=1),
     bad("announced as too much", "too_large", jpg("huge") + bytes(MAX_BYTES)),
 ]
 REDIRECTS = [
@@ -195,7 +195,7 @@ def crawl(tmp_path_factory) -> Crawl:
         with (out / entry["shard"]).open("rb") as tar:
             tar.seek(entry["offset"])
             pictures[name] = tar.read(entry["length"])
-    return Crawl({names[row]: line for row, line in ledger(out).items()}, pictures, entries)
+    return Crawl({names[row]: line for row, line in outcomes_by_row(out).items()}, pictures, entries)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -245,7 +245,7 @@ def test_what_the_list_calls_a_picture_decides_nothing(server, draw_jpg, write_l
         rows.append({"id": key, "image_url": server.url + path, "label": 0, "split": "train"})
     rows.append(rows[6] | {"id": "again"})
     run_assemble(list=write_list(rows))
-    outcomes = ledger(tmp_path / "out")
+    outcomes = outcomes_by_row(tmp_path / "out")
     assert {row: line["message"] for row, line in outcomes.items() if line["status"] != "kept"} == {}
     assert [outcomes[row]["sha256"] for row in range(10)] == [
         hashlib.sha256(draw_jpg(number)).hexdigest() for number in range(10)
@@ -262,11 +262,11 @@ def test_private_addresses_may_be_allowed(server, draw_jpg, write_list, run_asse
     server.add("/end.jpg", Answer(draw_jpg(1)))
     url = server.add("/a.jpg", to_another_host("http", "localhost")(server))
     run_assemble(list=write_list([{"image_url": url, "label": 0}]), allow_private=True)
-    outcome = ledger(tmp_path / "out")[0]
+    outcome = outcomes_by_row(tmp_path / "out")[0]
     assert (outcome["status"], outcome["final_url"]) == ("kept", url.replace("127.0.0.1", "localhost")[:-5] + "end.jpg")
 
 
 def test_a_ban_may_be_overruled(server, draw_jpg, write_list, run_assemble, tmp_path):
     url = server.add("/a.jpg", Answer(draw_jpg(1), headers={"X-Robots-Tag": "noai"}))
     run_assemble(list=write_list([{"image_url": url, "label": 0}]), disallowed_header_directives=())
-    assert ledger(tmp_path / "out")[0]["status"] == "kept"
+    assert outcomes_by_row(tmp_path / "out")[0]["status"] == "kept"

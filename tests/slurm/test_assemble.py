@@ -10,7 +10,7 @@ import pytest
 from shards.assembly.partition import blocks_of_partition, merge_partitions
 from shards.config.schema import Partition
 from shards.storage.shard_dir import load_shard_dir
-from tests.assembly import assert_tidy, lasting, serve_pictures, tars_and_index
+from tests.assembly import assert_tidy, serve_pictures, stable_outcomes, tars_and_index
 from tests.loopback import Answer
 from tests.programs import ROOT, assemble
 
@@ -33,14 +33,14 @@ class Job:
         self.path = write_list(rows, "a list.csv")
         self.once, self.out = folder / "once", folder / "a DIR"
         assemble("--list", self.path, "--out", self.once, "--rows_per_shard=5")
-        server.seen.clear()
+        server.requests.clear()
 
     def hold_the_end_of(self, partition):
         """Has a picture of the partition's last block wait until it is released; returns its number."""
         shard_dir = load_shard_dir(self.once)
         rows = [row["row"] for row in shard_dir.rows_of(blocks_of_partition(shard_dir, partition)[-1])]
         number = next(row for row in rows if row % 4 != 1)
-        self.server.add(f"/{number}.jpg", Answer(self.draw_jpg(number), after=10**9))  # requests, which never come
+        self.server.add(f"/{number}.jpg", Answer(self.draw_jpg(number), after_requests=10**9))  # never answered
         return number
 
     def release(self, number):
@@ -61,7 +61,7 @@ class Job:
         others = [
             self.out / block.outcomes_part for block in blocks_of_partition(load_shard_dir(self.once), partition)[:-1]
         ]
-        while not (self.server.times(f"/{held}.jpg") and all(part.exists() for part in others)):
+        while not (self.server.request_times(f"/{held}.jpg") and all(part.exists() for part in others)):
             assert time.monotonic() < end, self.told(partition.index)
             time.sleep(0.1)
 
@@ -70,7 +70,7 @@ class Job:
 
     def assert_as_once(self):
         assert tars_and_index(self.out) == tars_and_index(self.once)
-        assert lasting(self.out) == lasting(self.once)
+        assert stable_outcomes(self.out) == stable_outcomes(self.once)
         assert_tidy(self.out)
 
 

@@ -9,7 +9,7 @@ import webdataset
 from shards.errors import ShardsError
 from shards.format import images
 from shards.format.index import ShardIndex
-from tests.assembly import ledger, serve_pictures, tars_and_index
+from tests.assembly import outcomes_by_row, serve_pictures, tars_and_index
 from tests.loopback import Answer, redirect
 
 ROOT = Path(__file__).parents[3]
@@ -38,13 +38,13 @@ def test_the_whole_way_on_a_web_that_lies(server, draw_jpg, write_list, run_asse
         "not_an_image": [Answer(b"<html>no picture</html>")],
         "placeholder": [redirect("/images/photo_unavailable.png")],
         "corrupt": [Answer(draw_jpg(1)[:-300])],
-        "incomplete": [Answer(draw_jpg(1), ending="short")],
-        "timeout": [Answer(draw_jpg(1), ending="stall")],
+        "incomplete": [Answer(draw_jpg(1), transfer="truncated")],
+        "timeout": [Answer(draw_jpg(1), transfer="stall")],
     }
     healing = {
         "429": [Answer(status=429, headers={"Retry-After": "1"}), picture],
         "500": [Answer(status=500), picture],
-        "reset": [Answer(draw_jpg(3), ending="reset"), Answer(draw_jpg(3))],
+        "reset": [Answer(draw_jpg(3), transfer="reset"), Answer(draw_jpg(3))],
     }
     rows = [
         {"image_url": server.add(f"/{name}.jpg", *answers), "label": 0, "split": "train"}
@@ -54,7 +54,7 @@ def test_the_whole_way_on_a_web_that_lies(server, draw_jpg, write_list, run_asse
         {"image_url": url, "label": 0, "split": "train"} for url in ("ftp://127.0.0.1/a", "/etc/passwd", "http://[")
     ]
     told = run_assemble(list=write_list(rows), attempts=2, timeout=4)
-    statuses = [row["status"] for _, row in sorted(ledger(tmp_path / "out").items())]
+    statuses = [row["status"] for _, row in sorted(outcomes_by_row(tmp_path / "out").items())]
     assert statuses == [*fates, *["kept"] * len(healing), *["unsupported_url"] * 3]
     assert len(ShardIndex.load(tmp_path / "out").entries("train")) == 4
     lines = told.splitlines()
@@ -101,7 +101,7 @@ def test_local_pictures_of_a_caffe_list(draw_jpg, run_assemble, tmp_path):
     (tmp_path / "test.txt").write_text(f"{tmp_path}/my pictures/1.jpg 1\n")
     lists = [f"train={tmp_path / 'train.txt'}", f"test={tmp_path / 'test.txt'}"]
     run_assemble(list=lists, max_bytes=100_000)
-    rows = ledger(tmp_path / "out")
+    rows = outcomes_by_row(tmp_path / "out")
     assert [rows[row]["status"] for row in range(6)] == [
         "kept",
         "kept",
@@ -119,7 +119,7 @@ def test_a_url_list_cannot_name_local_files(draw_jpg, write_list, run_assemble, 
     (tmp_path / "a.jpg").write_bytes(draw_jpg(0))
     paths = [str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg"]
     run_assemble(list=write_list([{"image_url": path, "label": 0} for path in paths]))
-    assert {row["status"] for row in ledger(tmp_path / "out").values()} == {"unsupported_url"}
+    assert {row["status"] for row in outcomes_by_row(tmp_path / "out").values()} == {"unsupported_url"}
 
 
 def test_output_paths_never_come_from_the_list(server, draw_jpg, write_list, run_assemble, tmp_path):
@@ -143,9 +143,9 @@ def test_out_may_be_relative(server, draw_jpg, write_list, run_assemble, tmp_pat
 def test_a_second_run_asks_for_nothing(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 10))
     run_assemble(list=path)
-    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.requests)
     told = run_assemble(list=path)
-    assert len(server.seen) == asked
+    assert len(server.requests) == asked
     assert tars_and_index(tmp_path / "out") == before
     assert "10 of 10 were done before" in told
     assert "Writing train/val for 10 successfully downloaded images." in told
@@ -157,21 +157,21 @@ def test_a_second_run_asks_for_nothing(server, draw_jpg, write_list, run_assembl
 def test_a_lost_block_alone_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path, lost):
     path = write_list(serve_pictures(server, draw_jpg, 20))
     run_assemble(list=path, rows_per_shard=4)
-    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.requests)
     (tmp_path / "out" / lost).unlink()
     run_assemble(list=path, rows_per_shard=4)
-    assert len(server.seen) == asked + 4
+    assert len(server.requests) == asked + 4
     assert tars_and_index(tmp_path / "out") == before
 
 
 def test_a_block_whose_tar_was_cut_is_made_again(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 10))
     run_assemble(list=path, rows_per_shard=4)
-    before, asked = tars_and_index(tmp_path / "out"), len(server.seen)
+    before, asked = tars_and_index(tmp_path / "out"), len(server.requests)
     last = ShardIndex.load(tmp_path / "out").table.filter(pc.field("shard") == "train/00001.tar").to_pylist()[-1]
     os.truncate(tmp_path / "out" / "train" / "00001.tar", last["offset"] + last["length"] - 1)
     run_assemble(list=path, rows_per_shard=4)
-    assert len(server.seen) == asked + 4
+    assert len(server.requests) == asked + 4
     assert tars_and_index(tmp_path / "out") == before
 
 
@@ -186,4 +186,4 @@ def test_another_assembly_is_refused_by_its_difference(server, draw_jpg, write_l
 def test_pictures_go_through_the_proxy(server, draw_jpg, write_list, run_assemble, tmp_path):
     url = server.add("http://farm1.example.com/a.jpg", Answer(draw_jpg(0)))
     run_assemble(list=write_list([{"image_url": url, "label": 0}]), proxy=server.url)
-    assert ledger(tmp_path / "out")[0]["status"] == "kept"
+    assert outcomes_by_row(tmp_path / "out")[0]["status"] == "kept"

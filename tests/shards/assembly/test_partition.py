@@ -12,10 +12,10 @@ from shards.errors import ShardsError
 from shards.storage.shard_dir import load_shard_dir
 from tests.assembly import (
     assert_tidy,
-    lasting,
-    ledger,
+    outcomes_by_row,
     serve_pictures,
-    start,
+    stable_outcomes,
+    start_assemble,
     statuses,
     tars_and_index,
     wait_for_blocks,
@@ -36,7 +36,7 @@ def recurring(server, draw_jpg, write_list):
 
 def run_tasks(path, out, count, *flags):
     """Runs all partitions at once and returns what each told."""
-    tasks = [start(path, out, f"--partition={index}/{count}", *flags) for index in range(count)]
+    tasks = [start_assemble(path, out, f"--partition={index}/{count}", *flags) for index in range(count)]
     said = [task.communicate(timeout=100) for task in tasks]
     assert [task.returncode for task in tasks] == [0] * count, said
     return [told for told, _ in said]
@@ -45,23 +45,23 @@ def run_tasks(path, out, count, *flags):
 def test_tasks_at_once_and_a_merge_make_what_one_machine_makes(server, recurring, run_assemble, tmp_path, capsys):
     run_assemble(list=recurring, rows_per_shard=5, out=tmp_path / "once")
     assert collections.Counter(statuses(tmp_path / "once").values()) == {"kept": 35, "placeholder": 24, "not_found": 1}
-    server.seen.clear()
+    server.requests.clear()
     out = tmp_path / "a DIR"
     told = run_tasks(recurring, out, 3)
     assert f"Partition 2/3 is done; when all 3 are: python -m shards merge '{out}'" in told[2]
-    assert len(server.seen) == len({seen.path for seen in server.seen}) == 60
+    assert len(server.requests) == len({seen.path for seen in server.requests}) == 60
     assert not (out / "index.parquet").exists()
     assert not (out / "outcomes.parquet").exists()
     for _ in range(2):
         assert main(["merge", str(out)]) == 0
         assert "all 13 blocks are there; the index has what was kept of 60 rows" in capsys.readouterr().out
         assert tars_and_index(out) == tars_and_index(tmp_path / "once")
-        assert lasting(out) == lasting(tmp_path / "once")
+        assert stable_outcomes(out) == stable_outcomes(tmp_path / "once")
         assert (out / "blocks" / "rows.parquet").read_bytes() == (
             tmp_path / "once" / "blocks" / "rows.parquet"
         ).read_bytes()
         assert_tidy(out)
-    assert len(server.seen) == 60
+    assert len(server.requests) == 60
 
 
 def test_a_merge_without_all_blocks_says_whose_are_missing_and_writes_nothing(
@@ -97,19 +97,19 @@ def test_what_grows_is_done_by_partitions_of_another_count(recurring, run_assemb
             run_assemble(list=recurring, rows_per_shard=5, images=images, partition=f"{index}/{count}")
         assert partition.merge_partitions(tmp_path / "out").missing == {}
     assert tars_and_index(tmp_path / "out") == tars_and_index(tmp_path / "once")
-    assert lasting(tmp_path / "out") == lasting(tmp_path / "once")
+    assert stable_outcomes(tmp_path / "out") == stable_outcomes(tmp_path / "once")
     assert_tidy(tmp_path / "out")
 
 
 def test_a_retry_by_partitions_asks_for_the_failed_rows_once(server, recurring, draw_jpg, run_assemble, tmp_path):
     run_assemble(list=recurring, rows_per_shard=5)
     server.add("/8.jpg", Answer(draw_jpg(8)))
-    server.seen.clear()
+    server.requests.clear()
     for index in range(3):
         run_assemble(list=recurring, rows_per_shard=5, retry="not_found", partition=f"{index}/3")
-    assert [seen.path for seen in server.seen] == ["/8.jpg"]
+    assert [seen.path for seen in server.requests] == ["/8.jpg"]
     partition.merge_partitions(tmp_path / "out")
-    assert ledger(tmp_path / "out")[8]["status"] == "kept"
+    assert outcomes_by_row(tmp_path / "out")[8]["status"] == "kept"
     assert_tidy(tmp_path / "out")
 
 
@@ -120,9 +120,9 @@ def test_a_second_task_of_one_partition_is_refused_and_a_killed_ones_goes_on(
     shard_dir = load_shard_dir(tmp_path / "once")
     last = shard_dir.rows_of(partition.blocks_of_partition(shard_dir, Partition(1, 2))[-1])
     held = next(row["row"] for row in last if row["row"] % 5 not in {1, 2})
-    server.add(f"/{held}.jpg", Answer(draw_jpg(held), after=10**9))  # requests, which never come
-    server.seen.clear()
-    with start(recurring, tmp_path / "out", "--partition=1/2") as first:
+    server.add(f"/{held}.jpg", Answer(draw_jpg(held), after_requests=10**9))  # requests, which never come
+    server.requests.clear()
+    with start_assemble(recurring, tmp_path / "out", "--partition=1/2") as first:
         try:
             wait_for_blocks(first, tmp_path / "out", 5)
             refused = rf"partition 1/2, is in use by process {first.pid} on "

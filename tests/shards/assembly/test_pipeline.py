@@ -7,7 +7,7 @@ import pytest
 from shards.__main__ import main
 from shards.assembly import pipeline
 from shards.storage.remote import RemoteShardDir
-from tests.assembly import ledger, serve_pictures
+from tests.assembly import outcomes_by_row, serve_pictures
 from tests.loopback import Answer
 from tests.stores import names_of
 
@@ -16,7 +16,7 @@ def test_a_slow_block_does_not_stop_the_next(server, draw_jpg, write_list, run_a
     rows = serve_pictures(server, draw_jpg, 20)
     server.add("/0.jpg", Answer(draw_jpg(0), after=20))  # answered once all others have been asked for
     run_assemble(list=write_list(rows), rows_per_shard=2, per_host=2, timeout=20)
-    assert ledger(tmp_path / "out")[0]["attempts"] == 1
+    assert outcomes_by_row(tmp_path / "out")[0]["attempts"] == 1
 
 
 @pytest.fixture

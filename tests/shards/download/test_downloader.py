@@ -49,8 +49,8 @@ def test_each_refusal_is_named(server, download):
         Status.RATE_LIMITED: Answer(status=429),
         Status.SERVER_ERROR: Answer(status=500),
         Status.HTTP_ERROR: Answer(status=418),
-        Status.INCOMPLETE: Answer(BODY, ending="short"),
-        Status.TIMEOUT: Answer(BODY, ending="stall"),
+        Status.INCOMPLETE: Answer(BODY, transfer="truncated"),
+        Status.TIMEOUT: Answer(BODY, transfer="stall"),
         Status.TOO_MANY_REDIRECTS: redirect("/too_many_redirects"),
     }
     urls = [server.add(f"/{status}", answer) for status, answer in answers.items()]
@@ -62,7 +62,7 @@ def test_each_refusal_is_named(server, download):
 
 
 def test_503_and_a_reset_in_mid_body_are_named(server, download):
-    urls = [server.add("/503", Answer(status=503)), server.add("/reset", Answer(BODY, ending="reset"))]
+    urls = [server.add("/503", Answer(status=503)), server.add("/reset", Answer(BODY, transfer="reset"))]
     assert [one.outcome.status for one in download(*urls)] == [Status.SERVER_ERROR, Status.INCOMPLETE]
 
 
@@ -73,28 +73,28 @@ def test_no_connection_and_no_such_host_are_named(download):
 
 
 def test_what_heals_is_asked_again_for_a_whole_new_body(server, download):
-    answers = [Answer(status=500), Answer(b"x" * 9000, ending="short"), Answer(BODY)]
+    answers = [Answer(status=500), Answer(b"x" * 9000, transfer="truncated"), Answer(BODY)]
     (one,) = download(server.add("/a.jpg", *answers), attempts=4)
     assert one.outcome.status is Status.KEPT
     assert one.outcome.attempts == 3
     assert one.body.read_bytes() == BODY
-    assert not [seen for seen in server.seen if "Range" in seen.headers]
+    assert not [seen for seen in server.requests if "Range" in seen.headers]
 
 
 def test_what_does_not_heal_is_asked_as_often_as_was_said(server, download):
     (one,) = download(server.add("/a.jpg", Answer(status=503)), attempts=2)
     assert (one.outcome.status, one.outcome.attempts) == (Status.SERVER_ERROR, 2)
-    assert len(server.times("/a.jpg")) == 2
+    assert len(server.request_times("/a.jpg")) == 2
 
 
 def test_what_will_not_change_is_asked_once(server, download):
     download(server.add("/a.jpg", Answer(status=404)), server.add("/b.jpg", Answer(status=403)), attempts=4)
-    assert len(server.seen) == 2
+    assert len(server.requests) == 2
 
 
 def test_retry_after_is_waited_for(server, download):
     (one,) = download(server.add("/a.jpg", Answer(status=429, headers={"Retry-After": "3"}), Answer(BODY)), attempts=2)
-    first, second = server.times("/a.jpg")
+    first, second = server.request_times("/a.jpg")
     assert one.outcome.status is Status.KEPT
     assert second - first >= 2.9  # a lower bound, whatever the machine's load
 
@@ -133,18 +133,18 @@ def test_one_url_in_several_rows_comes_for_each(server, download):
     assert {one.body.read_bytes() for one in ended} == {BODY}
 
 
-@pytest.mark.parametrize("ending", ["whole", "unannounced"])
-def test_a_body_over_the_cap_is_refused(server, download, ending):
-    (one,) = download(server.add("/a.jpg", Answer(BODY * 20, ending=ending)), max_bytes=len(BODY) * 2)
+@pytest.mark.parametrize("transfer", ["complete", "no_length"])
+def test_a_body_over_max_bytes_is_refused(server, download, transfer):
+    (one,) = download(server.add("/a.jpg", Answer(BODY * 20, transfer=transfer)), max_bytes=len(BODY) * 2)
     assert one.outcome.status is Status.TOO_LARGE
-    (two,) = download(server.add("/b.jpg", Answer(BODY, ending=ending)), max_bytes=len(BODY))
+    (two,) = download(server.add("/b.jpg", Answer(BODY, transfer=transfer)), max_bytes=len(BODY))
     assert two.body.read_bytes() == BODY
 
 
 def test_what_takes_too_long_is_ended(server, download):
-    (one,) = download(server.add("/a.jpg", Answer(BODY, ending="stall")), timeout=30, deadline=1)
+    (one,) = download(server.add("/a.jpg", Answer(BODY, transfer="stall")), timeout=30, deadline=1)
     assert one.outcome.status is Status.TIMEOUT
-    (two,) = download(server.add("/b.jpg", Answer(BODY, ending="drip")), timeout=1)
+    (two,) = download(server.add("/b.jpg", Answer(BODY, transfer="slow")), timeout=1)
     assert two.outcome.status is Status.TOO_SLOW
 
 
@@ -159,7 +159,7 @@ def test_pictures_go_through_the_proxy_and_name_a_contact(server, download):
     url = server.add("http://pictures.example.com/a.jpg", Answer(BODY))
     (one,) = download(url, proxy=server.url, contact="https://example.com/me")
     assert one.body.read_bytes() == BODY
-    agent = server.seen[0].headers["User-Agent"]
+    agent = server.requests[0].headers["User-Agent"]
     assert agent.startswith("stylefinetune/")
     assert agent.endswith("(https://example.com/me)")
 
@@ -167,13 +167,13 @@ def test_pictures_go_through_the_proxy_and_name_a_contact(server, download):
 def test_a_host_gets_no_more_connections_than_its_share(server, download):
     urls = [server.add(f"/{i}.jpg", Answer(BODY, delay=0.1)) for i in range(12)]
     download(*urls, per_host=3)
-    assert server.most_at_once <= 3
+    assert server.max_concurrent <= 3
 
 
 def test_requests_to_a_host_are_spaced_by_its_rate(server, download):
     urls = [server.add(f"/{i}.jpg", Answer(BODY)) for i in range(6)]
     download(*urls, per_host_rate=4.0)
-    times = sorted(seen.time for seen in server.seen)
+    times = sorted(seen.time for seen in server.requests)
     assert times[-1] - times[0] >= 5 / 4 - 0.3  # a lower bound, whatever the machine's load
 
 
@@ -184,9 +184,9 @@ def test_a_host_that_refuses_is_left_in_peace_and_it_alone(server, download):
         others = [other.add(f"/b{i}.jpg", Answer(BODY)) for i in range(8)]
         ended = download(refused, *waiting, *others, attempts=3, per_host=1, connections=8)
         assert {one.outcome.status for one in ended} == {Status.KEPT}
-        first, *later = sorted(seen.time for seen in server.seen)
+        first, *later = sorted(seen.time for seen in server.requests)
         assert min(later) - first >= 5.9
-        assert max(seen.time for seen in other.seen) < min(later)
+        assert max(seen.time for seen in other.requests) < min(later)
 
 
 def test_a_host_that_refuses_for_ever_ends_no_crawl_and_no_other_host(server, download):
@@ -198,7 +198,7 @@ def test_a_host_that_refuses_for_ever_ends_no_crawl_and_no_other_host(server, do
     assert {outcome.status for outcome in given_up} == {Status.RATE_LIMITED, Status.CANCELLED}
     cancelled = [outcome for outcome in given_up if outcome.status is Status.CANCELLED]
     assert {outcome.attempts for outcome in cancelled} == {0}
-    assert len(server.seen) == 30 - len(cancelled) <= 4
+    assert len(server.requests) == 30 - len(cancelled) <= 4
     assert "too often" in cancelled[0].message
 
 
@@ -236,7 +236,7 @@ def test_https_goes_through_a_proxys_tunnel_and_a_wrong_password_is_named(downlo
         assert "hostname" in three.outcome.message
         with pytest.raises(ShardsError, match=r"the proxy 127.0.0.1:\d+ wants other credentials \(407\)"):
             download(*(f"https://h{i}.example.com/a.jpg" for i in range(40)), proxy=f"http://me:wrong@{proxy}")
-        assert len(server.seen) == 1
+        assert len(server.requests) == 1
 
 
 def moved_to(server, host: str) -> tuple[Rewrite, ...]:
@@ -261,7 +261,7 @@ def test_a_host_that_answers_is_not_replaced(server, download):
     with LoopbackServer() as other:
         rules = moved_to(other, server.url.removeprefix("http://"))
         (one,) = download(server.add("/a.jpg", Answer(status=404)), rewrite=rules)
-        assert (one.outcome.status, other.seen) == (Status.NOT_FOUND, [])
+        assert (one.outcome.status, other.requests) == (Status.NOT_FOUND, [])
 
 
 def test_after_some_silences_a_host_is_asked_no_more(server, download):
@@ -271,7 +271,7 @@ def test_after_some_silences_a_host_is_asked_no_more(server, download):
     rules = (Rewrite(r"http://farm\d\.example\.com/", "http://live.example.com/"),)
     ended = download(*urls, rewrite=rules, proxy=server.url, per_host=2, connections=64)
     assert {one.outcome.status for one in ended} == {Status.KEPT}
-    asked = [seen.path for seen in server.seen if "farm" in seen.path]
+    asked = [seen.path for seen in server.requests if "farm" in seen.path]
     assert 16 <= len(asked) <= 16 + 2 * 2
     assert [one.outcome.attempts for one in ended].count(1) == 60 - len(asked)
 

@@ -15,7 +15,7 @@ from shards.format.index import (
     write_parts,
 )
 from shards.location import url_of
-from tests.assembly import misread
+from tests.assembly import corrupt_parquet
 
 METADATA = IndexMetadata(classes=("noir", "hazy"), encode_format="original", image_size=0, list_sha256="ab", seed=7)
 
@@ -85,6 +85,6 @@ def test_a_damaged_index_and_a_newer_one_are_one_line(tmp_path):
     pq.write_table(table("train").replace_schema_metadata({METADATA_KEY: newer}), path)
     with pytest.raises(ShardsError, match="99"):
         ShardIndex.load(tmp_path)
-    misread(path)
+    corrupt_parquet(path)
     with pytest.raises(ShardsError, match="python -m shards finalize"):
         ShardIndex.load(tmp_path)

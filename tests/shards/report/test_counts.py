@@ -13,7 +13,7 @@ from shards.report.counts import (
     largest_groups,
     read_rows,
 )
-from tests.drawn_ledger import BEGAN, rows_from
+from tests.drawn_outcomes import BEGAN, rows_from
 
 
 def test_every_status_has_one_family():

@@ -11,7 +11,7 @@ import pytest
 from shards.__main__ import main
 from shards.report.html import render, write_page
 from shards.report.report import read_report
-from tests.drawn_ledger import draw_photo, rows_from, write_dir
+from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 from tests.loopback import Answer
 from tests.programs import ROOT
 
@@ -41,7 +41,7 @@ def root(tmp_path_factory):
     lines = lines_of(900)
     lines[7] |= {"image_url": HOSTILE}
     lines[8] |= {"image_url": "javascript:document.title='owned'"}
-    write_dir(root, rows_from(lines), CLASSES, photos, share_done=0.95, sha_of=lambda row: f"{row // 2:064x}")
+    write_dir(root, rows_from(lines), CLASSES, photos, done_fraction=0.95, sha_of=lambda row: f"{row // 2:064x}")
     return root
 
 
@@ -214,7 +214,7 @@ def test_in_a_browser(root, server, tmp_path, width, scheme):
     assert (seen["broken"], seen["images"] >= 36) == (0, True)
     assert seen["bars"] > 60
     assert "CONSOLE" not in dump.stderr
-    assert {request.path for request in server.seen} <= {"/frame.html", "/report.html", "/favicon.ico"}
+    assert {request.path for request in server.requests} <= {"/frame.html", "/report.html", "/favicon.ico"}
 
     pixels = cv2.imread(str(shot))[:, :width, ::-1]
     found = colours(scheme)

@@ -4,8 +4,8 @@ import pytest
 
 from shards.__main__ import main
 from shards.report.report import NO_YEAR, read_report, show_url
-from tests.assembly import misread
-from tests.drawn_ledger import draw_photo, rows_from, write_dir
+from tests.assembly import corrupt_parquet
+from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 from tests.loopback import Answer
 
 FLICKR = "http://farm3.staticflickr.com/1/{}_0a.jpg"
@@ -20,7 +20,7 @@ def root(tmp_path):
         | {"extra": json.dumps({"owner": f"owner{number % 4 or number % 8}"})}
         for number in range(60)
     ]
-    write_dir(tmp_path / "d", rows_from(lines), ("hazy", "noir"), [draw_photo(1)], share_done=0.8)
+    write_dir(tmp_path / "d", rows_from(lines), ("hazy", "noir"), [draw_photo(1)], done_fraction=0.8)
     return tmp_path / "d"
 
 
@@ -80,7 +80,7 @@ def test_without_its_files_the_command_that_makes_them_is_named(root, lost, caps
     assert not (root / "report.html").exists()
 
 
-@pytest.mark.parametrize("damage", [misread, lambda path: path.write_bytes(b"PAR1 and no more")])
+@pytest.mark.parametrize("damage", [corrupt_parquet, lambda path: path.write_bytes(b"PAR1 and no more")])
 def test_a_ledger_that_is_damaged_is_one_line(root, capsys, damage):
     damage(root / "outcomes.parquet")
     assert main(["report", str(root)]) == 2

@@ -9,7 +9,7 @@ from shards.report.split_leaks import find_near_pairs, find_split_leaks
 from shards.url_list.provenance import owner_of
 from shards.url_list.select import Selection, select_rows
 from shards.url_list.source import read_source
-from tests.drawn_ledger import OFFICIAL, draw_photo, index_of
+from tests.drawn_outcomes import OFFICIAL, draw_photo, index_of
 
 
 def test_a_key_in_several_splits_is_shared():

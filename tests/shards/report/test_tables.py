@@ -6,7 +6,7 @@ from rich.console import Console
 from shards.__main__ import main
 from shards.report.report import read_report
 from shards.report.tables import print_tables
-from tests.drawn_ledger import draw_photo, rows_from, write_dir
+from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 
 HOSTILE = "http://h/[red]\x1b[31m<script>.jpg"
 

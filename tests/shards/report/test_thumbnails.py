@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
-from tests.drawn_ledger import index_of
+from tests.drawn_outcomes import index_of
 
 
 def test_a_few_of_each_class_are_chosen_whatever_the_order(original_shards):

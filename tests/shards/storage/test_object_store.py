@@ -78,7 +78,7 @@ def test_a_missing_bucket_is_one_line(path, server, capsys, tmp_path):
     error = assemble_to("s3://no-such-bucket/x", path, capsys)
     assert "s3://no-such-bucket/x: not found" in error
     assert "bucket" in error
-    assert server.seen == []
+    assert server.requests == []
     assert not (tmp_path / "cache").exists()
 
 
@@ -87,7 +87,7 @@ def test_a_server_that_is_not_there_is_one_line(bucket, path, server, capsys, mo
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     error = assemble_to(f"{bucket}/x", path, capsys)
     assert f"{bucket}/x fails (EndpointConnectionError: Could not connect" in error
-    assert server.seen == []
+    assert server.requests == []
 
 
 def test_without_credentials_it_is_one_line(bucket, path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ from shards.__main__ import main
 from shards.errors import ShardsError
 from shards.storage import journal
 from shards.storage.object_store import ObjectStore
-from tests.assembly import serve_pictures, start, statuses
+from tests.assembly import serve_pictures, start_assemble, statuses
 from tests.loopback import Answer
 from tests.stores import client, download, lasting_objects, names_of, objects_of, open_store, s3_server
 
@@ -61,10 +61,10 @@ def test_the_objects_are_a_local_dirs_files(server, pictures, run_assemble, tmp_
     assert len([name for name in expected if name.endswith(".tar")]) == 9
     assert lasting_objects(url, tmp_path / "b") == expected
     assert stages(tmp_path) == []
-    server.seen.clear()
+    server.requests.clear()
     told = run_assemble(list=pictures, out=Path(url), **SETTINGS)
     assert f"40 of 40 were done before; going on in {url}" in told
-    assert server.seen == []
+    assert server.requests == []
     assert lasting_objects(url, tmp_path / "b") == expected
 
 
@@ -80,7 +80,7 @@ def test_two_machines_at_once_and_a_merge_on_a_third_make_the_same(pictures, run
     run_assemble(list=pictures, **SETTINGS, drop_duplicates=True)
     url, flags = f"{bucket}/x", ["--attempts=1", "--drop_duplicates"]
     drivers = [
-        start(pictures, Path(url), f"--partition={index}/2", f"--stage={tmp_path / str(index)}", *flags)
+        start_assemble(pictures, Path(url), f"--partition={index}/2", f"--stage={tmp_path / str(index)}", *flags)
         for index in range(2)
     ]
     said = [driver.communicate(timeout=100) for driver in drivers]
@@ -114,11 +114,11 @@ def test_killed_at_random_moments_the_same_command_ends_in_the_same_objects(
     for number in range(0, 40, 3):
         server.add(f"/{number}.jpg", Answer(draw_jpg(4 if number == 12 else number), delay=0.2))
     server.add("/9.jpg", Answer(status=404, delay=0.2))
-    server.add("/38.jpg", Answer(draw_jpg(38), after=10**9))  # requests, which never come
+    server.add("/38.jpg", Answer(draw_jpg(38), after_requests=10**9))  # never answered
     url, draw, hits = f"{bucket}/x", random.Random(4), 0
     flags = ["--attempts=1", "--timeout=60", "--drop_duplicates", "--connections=4"]
     for kill in range(3):
-        with start(pictures, Path(url), *flags) as driver:
+        with start_assemble(pictures, Path(url), *flags) as driver:
             deadline = time.monotonic() + 60
             while driver.poll() is None and sum(name.endswith(".tar") for name in names_of(url)) < 2 * kill + 1:
                 assert time.monotonic() < deadline
@@ -139,8 +139,8 @@ def test_ctrl_c_gives_the_url_back_and_a_second_driver_is_refused_until_then(
     server, draw_jpg, pictures, run_assemble, tmp_path, bucket
 ):
     url = f"{bucket}/x"
-    server.add("/7.jpg", Answer(draw_jpg(7), after=10**9))  # for ever
-    with start(pictures, Path(url), "--attempts=1") as driver:
+    server.add("/7.jpg", Answer(draw_jpg(7), after_requests=10**9))  # for ever
+    with start_assemble(pictures, Path(url), "--attempts=1") as driver:
         deadline = time.monotonic() + 60
         while not any(name.endswith(".outcomes.parquet") for name in names_of(url)):
             assert driver.poll() is None, driver.communicate()
@@ -178,10 +178,10 @@ def test_a_retry_and_growth_on_another_machine_touch_only_their_blocks(
     run_assemble(**settings, images=32, stage=tmp_path / "one")
     before = versions_of(url)
     server.add("/9.jpg", Answer(draw_jpg(9)))
-    server.seen.clear()
+    server.requests.clear()
     run_assemble(**settings, images=32, retry="failed", stage=tmp_path / "two")
     after_retry = versions_of(url)
-    assert [seen.path for seen in server.seen] == ["/9.jpg"]
+    assert [seen.path for seen in server.requests] == ["/9.jpg"]
     assert [name for name, count in after_retry.items() if name.endswith(".tar") and count > before.get(name, 0)] != []
     touched = {name for name, count in after_retry.items() if count != before.get(name) and "redo" not in name}
     assert len({name for name in touched if name.endswith(".tar")}) == 1
@@ -198,9 +198,9 @@ def test_a_retry_that_brings_nothing_puts_no_tar(server, pictures, run_assemble,
     url = f"{bucket}/x"
     client().put_bucket_versioning(Bucket=bucket.removeprefix("s3://"), VersioningConfiguration={"Status": "Enabled"})
     run_assemble(list=pictures, out=Path(url), **SETTINGS)
-    server.seen.clear()
+    server.requests.clear()
     run_assemble(list=pictures, out=Path(url), retry="failed", **SETTINGS)
-    assert len(server.seen) == 1
+    assert len(server.requests) == 1
     assert {count for name, count in versions_of(url).items() if name.endswith(".tar")} == {1}
 
 
@@ -278,9 +278,9 @@ def test_a_lost_object_has_its_block_made_again(server, pictures, run_assemble, 
     before = lasting_objects(url, tmp_path / "a")
     fs, base = open_store(url)
     fs.rm_file(f"{base}/{lost}")
-    server.seen.clear()
+    server.requests.clear()
     run_assemble(list=pictures, out=Path(url), **SETTINGS)
-    assert len(server.seen) == 5
+    assert len(server.requests) == 5
     assert lasting_objects(url, tmp_path / "b") == before
 
 
@@ -351,9 +351,9 @@ def test_blocks_that_had_not_gone_up_yet_go_up_without_the_web(
     waiting = [path.name for path in (tmp_path / "cache").rglob("00003.tar")]
     assert waiting == ["00003.tar"]
     committed = sum(name.endswith(".outcomes.parquet") for name in objects_of(url))
-    server.seen.clear()
+    server.requests.clear()
     run_assemble(list=pictures, out=Path(url), **SETTINGS)
-    assert len(server.seen) <= 40 - 5 * (committed + 1)
+    assert len(server.requests) <= 40 - 5 * (committed + 1)
     run_assemble(list=pictures, **SETTINGS)
     assert lasting_objects(url, tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
 
@@ -378,14 +378,14 @@ def test_a_server_that_goes_away_is_one_line_and_nothing_that_was_made_is_lost(
         patched.setattr(ObjectStore, "put", put)
         with pytest.raises(ShardsError, match=r"^s3://going/x fails \(.*; what is there stays, and the same command"):
             run_assemble(**settings)
-    server.seen.clear()
+    server.requests.clear()
     with s3_server(int(endpoint.rpartition(":")[2])):
         run_assemble(**settings)
         run_assemble(list=pictures, **SETTINGS)
-        asked = {seen.path for seen in server.seen}
+        asked = {seen.path for seen in server.requests}
         assert lasting_objects("s3://going/x", tmp_path / "b") == local_objects(tmp_path / "out", tmp_path / "a")
     assert len(asked) == 40
-    assert len(server.seen) <= 80 - 5  # that block's pictures, at least, weren't asked for again
+    assert len(server.requests) <= 80 - 5  # that block's pictures, at least, weren't asked for again
 
 
 def test_a_kept_stage_is_a_dir_and_goes_on_as_one(server, draw_jpg, pictures, run_assemble, tmp_path, memory, capsys):

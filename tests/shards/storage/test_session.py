@@ -74,7 +74,7 @@ def test_the_second_of_two_drivers_is_refused(server, draw_jpg, write_list, run_
         run_assemble(list=path, out=url, stage=tmp_path / "other")
     with session.open_session(url), pytest.raises(ShardsError, match=f"^{memory}/x is in use by process "):
         run_assemble(list=path, out=url)  # in the same stage
-    assert server.seen == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from shards.files import publish_file, unpublish_file
 from shards.storage.file_lock import exclusive_lock
 from shards.storage.shard_dir import Block, Recipe, create_shard_dir, load_shard_dir, read_part
 from shards.url_list.parse import ROWS_SCHEMA
-from tests.assembly import misread
+from tests.assembly import corrupt_parquet
 
 RECIPE = Recipe(
     list_sha256="ab" * 32,
@@ -124,11 +124,11 @@ def test_a_damaged_part_is_left_for_a_message_and_not_made_again_behind_ones_bac
     made = create(tmp_path)
     block = Block("train", 1)
     write_block(tmp_path, block, 3)
-    misread(tmp_path / block.index_part)
+    corrupt_parquet(tmp_path / block.index_part)
     assert made.is_committed(block)
     with pytest.raises(ShardsError, match=f"{block.index_part} can't be read"):
         read_part(tmp_path, block.index_part)
-    misread(tmp_path / block.outcomes_part)
+    corrupt_parquet(tmp_path / block.outcomes_part)
     assert made.is_committed(block)
     (tmp_path / block.outcomes_part).write_bytes(b"PAR1")
     assert made.is_committed(block)
@@ -160,7 +160,7 @@ def test_a_folder_without_shards_names_the_command(tmp_path):
 
 def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
     create(tmp_path)
-    misread(tmp_path / "blocks" / "rows.parquet")
+    corrupt_parquet(tmp_path / "blocks" / "rows.parquet")
     with pytest.raises(ShardsError, match=r"rows\.parquet"):
         load_shard_dir(tmp_path)
     (tmp_path / "blocks" / "rows.parquet").write_bytes(b"PAR1")

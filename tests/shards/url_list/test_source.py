@@ -48,10 +48,10 @@ def test_a_cached_file_is_downloaded_once_and_again_when_damaged(tmp_path, serve
     digest = hashlib.sha256(b"the list").hexdigest()
     for _ in range(2):
         assert fetch_cached(url, digest, tmp_path / "cache") == b"the list"
-    assert len(server.times("/big/list.csv.gz")) == 1
+    assert len(server.request_times("/big/list.csv.gz")) == 1
     (tmp_path / "cache" / "list.csv.gz").write_bytes(b"damaged")
     assert fetch_cached(url, digest, tmp_path / "cache") == b"the list"
-    assert len(server.times("/big/list.csv.gz")) == 2
+    assert len(server.request_times("/big/list.csv.gz")) == 2
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["list.csv.gz"]
 
 

@@ -40,7 +40,7 @@ def rest(start, body=BODY):
 
 
 def ranges(server):
-    return [seen.headers.get("Range") for seen in server.seen]
+    return [seen.headers.get("Range") for seen in server.requests]
 
 
 def names(folder):
@@ -57,20 +57,20 @@ def test_a_file_is_fetched_once_and_then_called_by_its_name(server, cache):
     assert path.read_bytes() == BODY
     assert shown[-1] == (len(BODY), len(BODY))
     assert fetched("small", NOWHERE) == path
-    assert len(server.seen) == 1
+    assert len(server.requests) == 1
     assert names(cache) == ["small.caffemodel"]
     assert str(locate_published("some/other.caffemodel")) == "some/other.caffemodel"
 
 
 def test_what_breaks_off_is_gone_on_with(server, cache):
-    server.add("/small.caffemodel", Answer(BODY, ending="short"), rest(HALF))
+    server.add("/small.caffemodel", Answer(BODY, transfer="truncated"), rest(HALF))
     assert fetched("small", server.url).read_bytes() == BODY
     assert ranges(server) == [None, f"bytes={HALF}-"]
     assert names(cache) == ["small.caffemodel"]
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_was_stopped(server, cache):
-    server.add("/small.caffemodel", Answer(BODY, ending="short"), Answer(status=503), rest(HALF))
+    server.add("/small.caffemodel", Answer(BODY, transfer="truncated"), Answer(status=503), rest(HALF))
     with pytest.raises(UserError, match="answers 503"):
         fetched("small", server.url)
     assert names(cache) == ["small.caffemodel.part"]
@@ -79,7 +79,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_was_stopped(server, cache):
 
 
 def test_another_mirror_goes_on_with_what_the_first_has_sent(server):
-    server.add("/one/small.caffemodel", Answer(BODY, ending="short"), Answer(status=404))
+    server.add("/one/small.caffemodel", Answer(BODY, transfer="truncated"), Answer(status=404))
     server.add("/two/small.caffemodel", rest(HALF))
     assert fetched("small", f"{server.url}/one", f"{server.url}/two").read_bytes() == BODY
 
@@ -146,14 +146,14 @@ def test_a_host_that_is_down_is_one_line_that_offers_a_local_file(mirror, reason
 
 def test_a_host_that_falls_silent_is_left(server, monkeypatch):
     monkeypatch.setattr(pretrained, "_TIMEOUT", (5.0, 0.3))
-    server.add("/small.caffemodel", Answer(BODY, ending="stall"), Answer(BODY, delay=5))
+    server.add("/small.caffemodel", Answer(BODY, transfer="stall"), Answer(BODY, delay=5))
     with pytest.raises(UserError, match="doesn't answer"):
         fetched("small", server.url)
 
 
 def test_a_host_that_never_ends_is_left(server, monkeypatch):
     monkeypatch.setattr(pretrained, "_LARGEST_DOWNLOAD", 100_000)
-    server.add("/small.caffemodel", Answer(BODY, ending="unannounced"))
+    server.add("/small.caffemodel", Answer(BODY, transfer="no_length"))
     with pytest.raises(UserError, match="sends more than 1 GB"):
         fetched("small", server.url)
 
@@ -164,7 +164,7 @@ def test_two_processes_do_not_write_the_same_file(server, cache):
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="is being fetched by another process"):
             fetched("small", server.url)
-    assert server.seen == []
+    assert server.requests == []
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(server, tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ KEPT = "imagenet_mean.binaryproto"
 def test_the_mean_comes_out_of_its_archive_and_nothing_else_does(server, cache):
     others = [member("train.txt", b"n01440764/a.JPEG 0\n" * 1000), member("imagenet.bet.pickle", b"\x80\x02.")]
     packed = archive(*others, member(f"./{KEPT}", binaryproto()), member("val.txt", b"x"))
-    server.add("/caffe_ilsvrc12.tar.gz", Answer(packed, ending="short"), Answer(packed))
+    server.add("/caffe_ilsvrc12.tar.gz", Answer(packed, transfer="truncated"), Answer(packed))
     path = fetched("imagenet_mean", server.url)
     assert np.array_equal(read_mean(path).ravel(), MEAN)
     assert path == locate_published("imagenet_mean")

@@ -1,4 +1,4 @@
-"""A DIR as an assembly leaves it, its outcomes drawn at random: for what must hold at the size of the real list."""
+"""A DIR with random outcomes, written without a download: for tests at the size of the real list."""
 
 import datetime as dt
 import hashlib
@@ -19,7 +19,7 @@ from tests.programs import ROOT
 
 OFFICIAL = ROOT.parent / "shared" / "data" / "flickr_style.csv.gz"
 BEGAN = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
-# Shares in a thousand; what is left is kept.
+# Rows per thousand; all others are kept.
 SHARES = {"not_found": 160, "gone": 25, "forbidden": 12, "placeholder": 55, "timeout": 30, "server_error": 8}
 SHARES |= {"dns": 5, "corrupt": 4, "not_an_image": 9, "too_small": 2, "noai": 6}
 
@@ -29,33 +29,32 @@ def write_dir(
     rows: pa.Table,
     classes: tuple[str, ...],
     pictures: list[np.ndarray],
-    share_done: float = 1.0,
+    done_fraction: float = 1.0,
     sha_of=lambda row: hashlib.sha256(str(row).encode()).hexdigest(),
-    message="what came of it",
+    message="why it failed",
 ) -> None:
-    """Writes a DIR of `rows` (urls.ROWS_SCHEMA) whose kept rows have one of the RGB `pictures` each, as JPEG."""
+    """Writes a DIR of `rows` (ROWS_SCHEMA) in which each kept row has one of the RGB `pictures`, as JPEG."""
     work = root / ".work"
     work.mkdir(parents=True)
     recipe = shard_dir.Recipe("ab" * 32, -1, 831486, None, 0.2, "original", 0, 1000, classes)
     shard_dir.create_shard_dir(root, recipe, rows, work)
-    places = write_tar(root / "train" / "00000.tar", pictures)
+    stored_at = write_tar(root / "train" / "00000.tar", pictures)
     random = np.random.default_rng(0)
     names = [*SHARES, "kept"]
     bounds = np.cumsum(list(SHARES.values())) / 1000
     draws = np.searchsorted(bounds, random.random(len(rows)))
-    entries, ledger = [], []
+    entries, outcome_rows = [], []
     for number, (row, draw) in enumerate(zip(rows.to_pylist(), draws.tolist(), strict=True)):
-        if number >= share_done * len(rows):
+        if number >= done_fraction * len(rows):
             break
         status = names[draw]
-        place = int(random.integers(len(places)))
-        offset, length, width, height = places[place]
+        offset, length, width, height = stored_at[int(random.integers(len(stored_at)))]
         digest = sha_of(row["row"]) if status == "kept" else "ef" * 32 if status == "placeholder" else None
-        came = {"kept": length, "placeholder": 2051}.get(status)
+        size = {"kept": length, "placeholder": 2051}.get(status)
         line = {name: row[name] for name in ("row", "key", "image_url", "split", "label")}
-        ledger.append(
+        outcome_rows.append(
             line
-            | {"status": status, "http_status": 200 if came else None, "attempts": 1, "bytes": came, "seconds": 0.2}
+            | {"status": status, "http_status": 200 if size else None, "attempts": 1, "bytes": size, "seconds": 0.2}
             | {"sha256": digest, "time": BEGAN + dt.timedelta(milliseconds=20 * number)}
             | {"message": "" if status == "kept" else message}
         )
@@ -65,7 +64,7 @@ def write_dir(
             entries.append(line | stored | {"height": height, "format": "jpg", "sha256": digest})
     metadata = IndexMetadata(classes, "original", 0, "ab" * 32, 831486)
     write_index(root / index.INDEX_FILE, [pa.Table.from_pylist(entries, index.INDEX_SCHEMA)], metadata)
-    pq.write_table(pa.Table.from_pylist(ledger, outcomes.OUTCOMES_SCHEMA), root / outcomes.OUTCOMES_FILE)
+    pq.write_table(pa.Table.from_pylist(outcome_rows, outcomes.OUTCOMES_SCHEMA), root / outcomes.OUTCOMES_FILE)
     work.rmdir()
 
 
@@ -86,20 +85,20 @@ def write_tar(path: Path, pictures: list[np.ndarray]) -> list[tuple[int, int, in
 
 
 def index_of(root: Path, pictures: list[np.ndarray]) -> pa.Table:
-    """Writes the RGB pictures into one tar of DIR, and returns index.SCHEMA of them."""
-    places = write_tar(root / "train" / "00000.tar", pictures)
+    """Writes the RGB pictures into one tar of DIR and returns their index (INDEX_SCHEMA)."""
+    stored_at = write_tar(root / "train" / "00000.tar", pictures)
     common = {"split": "train", "label": 0, "shard": "train/00000.tar", "format": "jpg"}
     entries = [
         common
-        | dict(zip(("offset", "length", "width", "height"), place, strict=True))
+        | dict(zip(("offset", "length", "width", "height"), position, strict=True))
         | {"row": row, "key": f"k{row}", "sha256": f"{row:064d}"}
-        for row, place in enumerate(places)
+        for row, position in enumerate(stored_at)
     ]
     return pa.Table.from_pylist(entries, index.INDEX_SCHEMA)
 
 
 def draw_photo(number: int, height: int = 240, width: int = 360) -> np.ndarray:
-    """Draws an RGB picture with the spectrum of photographs: amplitudes fall as 1 over the frequency."""
+    """Draws an RGB picture whose amplitudes fall as 1 over the frequency, as in photographs."""
     random = np.random.default_rng(number)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
@@ -110,7 +109,7 @@ def draw_photo(number: int, height: int = 240, width: int = 360) -> np.ndarray:
 
 
 def rows_from(lines: list[dict]) -> pa.Table:
-    """Returns urls.ROWS_SCHEMA of rows that may leave out what they don't care about."""
+    """Returns a table of ROWS_SCHEMA; missing fields get default values."""
     filled = [
         {"row": number, "key": f"k{number}", "split": "train", "label": 0, "extra": "{}"} | line
         for number, line in enumerate(lines)
