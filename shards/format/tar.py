@@ -1,30 +1,38 @@
-"""WebDataset's form of a tar: each sample some members with the key before their first dot, here with known places."""
+"""Writes samples to WebDataset tars, and reads pictures from them by the offsets in the index."""
 
-import io
+import itertools
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
 from shards.errors import ShardsError
 from shards.format.images import BadPicture, Pixels, read_member
 
-_MODE = 0o444
+# webdataset imports torch for its readers if torch is installed: 2 s and 470 MB per process. Its writer needs no torch.
+# A None in sys.modules makes that import fail, as where torch is not installed.
+_modules = cast("dict[str, Any]", sys.modules)
+_modules.setdefault("torch", None)
+try:
+    from webdataset.writer import TarWriter
+finally:
+    if _modules["torch"] is None:
+        del _modules["torch"]
 
 
 class SampleWriter:
-    """Writes samples to a tar, within a `with`; equal samples make equal bytes, which name no user and no time.
+    """Writes samples to a tar and returns the offsets of their members; use it in a `with`.
 
-    Source: the WebDataset format, https://github.com/webdataset/webdataset.
+    Equal samples give equal bytes: the tar records no user and no time.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        """Begins a tar in an empty file."""
-        self._file = file
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 -- a `with` of ours
+        """Start a tar in an empty file."""
+        self._writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
 
     def __enter__(self) -> "SampleWriter":
         return self
@@ -32,29 +40,28 @@ class SampleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tar.close()
+        self._writer.close()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
-        """Appends a sample.
+        """Append a sample.
 
         Args:
-            key: of the sample, without a dot.
-            members: their bytes by extension.
+            key: the sample's key, without a dot.
+            members: the bytes of each member by extension.
 
         Returns:
-            Where in the file each member's bytes begin, by extension.
+            The offset of each member's bytes in the file, by extension.
         """
-        places: dict[str, int] = {}
+        offsets: dict[str, int] = {}
         for extension, body in sorted(members.items()):
-            header = tarfile.TarInfo(f"{key}.{extension}")
-            header.size, header.mode = len(body), _MODE
-            self._tar.addfile(header, io.BytesIO(body))
-            places[extension] = self._file.tell() - -(-len(body) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return places
+            self._writer.write({"__key__": key, extension: body})
+            padded = -(-len(body) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            offsets[extension] = self._writer.tarstream.offset - padded
+        return offsets
 
 
 class TarMember(NamedTuple):
-    """Where a picture lies: columns of `index.SCHEMA`."""
+    """The position of a stored picture; the fields are columns of `INDEX_SCHEMA`."""
 
     shard: str
     offset: int
@@ -63,31 +70,25 @@ class TarMember(NamedTuple):
 
 
 def members_of(table: pa.Table) -> list[TarMember]:
-    """Returns where the pictures of an index lie, row by row."""
+    """Return the tar member of each row of an index."""
     columns = [table.column(name).to_pylist() for name in TarMember._fields]
     return [TarMember(*values) for values in zip(*columns, strict=True)]
 
 
 def read_pictures(root: Path, members: Iterable[TarMember]) -> Iterator[Pixels]:
-    """Yields the pictures, decoded; those that follow each other in a shard are read with one opening of it.
+    """Yield the decoded pictures; a shard is opened once for each run of members in it.
 
     Raises:
-        ShardsError: one doesn't decode, or its shard can't be read.
+        ShardsError: a picture doesn't decode, or its shard can't be read.
     """
-    shard, tar = "", None
-    try:
-        for member in members:
-            if tar is None or member.shard != shard:
-                if tar is not None:
-                    tar.close()
-                shard = member.shard
-                tar = (root / shard).open("rb")
-            tar.seek(member.offset)
-            yield read_member(tar.read(member.length), member.format)
-    except BadPicture as error:
-        raise ShardsError(f"{root / shard}: a picture in it {error}; see: python -m shards verify {root}") from error
-    except OSError as error:
-        raise ShardsError(f"{root / shard}: {error.strerror}, but the index names it") from error
-    finally:
-        if tar is not None:
-            tar.close()
+    for shard, run in itertools.groupby(members, lambda member: member.shard):
+        path = root / shard
+        try:
+            with path.open("rb") as tar:
+                for member in run:
+                    tar.seek(member.offset)
+                    yield read_member(tar.read(member.length), member.format)
+        except BadPicture as error:
+            raise ShardsError(f"{path}: a picture in it {error}; see: python -m shards verify {root}") from error
+        except OSError as error:
+            raise ShardsError(f"{path}: {error.strerror}, but the index names it") from error
