@@ -1,1 +1,1 @@
-"""The data side: a list of image URLs and labels becomes WebDataset tar shards with Parquet records."""
+"""The data side: turns a list of image URLs and labels into WebDataset tar shards with Parquet records."""

@@ -2,8 +2,8 @@
 
 
 class ShardsError(ValueError):
-    """Something about the list, DIR or its shards that the user must mend; the message is one line."""
+    """A problem with the list, DIR or its shards."""
 
 
 class ConfigError(ValueError):
-    """A flag or key that the user must mend; the message is one line."""
+    """A problem with a flag or a key."""

@@ -1,29 +1,28 @@
-"""Files that appear under their final name only once they are complete and on disk."""
+"""Durable file operations: after each of them, the change survives a power failure."""
 
 import os
 from pathlib import Path
 
 
 def publish_file(draft: Path, path: Path) -> None:
-    """Gives a finished file its name, so that it is there whole or not at all, whatever happens to the machine."""
+    """Move a finished file to its final path atomically: under that path there is never part of a file."""
     make_folder(path.parent)
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_path(draft)
     draft.replace(path)
     sync_path(path.parent)
 
 
 def unpublish_file(path: Path) -> None:
-    """Removes a file, if it is there, so that it stays removed whatever happens to the machine."""
+    """Remove a file if it exists."""
     try:
         path.unlink()
-    except FileNotFoundError:  # it wasn't, or another process has just done it
+    except FileNotFoundError:  # another process may remove it at the same time
         return
     sync_path(path.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder and its missing parents, each synced to disk."""
+    """Create a folder and its missing parents."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -31,7 +30,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Waits until a file, or what a folder says of its files, is on disk."""
+    """Wait until a file's contents, or a folder's list of files, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

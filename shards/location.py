@@ -1,4 +1,4 @@
-"""Where a shard directory is: a local folder or a URL, and the folder of cached files."""
+"""The location of a shard directory, a local folder or a URL, and of the cache folder."""
 
 import os
 import re
@@ -7,36 +7,38 @@ from pathlib import Path
 
 from shards.errors import ShardsError
 
-_COPYING = {"s3": "aws s3 cp --recursive {} DIR", "gs": "gcloud storage cp --recursive {} DIR"}
+FILE_SCHEME = "file://"
+_COPY_COMMANDS = {"s3": "aws s3 cp --recursive {} DIR", "gs": "gcloud storage cp --recursive {} DIR"}
 
 
 def url_of(path: Path) -> str | None:
-    """Returns the URL that a path was made of, which it has lost a slash of; None of any other path."""
+    """Restore the URL that was given as a path, which collapses its slashes; return None for any other path."""
     found = re.match(r"([a-z][a-z0-9+.-]*):/+(.*)", str(path))
     if found is None:
         return None
     return f"file:///{found[2]}" if found[1] == "file" else f"{found[1]}://{found[2]}"
 
 
+def object_store_url(out: Path) -> str | None:
+    """Return the URL that DIR was given as; None if DIR is a local folder, which file:// is too."""
+    url = url_of(out)
+    return None if url is None or url.startswith(FILE_SCHEME) else url
+
+
 def refuse_url(path: Path) -> None:
-    """Raises ShardsError where a URL was given for what must be a folder."""
+    """Check that a path is not a URL.
+
+    Raises:
+        ShardsError: it is one; the message says how to copy the shards to a folder.
+    """
     url = url_of(path)
     if url:
-        protocol = url.partition("://")[0]
-        how = f"give its path, {url.removeprefix('file://')}" if protocol == "file" else "copy it down first"
-        command = f": {_COPYING[protocol].format(shlex.quote(url))}" if protocol in _COPYING else ""
-        raise ShardsError(f"{url}: a folder is needed here, no URL; {how}{command}")
+        scheme = url.partition("://")[0]
+        remedy = f"give its path, {url.removeprefix(FILE_SCHEME)}" if scheme == "file" else "copy it down first"
+        command = f": {_COPY_COMMANDS[scheme].format(shlex.quote(url))}" if scheme in _COPY_COMMANDS else ""
+        raise ShardsError(f"{url}: a folder is needed here, not a URL; {remedy}{command}")
 
 
 def cache_folder() -> Path:
-    """Returns the folder of what may be fetched again."""
+    """Return the folder for files that can be downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylefinetune"
-
-
-FILE_SCHEME = "file://"
-
-
-def object_store_url(out: Path) -> str | None:
-    """Returns the URL that DIR was given as; None where it is a folder, as it is with file:// too."""
-    url = url_of(out)
-    return None if url is None or url.startswith(FILE_SCHEME) else url

@@ -1,0 +1,34 @@
+import os
+from pathlib import Path
+
+from shards.files import make_folder, publish_file, unpublish_file
+
+
+def test_a_published_file_is_there_and_an_unpublished_one_is_gone(tmp_path):
+    (tmp_path / "draft").write_text("x")
+    publish_file(tmp_path / "draft", tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").read_text() == "x"
+    assert not (tmp_path / "draft").exists()
+    for _ in range(2):
+        unpublish_file(tmp_path / "a" / "b" / "c")
+        assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_each_change_is_synced_the_file_before_its_new_name(tmp_path, monkeypatch):
+    synced = []
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((os.path.relpath(path, tmp_path), (tmp_path / "a" / "file").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "draft").write_text("x")
+    publish_file(tmp_path / "draft", tmp_path / "a" / "file")
+    unpublish_file(tmp_path / "a" / "file")
+    assert synced == [(".", False), ("draft", False), ("a", True), ("a", False)]
+
+
+def test_a_folder_is_made_with_its_parents_and_may_exist(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
