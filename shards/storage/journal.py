@@ -1,9 +1,9 @@
-"""The redo journal: a committed block's files are replaced all together or not at all, whatever is killed when.
+"""The redo journal: a committed block's files are replaced all together or not at all, even if the process is killed.
 
-The new files are gathered in a folder of their own, DIR/blocks/train-00012.TOKEN.redo. A marker beside them commits the
-replacement: until it is there the old files stand, and from then on whoever opens DIR next completes what was begun.
-Each replacement has a token of its own, so that a process that stood still while another took over, and completed what
-it had begun, can't touch what that one begins itself.
+A replacement's files are first written to a folder of its own, DIR/blocks/train-00012.TOKEN.redo. A marker in that
+folder commits the replacement. Without a marker the old files remain valid; with one, the next process that opens DIR
+completes the replacement. The token is different for each replacement, so a suspended process that resumes after its
+lock was taken over can't change a replacement that its successor has begun.
 """
 
 import secrets
@@ -15,37 +15,34 @@ from shards.format.index import INDEX_FILE
 from shards.storage.shard_dir import Block
 
 REDO_SUFFIX = ".redo"
-_SHARD, _INDEX_PART, _OUTCOMES_PART = "shard.tar", "index.parquet", "outcomes.parquet"
-DRAFTS_FOLDER = (_SHARD, _INDEX_PART, _OUTCOMES_PART)  # what a replacement's folder holds
+REDO_FILES = ("shard.tar", "index.parquet", "outcomes.parquet")  # in a redo folder, in the order of `Block.files`
 REDO_MARKER = "complete"
 
 
 def commit_block(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
-    """Commits a block that wasn't; its part of the ledger comes last, and stands for them all.
+    """Commits a block that isn't committed. The outcomes part is published last, and is the commit.
 
     Args:
         root: DIR.
-        block: which block.
+        block: the block.
         shard: the finished tar, under a temporary name in DIR's file system.
         index_part: the block's part of the index, likewise.
-        outcomes_part: the block's part of the ledger, likewise.
+        outcomes_part: the block's part of the outcomes, likewise.
     """
-    if any((root / name).exists() for name in (block.shard, block.index_part, block.outcomes_part)):
-        outcomes_part.stat()  # a process whose lock was taken over has no drafts any more: it must not go further
-        # It lost a file. Its commit may be left, and must not come to stand for a half of the new files.
+    if any((root / name).exists() for name in block.files):  # the block has lost a file
+        outcomes_part.stat()  # fails in a process whose lock was taken over: its temporary files are gone
+        # The old outcomes part would commit a mixture of old and new files, and the index may be of the old tar.
         unpublish_file(root / block.outcomes_part)
-        unpublish_file(root / INDEX_FILE)  # it may speak of the old tar
-    publish_file(shard, root / block.shard)
-    publish_file(index_part, root / block.index_part)
-    publish_file(outcomes_part, root / block.outcomes_part)
+        unpublish_file(root / INDEX_FILE)
+    for draft, name in zip((shard, index_part, outcomes_part), block.files, strict=True):
+        publish_file(draft, root / name)
 
 
 def replace_block(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
-    """Puts new files in the place of a committed block's; the arguments are those of `commit`."""
-    folder = root / f"{published_name(block)}.{secrets.token_hex(4)}{REDO_SUFFIX}"
-    publish_file(shard, folder / _SHARD)
-    publish_file(index_part, folder / _INDEX_PART)
-    publish_file(outcomes_part, folder / _OUTCOMES_PART)
+    """Replaces the files of a committed block; the arguments are those of `commit_block`."""
+    folder = root / f"{redo_prefix(block)}.{secrets.token_hex(4)}{REDO_SUFFIX}"
+    for draft, name in zip((shard, index_part, outcomes_part), REDO_FILES, strict=True):
+        publish_file(draft, folder / name)
     marker = outcomes_part.with_name(REDO_MARKER)
     marker.touch()
     publish_file(marker, folder / REDO_MARKER)
@@ -53,35 +50,34 @@ def replace_block(root: Path, block: Block, shard: Path, index_part: Path, outco
 
 
 def recover_blocks(root: Path, blocks: Iterable[Block]) -> None:
-    """Completes the replacements of these blocks that were committed before a kill, and discards those that weren't."""
-    named = {published_name(block): block for block in blocks}
+    """Completes the committed replacements of these blocks that a kill interrupted, and discards the others."""
+    by_prefix = {redo_prefix(block): block for block in blocks}
     for folder in sorted((root / "blocks").glob(f"*{REDO_SUFFIX}")):
-        block = named.get(f"blocks/{folder.name.partition('.')[0]}")
+        block = by_prefix.get(f"blocks/{folder.name.partition('.')[0]}")
         if block is None:  # another partition's
             continue
         if (folder / REDO_MARKER).exists():
             _complete(root, block, folder)
         else:
-            _clear(folder)
+            _remove(folder)
 
 
 def _complete(root: Path, block: Block, folder: Path) -> None:
-    # Offsets of the old tar must not be read from the new one. `finalize` makes an index again.
+    # The index has offsets in the old tar. `finalize` writes a new one.
     unpublish_file(root / INDEX_FILE)
-    targets = {_SHARD: block.shard, _INDEX_PART: block.index_part, _OUTCOMES_PART: block.outcomes_part}
-    for name, target in targets.items():
-        if (folder / name).exists():
-            publish_file(folder / name, root / target)
-    _clear(folder)
+    for draft, name in zip(REDO_FILES, block.files, strict=True):
+        if (folder / draft).exists():
+            publish_file(folder / draft, root / name)
+    _remove(folder)
 
 
-def _clear(folder: Path) -> None:
-    """Removes a redo folder, the marker first: a folder without one is discarded."""
-    for name in (REDO_MARKER, *DRAFTS_FOLDER):
+def _remove(folder: Path) -> None:
+    """Removes a redo folder, its marker first, so that a kill leaves a folder that is discarded."""
+    for name in (REDO_MARKER, *REDO_FILES):
         unpublish_file(folder / name)
     folder.rmdir()
 
 
-def published_name(block: Block) -> str:
-    """Returns what the names of its replacements' folders, relative to DIR, begin with."""
+def redo_prefix(block: Block) -> str:
+    """Returns the first part of the names of a block's redo folders, relative to DIR."""
     return block.index_part.partition(".")[0]

@@ -1,4 +1,4 @@
-"""A DIR that one process holds, to write in it: a folder, or the stage of a URL."""
+"""Sessions: one process has exclusive access to a DIR and writes there, in the folder or in the stage of a URL."""
 
 import contextlib
 import dataclasses
@@ -12,12 +12,13 @@ from shards.location import FILE_SCHEME, cache_folder, object_store_url, url_of
 from shards.storage.file_lock import WORK_FOLDER, exclusive_lock
 from shards.storage.object_lease import hold_lease
 from shards.storage.object_store import ObjectStore
-from shards.storage.remote import RemoteShardDir, clear_stage
+from shards.storage.remote import RemoteShardDir
 from shards.storage.shard_dir import ShardDir, load_shard_dir
+from shards.storage.stage import clear_stage
 
 
 def local_root(out: Path, partition: Partition | None = None, base: Path | None = None) -> Path:
-    """Returns the folder that DIR is made in: itself, or, of a URL, its stage below `base`, or a cache folder."""
+    """Returns the folder that DIR is written in: itself, or the stage of a URL, in `base` or in the cache folder."""
     url = object_store_url(out)
     if url is None:
         return Path((url_of(out) or str(out)).removeprefix(FILE_SCHEME))
@@ -28,19 +29,19 @@ def local_root(out: Path, partition: Partition | None = None, base: Path | None 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSession:
-    """A DIR that is held for this process.
+    """A DIR that this process has locked.
 
     Attributes:
-        name: what its user calls it.
-        root: the folder to work in.
-        work: an empty folder for temporary files, of its file system.
-        storage: what brings blocks to the URL; None where DIR is a folder.
+        name: the path or URL that the user gave, for messages.
+        root: the folder to write in.
+        work: an empty folder for temporary files, in its file system.
+        remote: uploads blocks to the URL; None if DIR is a folder.
     """
 
     name: str
     root: Path
     work: Path
-    storage: RemoteShardDir | None = None
+    remote: RemoteShardDir | None = None
 
 
 @contextlib.contextmanager
@@ -52,17 +53,17 @@ def open_session(
     *,
     keep_stage: bool | None = None,
 ) -> Generator[ShardSession]:
-    """Holds a DIR, or one partition of it, for this process; of a URL, its stage is brought up to date first.
+    """Locks a DIR, or one partition of it, for this process, and brings the stage of a URL up to date.
 
     Args:
         out: DIR, or its URL.
-        partition: which partition of it; None is all of DIR.
-        plan: what DIR is made from; tasks that work side by side must agree on it.
+        partition: the partition to lock; None is all of DIR.
+        plan: what DIR is made from; tasks that run at the same time must agree on it.
         base: folder of the stages.
-        keep_stage: keep the tars in the stage; None is where it has some.
+        keep_stage: whether to keep the tars in the stage; None keeps them if it has some.
 
     Raises:
-        ShardsError: another process holds it, or it can't be made, reached or written.
+        ShardsError: another process holds it; or it can't be created, reached or written.
     """
     root, url = local_root(out, partition, base), object_store_url(out)
     if url is None:
@@ -70,40 +71,40 @@ def open_session(
             yield ShardSession(str(root), root, work)
         return
     objects = ObjectStore(url)
-    objects.list()  # refuses what can't be reached before anything is made
+    objects.list()  # fails if the URL can't be reached, before a stage is created
     try:
         with errors_naming_url(root, url), exclusive_lock(root, partition, plan) as work:
             with hold_lease(objects, root, partition, plan) as lease:
-                storage = RemoteShardDir(objects, root, work, lease, keep_stage=keep_stage)
-                storage.pull()
-                yield ShardSession(url, root, work, storage)
-            if not storage.keeps_stage:
+                remote = RemoteShardDir(objects, root, work, lease, keep_stage=keep_stage)
+                remote.pull()
+                yield ShardSession(url, root, work, remote)
+            if not remote.keeps_stage:
                 clear_stage(root)
     finally:
         with contextlib.suppress(OSError):
-            root.rmdir()  # where it holds nothing
+            root.rmdir()  # if it is empty
 
 
 @contextlib.contextmanager
-def reopen_session(out: Path, base: Path | None = None) -> Generator[tuple[ShardDir, ShardSession]]:
-    """Holds all of a DIR that is made already, with what a kill left in its store put in order, and reads it.
+def open_existing_session(out: Path, base: Path | None = None) -> Generator[tuple[ShardDir, ShardSession]]:
+    """Locks all of a DIR that exists, completes what a kill interrupted under its URL, and reads it.
 
     Raises:
-        ShardsError: as `opened`; or nothing was assembled there.
+        ShardsError: as `open_session`; or nothing was assembled there.
     """
     if object_store_url(out) is None:
-        load_shard_dir(local_root(out))  # refuses what is no DIR before anything is made there
-    with open_session(out, base=base) as place:
-        shard_dir = load_shard_dir(place.root)
-        if place.storage:
-            shard_dir = dataclasses.replace(shard_dir, tars=place.storage.tars)
-            place.storage.recover(shard_dir.blocks())
-        yield shard_dir, place
+        load_shard_dir(local_root(out))  # fails if it is no DIR, before a folder is created
+    with open_session(out, base=base) as session:
+        shard_dir = load_shard_dir(session.root)
+        if session.remote:
+            shard_dir = dataclasses.replace(shard_dir, tars=session.remote.tars)
+            session.remote.recover(shard_dir.blocks())
+        yield shard_dir, session
 
 
 @contextlib.contextmanager
 def errors_naming_url(root: Path, url: str) -> Generator[None]:
-    """Has messages speak of the URL's objects, not of their copies in the stage; temporary files are there alone."""
+    """Replaces the stage's path by the URL in error messages, except where they name temporary files."""
     try:
         yield
     except ShardsError as error:

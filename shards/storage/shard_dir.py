@@ -1,4 +1,4 @@
-"""What a DIR holds: the stored row order, cut into blocks that are committed one by one."""
+"""A shard directory (DIR): the stored order of the list's rows, divided into blocks that are committed one by one."""
 
 import dataclasses
 import functools
@@ -20,24 +20,24 @@ _PARTS = "blocks"
 _ROWS_NAME = "rows.parquet"
 ROWS_PATH = f"{_PARTS}/{_ROWS_NAME}"  # relative to DIR
 _METADATA_KEY = b"recipe"
-_GROWING = frozenset({"list_sha256", "images", "classes", "list_lengths"})  # of a recipe
+_MAY_GROW = frozenset({"list_sha256", "images", "classes", "list_lengths"})  # fields of a recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a DIR is made from: with an equal one, an assembly goes on; with another, it is refused.
+    """What a DIR is made from. An assembly continues with an equal recipe, and is refused with another one.
 
     Attributes:
-        list_sha256: of the list as read, hex.
-        images: how many rows were asked for; -1 is all.
-        seed: of the row order.
-        labels: rows below this label were taken; None for all.
-        test_share: of a list without a split column.
+        list_sha256: sha256 of the list as read, hex.
+        images: number of rows asked for; -1 is all.
+        seed: seed of the row order.
+        labels: only rows whose label is below this are used; None for all.
+        test_share: fraction of the rows in the test split, for a list without a split column.
         encode_format: original, pixels or jpg.
-        image_size: side in pixels of resized pictures; 0 where originals are kept.
-        rows_per_shard: rows of a block.
-        classes: class names in label order; empty where none were given and the list hasn't been read.
-        list_lengths: how many rows the list had, at first and each time that it had grown.
+        image_size: side in pixels of resized pictures; 0 for originals.
+        rows_per_shard: number of rows in a block.
+        classes: class names in label order; empty if none were given and the list hasn't been read.
+        list_lengths: number of rows of the list at first, and each time after it had grown.
         split: official or by_owner.
     """
 
@@ -50,17 +50,17 @@ class Recipe:
     image_size: int
     rows_per_shard: int
     classes: tuple[str, ...] = ()
-    split: str = "official"  # what DIRs have that were made before there was a choice
+    split: str = "official"  # DIRs written before there was a choice don't store it
     list_lengths: tuple[int, ...] = ()
 
     def difference(self, other: "Recipe") -> str | None:
-        """Returns what this one has and the other hasn't, or None; classes that the other doesn't name may be any.
+        """Returns the first field that differs, in words, or None; ignores classes if the other names none.
 
-        The list and how many of its rows are taken may differ: both can grow.
+        The list and the number of its rows may differ, because both can grow.
         """
         for field in dataclasses.fields(self):
             mine, others = getattr(self, field.name), getattr(other, field.name)
-            if field.name not in _GROWING and mine != others:
+            if field.name not in _MAY_GROW and mine != others:
                 return f"{field.name} {mine}, not {others}"
         if other.classes and self.classes != other.classes[: len(self.classes)]:
             return f"the classes {', '.join(self.classes)[:80]}, not {', '.join(other.classes)[:80]}"
@@ -69,11 +69,11 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Rows of one split that stand in one tar: the unit of commit.
+    """Consecutive rows of one split that are stored in one tar: the unit of commit.
 
     Attributes:
         split: the split's name.
-        number: the block's place in the split, from 0.
+        number: the block's index in the split, from 0.
     """
 
     split: str
@@ -81,29 +81,34 @@ class Block:
 
     @property
     def shard(self) -> str:
-        """Returns the tar's name, relative to DIR."""
+        """The tar's name, relative to DIR."""
         return f"{self.split}/{self.number:05d}.tar"
 
     @property
     def index_part(self) -> str:
-        """Returns the name of the block's part of the index, relative to DIR."""
+        """The name of the block's part of the index, relative to DIR."""
         return f"{_PARTS}/{self.split}-{self.number:05d}.index.parquet"
 
     @property
     def outcomes_part(self) -> str:
-        """Returns the name of the block's part of the ledger, relative to DIR; it is there once all others are."""
+        """The name of the block's part of the outcomes, relative to DIR; this file commits the block."""
         return f"{_PARTS}/{self.split}-{self.number:05d}.outcomes.parquet"
+
+    @property
+    def files(self) -> tuple[str, str, str]:
+        """The names of the block's three files, the one that commits it last."""
+        return self.shard, self.index_part, self.outcomes_part
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardDir:
-    """A DIR whose row order is fixed.
+    """A DIR with its row order.
 
     Attributes:
         root: its path.
         recipe: what it is made from.
-        rows: `urls.ROWS_SCHEMA`, in the order in which each split's pictures are stored.
-        tars: sizes of its tars in bytes, by name, where they lie elsewhere; None where they are in DIR.
+        rows: the rows (`ROWS_SCHEMA`), in the order in which each split's pictures are stored.
+        tars: sizes in bytes of the tars under DIR's URL, by name; None if the tars are in DIR.
     """
 
     root: Path
@@ -112,8 +117,8 @@ class ShardDir:
     tars: Mapping[str, int] | None = None
 
     @functools.cached_property
-    def _places(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Places in `rows` of each split's, in order; splits in order of their names."""
+    def _positions(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Positions in `rows` of each split's rows, in order; the splits are sorted by name."""
         splits = self.rows.column("split").combine_chunks().dictionary_encode()
         names, numbers = splits.dictionary.to_pylist(), splits.indices.to_numpy()
         return {name: np.flatnonzero(numbers == names.index(name)) for name in sorted(names)}
@@ -122,27 +127,29 @@ class ShardDir:
         """Returns every block, split by split, in row order."""
         size = self.recipe.rows_per_shard
         return [
-            Block(split, number) for split, places in self._places.items() for number in range(-(-len(places) // size))
+            Block(split, number)
+            for split, positions in self._positions.items()
+            for number in range(-(-len(positions) // size))
         ]
 
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
-        """Returns the block's rows, each with the columns of `urls.ROWS_SCHEMA`."""
+        """Returns the block's rows, each with the columns of `ROWS_SCHEMA`."""
         size = self.recipe.rows_per_shard
-        return self.rows.take(self._places[block.split][block.number * size :][:size]).to_pylist()
+        return self.rows.take(self._positions[block.split][block.number * size :][:size]).to_pylist()
 
     def size_of(self, block: Block) -> int:
-        """Returns how many rows the block has."""
+        """Returns the number of the block's rows."""
         size = self.recipe.rows_per_shard
-        return min(size, len(self._places[block.split]) - block.number * size)
+        return min(size, len(self._positions[block.split]) - block.number * size)
 
     def is_committed(self, block: Block) -> bool:
-        """Tells whether all of the block's rows are committed."""
+        """Checks whether all of the block's rows are committed."""
         return self.committed_rows(block) == self.size_of(block)
 
     def committed_rows(self, block: Block) -> int:
-        """Returns how many of the block's rows, from its first on, are committed: 0, all, or those before it grew.
+        """Returns the number of committed rows, which are the block's first: none, all, or those before the list grew.
 
-        They are where the last file to appear is there, and the others are neither lost nor cut.
+        A block is committed if its outcomes part exists and its other files are neither missing nor truncated.
         """
         index_part, outcomes_part = self.root / block.index_part, self.root / block.outcomes_part
         size = self._find_size(block.shard)
@@ -152,7 +159,7 @@ class ShardDir:
             return 0
         try:
             return pq.read_metadata(outcomes_part).num_rows
-        except (OSError, ValueError, pa.ArrowException):  # `finalize` says so
+        except (OSError, ValueError, pa.ArrowException):  # `finalize` reports it
             return self.size_of(block)
 
     def _find_size(self, shard: str) -> int | None:
@@ -163,7 +170,7 @@ class ShardDir:
 
 
 def _find_end(index_part: Path) -> int:
-    """Returns where a block's last picture ends in its tar; 0 where the part can't be read: `finalize` says so."""
+    """Returns where a block's last picture ends in its tar; 0 if the part can't be read, which `finalize` reports."""
     try:
         part = pq.read_table(index_part, columns=["offset", "length"])
     except (OSError, ValueError, pa.ArrowException):
@@ -173,12 +180,12 @@ def _find_end(index_part: Path) -> int:
 
 
 def load_shard_dir(root: Path) -> ShardDir:
-    """Reads what DIR was made from.
+    """Reads DIR's recipe and row order.
 
     Raises:
-        ShardsError: nothing was assembled there, or what says so can't be read.
+        ShardsError: nothing was assembled there, or the file can't be read.
     """
-    path = root / _PARTS / _ROWS_NAME
+    path = root / ROWS_PATH
     if not path.is_file():
         refuse_url(root)
         raise ShardsError(f"{root}: no shards here; make some with: python -m shards assemble --list LIST --out {root}")
@@ -188,14 +195,13 @@ def load_shard_dir(root: Path) -> ShardDir:
         tuples = {name: tuple(fields.get(name, ())) for name in ("classes", "list_lengths")}
         recipe = Recipe(**fields | tuples)
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise ShardsError(
-            f"{path} can't be read ({str(error).splitlines()[0]}); assemble into another folder"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ShardsError(f"{path} can't be read ({reason}); assemble into another folder") from error
     return ShardDir(root, recipe, rows)
 
 
 def read_part(root: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a committed block's part of the index or of the ledger, or some of its columns.
+    """Reads a committed block's part of the index or of the outcomes, or some of its columns.
 
     Raises:
         ShardsError: it can't be read.
@@ -211,20 +217,20 @@ def read_part(root: Path, name: str, columns: Sequence[str] | None = None) -> pa
 
 
 def shard_dir_exists(root: Path) -> bool:
-    """Tells whether DIR's row order is fixed already."""
-    return (root / _PARTS / _ROWS_NAME).is_file()
+    """Checks whether DIR has a stored row order."""
+    return (root / ROWS_PATH).is_file()
 
 
 def create_shard_dir(root: Path, recipe: Recipe, rows: pa.Table, work: Path) -> ShardDir:
-    """Fixes DIR's row order, or puts a longer one in its place.
+    """Stores DIR's recipe and row order, or replaces them by longer ones.
 
     Args:
         root: DIR.
         recipe: what it is made from.
-        rows: `urls.ROWS_SCHEMA`, in order; of a DIR that is made already, what it has with more behind.
-        work: a folder for temporary files, of DIR's file system.
+        rows: the rows in order (`ROWS_SCHEMA`); if DIR has some already, those followed by new ones.
+        work: a folder for temporary files, in DIR's file system.
     """
     metadata = json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()
     pq.write_table(rows.replace_schema_metadata({_METADATA_KEY: metadata}), work / _ROWS_NAME)
-    publish_file(work / _ROWS_NAME, root / _PARTS / _ROWS_NAME)
+    publish_file(work / _ROWS_NAME, root / ROWS_PATH)
     return ShardDir(root, recipe, rows)

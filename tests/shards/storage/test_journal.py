@@ -2,36 +2,36 @@ import itertools
 
 import pytest
 
-from shards.storage import journal, shard_dir
+from shards import files
+from shards.storage import journal
 from shards.storage.shard_dir import Block
 
 BLOCK, OTHER = Block("train", 3), Block("train", 4)
-NAMES = (BLOCK.shard, BLOCK.index_part, BLOCK.outcomes_part)
 
 
 class Killed(BaseException):
-    """What a kill does, as far as files go: nothing is done any more."""
+    """Ends a process in the middle of an operation."""
 
 
 @pytest.fixture
 def killed_at(monkeypatch):
-    """Has the n-th change to DIR be the last one, done or not."""
+    """Raises Killed at the n-th change to DIR, before it or after it."""
 
-    def arm(step: int, *, is_done: bool) -> None:
+    def kill_at(step: int, *, is_done: bool) -> None:
         steps = itertools.count()
-        for verb in ("publish", "retract"):
-            act = getattr(shard_dir, verb)
+        for name in ("publish_file", "unpublish_file"):
+            change = getattr(files, name)
 
-            def stop(*paths, act=act) -> None:
+            def stop(*paths, change=change) -> None:
                 is_last = next(steps) == step
                 if not is_last or is_done:
-                    act(*paths)
+                    change(*paths)
                 if is_last:
                     raise Killed
 
-            monkeypatch.setattr(journal, verb, stop)
+            monkeypatch.setattr(journal, name, stop)
 
-    yield arm
+    yield kill_at
     monkeypatch.undo()
 
 
@@ -45,11 +45,11 @@ def drafts(root, word: str) -> list:
 
 
 def contents(root) -> list[str | None]:
-    found = [(root / name).read_text() if (root / name).exists() else None for name in NAMES]
+    found = [(root / name).read_text() if (root / name).exists() else None for name in BLOCK.files]
     return [text and text.split()[0] for text in found]
 
 
-def left_over(root) -> list:
+def redo_folders(root) -> list:
     return list((root / "blocks").glob("*.redo"))
 
 
@@ -60,21 +60,21 @@ def test_a_block_is_committed_and_replaced(tmp_path):
     journal.replace_block(tmp_path, BLOCK, *drafts(tmp_path, "new"))
     assert contents(tmp_path) == ["new"] * 3
     assert not (tmp_path / "index.parquet").exists()
-    assert left_over(tmp_path) == []
+    assert redo_folders(tmp_path) == []
 
 
-def test_a_process_that_lost_its_drafts_leaves_alone_what_another_committed(tmp_path):
+def test_a_process_whose_temporary_files_are_gone_leaves_a_committed_block_alone(tmp_path):
     journal.commit_block(tmp_path, BLOCK, *drafts(tmp_path, "another"))
     with pytest.raises(FileNotFoundError):
         journal.commit_block(tmp_path, BLOCK, *(tmp_path / ".work" / name for name in ("a", "b", "c")))
     assert contents(tmp_path) == ["another"] * 3
 
 
-STEPS = 12  # three files and the marker; the index; three files; four names to clear
+STEPS = 12  # publish three files and the marker; remove the index; publish three files; remove four
 
 
 @pytest.mark.parametrize("is_done", [False, True])
-def test_killed_at_any_step_of_a_replacement_the_next_start_has_all_old_or_all_new(tmp_path, killed_at, is_done):
+def test_a_replacement_killed_at_any_step_leaves_all_old_or_all_new_files(tmp_path, killed_at, is_done):
     outcomes = []
     for step in range(STEPS + 1):
         root = tmp_path / str(step)
@@ -90,17 +90,17 @@ def test_killed_at_any_step_of_a_replacement_the_next_start_has_all_old_or_all_n
         killed_at(-1, is_done=True)
         was_mixed = len(set(contents(root))) > 1
         journal.recover_blocks(root, [BLOCK, OTHER])
-        assert left_over(root) == []
+        assert redo_folders(root) == []
         assert (root / "index.parquet").exists() == (contents(root)[0] == "old")
         outcomes.append((contents(root), was_mixed))
     words = [found[0] for found, _ in outcomes]
     assert all(found == [found[0]] * 3 for found, _ in outcomes)
-    assert words == sorted(words, reverse=True)  # old until the marker, new from then on
+    assert words == sorted(words, reverse=True)  # old until the marker is there, new after that
     assert set(words) == {"old", "new"}
-    assert any(was_mixed for _, was_mixed in outcomes)  # or nothing was put to the test
+    assert any(was_mixed for _, was_mixed in outcomes)  # otherwise the test shows nothing
 
 
-def test_a_kill_while_recovering_is_recovered_from(tmp_path, killed_at):
+def test_a_recovery_that_was_killed_can_be_repeated(tmp_path, killed_at):
     for step in range(8):
         root = tmp_path / str(step)
         journal.commit_block(root, BLOCK, *drafts(root, "old"))
@@ -113,22 +113,22 @@ def test_a_kill_while_recovering_is_recovered_from(tmp_path, killed_at):
         killed_at(-1, is_done=True)
         journal.recover_blocks(root, [BLOCK])
         assert contents(root) == ["new"] * 3
-        assert left_over(root) == []
+        assert redo_folders(root) == []
 
 
-def test_what_belongs_to_another_partition_is_left_to_it(tmp_path, killed_at):
+def test_the_replacements_of_another_partition_are_left_alone(tmp_path, killed_at):
     journal.commit_block(tmp_path, BLOCK, *drafts(tmp_path, "old"))
     killed_at(4, is_done=False)
     with pytest.raises(Killed):
         journal.replace_block(tmp_path, BLOCK, *drafts(tmp_path, "new"))
     killed_at(-1, is_done=True)
     journal.recover_blocks(tmp_path, [OTHER])
-    assert len(left_over(tmp_path)) == 1
+    assert len(redo_folders(tmp_path)) == 1
     assert contents(tmp_path) == ["old"] * 3
 
 
-@pytest.mark.parametrize("lost", NAMES)
-def test_a_block_that_lost_a_file_is_uncommitted_while_it_is_committed_again(tmp_path, killed_at, lost):
+@pytest.mark.parametrize("lost", BLOCK.files)
+def test_a_block_that_lost_a_file_is_not_committed_until_all_its_new_files_are_there(tmp_path, killed_at, lost):
     for step in range(5):
         root = tmp_path / str(step)
         journal.commit_block(root, BLOCK, *drafts(root, "old"))

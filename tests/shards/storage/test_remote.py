@@ -101,7 +101,7 @@ def test_a_merge_says_whose_blocks_are_missing(pictures, run_assemble, memory, c
     assert main(["merge", url]) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{url}: 4 of 9 blocks are missing; nothing was merged",
-        "partition 1/2: 4 missing; assemble --partition 1/2 makes them",
+        "partition 1/2: 4 missing; run assemble --partition 1/2 to make them",
     ]
     assert objects_of(url) == before
 
@@ -151,7 +151,7 @@ def test_ctrl_c_gives_the_url_back_and_a_second_driver_is_refused_until_then(
         os.killpg(driver.pid, signal.SIGINT)
         _, error = driver.communicate(timeout=60)
     assert driver.returncode == 130, error
-    assert error.startswith("stopped; the same command goes on")
+    assert error.startswith("stopped; run the same command to continue")
     assert error.count("\n") == 1
     assert not any(name.startswith(".work/") for name in names_of(url))
     server.add("/7.jpg", Answer(draw_jpg(7)))

@@ -83,7 +83,7 @@ def test_the_second_of_two_drivers_is_refused(server, draw_jpg, write_list, run_
         (["report", "s3://bucket/DIR"], "aws s3 cp --recursive s3://bucket/DIR DIR"),
         (["mean", "gs://bucket/DIR"], "gcloud storage cp --recursive gs://bucket/DIR DIR"),
         (["repack", "s3://bucket/DIR", "--out=x", "--encode_format=pixels"], "aws s3 cp --recursive s3://bucket/DIR"),
-        (["repack", "{dir}", "--out=s3://bucket/DIR", "--encode_format=pixels"], "a folder is needed here, no URL"),
+        (["repack", "{dir}", "--out=s3://bucket/DIR", "--encode_format=pixels"], "a folder is needed here, not a URL"),
         (["mean", "file:///a/b"], "give its path, /a/b"),
     ],
 )

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import ShardsError
-from shards.files import publish_file, unpublish_file
+from shards.files import publish_file
 from shards.storage.file_lock import exclusive_lock
 from shards.storage.shard_dir import Block, Recipe, create_shard_dir, load_shard_dir, read_part
 from shards.url_list.parse import ROWS_SCHEMA
@@ -142,15 +142,6 @@ def test_the_last_block_has_the_rows_that_are_left(tmp_path):
     made = create(tmp_path)
     assert [made.size_of(block) for block in made.blocks()] == [len(made.rows_of(block)) for block in made.blocks()]
     assert made.size_of(Block("test", 1)) == 1
-
-
-def test_published_and_retracted_a_file_is_there_and_gone(tmp_path):
-    (tmp_path / "draft").write_text("x")
-    publish_file(tmp_path / "draft", tmp_path / "a" / "b" / "c")
-    assert (tmp_path / "a" / "b" / "c").read_text() == "x"
-    for _ in range(2):
-        unpublish_file(tmp_path / "a" / "b" / "c")
-        assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_a_folder_without_shards_names_the_command(tmp_path):

@@ -22,7 +22,7 @@ def test_a_url_that_is_whole_is_found_so_and_left_as_it_is(url, tmp_path, capsys
     before = objects_of(url)
     assert main(["verify", url]) == 0
     assert (
-        capsys.readouterr().out == f"{url}: whole: 20 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
+        capsys.readouterr().out == f"{url}: no differences: 20 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
     )
     assert objects_of(url) == before
     assert list((tmp_path / "cache").rglob("stage/*")) == []
@@ -60,10 +60,10 @@ def test_a_tar_takes_room_only_while_it_is_read(url):
         assert {block: path.stat().st_size for block, path in tars.items()} == sizes
         assert full() == set()
         for block in every:
-            with layout.reading(block):
+            with layout.local_tar(block):
                 assert full() == {block}
                 assert tars[block].read_bytes() == objects_of(url)[block.shard]
-            with contextlib.suppress(KeyError), layout.reading(block):
+            with contextlib.suppress(KeyError), layout.local_tar(block):
                 raise KeyError
             assert full() == set()
     assert not layout.root.exists()
@@ -79,6 +79,6 @@ def test_a_url_that_somebody_works_at_is_not_judged(url, tmp_path):
 
 
 def test_a_folder_is_read_where_it_lies(tmp_path):
-    with snapshot.open_snapshot(tmp_path) as layout, layout.reading(shard_dir.Block("train", 0)):
+    with snapshot.open_snapshot(tmp_path) as layout, layout.local_tar(shard_dir.Block("train", 0)):
         assert (layout.root, layout.name) == (tmp_path, str(tmp_path))
     assert tmp_path.exists()
