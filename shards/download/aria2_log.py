@@ -1,4 +1,4 @@
-"""What aria2 tells in its log alone: where a URL led to, and how long a host wants to be left in peace."""
+"""Reads redirects, response headers and errors from aria2's log, which its RPC does not report."""
 
 import collections
 import dataclasses
@@ -14,26 +14,26 @@ _RECORD = re.compile(rb"CUID#(\d+) - (Requesting:|Response received:|Redirecting
 _RESOLVED = re.compile(rb"CUID#(\d+) - (?:Name resolution complete|DNS cache hit): (\S+) -> (.*)")
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})")
 _RPC = b"Executing RPC method system.multicall"
-# Where in aria2's own source a line comes from, and its number: "[SocketCore.cc:313] errorCode=1 ".
-_PLACE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
-_ERROR = re.compile(rf"(?:Exception: |.*\[ERROR\] ){_PLACE}(.*)")
-_CAUSE = re.compile(rf" *-> {_PLACE}(.*)")  # the line after it
-_PAUSE = 0.005  # seconds between two looks at the log
+# Position in aria2's source code and error number: "[SocketCore.cc:313] errorCode=1 ".
+_SOURCE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
+_ERROR = re.compile(rf"(?:Exception: |.*\[ERROR\] ){_SOURCE}(.*)")
+_CAUSE = re.compile(rf" *-> {_SOURCE}(.*)")  # on the following line
+_PAUSE = 0.005  # seconds between two reads
 _CHUNK = 2**20  # bytes
 _STOPS = (b"Download complete:", b" not complete:")
 
 
 @dataclasses.dataclass
 class RequestTrace:
-    """One URL's way through redirects, as far as it has come.
+    """The redirects and the last response of one URL.
 
     Attributes:
-        host: that was asked first, without its port.
-        redirects: where each redirect led.
-        addresses: of the hosts that redirects led to, as far as their names were resolved here.
-        http_status: of the last answer.
-        retry_after: seconds that the last answer asked to wait, or None.
-        robots: the last answer's X-Robots-Tag headers.
+        host: host of the first request, without its port.
+        redirects: target of each redirect.
+        addresses: addresses by host name, for hosts that aria2 resolved after the first request.
+        http_status: status code of the last response.
+        retry_after: the last response's Retry-After in seconds, or None.
+        robots: the last response's X-Robots-Tag headers.
     """
 
     host: str = ""
@@ -45,14 +45,14 @@ class RequestTrace:
 
     @property
     def final_url(self) -> str | None:
-        """Returns where the last redirect led, or None where there was none."""
+        """Returns the target of the last redirect, or None if there was none."""
         return self.redirects[-1] if self.redirects else None
 
 
 class Aria2Log(threading.Thread):
-    """Reads aria2's log (level info) from a pipe as it comes, so that the daemon never waits for us.
+    """A thread that reads aria2's log (level info) from a pipe, so that the daemon never blocks on writing it.
 
-    aria2 writes a download's lines under a number of its own (CUID), which its RPC doesn't know; the request line ties
+    aria2 marks a download's lines with a number (CUID) that its RPC does not report. The logged request line relates
     the number to the URL.
     """
 
@@ -62,17 +62,17 @@ class Aria2Log(threading.Thread):
         self._changed = threading.Condition()
         self._by_cuid: dict[bytes, RequestTrace] = {}
         self._by_target: dict[str, tuple[bytes, RequestTrace]] = {}
-        self._cuid: bytes | None = None  # of the headers that are being read
-        self._target = b""  # of the request line among them; empty within an answer
-        self._tunnels: dict[bytes, str] = {}  # that a proxy was asked for and has not answered, by CUID: host:port
-        self._refused_tunnels: collections.Counter[str] = collections.Counter()  # with a 407, and not taken yet
+        self._cuid: bytes | None = None  # of the request or response whose headers are being read
+        self._target = b""  # of that request; "?" before its first line, empty in a response
+        self._tunnels: dict[bytes, str] = {}  # unanswered CONNECT requests by CUID: host:port
+        self._refused_tunnels: collections.Counter[str] = collections.Counter()  # answered with 407, not yet taken
         self._calls = 0
         self._stops = 0
         self._last_lines: collections.deque[str] = collections.deque(maxlen=4)
         self._first_error: list[str] = []
 
     def run(self) -> None:
-        """Reads until the daemon ends."""
+        """Reads until the daemon exits."""
         rest = b""
         with self._pipe:
             while chunk := self._pipe.read1(_CHUNK):
@@ -80,38 +80,38 @@ class Aria2Log(threading.Thread):
                 with self._changed:
                     for line in lines:
                         self._read_line(line + b"\n")
-                # The daemon writes line by line, some 24 for a download; a reader that waited for each would be woken
-                # for each, which costs both more than the reading.
+                # The daemon writes about 24 lines for each download, one by one. Without the pause each line would wake
+                # this thread, which costs more than reading it.
                 time.sleep(_PAUSE)
 
-    def take(self, url: str) -> RequestTrace:
-        """Returns what is known of a URL that has ended, and forgets it."""
+    def take_trace(self, url: str) -> RequestTrace:
+        """Returns the trace of a URL whose download has stopped, and removes it."""
         with self._changed:
-            cuid, trace = self._by_target.pop(_target_of(url), (b"", RequestTrace()))
+            cuid, trace = self._by_target.pop(_request_target(url), (b"", RequestTrace()))
             self._by_cuid.pop(cuid, None)
-            tunnel = _tunnel_to(url)
+            tunnel = _connect_target(url)
             if not cuid and tunnel in self._refused_tunnels:
                 trace.http_status = 407
                 self._refused_tunnels -= collections.Counter([tunnel])
             return trace
 
     def wait_for_call(self, number: int, timeout: float) -> bool:
-        """Waits until the log has been read up to the daemon's multicall `number` (from 1); False if that never came.
+        """Waits until the daemon's multicall `number` (from 1) has been read; False after `timeout` seconds.
 
-        What the daemon answers in a call, it has logged before.
+        The daemon logs an event before it reports it in a call's result.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._calls >= number, timeout)
 
     def wait_for_stop(self, timeout: float) -> None:
-        """Waits until a download has ended since the last such wait."""
+        """Waits until a download has stopped since the last call."""
         with self._changed:
             self._changed.wait_for(lambda: self._stops > 0, timeout)
             self._stops = 0
 
     @property
-    def complaint(self) -> str:
-        """Returns the first error in the log as one line, or the log's end where it names none."""
+    def error(self) -> str:
+        """Returns the first error in the log as one line, or the last lines if there is none."""
         with self._changed:
             return " ".join(" ".join(self._first_error or self._last_lines).split())
 
@@ -121,12 +121,12 @@ class Aria2Log(threading.Thread):
             return
         if line.startswith(b"\n"):
             return
-        self._note_words(line[:300].decode(errors="replace"))
+        self._record_error(line[:300].decode(errors="replace"))
         record = _RECORD.search(line)
         if record:
-            self._begin(record)
+            self._start_record(record)
         elif resolved := _RESOLVED.search(line):
-            self._note_addresses(*resolved.groups())
+            self._record_addresses(*resolved.groups())
         elif _RPC in line:
             self._calls += 1
             self._changed.notify_all()
@@ -134,14 +134,14 @@ class Aria2Log(threading.Thread):
             self._stops += 1
             self._changed.notify_all()
 
-    def _note_words(self, line: str) -> None:
+    def _record_error(self, line: str) -> None:
         self._last_lines.append(line)
         if not self._first_error and (error := _ERROR.match(line)):
             self._first_error = [error[1]]
         elif len(self._first_error) == 1 and (cause := _CAUSE.match(line)):
             self._first_error.append(cause[1])
 
-    def _begin(self, record: re.Match[bytes]) -> None:
+    def _start_record(self, record: re.Match[bytes]) -> None:
         cuid, kind, location = record.groups()
         if location is None:
             self._cuid = cuid
@@ -149,8 +149,8 @@ class Aria2Log(threading.Thread):
         elif cuid in self._by_cuid:
             self._by_cuid[cuid].redirects.append(location.decode(errors="replace"))
 
-    def _note_addresses(self, cuid: bytes, host: bytes, addresses: bytes) -> None:
-        trace = self._by_cuid.get(cuid)  # None until the first request: where the list's own host is says nothing
+    def _record_addresses(self, cuid: bytes, host: bytes, addresses: bytes) -> None:
+        trace = self._by_cuid.get(cuid)  # None before the first request: the list's own host is not recorded
         if trace is not None:
             found = [address.strip() for address in addresses.decode(errors="replace").split(",")]
             trace.addresses.setdefault(host.decode(errors="replace").lower(), []).extend(found)
@@ -166,17 +166,17 @@ class Aria2Log(threading.Thread):
         elif self._target:
             name, _, value = line.partition(b":")
             if name.lower() == b"host" and cuid not in self._by_cuid:
-                absolute = self._target.startswith((b"http://", b"https://"))  # so it is asked of a proxy
+                absolute = self._target.startswith((b"http://", b"https://"))  # a request to a proxy
                 url = (self._target if absolute else b"//" + value.strip() + self._target).decode(errors="replace")
                 trace = self._by_cuid[cuid] = RequestTrace(host=urlsplit(url).hostname or "")
-                self._by_target[_target_of(url)] = (cuid, trace)
+                self._by_target[_request_target(url)] = (cuid, trace)
         elif cuid in self._by_cuid:
-            _read_answer(self._by_cuid[cuid], line)
+            _read_response_header(self._by_cuid[cuid], line)
         elif (status := _STATUS.match(line)) and (tunnel := self._tunnels.pop(cuid, None)) and status[1] == b"407":
             self._refused_tunnels[tunnel] += 1
 
 
-def _read_answer(trace: RequestTrace, line: bytes) -> None:
+def _read_response_header(trace: RequestTrace, line: bytes) -> None:
     status = _STATUS.match(line)
     if status:
         trace.http_status = int(status[1])
@@ -185,11 +185,11 @@ def _read_answer(trace: RequestTrace, line: bytes) -> None:
     elif line[:13].lower() == b"x-robots-tag:":
         trace.robots.append(line[13:].decode(errors="replace"))
     elif line[:12].lower() == b"retry-after:":
-        trace.retry_after = _seconds(line[12:].strip().decode(errors="replace"))
+        trace.retry_after = _parse_retry_after(line[12:].strip().decode(errors="replace"))
 
 
-def _seconds(retry_after: str) -> float | None:
-    """Reads a Retry-After, which is a number of seconds or a date."""
+def _parse_retry_after(retry_after: str) -> float | None:
+    """Parses a Retry-After header, a number of seconds or a date."""
     if retry_after.isdecimal():
         return float(retry_after[:9])
     try:
@@ -201,14 +201,14 @@ def _seconds(retry_after: str) -> float | None:
     return max(0.0, (date - dt.datetime.now(dt.UTC)).total_seconds())
 
 
-def _tunnel_to(url: str) -> str:
-    """Returns the host:port that a proxy is asked to CONNECT to for an https URL."""
+def _connect_target(url: str) -> str:
+    """Returns the host:port of the CONNECT request for an https URL."""
     host = urlsplit(url).netloc.rpartition("@")[2].lower()
     return host if re.search(r":\d+$", host) else f"{host.rstrip(':')}:443"
 
 
-def _target_of(url: str) -> str:
-    """Returns what a URL and the request for it have in common: host, port unless it is the usual one, and path."""
+def _request_target(url: str) -> str:
+    """Returns what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
     parts = urlsplit(url)
     host = re.sub(r":(80|443)?$", "", parts.netloc.rpartition("@")[2].lower())
     return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")

@@ -1,4 +1,4 @@
-"""Rules that say where else a picture may be that its own host answers for no more."""
+"""Rewrites URLs whose host does not answer, by the config's rules."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from shards.config.schema import Rewrite
 
 
 def rewrite(url: str, rules: Iterable[Rewrite]) -> str | None:
-    """Returns the URL as the first rule that matches makes it, or None where that is no other http or https URL."""
+    """Returns the URL rewritten by the first rule that matches; None if it is no http(s) URL or the same one."""
     for rule in rules:
         found = re.match(rule.match, url)
         if found:
@@ -18,9 +18,9 @@ def rewrite(url: str, rules: Iterable[Rewrite]) -> str | None:
 
 
 def is_web_url(url: str) -> bool:
-    """Tells whether it is an http or https URL with a host."""
+    """Whether a text is an http or https URL with a host."""
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:  # such as a bracket that doesn't close
+    except ValueError:  # for example an unclosed bracket
         return False

@@ -73,7 +73,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(server, draw_jpg, write_list
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         _, error = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert error.startswith("stopped; the same command goes on")
+    assert error.startswith("stopped; run the same command to continue")
     assert error.count("\n") == 1
     assert_gone(family)
     assert not (tmp_path / "out" / ".work").exists()
@@ -102,7 +102,7 @@ def test_a_killed_daemon_is_one_line_and_the_same_command_goes_on(server, draw_j
         next(child for child in child_processes(driver) if child.name() == "aria2c").kill()
         _, error = driver.communicate(timeout=60)
     assert driver.returncode == 2
-    assert error.startswith("error: aria2c has ended")
+    assert error.startswith("error: aria2c has exited")
     assert error.count("\n") == 1
     release(server, draw_jpg)
     run_assemble(list=path, rows_per_shard=5)
@@ -127,7 +127,7 @@ def test_ctrl_c_twice_is_no_more_than_once(server, draw_jpg, write_list, tmp_pat
         family = child_processes(driver)
         error = interrupt_twice(driver, pause)
     assert driver.returncode == 130, error
-    assert error.startswith("stopped; the same command goes on")
+    assert error.startswith("stopped; run the same command to continue")
     assert error.count("\n") == 1
     assert_gone(family)
     assert not (tmp_path / "out" / ".work").exists()

@@ -14,11 +14,11 @@ from shards.download.aria2_daemon import Aria2Daemon, find_aria2c
 from shards.errors import ShardsError
 
 
-def daemon_in(folder: Path, **settings) -> Aria2Daemon:
+def create_daemon(folder: Path, **settings) -> Aria2Daemon:
     return Aria2Daemon(AssembleConfig(**{"list": "x", "out": folder} | settings), folder)
 
 
-def daemons() -> list[psutil.Process]:
+def running_daemons() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if child.name() == "aria2c"]
 
 
@@ -38,50 +38,50 @@ def wait_until_gone(pid: int) -> bool:
     return False
 
 
-def test_it_answers_until_its_end(tmp_path):
-    daemon = daemon_in(tmp_path)
+def test_the_daemon_answers_until_it_is_stopped(tmp_path):
+    daemon = create_daemon(tmp_path)
     daemon.start()
     try:
         assert daemon.call([("getVersion", []), ("nonsense", [])])[0][0]["version"]
-        (process,) = daemons()
+        (process,) = running_daemons()
     finally:
-        daemon.end()
+        daemon.stop()
     assert not process.is_running()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux")
-def test_it_does_not_sync_what_it_downloads(tmp_path):
-    daemon = daemon_in(tmp_path)
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp exists on Linux only")
+def test_the_daemon_does_not_sync_its_files(tmp_path):
+    daemon = create_daemon(tmp_path)
     daemon.start()
     try:
-        (process,) = daemons()
+        (process,) = running_daemons()
         assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
     finally:
-        daemon.end()
+        daemon.stop()
 
 
-def test_its_secret_is_nobody_elses(tmp_path):
-    daemon = daemon_in(tmp_path, proxy="http://me:password@127.0.0.1:9")
+def test_secret_and_password_are_not_readable_by_other_users(tmp_path):
+    daemon = create_daemon(tmp_path, proxy="http://me:password@127.0.0.1:9")
     old = os.umask(0)
     try:
         daemon.start()
-        (process,) = daemons()
+        (process,) = running_daemons()
         assert "password" not in " ".join(process.cmdline())
         assert not [path for path in tmp_path.iterdir() if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)]
     finally:
         os.umask(old)
-        daemon.end()
+        daemon.stop()
 
 
-def test_its_rpc_goes_past_every_proxy(tmp_path, monkeypatch):
+def test_the_rpc_ignores_all_proxies(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    daemon = daemon_in(tmp_path)
+    daemon = create_daemon(tmp_path)
     daemon.start()
     try:
         assert daemon.call([("getVersion", [])])
     finally:
-        daemon.end()
+        daemon.stop()
 
 
 @pytest.mark.parametrize(
@@ -96,31 +96,33 @@ def test_its_rpc_goes_past_every_proxy(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_pictures_take_the_proxy_that_was_asked_for(tmp_path, monkeypatch, environment, proxy, options):
+def test_downloads_use_the_configured_proxy_or_that_of_the_environment(
+    tmp_path, monkeypatch, environment, proxy, options
+):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    daemon = daemon_in(tmp_path, proxy=proxy)
+    daemon = create_daemon(tmp_path, proxy=proxy)
     daemon.start()
     try:
         found = daemon.call([("getGlobalOption", [])])[0][0]
     finally:
-        daemon.end()
+        daemon.stop()
     assert {name: value.rstrip("/") for name, value in found.items() if name.endswith("-proxy") and value} == options
 
 
-def test_a_killed_daemon_is_one_line(tmp_path):
-    daemon = daemon_in(tmp_path)
+def test_a_killed_daemon_is_an_error(tmp_path):
+    daemon = create_daemon(tmp_path)
     daemon.start()
-    daemons()[0].kill()
-    with pytest.raises(ShardsError, match="aria2c has ended"):
+    running_daemons()[0].kill()
+    with pytest.raises(ShardsError, match="aria2c has exited"):
         daemon.call([("getVersion", [])])
-    daemon.end()
+    daemon.stop()
 
 
-def test_it_does_not_outlive_a_killed_parent(tmp_path):
+def test_the_daemon_exits_when_its_parent_is_killed(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from shards.download.aria2_daemon import Aria2Daemon\n"
         "from shards.config.schema import AssembleConfig\n"
@@ -140,14 +142,14 @@ def test_it_does_not_outlive_a_killed_parent(tmp_path):
     assert wait_until_gone(daemon.pid)
 
 
-def test_the_wheels_program_is_the_default(monkeypatch):
-    aria2c = pytest.importorskip("aria2c", reason="its wheel exists for Linux alone")
+def test_the_packages_program_is_the_default(monkeypatch):
+    aria2c = pytest.importorskip("aria2c", reason="the package exists for Linux only")
     monkeypatch.setenv("PATH", "/nonexistent")
     assert find_aria2c() == str(aria2c.ARIA2C)
 
 
-def test_a_newer_program_on_the_path_wins_and_an_older_does_not(tmp_path, monkeypatch):
-    aria2c = pytest.importorskip("aria2c", reason="its wheel exists for Linux alone")
+def test_a_program_on_path_is_used_only_if_it_is_newer(tmp_path, monkeypatch):
+    aria2c = pytest.importorskip("aria2c", reason="the package exists for Linux only")
     newer, older = fake_aria2c(tmp_path / "newer", "1.100.0"), fake_aria2c(tmp_path / "older", "1.36.9")
     monkeypatch.setenv("PATH", str(Path(newer).parent))
     assert find_aria2c() == newer
@@ -155,13 +157,13 @@ def test_a_newer_program_on_the_path_wins_and_an_older_does_not(tmp_path, monkey
     assert find_aria2c() == str(aria2c.ARIA2C)
 
 
-def test_a_program_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+def test_a_program_that_does_not_start_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(fake_aria2c(tmp_path / "bin", "99.0")).parent) + ":" + os.environ["PATH"])
     with pytest.raises(ShardsError, match="doesn't start: aria2 version 99"):
-        daemon_in(tmp_path).start()
+        create_daemon(tmp_path).start()
 
 
-def test_a_proxy_variable_that_aria2_refuses_is_named(tmp_path, monkeypatch):
+def test_an_invalid_proxy_variable_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "nonsense::")
     with pytest.raises(ShardsError, match=r"doesn't start: .*'--http-proxy'.*unrecognized proxy format$"):
-        daemon_in(tmp_path).start()
+        create_daemon(tmp_path).start()

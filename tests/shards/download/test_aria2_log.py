@@ -25,7 +25,7 @@ def redirect(cuid: int, url: str) -> str:
 
 @pytest.fixture
 def read():
-    """Lets a reader read a log to its end."""
+    """Reads a log to its end with Aria2Log."""
 
     def run(log: str) -> Aria2Log:
         reading, writing = os.pipe()
@@ -39,7 +39,7 @@ def read():
     return run
 
 
-def test_a_redirect_is_followed_to_its_end(read):
+def test_redirects_are_followed_to_the_last_url(read):
     log = read(
         request(7, "/a.jpg?x=1", "h:81")
         + answer(7, 302, "Location: /b")
@@ -52,40 +52,40 @@ def test_a_redirect_is_followed_to_its_end(read):
         + request(7, "/photo_unavailable.png", "elsewhere")
         + answer(7, 200)
     )
-    trace = log.take("http://h:81/a.jpg?x=1")
+    trace = log.take_trace("http://h:81/a.jpg?x=1")
     assert (trace.final_url, trace.http_status) == ("https://elsewhere/photo_unavailable.png", 200)
-    assert log.take("http://h/other").final_url is None
+    assert log.take_trace("http://h/other").final_url is None
 
 
-def test_a_proxys_request_line_has_the_whole_url(read):
+def test_a_request_to_a_proxy_has_the_complete_url(read):
     log = read(request(7, "http://h/a.jpg", "h") + answer(7, 404))
-    assert log.take("http://h/a.jpg").http_status == 404
+    assert log.take_trace("http://h/a.jpg").http_status == 404
 
 
-def test_an_https_url_is_found_under_its_usual_port(read):
+def test_a_default_port_is_ignored(read):
     log = read(request(7, "/", "H") + answer(7, 200))
-    assert log.take("https://me:secret@h:443").http_status == 200
+    assert log.take_trace("https://me:secret@h:443").http_status == 200
 
 
-def test_what_is_taken_is_forgotten(read):
+def test_a_trace_can_be_taken_once(read):
     log = read(request(7, "/a", "h") + answer(7, 200))
-    log.take("http://h/a")
-    assert log.take("http://h/a").http_status is None
+    log.take_trace("http://h/a")
+    assert log.take_trace("http://h/a").http_status is None
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("0", 0.0), ("soon", None), ("-3", None)])
 def test_retry_after_in_seconds(read, header, seconds):
     log = read(request(7, "/a", "h") + answer(7, 429, f"Retry-After: {header}"))
-    assert log.take("http://h/a").retry_after == seconds
+    assert log.take_trace("http://h/a").retry_after == seconds
 
 
 def test_retry_after_as_a_date(read):
     date = email.utils.format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1000), usegmt=True)
     log = read(request(7, "/a", "h") + answer(7, 503, f"retry-after: {date}"))
-    assert 900 < log.take("http://h/a").retry_after <= 1000
+    assert 900 < log.take_trace("http://h/a").retry_after <= 1000
 
 
-def test_a_later_answer_takes_the_wish_back(read):
+def test_a_later_response_without_retry_after_resets_it(read):
     log = read(
         request(7, "/a", "h")
         + answer(7, 302, "Retry-After: 7")
@@ -93,14 +93,14 @@ def test_a_later_answer_takes_the_wish_back(read):
         + request(7, "/b", "h")
         + answer(7, 200)
     )
-    assert log.take("http://h/a").retry_after is None
+    assert log.take_trace("http://h/a").retry_after is None
 
 
-def resolved(cuid: int, words: str) -> str:
-    return f"{STAMP} CUID#{cuid} - {words}\n"
+def resolved(cuid: int, text: str) -> str:
+    return f"{STAMP} CUID#{cuid} - {text}\n"
 
 
-def test_the_way_is_told_with_the_addresses_that_names_stood_for(read):
+def test_redirects_are_reported_with_the_resolved_addresses(read):
     log = read(
         resolved(7, "Name resolution complete: h -> 10.0.0.1")
         + request(7, "/a", "H:81")
@@ -113,12 +113,12 @@ def test_the_way_is_told_with_the_addresses_that_names_stood_for(read):
         + redirect(7, "https://THIRD/c")
         + resolved(7, "DNS cache hit: THIRD -> ::1")
     )
-    trace = log.take("http://h:81/a")
+    trace = log.take_trace("http://h:81/a")
     assert (trace.host, trace.redirects) == ("h", ["http://other/b", "https://THIRD/c"])
     assert trace.addresses == {"other": ["93.184.216.34", "10.0.0.2"], "third": ["::1"]}
 
 
-def test_what_robots_are_told_is_the_last_answers(read):
+def test_x_robots_tag_is_that_of_the_last_response(read):
     log = read(
         request(7, "/a", "h")
         + answer(7, 302, "X-Robots-Tag: noai")
@@ -126,27 +126,27 @@ def test_what_robots_are_told_is_the_last_answers(read):
         + request(7, "/b", "h")
         + answer(7, 200, "X-Robots-Tag: otherbot: noindex", "x-robots-tag:nofollow, noarchive", "X-Robots: noai")
     )
-    robots = log.take("http://h/a").robots
+    robots = log.take_trace("http://h/a").robots
     assert [header.strip() for header in robots] == ["otherbot: noindex", "nofollow, noarchive"]
 
 
-def test_the_complaint_is_the_first_error_and_its_cause(read):
+def test_the_error_is_the_first_one_and_its_cause(read):
     log = read(
         "Parse error in aria2.conf\n"
         "Exception: [AbstractOptionHandler.cc:69] errorCode=28 A problem with the option '--all-proxy'.\n"
         "  -> [OptionHandlerImpl.cc:520] errorCode=1 unrecognized proxy format\n"
         "Usage:\n" + " --all-proxy=PROXY  Use a proxy\n" * 20
     )
-    assert log.complaint == "A problem with the option '--all-proxy'. unrecognized proxy format"
+    assert log.error == "A problem with the option '--all-proxy'. unrecognized proxy format"
     log = read(f"{STAMP}\n{STAMP.replace('INFO', 'ERROR')} failed to bind TCP port 7123\n{STAMP} bye\n")
-    assert log.complaint == "failed to bind TCP port 7123"
+    assert log.error == "failed to bind TCP port 7123"
 
 
-def test_where_no_error_is_named_the_complaint_is_the_end(read):
-    assert read("first\n\n  second\n").complaint == "first second"
+def test_without_an_error_the_last_lines_are_reported(read):
+    assert read("first\n\n  second\n").error == "first second"
 
 
-def test_calls_are_counted_as_they_are_read(read):
+def test_multicalls_are_counted(read):
     log = read(f"{STAMP} Executing RPC method system.multicall\n" * 2 + f"{STAMP} Executing RPC method aria2.addUri\n")
     assert log.wait_for_call(2, timeout=1)
     assert not log.wait_for_call(3, timeout=0)
@@ -156,7 +156,7 @@ def connect(cuid: int, to: str) -> str:
     return f"{STAMP} CUID#{cuid} - Requesting:\nCONNECT {to} HTTP/1.1\nUser-Agent: x\nHost: {to}\n\n\n"
 
 
-def test_a_refused_tunnel_is_told_of_as_many_urls_as_were_refused_and_of_no_other_host(read):
+def test_a_refused_tunnel_counts_for_as_many_urls_of_its_host_as_were_refused(read):
     log = read(
         connect(7, "h:443")
         + connect(8, "H:443")
@@ -169,12 +169,12 @@ def test_a_refused_tunnel_is_told_of_as_many_urls_as_were_refused_and_of_no_othe
         + answer(10, 404)
         + answer(9, 503)
     )
-    assert log.take("https://open/a").http_status == 404
-    assert log.take("https://h:444/a").http_status is None
-    assert [log.take(f"https://h/{name}").http_status for name in "abc"] == [407, 407, None]
+    assert log.take_trace("https://open/a").http_status == 404
+    assert log.take_trace("https://h:444/a").http_status is None
+    assert [log.take_trace(f"https://h/{name}").http_status for name in "abc"] == [407, 407, None]
 
 
-def test_a_tunnel_that_is_refused_after_a_redirect_is_the_last_answer(read):
+def test_a_tunnel_refused_after_a_redirect_is_the_last_response(read):
     log = read(
         request(7, "http://h/a", "h")
         + answer(7, 302)
@@ -182,4 +182,4 @@ def test_a_tunnel_that_is_refused_after_a_redirect_is_the_last_answer(read):
         + connect(7, "h:443")
         + answer(7, 407)
     )
-    assert log.take("http://h/a").http_status == 407
+    assert log.take_trace("http://h/a").http_status == 407

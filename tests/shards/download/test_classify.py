@@ -2,7 +2,7 @@ import pytest
 
 from shards.config.schema import AssembleConfig
 from shards.download.aria2_log import RequestTrace
-from shards.download.classify import classify, http_status_of, is_local_failure
+from shards.download.classify import classify, find_http_status, is_local_failure
 from shards.format.outcomes import Status
 
 CONFIG = AssembleConfig(list="a", out="b")
@@ -15,9 +15,9 @@ def result(code: int, message: str = "", status: str = "error", total: int = 0) 
 COMPLETE = result(0, status="complete")
 
 
-# What aria2 1.37 says; tests/shards/download/test_downloader.py and test_web.py have the answers that it says it to.
+# Results of aria2 1.37; tests/shards/download/test_downloader.py and tests/shards/test_web.py use the real aria2c.
 @pytest.mark.parametrize(
-    ("ended", "http_status", "status"),
+    ("stopped", "http_status", "status"),
     [
         (COMPLETE, 200, Status.KEPT),
         (result(3, "Resource not found"), 404, Status.NOT_FOUND),
@@ -35,33 +35,39 @@ COMPLETE = result(0, status="complete")
         (result(26, "something new"), 200, Status.DOWNLOAD_ERROR),
     ],
 )
-def test_each_end_has_its_name(ended, http_status, status):
-    assert classify(ended, RequestTrace(http_status=http_status), CONFIG)[0] is status
+def test_each_result_has_its_status(stopped, http_status, status):
+    result = classify(stopped, RequestTrace(http_status=http_status), CONFIG)
+    assert (result.status, result.http_status) == (status, http_status)
 
 
 def test_a_message_is_one_line():
-    assert classify(result(1, "a\n b\r\n"), RequestTrace(), CONFIG)[1] == "a b"
+    assert classify(result(1, "a\n b\r\n"), RequestTrace(), CONFIG).message == "a b"
 
 
-def test_a_way_that_may_not_be_outweighs_whatever_came():
+def test_a_body_over_the_limit_is_named_by_the_limit():
+    assert classify(result(17, "File I/O"), RequestTrace(), CONFIG).message == f"over max_bytes {CONFIG.max_bytes}"
+
+
+def test_a_refused_redirect_takes_precedence_over_any_result():
     trace = RequestTrace(host="h", redirects=["ftp://h/a"], http_status=302)
-    for ended in (COMPLETE, result(2, "Timeout.")):
-        assert classify(ended, trace, CONFIG)[0] is Status.REDIRECT_REFUSED
+    for stopped in (COMPLETE, result(2, "Timeout.")):
+        assert classify(stopped, trace, CONFIG).status is Status.REDIRECT_REFUSED
 
 
-def test_a_ban_is_heeded_where_a_body_came():
+def test_a_disallowed_directive_applies_to_completed_downloads():
     trace = RequestTrace(http_status=200, robots=["noai"])
-    assert classify(COMPLETE, trace, CONFIG) == (Status.NOAI, "X-Robots-Tag: noai")
-    assert classify(result(2, "Timeout."), trace, CONFIG)[0] is Status.TIMEOUT
+    banned = classify(COMPLETE, trace, CONFIG)
+    assert (banned.status, banned.message) == (Status.NOAI, "X-Robots-Tag: noai")
+    assert classify(result(2, "Timeout."), trace, CONFIG).status is Status.TIMEOUT
 
 
-def test_the_answers_status_is_in_aria2s_words_or_in_its_log():
-    assert http_status_of(result(22, "The response status is not successful. status=418"), RequestTrace()) == 418
-    assert http_status_of(result(3, "Resource not found"), RequestTrace(http_status=404)) == 404
-    assert http_status_of(result(1), RequestTrace()) is None
+def test_the_http_status_is_read_from_aria2s_message_or_its_log():
+    assert find_http_status(result(22, "The response status is not successful. status=418"), RequestTrace()) == 418
+    assert find_http_status(result(3, "Resource not found"), RequestTrace(http_status=404)) == 404
+    assert find_http_status(result(1), RequestTrace()) is None
 
 
-def test_what_this_machine_lacks_is_no_row_s_fault():
+def test_failures_of_this_machine_are_recognized():
     assert is_local_failure(result(9, "No space left"))
     assert not is_local_failure(result(17))
     assert not is_local_failure(COMPLETE)

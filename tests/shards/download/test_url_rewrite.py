@@ -15,11 +15,11 @@ FLICKR = Rewrite(r"https?://farm\d+\.static\.?flickr\.com/", "https://live.stati
         ("http://h/?http://farm9.staticflickr.com/8/1_a.jpg", None),
     ],
 )
-def test_a_urls_beginning_is_replaced(url, rewritten):
+def test_the_beginning_of_a_url_is_replaced(url, rewritten):
     assert rewrite(url, [FLICKR]) == rewritten
 
 
-def test_the_first_rule_that_matches_holds():
+def test_the_first_matching_rule_applies():
     rules = [Rewrite("http://(a|b)/", r"http://\1.example/"), Rewrite("http://", "https://")]
     assert rewrite("http://b/x", rules) == "http://b.example/x"
     assert rewrite("http://c/x", rules) == "https://c/x"
@@ -27,20 +27,20 @@ def test_the_first_rule_that_matches_holds():
 
 
 @pytest.mark.parametrize("replace", ["ftp://h/", "file:///", "", "http://[", "http://a/"])
-def test_what_is_no_other_web_url_is_none(replace):
+def test_a_result_that_is_no_other_web_url_is_none(replace):
     assert rewrite("http://a/x", [Rewrite("http://a/", replace)]) is None
 
 
 @pytest.mark.parametrize(("match", "replace"), [("(a", "b"), ("a", r"\1"), ("a", r"\g<x>"), ("a", "\\"), ("*", "")])
-def test_what_makes_no_rule_is_one_line(match, replace):
-    fault = Rewrite(match, replace).find_fault()
+def test_an_invalid_rule_is_reported_in_one_line(match, replace):
+    fault = Rewrite(match, replace).find_error()
     assert repr(match) in fault
     assert "\n" not in fault
-    assert FLICKR.find_fault() is None
+    assert FLICKR.find_error() is None
 
 
 @pytest.mark.parametrize(
-    ("url", "is_one"),
+    ("url", "expected"),
     [
         ("http://h/", True),
         ("https://h:1", True),
@@ -51,5 +51,5 @@ def test_what_makes_no_rule_is_one_line(match, replace):
         ("", False),
     ],
 )
-def test_web_urls(url, is_one):
-    assert is_web_url(url) is is_one
+def test_web_urls(url, expected):
+    assert is_web_url(url) is expected
