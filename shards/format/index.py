@@ -1,4 +1,4 @@
-"""index.parquet: where every kept picture lies in the shards; the contract between the data side and training."""
+"""Reads and writes index.parquet: the position of every kept picture, which training reads pictures by."""
 
 import dataclasses
 import hashlib
@@ -18,34 +18,34 @@ from shards.location import refuse_url
 FORMAT_VERSION = 1
 INDEX_FILE = "index.parquet"
 METADATA_KEY = b"stylefinetune"
-_GROUP_ROWS = 16_384  # that a Parquet file is written by
+_GROUP_ROWS = 16_384  # smallest row group in a Parquet file, except the last
 
 INDEX_SCHEMA = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),  # the row's place in the list as read, from 0
-        pa.field("key", pa.string(), nullable=False),  # the tar member's name before its first dot
+        pa.field("row", pa.int64(), nullable=False),  # index of the row in the list as read, from 0
+        pa.field("key", pa.string(), nullable=False),  # the tar member's name up to its first dot
         pa.field("split", pa.string(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),  # the tar, relative to DIR, with forward slashes
-        pa.field("offset", pa.int64(), nullable=False),  # of the picture's bytes within the tar
+        pa.field("shard", pa.string(), nullable=False),  # path of the tar relative to DIR, with forward slashes
+        pa.field("offset", pa.int64(), nullable=False),  # of the picture's bytes in the tar
         pa.field("length", pa.int64(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),  # as stored, after EXIF orientation
         pa.field("height", pa.int32(), nullable=False),
         pa.field("format", pa.string(), nullable=False),  # jpg, png, webp, gif, bmp or npy
-        pa.field("sha256", pa.string(), nullable=False),  # hex, of exactly those bytes
+        pa.field("sha256", pa.string(), nullable=False),  # hex, of those bytes
     ]
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexMetadata:
-    """What index.parquet says of the whole DIR, kept in its schema metadata.
+    """Facts about DIR, stored in the schema metadata of index.parquet.
 
     Attributes:
         classes: class names in label order.
         encode_format: original, pixels or jpg.
-        image_size: side in pixels of resized pictures; 0 where originals were kept.
-        list_sha256: of the list as read, hex.
+        image_size: side in pixels of resized pictures; 0 for originals.
+        list_sha256: hash of the list as read, hex.
         seed: of the row order.
     """
 
@@ -56,36 +56,36 @@ class IndexMetadata:
     seed: int
 
     def to_bytes(self) -> bytes:
-        """Returns the schema metadata's value: JSON with sorted keys, so that equal contents are equal bytes."""
+        """Return the metadata as JSON with sorted keys, so that equal metadata gives equal bytes."""
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "IndexMetadata":
-        """Reads what `to_bytes` wrote.
+        """Parse the result of `to_bytes`.
 
         Raises:
-            ShardsError: another format version wrote it.
+            ShardsError: it has another format version.
         """
         fields = json.loads(value)
         version = fields.pop("format_version", None)
         if version != FORMAT_VERSION:
-            raise ShardsError(f"format version {version} is not the {FORMAT_VERSION} that this release reads")
+            raise ShardsError(f"format version {version}; this release reads version {FORMAT_VERSION}")
         fields["classes"] = tuple(fields["classes"])
         return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """The pictures of one split in list order, as columns of equal length N.
+    """The pictures of one split in list order, as columns of length N.
 
     Attributes:
-        root: DIR, which `shard` is relative to.
+        root: DIR; `shard` is relative to it.
         key: tar keys.
         label: int64[N].
-        shard: tar names.
-        offset: int64[N], of the picture's bytes within its tar.
+        shard: paths of the tars.
+        offset: int64[N], of the picture's bytes in its tar.
         length: int64[N], in bytes.
-        width: int64[N], in pixels, as stored and upright.
+        width: int64[N], in pixels, as stored, after EXIF orientation.
         height: int64[N].
         format: jpg, png, webp, gif, bmp or npy.
     """
@@ -106,13 +106,13 @@ class Entries:
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """A whole index.parquet, checked against the schema.
+    """The contents of index.parquet, checked against the schema.
 
     Attributes:
-        root: the DIR it was read from.
-        metadata: what it says of the whole DIR.
+        root: DIR.
+        metadata: facts about DIR.
         table: the rows, in list order within each split.
-        fingerprint: sha256 (hex) of rows and metadata, equal for equal contents wherever DIR lies.
+        fingerprint: sha256 (hex) of rows and metadata; it doesn't depend on DIR's path.
     """
 
     root: Path
@@ -122,7 +122,7 @@ class ShardIndex:
 
     @classmethod
     def load(cls, root: Path) -> "ShardIndex":
-        """Reads DIR/index.parquet.
+        """Read DIR/index.parquet.
 
         Raises:
             ShardsError: it is missing, unreadable or of another format version.
@@ -145,32 +145,32 @@ class ShardIndex:
 
     @property
     def splits(self) -> list[str]:
-        """Returns the names of the splits that hold pictures, sorted."""
+        """The sorted names of the splits that hold pictures."""
         return sorted(set(self.table.column("split").to_pylist()))
 
     def entries(self, split: str) -> Entries:
-        """Returns the split's pictures; empty where the split has none."""
-        part = self.table.filter(pc.field("split") == split)
+        """Return the pictures of a split; empty if it has none."""
+        rows = self.table.filter(pc.field("split") == split)
         return Entries(
             root=self.root,
-            key=part.column("key").to_pylist(),
-            label=part.column("label").to_numpy().astype(np.int64),
-            shard=part.column("shard").to_pylist(),
-            offset=part.column("offset").to_numpy(),
-            length=part.column("length").to_numpy(),
-            width=part.column("width").to_numpy().astype(np.int64),
-            height=part.column("height").to_numpy().astype(np.int64),
-            format=part.column("format").to_pylist(),
+            key=rows.column("key").to_pylist(),
+            label=rows.column("label").to_numpy().astype(np.int64),
+            shard=rows.column("shard").to_pylist(),
+            offset=rows.column("offset").to_numpy(),
+            length=rows.column("length").to_numpy(),
+            width=rows.column("width").to_numpy().astype(np.int64),
+            height=rows.column("height").to_numpy().astype(np.int64),
+            format=rows.column("format").to_pylist(),
         )
 
 
 def write_index(path: Path, parts: Iterable[pa.Table], metadata: IndexMetadata) -> None:
-    """Writes tables of SCHEMA, one behind the other, with `metadata`; equal parts give equal bytes."""
+    """Write tables of `INDEX_SCHEMA` to one index with `metadata`; equal rows give equal bytes."""
     write_parts(path, parts, INDEX_SCHEMA.with_metadata({METADATA_KEY: metadata.to_bytes()}))
 
 
 def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Writes tables, one behind the other, to a Parquet file, and holds only a few of them at a time."""
+    """Write tables to one Parquet file, with only a few of them in memory at a time."""
     with pq.ParquetWriter(path, schema) as writer:
         group: list[pa.Table] = []
         for part in parts:

@@ -1,4 +1,4 @@
-"""outcomes.parquet: what became of each row of the list, the ledger of an assembly."""
+"""The format of outcomes.parquet: the result for each row of the list."""
 
 import dataclasses
 import datetime as dt
@@ -10,40 +10,40 @@ OUTCOMES_FILE = "outcomes.parquet"
 
 
 class Status(enum.StrEnum):
-    """The closed set of what can become of a row; docs and reports use these words, and docs/crawl.md explains them."""
+    """All possible results for a row; docs/crawl.md explains them."""
 
-    KEPT = "kept"  # a picture, in a shard
+    KEPT = "kept"  # the picture is in a shard
     NOT_FOUND = "not_found"  # 404
     GONE = "gone"  # 410
     FORBIDDEN = "forbidden"  # 401, 402, 403, 451
-    HTTP_ERROR = "http_error"  # any other refusal
+    HTTP_ERROR = "http_error"  # any other HTTP error
     RATE_LIMITED = "rate_limited"  # 429
     SERVER_ERROR = "server_error"  # 5xx
     PROXY_REFUSED = "proxy_refused"  # 407
-    TIMEOUT = "timeout"  # no answer in time, or none whole before the deadline
-    TOO_SLOW = "too_slow"  # below the lowest speed that is waited for
-    DNS = "dns"  # the host's name couldn't be resolved
-    REFUSED = "refused"  # no connection, or one that ended before a body began
-    INCOMPLETE = "incomplete"  # the connection ended before the body did
-    CANCELLED = "cancelled"  # not asked for: its host had refused too often in a row
-    TOO_LARGE = "too_large"  # more bytes than the cap
+    TIMEOUT = "timeout"  # no response in time, or not complete before the deadline
+    TOO_SLOW = "too_slow"  # below the lowest speed allowed
+    DNS = "dns"  # the host name couldn't be resolved
+    REFUSED = "refused"  # no connection, or it ended before the response body began
+    INCOMPLETE = "incomplete"  # the connection ended within the response body
+    CANCELLED = "cancelled"  # not requested: its host had failed too often in a row
+    TOO_LARGE = "too_large"  # more bytes than max_bytes
     TOO_MANY_REDIRECTS = "too_many_redirects"
-    REDIRECT_REFUSED = "redirect_refused"  # it led to another scheme, to a private address, or nowhere
-    DOWNLOAD_ERROR = "download_error"  # aria2 gave up for another reason; the message has it
+    REDIRECT_REFUSED = "redirect_refused"  # to another scheme, to a private address, or to no URL
+    DOWNLOAD_ERROR = "download_error"  # any other error of aria2; the message has it
     UNSUPPORTED_URL = "unsupported_url"  # not http or https
     MISSING_FILE = "missing_file"  # a Caffe list's local path that can't be read
-    NOAI = "noai"  # its host says in X-Robots-Tag that it isn't for this
-    HASH_MISMATCH = "hash_mismatch"  # not the bytes whose hash the list gives
+    NOAI = "noai"  # X-Robots-Tag forbids this use
+    HASH_MISMATCH = "hash_mismatch"  # the bytes differ from the hash in the list
     PLACEHOLDER = "placeholder"  # the host's "photo unavailable" picture
     NOT_AN_IMAGE = "not_an_image"
-    BAD_ENCODING = "bad_encoding"  # still compressed as it was for the transport
-    CORRUPT = "corrupt"  # begins as a picture and doesn't decode whole
+    BAD_ENCODING = "bad_encoding"  # the body is still compressed
+    CORRUPT = "corrupt"  # begins as a picture, but doesn't decode completely
     TOO_SMALL = "too_small"
     TOO_MANY_PIXELS = "too_many_pixels"
-    DUPLICATE = "duplicate"  # the bytes of a row that was kept before it, where only one is wanted
+    DUPLICATE = "duplicate"  # an earlier kept row has the same bytes, and drop_duplicates is set
 
 
-# What may be otherwise a moment later: such a row is asked for again.
+# Failures that a later attempt may not meet: such a row is requested again.
 TRANSIENT_STATUSES = frozenset(
     {
         Status.RATE_LIMITED,
@@ -60,29 +60,29 @@ TRANSIENT_STATUSES = frozenset(
 
 OUTCOMES_SCHEMA = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),  # the row's place in the list as read, from 0
+        pa.field("row", pa.int64(), nullable=False),  # index of the row in the list as read, from 0
         pa.field("key", pa.string(), nullable=False),
         pa.field("image_url", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
-        pa.field("http_status", pa.int32()),  # of the last answer
-        pa.field("attempts", pa.int32(), nullable=False),  # how often it was asked for
+        pa.field("http_status", pa.int32()),  # of the last response
+        pa.field("attempts", pa.int32(), nullable=False),  # number of requests
         pa.field("final_url", pa.string()),  # after redirects
-        pa.field("bytes", pa.int64()),  # of the body as it came
-        pa.field("seconds", pa.float64(), nullable=False),  # that the last attempt took
-        pa.field("sha256", pa.string()),  # hex, of the body as it came
-        pa.field("format", pa.string()),  # of the body, told by its first bytes; null where it is no picture's
-        pa.field("duplicate_of", pa.int64()),  # of kept rows with equal bodies, the first; null for that one itself
+        pa.field("bytes", pa.int64()),  # of the response body
+        pa.field("seconds", pa.float64(), nullable=False),  # duration of the last attempt
+        pa.field("sha256", pa.string()),  # hex, of the response body
+        pa.field("format", pa.string()),  # detected from the first bytes; null if it is not a picture
+        pa.field("duplicate_of", pa.int64()),  # first kept row with equal bytes; null for that row itself
         pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("message", pa.string(), nullable=False),  # why it wasn't kept, in one line
+        pa.field("message", pa.string(), nullable=False),  # why it wasn't kept; one line
     ]
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one row; the fields are columns of SCHEMA."""
+    """The result for one row; the fields are columns of `OUTCOMES_SCHEMA`."""
 
     status: Status
     time: dt.datetime

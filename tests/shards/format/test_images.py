@@ -1,4 +1,4 @@
-"""The pictures' checks against Caffe's own pixels, and against bytes that lie."""
+"""Pictures are compared with Caffe's pixels, and damaged and hostile bytes are refused."""
 
 import re
 import resource
@@ -23,7 +23,7 @@ from shards.format.outcomes import Status
 from tests import odd_pictures
 from tests.programs import ROOT, run
 
-WHOLE = ROOT.parent / "shared" / "golden"  # with two pictures that are not ours to give away
+FULL_GOLDEN = ROOT.parent / "shared" / "golden"  # with two pictures that can't be redistributed
 NAMES = [
     "cmyk_320x214.jpg",
     "exact_256x256.jpg",
@@ -54,7 +54,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_want_of_memory_says_nothing_of_a_picture(extension):
+def test_too_little_memory_is_not_the_pictures_fault(extension):
     body = encode(extension, 4000, 4000)
     before = resource.getrlimit(resource.RLIMIT_AS)
     try:
@@ -67,9 +67,9 @@ def test_want_of_memory_says_nothing_of_a_picture(extension):
 
 def assert_pixels_are_caffes(folder, name):
     listed = (folder / "preproc" / "list.txt").read_text().splitlines()
-    place = [line.rsplit(" ", 1)[0] for line in listed].index(f"images/{name}")
+    index = [line.rsplit(" ", 1)[0] for line in listed].index(f"images/{name}")
     ours = resize_picture(inspect_picture((folder / "preproc" / "images" / name).read_bytes()).pixels, 256)
-    assert digest(ours[:, :, ::-1].transpose(2, 0, 1)) == read_pictures(folder)[0][place]
+    assert digest(ours[:, :, ::-1].transpose(2, 0, 1)) == read_pictures(folder)[0][index]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,9 +79,9 @@ def test_pixels_are_bitwise_caffes(golden, name):
 
 @pytest.mark.parametrize("name", ["cat.jpg", "fish-bike.jpg"])
 def test_pixels_of_caffes_own_pictures_are_bitwise_caffes(name):
-    if not WHOLE.is_dir():
-        pytest.skip(f"Caffe's own pictures aren't here: no {WHOLE}")
-    assert_pixels_are_caffes(WHOLE, name)
+    if not FULL_GOLDEN.is_dir():
+        pytest.skip(f"Caffe's own pictures aren't here: no {FULL_GOLDEN}")
+    assert_pixels_are_caffes(FULL_GOLDEN, name)
 
 
 def test_decode_is_rgb():
@@ -90,13 +90,13 @@ def test_decode_is_rgb():
     assert decode_picture(cv2.imencode(".png", red)[1].tobytes())[0, 0].tolist() == [255, 0, 0]
 
 
-def test_exif_orientation_is_applied_before_the_size_is_told(golden):
+def test_the_size_is_that_after_exif_orientation(golden):
     picture = inspect_picture((golden / "preproc" / "images" / "exif_orient6_360x240.jpg").read_bytes())
     assert picture.pixels.shape == (360, 240, 3)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
-def test_format_is_told_from_the_bytes(kind):
+def test_the_format_is_detected_from_the_bytes(kind):
     picture = inspect_picture(encode(f".{kind}"))
     assert picture.format == kind
     assert picture.pixels.shape == (40, 64, 3)
@@ -109,36 +109,37 @@ def test_lossless_webp_is_kept():
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
-@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9])
-def test_a_cut_picture_is_corrupt(kind, share):
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.9])
+def test_a_cut_picture_is_corrupt(kind, fraction):
     body = encode(f".{kind}", 400, 640)
     with pytest.raises(BadPicture) as caught:
-        inspect_picture(body[: max(18, int(len(body) * share))])
+        inspect_picture(body[: max(18, int(len(body) * fraction))])
     assert caught.value.status is Status.CORRUPT
     with pytest.raises(BadPicture, match=re.escape(str(caught.value))):
-        measure_picture(body[: max(18, int(len(body) * share))])
+        measure_picture(body[: max(18, int(len(body) * fraction))])
 
 
 @pytest.mark.parametrize("flags", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]])
-def test_measuring_finds_and_refuses_what_decoding_does_however_a_jpg_is_broken(flags):
+def test_measuring_agrees_with_decoding_on_damaged_jpgs(flags):
     random = np.random.default_rng(3)
     pixels = cv2.resize(random.integers(0, 256, (9, 13, 3), np.uint8), (211, 140))
-    whole = cv2.imencode(".jpg", pixels, flags)[1].tobytes()
+    intact = cv2.imencode(".jpg", pixels, flags)[1].tobytes()
     refused = 0
     for _ in range(200):
-        body = bytearray(whole)
-        for place in random.integers(2, len(body), random.integers(1, 20)):
-            body[place] ^= 1 << random.integers(8)
+        body = bytearray(intact)
+        for position in random.integers(2, len(body), random.integers(1, 20)):
+            body[position] ^= 1 << random.integers(8)
         if random.random() < 0.3:
             del body[random.integers(2, len(body)) :]
-        refused += found_by(inspect_size, bytes(body)) is None
-        assert found_by(measure_picture, bytes(body)) == found_by(inspect_size, bytes(body))
+        expected = result_of(inspect_size, bytes(body))
+        refused += expected is None
+        assert result_of(measure_picture, bytes(body)) == expected
     assert 20 < refused < 180
 
 
 @pytest.mark.parametrize("size", [(64, 64), (66, 70), (70, 66), (16, 300)])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_measuring_tells_a_turned_pictures_size(size, orientation):
+def test_measuring_a_rotated_picture_gives_its_final_size(size, orientation):
     body = odd_pictures.with_orientation(encode(".jpg", *size), orientation)
     assert measure_picture(body) == inspect_size(body)
 
@@ -149,9 +150,9 @@ def inspect_size(body):
     return picture.format, width, height
 
 
-def found_by(look, body):
+def result_of(check, body):
     try:
-        return look(body)
+        return check(body)
     except BadPicture:
         return None
 
@@ -171,7 +172,7 @@ def found_by(look, body):
         (png_of_size(16, 16), None),
     ],
 )
-def test_each_refusal_is_named(body, status):
+def test_each_refusal_has_its_status(body, status):
     if status is None:
         inspect_picture(body)
         return
@@ -181,8 +182,8 @@ def test_each_refusal_is_named(body, status):
     assert "\n" not in str(caught.value)
 
 
-def test_a_bomb_is_refused_from_its_header():
-    # There are no pixels behind this header, so decoding it would say "corrupt".
+def test_a_decompression_bomb_is_refused_by_its_header():
+    # There are no pixels after this header: decoding it would give "corrupt".
     bomb = png_of_size(1, 1)
     bomb = bomb[:16] + struct.pack(">II", 30000, 30000) + bomb[24:]
     with pytest.raises(BadPicture) as caught:
@@ -190,9 +191,10 @@ def test_a_bomb_is_refused_from_its_header():
     assert caught.value.status is Status.TOO_MANY_PIXELS
 
 
-def test_a_bomb_takes_no_memory():
+def test_a_decompression_bomb_takes_no_memory():
     code = (
-        "import resource\nfrom shards.format.images import BadPicture, inspect_picture\nfrom tests.odd_pictures import bomb\n"
+        "import resource\nfrom shards.format.images import BadPicture, inspect_picture\n"
+        "from tests.odd_pictures import bomb\n"
         "body = bomb()\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    inspect_picture(body)\nexcept BadPicture as error:\n    print(error.status)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
@@ -200,10 +202,10 @@ def test_a_bomb_takes_no_memory():
     done = run(sys.executable, "-c", code)
     status, grown = done.stdout.split()
     assert status == "too_many_pixels"
-    assert int(grown) < 50_000  # KiB, where its pixels as they stand would take 110,000, and decoded 2,700,000
+    assert int(grown) < 50_000  # KiB; the compressed pixels take 110,000, the decoded ones 2,700,000
 
 
-# What stands upright, as it is stored for each orientation (EXIF 2.3, tag 0x0112).
+# The upright picture from the stored one, for each orientation (EXIF 2.3, tag 0x0112).
 UPRIGHT = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -217,13 +219,13 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_stands_upright(orientation):
+def test_every_exif_orientation_is_applied(orientation):
     stored = odd_pictures.encode(".jpg", odd_pictures.smooth(3))
     upright = inspect_picture(odd_pictures.with_orientation(stored, orientation)).pixels
     np.testing.assert_array_equal(upright, UPRIGHT[orientation](decode_picture(stored)))
 
 
-def test_a_palette_becomes_colours_and_its_transparency_nothing():
+def test_a_palette_becomes_colours_and_transparency_is_dropped():
     pixels = inspect_picture(odd_pictures.palette_png()).pixels
     assert [pixels[0, column].tolist() for column in (0, 8, 16)] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
@@ -244,7 +246,7 @@ def test_sixteen_bits_become_eight():
 
 
 @pytest.mark.parametrize("extension", [".gif", ".webp"])
-def test_of_an_animation_the_first_frame_counts(extension):
+def test_an_animation_gives_its_first_frame(extension):
     pixels = inspect_picture(odd_pictures.animation(extension)).pixels
     assert pixels.shape == (40, 64, 3)
     assert pixels.mean() < 50  # the second frame's is 200
@@ -275,7 +277,7 @@ def test_other_members_are_decoded():
 @pytest.mark.parametrize(
     "body",
     [
-        npy_bytes(np.array([[[None, 1, 2]]], dtype=object)),  # would have to be unpickled
+        npy_bytes(np.array([[[None, 1, 2]]], dtype=object)),  # it could only be unpickled
         npy_bytes(np.zeros((4, 4), np.uint8)),
         npy_bytes(np.zeros((4, 4, 3), np.float32)),
         npy_bytes(np.asfortranarray(np.zeros((4, 4, 3), np.uint8))),
@@ -285,7 +287,7 @@ def test_other_members_are_decoded():
         b"not npy at all",
     ],
 )
-def test_npy_that_is_no_picture_is_corrupt(body):
+def test_an_npy_that_is_not_a_picture_is_corrupt(body):
     with pytest.raises(BadPicture) as caught:
         read_member(body, "npy")
     assert caught.value.status is Status.CORRUPT

@@ -43,7 +43,7 @@ def test_what_is_written_is_read(tmp_path):
     assert len(index.entries("val")) == 0
 
 
-def test_many_parts_are_written_by_groups_of_rows_and_read_as_one(tmp_path):
+def test_many_tables_are_written_in_row_groups_and_read_as_one(tmp_path):
     part = pa.table({"number": pa.array(range(6000))})
     write_parts(tmp_path / "many", (part for _ in range(8)), part.schema)
     assert [
@@ -55,13 +55,13 @@ def test_many_parts_are_written_by_groups_of_rows_and_read_as_one(tmp_path):
     assert len(pq.read_table(tmp_path / "none")) == 0
 
 
-def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
-    prints = []
+def test_the_fingerprint_depends_on_the_contents_and_not_on_the_path(tmp_path):
+    fingerprints = []
     for name, splits in {"a": ("train", "test"), "b": ("train", "test"), "c": ("train", "train")}.items():
         (tmp_path / name).mkdir()
         write_index(tmp_path / name / "index.parquet", [table(*splits)], METADATA)
-        prints.append(ShardIndex.load(tmp_path / name).fingerprint)
-    assert prints[0] == prints[1] != prints[2]
+        fingerprints.append(ShardIndex.load(tmp_path / name).fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 def test_a_missing_index_names_the_command(tmp_path):
@@ -69,7 +69,7 @@ def test_a_missing_index_names_the_command(tmp_path):
         ShardIndex.load(tmp_path)
 
 
-def test_a_damaged_index_and_a_newer_one_are_one_line(tmp_path):
+def test_a_damaged_and_a_newer_index_are_refused_in_one_line(tmp_path):
     path = tmp_path / "index.parquet"
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(ShardsError, match="python -m shards finalize"):
