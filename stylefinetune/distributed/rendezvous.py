@@ -1,8 +1,8 @@
-"""Lets the ranks of one start find each other in a store that still holds what an earlier start left there.
+"""Gives each start of the ranks a separate name in torchrun's store, which still holds keys of earlier starts.
 
-torchrun's agents keep one store for as long as they live, and ranks that they start anew meet in it again; a rank that
-is early would then take an address of before for that of now, and wait for a process that is gone. So each start draws
-tokens, agrees on them, and works under a name that follows from them all.
+torchrun's agents keep one store while they live, and restarted ranks use it again. A rank that is early could read an
+address of the previous start and wait for a process that has exited. So the ranks of each start publish random tokens
+and agree on them; the name of the round, a prefix for all other keys, is the hash of the tokens.
 """
 
 import hashlib
@@ -11,56 +11,56 @@ import time
 import uuid
 from typing import Protocol
 
-POLL = 0.02  # seconds
-ROUND = "meeting/round"
+POLL_SECONDS = 0.02
+ROUND = "rendezvous/round"
 
 
 class Store(Protocol):
-    """What is used of torch.distributed's stores."""
+    """The methods used of torch.distributed's stores."""
 
     def set(self, key: str, value: str, /) -> None:
-        """Writes a value."""
+        """Write a value."""
         ...
 
     def multi_get(self, keys: list[str], /) -> list[bytes]:
-        """Reads several values."""
+        """Read several values."""
         ...
 
     def check(self, keys: list[str], /) -> bool:
-        """Says whether all keys are there."""
+        """Return whether all keys exist."""
         ...
 
     def add(self, key: str, amount: int, /) -> int:
-        """Adds to a counter and returns it."""
+        """Add to a counter and return it."""
         ...
 
 
 def agree_on_round(store: Store, rank: int, size: int, limit: float) -> str:
-    """Waits until all ranks of this start are here, and returns a name that no other start has.
+    """Wait until all ranks of this start have joined, and return a name that no other start has.
 
     Args:
         store: shared by all ranks.
-        rank: this one.
-        size: how many there are.
-        limit: seconds until the last one has to be here.
+        rank: rank of this process.
+        size: number of ranks.
+        limit: seconds to wait for the last rank.
 
     Raises:
-        TimeoutError: not all have come.
+        TimeoutError: a rank is missing.
     """
     token, acknowledged = uuid.uuid4().hex, ""
-    tokens = [f"meeting/{each}" for each in range(size)]
-    store.set(tokens[rank], token)
+    token_keys = [f"rendezvous/{each}" for each in range(size)]
+    store.set(token_keys[rank], token)
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        # Rank 0 calls the roll until nobody on it is of an earlier start.
-        if rank == 0 and store.check(tokens):
-            store.set(ROUND, json.dumps([found.decode() for found in store.multi_get(tokens)]))
-        roll: list[str] = json.loads(store.multi_get([ROUND])[0]) if store.check([ROUND]) else []
-        if len(roll) == size and roll[rank] == token:
-            name = hashlib.sha256("".join(roll).encode()).hexdigest()[:16]
-            here = store.add(f"meeting/{name}", int(name != acknowledged))
+        # Rank 0 publishes the tokens again and again, until they contain no token of an earlier start.
+        if rank == 0 and store.check(token_keys):
+            store.set(ROUND, json.dumps([found.decode() for found in store.multi_get(token_keys)]))
+        tokens: list[str] = json.loads(store.multi_get([ROUND])[0]) if store.check([ROUND]) else []
+        if len(tokens) == size and tokens[rank] == token:
+            name = hashlib.sha256("".join(tokens).encode()).hexdigest()[:16]
+            joined = store.add(f"rendezvous/{name}", int(name != acknowledged))
             acknowledged = name
-            if here == size:
+            if joined == size:
                 return name
-        time.sleep(POLL)
-    raise TimeoutError(f"waited {limit:g} s for the others")
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"waited {limit:g} s for the other ranks")

@@ -1,4 +1,4 @@
-"""The processes of a run: rank, size, device, and the few collectives that the rest needs."""
+"""The processes of a run: rank, size, device, and the few collectives that the rest of the code uses."""
 
 import dataclasses
 import datetime as dt
@@ -12,72 +12,73 @@ from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPri
 from torch.distributed.rendezvous import rendezvous
 
 from stylefinetune.distributed.heartbeat import Heartbeat
+from stylefinetune.distributed.rank_monitor import RankMonitor
 from stylefinetune.distributed.rendezvous import agree_on_round
 from stylefinetune.errors import RankError, UserError
 
 STALL_SECONDS = 600.0
-JOIN_SECONDS = 600.0  # until the slowest node has come
-STORE_SECONDS = 20
-SETTLE_SECONDS = 0.01
+JOIN_SECONDS = 600.0  # time for the slowest node to start
+STORE_SECONDS = 20  # time limit of one request to the store
+COLLECTIVE_THREAD_SECONDS = 0.01  # time that a thread of gloo needs to clean up after a collective
 
 
 class AsyncMax:
-    """A vote of all ranks whose result is read a turn later, so that no rank waits for another.
+    """An asynchronous maximum over the ranks: each call returns the previous call's result, so no rank waits.
 
-    Its group is on the CPU, apart from the device's own queue, so that asking never waits for the device.
+    The process group is on the CPU, so that a call never waits for the GPU's queue.
     """
 
     def __init__(self, limit: dt.timedelta) -> None:
         group = dist.new_group(backend="gloo", timeout=limit)
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
-        self._vote = torch.zeros(1, dtype=torch.int64)
+        self._value = torch.zeros(1, dtype=torch.int64)
         self._work: dist.Work | None = None
 
     def start(self, value: int) -> int:
-        """Casts `value` and returns the highest one of the turn before."""
+        """Start the maximum of `value` over the ranks and return the maximum of the previous call."""
         highest = self.wait()
-        self._vote = torch.tensor([value])
-        self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._value = torch.tensor([value])
+        self._work = dist.all_reduce(self._value, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return highest
 
     def wait(self) -> int:
-        """Waits for the last vote and returns the highest value cast, again if asked again."""
+        """Wait for the last call and return its maximum; may be repeated."""
         if self._work is not None:
             self._work.wait()
             self._work = None
-        return int(self._vote.item())
+        return int(self._value.item())
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """This process among its peers.
+    """This process and the group that it belongs to.
 
     Attributes:
         rank: 0 to size - 1.
-        size: how many processes train together.
-        device: where this process computes.
-        heartbeat: what each is doing; alone, this process tells nobody.
+        size: number of processes that train together.
+        device: device of this process.
+        monitor: publishes what this rank does and finds lost ranks.
         async_max: None in a world of one.
-        restarts: how often torchrun has started ranks anew after one failed; each node counts those it saw, and this
-            is the sum over the ranks.
+        restarts: how often torchrun has restarted ranks after a failure: the sum over the ranks of the restarts that
+            each node counted.
     """
 
     rank: int
     size: int
     device: torch.device
-    heartbeat: Heartbeat = dataclasses.field(
-        default_factory=lambda: Heartbeat(0, 1, None, STALL_SECONDS, launched=False)
+    monitor: RankMonitor = dataclasses.field(
+        default_factory=lambda: RankMonitor(Heartbeat(0, 1, None), STALL_SECONDS, launched=False)
     )
     async_max: AsyncMax | None = None
     restarts: int = 0
 
     @classmethod
     def join(cls, *, deterministic: bool = False, stall_seconds: float = STALL_SECONDS) -> "World":
-        """Joins the processes that torchrun started (NCCL on GPUs, else gloo); without torchrun, a world of one.
+        """Join the processes that torchrun started (NCCL on GPUs, else gloo); without torchrun, a world of one.
 
         Args:
-            deterministic: use deterministic algorithms only, which CPUs do anyway.
+            deterministic: use deterministic algorithms only, as CPUs do anyway.
             stall_seconds: how long a rank waits for another.
         """
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -90,46 +91,50 @@ class World:
             torch.use_deterministic_algorithms(mode=True)
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         launched, restarts = "TORCHELASTIC_RUN_ID" in os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        limit = dt.timedelta(seconds=stall_seconds)
         if size == 1:
-            heartbeat = Heartbeat(rank, size, None, stall_seconds, launched=launched)
-            heartbeat.start()
-            return cls(rank, size, device, heartbeat, restarts=restarts)
+            monitor = RankMonitor(Heartbeat(rank, size, None), stall_seconds, launched=launched)
+            monitor.start()
+            return cls(rank, size, device, monitor, restarts=restarts)
         try:
-            # A longer limit than our own: at its end NCCL kills the process without saying whom it waited for.
-            longer = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
-            found, rank, size = next(rendezvous("env://", rank, size, timeout=longer))
-            start = agree_on_round(found, rank, size, JOIN_SECONDS)
+            # Longer than our own limit, since NCCL kills the process at its timeout without naming the lost rank.
+            timeout = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
+            store, rank, size = next(rendezvous("env://", rank, size, timeout=timeout))
+            prefix = agree_on_round(store, rank, size, JOIN_SECONDS)
+            backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                store=PrefixStore(start, found),
-                rank=rank,
-                world_size=size,
-                timeout=longer,
+                backend, store=PrefixStore(prefix, store), rank=rank, world_size=size, timeout=timeout
             )
-            heartbeat = Heartbeat(rank, size, PrefixStore(start, _store()), stall_seconds, launched=launched)
-            heartbeat.start()
-            world = cls(rank, size, device, heartbeat, AsyncMax(limit))
+            heartbeat = Heartbeat(rank, size, PrefixStore(prefix, _connect_store()))
+            monitor = RankMonitor(heartbeat, stall_seconds, launched=launched)
+            monitor.start()
+            world = cls(rank, size, device, monitor, AsyncMax(dt.timedelta(seconds=stall_seconds)))
             return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([restarts])).item()))
         except (dist.DistError, TimeoutError) as error:
             reason = str(error).splitlines()[0]
-            raise RankError(f"not all of the {size} ranks came together: {reason}; see what the others say") from error
+            raise RankError(
+                f"not all of the {size} ranks could join: {reason}; see the output of the others"
+            ) from error
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """The published state of this rank."""
+        return self.monitor.heartbeat
 
     @property
     def is_main(self) -> bool:
-        """Says whether this is the one process that writes files and speaks for all."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
-    def set_activity(self, act: str, iteration: int) -> None:
-        """Notes what this rank does from now on, for the others to know should it never end."""
-        self.heartbeat.set_activity(act, iteration)
+    def set_activity(self, activity: str, iteration: int) -> None:
+        """Record what this rank does from now on; the other ranks report it if this rank is lost."""
+        self.heartbeat.set_activity(activity, iteration)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Returns the sum of `values` (any shape, equal on all ranks) over the ranks."""
+        """Return the elementwise sum of `values` over the ranks; the shape is any, but equal on all ranks."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def min(self, values: torch.Tensor) -> torch.Tensor:
-        """Returns the least of each of `values` (any shape, equal on all ranks) over the ranks."""
+        """Return the elementwise minimum of `values` over the ranks; the shape is any, but equal on all ranks."""
         return self._reduce(values, dist.ReduceOp.MIN)
 
     def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
@@ -140,42 +145,42 @@ class World:
         return result
 
     def agree_on_max(self, value: int) -> int:
-        """Casts `value`, 0 or more, and returns the highest of all ranks' last ones, which all ranks get alike."""
+        """Submit `value` >= 0 and return the maximum of the ranks' previous values; it is the same on all ranks."""
         return self.async_max.start(value) if self.async_max else value
 
     def drain_collectives(self) -> None:
-        """Waits until no collective is under way, nor its thread busy with what it leaves.
+        """Wait until no asynchronous collective is running and its thread is idle; call it before a fork.
 
-        Such a thread takes a lock of CPython 3.11's for a moment, and a process forked in that moment, as loaders are,
-        hangs before its first line.
+        The thread takes a lock of CPython 3.11 for a moment. A process that is forked in that moment, for example a
+        loader's worker, hangs before its first line.
         """
         if self.async_max:
             self.async_max.wait()
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(COLLECTIVE_THREAD_SECONDS)
 
-    def main_first(self, act: Callable[[], None]) -> None:
-        """Lets the lead act while the others wait.
+    def main_first(self, action: Callable[[], None]) -> None:
+        """Run `action` on rank 0 while the others wait.
 
         Raises:
-            UserError: what `act` raised, on every rank.
+            UserError: the error of `action`, on every rank.
         """
         failure: UserError | None = None
         if self.is_main:
             try:
-                act()
+                action()
             except UserError as error:
                 failure = error
         if self.sum(torch.tensor([float(failure is not None)])).item():
-            raise failure or UserError("rank 0 has failed")  # which rank 0 tells
+            raise failure or UserError("rank 0 has failed")  # rank 0 reports why
 
     def barrier(self) -> None:
-        """Waits until every rank has come here."""
+        """Wait until every rank has called this."""
         if self.size > 1:
             dist.barrier()
 
     def shutdown(self) -> None:
-        """Ends the group once every rank is done; the last act of a run that ended well."""
-        self.heartbeat.close()
+        """Destroy the process group once every rank is done; the last call of a successful run."""
+        self.monitor.close()
         if self.size > 1:
             if self.async_max:
                 self.async_max.wait()
@@ -183,7 +188,7 @@ class World:
             dist.destroy_process_group()
 
 
-def _store() -> TCPStore:
-    """Returns a connection of its own to the store that the ranks met through."""
+def _connect_store() -> TCPStore:
+    """Return a separate connection to the ranks' store, for the monitor's thread."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(address, port, is_master=False, timeout=dt.timedelta(seconds=STORE_SECONDS))
