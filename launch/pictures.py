@@ -1,7 +1,7 @@
-"""Draws labelled pictures: a scene, then a treatment in the style of its label (noir, haze, bokeh, ...).
+"""Draw labelled pictures: a scene, then a treatment in the style of its label (noir, haze, bokeh, ...).
 
-Scene and treatment are drawn independently, so that nothing but the style tells the label. The same label and seed
-give the same picture wherever the same OpenCV and numpy run.
+Scene and treatment are drawn independently, so only the style depends on the label. The same label and seed
+give the same picture with the same versions of OpenCV and numpy.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from launch.scenes import Colour, Pixels, Rng, paint, random_colour, random_poin
 Mask = npt.NDArray[Any]  # float[H, W], from 0 to 1
 BLACK: Colour = (0, 0, 0)
 
-# The darkroom: what the treatments are made with.
+# The operations that the treatments combine.
 
 
 def _levels(pixels: Pixels, black: Colour, white: Colour, gamma: float = 1.0) -> Pixels:
-    """Maps each channel's 0..255 to black..white along a power curve; gamma above 1 darkens."""
+    """Map each channel's 0..255 to black..white along a power curve; gamma above 1 darkens."""
     ramp = np.linspace(0, 1, 256)[:, None] ** gamma
     table = np.array(black) + (np.array(white) - np.array(black)) * ramp
     return cv2.LUT(pixels, np.clip(table, 0, 255).astype(np.uint8)[:, None])
 
 
 def _saturate(pixels: Pixels, amount: float) -> Pixels:
-    """Scales the distance from grey: 0 is black and white, 1 changes nothing."""
+    """Scale the distance from grey: 0 is black and white, 1 changes nothing."""
     grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(pixels, amount, grey, 1 - amount, 0)
 
 
 def _blur(pixels: Pixels, sigma: float) -> Pixels:
-    """Blurs; wide blurs are made on a small copy, which is some ten times faster and looks the same."""
+    """Blur; a wide blur is made on a small copy, which is about ten times faster and looks the same."""
     height, width = pixels.shape[:2]
     shrink = max(1, int(sigma // 2))
     small = cv2.resize(pixels, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
@@ -41,35 +41,35 @@ def _blur(pixels: Pixels, sigma: float) -> Pixels:
 
 
 def _mix(inside: Pixels, outside: Pixels, mask: Mask) -> Pixels:
-    """Takes `inside` where the mask is 1 and `outside` where it is 0."""
+    """Take `inside` where the mask is 1 and `outside` where it is 0."""
     return cv2.blendLinear(inside, outside, mask, 1 - mask)
 
 
 def _veil(pixels: Pixels, colour: Colour, mask: Mask) -> Pixels:
-    """Covers the picture with a colour where the mask is 1."""
+    """Cover the picture with a colour where the mask is 1."""
     return _mix(np.full_like(pixels, np.array(colour, np.uint8)), pixels, mask)
 
 
 def _smooth_mask(pixels: Pixels, function: Callable[[Mask, Mask], Mask]) -> Mask:
-    """Evaluates function(x, y), x and y from -1 to 1, on a coarse grid and stretches it over the picture."""
+    """Evaluate function(x, y), x and y from -1 to 1, on a coarse grid, and resize the result to the picture."""
     y, x = np.meshgrid(np.linspace(-1, 1, 33), np.linspace(-1, 1, 33), indexing="ij")
     coarse = np.clip(function(x.astype(np.float32), y.astype(np.float32)), 0, 1).astype(np.float32)
     return cv2.resize(coarse, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
 def _vignette(pixels: Pixels, strength: float, colour: Colour = BLACK) -> Pixels:
-    """Fades the corners to a colour."""
+    """Fade the corners to a colour."""
     return _veil(pixels, colour, _smooth_mask(pixels, lambda x, y: strength * (x * x + y * y) / 2))
 
 
 def _glow(pixels: Pixels, sigma: float) -> Pixels:
-    """Lays a blurred copy over the picture in screen mode, as a soft-focus filter does."""
+    """Blend a blurred copy with the picture in screen mode, as a soft-focus filter does."""
     soft = _blur(pixels, sigma)
     return 255 - cv2.multiply(255 - pixels, 255 - soft, scale=1 / 255)
 
 
 def _grain(pixels: Pixels, rng: Rng, sigma: float) -> Pixels:
-    """Adds noise of a standard deviation, the same to all three channels."""
+    """Add noise with a standard deviation of `sigma`, the same to all three channels."""
     noise = cv2.merge([rng.integers(0, 256, pixels.shape[:2], np.uint8)] * 3)
     scale = sigma / 73.9  # the standard deviation of 0..255
     return cv2.addWeighted(pixels, 1, noise, scale, -127.5 * scale)
@@ -237,7 +237,7 @@ STYLES: dict[str, Callable[[Pixels, Rng], Pixels]] = {
 
 
 def draw(label: int, seed: int) -> Pixels:
-    """Draws the picture of (label, seed): uint8[H, W, 3], RGB, the longer side 320 to 500 pixels.
+    """Draw the picture of (label, seed): uint8[H, W, 3], RGB, the longer side 320 to 500 pixels.
 
     Two labels with the same seed show the same scene.
     """

@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# The whole way in a few minutes, on two CPU cores and drawn pictures: installs the project into .venv, serves links from
-# this machine, some of them dead, downloads them with aria2, packs what lived into shards, trains a narrow CaffeNet on
-# two processes, and classifies a picture. Only pip needs the internet.
+# Shows the whole project in a few minutes, on two CPU cores and drawn pictures. It serves picture links from this machine,
+# some of them dead, downloads them with aria2, packs the pictures into shards, trains a narrow CaffeNet in two processes
+# and classifies a picture. Only the installation needs the internet.
 #
 #   launch/quickstart.sh
 #
-# What it makes lies in data/quickstart_sample, data/quickstart and runs/quickstart. Run again, it goes on where it was;
-# remove those three to start over.
+# The results are in data/quickstart_sample, data/quickstart and runs/quickstart. Run it again to continue where it
+# stopped; remove these three folders to start over.
+# Installs the project into .venv, unless PYTHON or an active environment gives another interpreter with the project.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+script=launch/quickstart.sh
+# shellcheck source=launch/functions.sh
+source "$home/launch/functions.sh"
+cd "$home"
 
 readonly SAMPLE=data/quickstart_sample SHARDS=data/quickstart RUN=runs/quickstart
 
-fail() {
-    printf '%s\n' "$1" >&2
-    exit 2
-}
+python() { "$PYTHON" "$@"; }
+torchrun() { "$PYTHON" -m torch.distributed.run "$@"; }
 
-# Shows a command as one would type it, and runs it.
+# Prints a command as a user would type it, and runs it.
 run() {
     printf '\n$ %s\n' "$*"
     "$@"
 }
 
-# Changes with whatever the shards and the run are made from.
+# Prints a checksum of everything that the shards and the run are made from.
 fingerprint() {
     cat launch/*.py configs/{shards,finetune}/quickstart.yaml "$SAMPLE/sample.csv" 2>/dev/null | cksum
 }
@@ -32,11 +35,11 @@ is_assembled() {
     [[ -f $SHARDS/index.parquet && -f $SAMPLE/made_from && $(<"$SAMPLE/made_from") == "$(fingerprint)" ]]
 }
 
-# Leaves the server's process id in $server; it ends with this script at the latest.
+# Sets server, the process id of the server, which ends with this script at the latest.
 start_server() {
     mkdir -p "$SAMPLE"
-    : >"$SAMPLE/server.log" # the server's own start may come later than our first look
-    python -m launch.sample --out "$SAMPLE" >>"$SAMPLE/server.log" 2>&1 &
+    : >"$SAMPLE/server.log" # exists before the server starts to write
+    "$PYTHON" -m launch.sample --out "$SAMPLE" >>"$SAMPLE/server.log" 2>&1 &
     server=$!
     trap 'kill "$server" 2>/dev/null && wait "$server" || true' EXIT
     until grep -q '^Serving' "$SAMPLE/server.log"; do
@@ -52,12 +55,12 @@ stop_server() {
     trap - EXIT
 }
 
-# Goes on with what an earlier quickstart left, where it was made from the same; else removes it.
+# Keeps the results of an earlier quickstart if they were made from the same files, else removes them.
 prepare() {
     if [[ ! -e $SHARDS && ! -e $RUN ]]; then
         echo "Starting."
     elif [[ -f $SAMPLE/made_from && $(<"$SAMPLE/made_from") == "$(fingerprint)" ]]; then
-        echo "Going on where the last quickstart stopped."
+        echo "Continuing where the last quickstart stopped."
     else
         echo "Starting over: the sample or its configuration has changed since the last quickstart."
         rm -rf "$SHARDS" "$RUN"
@@ -66,21 +69,20 @@ prepare() {
 }
 
 if [[ ${1:-} == --help ]]; then
-    sed -n '2,9s/^# \{0,1\}//p' launch/quickstart.sh
+    show_help
     exit
 fi
-(($# == 0)) || fail "launch/quickstart.sh takes no arguments but --help"
+(($# == 0)) || fail "the only argument is --help"
 if [[ $(uname) == Darwin ]] && ! command -v aria2c >/dev/null; then
-    fail "there is no aria2c; on macOS: brew install aria2, then run this again"
+    fail "aria2c is missing; brew install aria2, then run this again"
 fi
 
-launch/install.sh
-export PATH="$PWD/.venv/bin:$PATH"
+find_or_install_python ""
 SECONDS=0
-trap 'echo "Stopped. Run it again, and it goes on from here."; exit 130' INT
+trap 'echo "Stopped. Run launch/quickstart.sh again to continue."; exit 130' INT
 
 if is_assembled; then
-    echo "Going on where the last quickstart stopped: its shards are complete."
+    echo "Continuing where the last quickstart stopped: its shards are complete."
 else
     start_server
     prepare
@@ -94,11 +96,11 @@ export OMP_NUM_THREADS=$((cores > 2 ? cores / 2 : 1)) # of each of the two proce
 run torchrun --nproc_per_node 2 -m stylefinetune.train --config configs/finetune/quickstart.yaml
 run python -m stylefinetune.predict "$SAMPLE/noir.jpg" --checkpoint "$RUN"
 
-printf '\nDone, in %d seconds without the installing.\n\n' "$SECONDS"
+printf '\nDone in %d seconds, not counting the installation.\n\n' "$SECONDS"
 python -m launch.summary "$SHARDS" "$RUN"
 cat <<'END'
 
-Next, the real thing: the photographs of Caffe's example, some 250 MB of them,
+Next, download 2,000 photographs of Caffe's example, about 250 MB,
     .venv/bin/python -m shards assemble --config configs/shards/flickr_style_2000.yaml
-and then CaffeNet on them, as configs/finetune/flickr_style_2000.yaml says.
+and fine-tune CaffeNet on them with the command in configs/finetune/flickr_style_2000.yaml.
 END

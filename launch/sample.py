@@ -1,8 +1,8 @@
-"""Serves the quickstart's sample on this machine alone: drawn pictures, and links that have died as links do.
+"""Serve the quickstart's sample on this machine: drawn pictures, and dead links as they are common on the web.
 
-`python -m launch.sample --out DIR` writes DIR/sample.csv, in the official list's form, and DIR/noir.jpg and the like, a
-picture of each style that isn't in the list. It serves what the list names until its parent process ends, it is told to
-stop, or an hour has passed.
+`python -m launch.sample --out DIR` writes DIR/sample.csv, a list with the columns of the official list, and a picture
+of each style that isn't in the list (DIR/noir.jpg, ...). It serves the listed URLs until its parent process ends, it
+receives a signal to stop, or an hour has passed.
 """
 
 import argparse
@@ -39,53 +39,53 @@ LIFETIME = 3600  # seconds; a forgotten server ends by itself
 style_names = tuple(STYLES)
 
 
-class Fate(enum.Enum):
-    """What has become of a picture's link."""
+class LinkState(enum.Enum):
+    """How the server answers a link."""
 
-    ALIVE = "alive"
+    ALIVE = "200"
     MISSING = "404"
     GONE = "410"
     UNAVAILABLE = "redirects to the placeholder"
-    HEALS = "500 when asked first, then alive"
-    HTML = "a web page under a picture's name"
+    RECOVERS = "500 to the first request, then 200"
+    HTML = "200 with a web page instead of a picture"
 
 
-# By index modulo 97: prime to the 20 labels, so that every label has its share; any 40 pictures hold each fate.
-FATES = {
-    7: Fate.MISSING,
-    11: Fate.GONE,
-    17: Fate.UNAVAILABLE,
-    23: Fate.HEALS,
-    31: Fate.HTML,
-    53: Fate.UNAVAILABLE,
-    71: Fate.MISSING,
-    89: Fate.HEALS,
+# By index modulo 97, which is prime to the 20 labels: every label gets each state. Any 40 pictures have all states.
+LINK_STATES = {
+    7: LinkState.MISSING,
+    11: LinkState.GONE,
+    17: LinkState.UNAVAILABLE,
+    23: LinkState.RECOVERS,
+    31: LinkState.HTML,
+    53: LinkState.UNAVAILABLE,
+    71: LinkState.MISSING,
+    89: LinkState.RECOVERS,
 }
 
 
-def fate(index: int) -> Fate:
-    """Returns what has become of the link of picture `index`."""
-    return FATES.get(index % 97, Fate.ALIVE)
+def link_state(index: int) -> LinkState:
+    """Return how the server answers the link of picture `index`."""
+    return LINK_STATES.get(index % 97, LinkState.ALIVE)
 
 
 def label_of(index: int) -> int:
-    """Returns the label of picture `index`; the labels take turns."""
+    """Return the label of picture `index`: 0, 1, ..., 19, 0, 1, ..."""
     return index % len(style_names)
 
 
 def split_of(index: int) -> str:
-    """Returns train or, for a fifth of each label's pictures, test, as in the official list."""
+    """Return "test" for a fifth of each label's pictures, else "train", as in the official list."""
     return "test" if index // len(style_names) % 5 == 4 else "train"
 
 
 def encode(pixels: Pixels, suffix: str = ".jpg") -> bytes:
-    """Returns pixels (uint8[H, W, 3], RGB) as a picture file: a JPEG, or what else the suffix says."""
+    """Return pixels (uint8[H, W, 3], RGB) as the bytes of a picture file in the format of the suffix."""
     _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     return data.tobytes()
 
 
 def draw_placeholder() -> Pixels:
-    """Draws the card that stands where a picture was; its bytes can't be the official one's, its URL's name is."""
+    """Draw a placeholder for a removed picture. Its URL has the name of Flickr's own placeholder, its bytes differ."""
     card = np.full((375, 500, 3), 238, np.uint8)
     cv2.circle(card, (250, 150), 46, (170, 170, 170), 4, cv2.LINE_AA)
     cv2.line(card, (218, 118), (282, 182), (170, 170, 170), 4, cv2.LINE_AA)
@@ -104,17 +104,17 @@ class Answer:
 
 
 class SampleServer(http.server.ThreadingHTTPServer):
-    """Serves pictures 0 to images - 1 on 127.0.0.1, each drawn when it is asked for (some 8 ms).
+    """Serve pictures 0 to images - 1 on 127.0.0.1. Each is drawn when it is requested, which takes 8 ms.
 
     Attributes:
-        images: how many pictures there are.
-        requests: how often each path was asked for.
+        images: the number of pictures.
+        requests: the number of requests for each path.
     """
 
     request_queue_size = 128  # a downloader opens its 64 connections at once
 
     def __init__(self, images: int, seed: int = SEED, port: int = 0) -> None:
-        """Binds the port; 0 takes a free one."""
+        """Bind the port; 0 takes a free one."""
         super().__init__(("127.0.0.1", port), _Handler)
         self.images = images
         self.seed = seed
@@ -124,24 +124,24 @@ class SampleServer(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Returns the server's address, without a slash at its end."""
+        """Return the server's address, without a slash at the end."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def answer(self, path: str) -> Answer:
-        """Returns what to say to GET path, which is counted."""
+        """Count a GET request and return its answer."""
         with self._lock:
             self.requests[path] += 1
-            first_time = self.requests[path] == 1
+            is_first = self.requests[path] == 1
         if path == PLACEHOLDER_PATH:
             return Answer(HTTPStatus.OK, "image/png", self._placeholder)
         match = re.fullmatch(r"/(photos|pages)/(\d+)(\.jpg)?", path)
         if match is None or int(match[2]) >= self.images:
             return Answer(HTTPStatus.NOT_FOUND)
         index = int(match[2])
-        return self._page(index) if match[1] == "pages" else self._photo(index, first_time=first_time)
+        return self._page(index) if match[1] == "pages" else self._photo(index, is_first=is_first)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Reports what went wrong in a request; a client that hung up is no error of ours."""
+        """Report an error in a request, except that the client closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(cast("socket.socket", request), client_address)
 
@@ -149,19 +149,19 @@ class SampleServer(http.server.ThreadingHTTPServer):
         html = f"<!DOCTYPE html><title>Picture {index}</title><p>{style_names[label_of(index)]}</p>\n"
         return Answer(HTTPStatus.OK, "text/html", html.encode())
 
-    def _photo(self, index: int, *, first_time: bool) -> Answer:
-        match fate(index):
-            case Fate.MISSING:
+    def _photo(self, index: int, *, is_first: bool) -> Answer:
+        match link_state(index):
+            case LinkState.MISSING:
                 return Answer(HTTPStatus.NOT_FOUND)
-            case Fate.GONE:
+            case LinkState.GONE:
                 return Answer(HTTPStatus.GONE)
-            case Fate.UNAVAILABLE:
+            case LinkState.UNAVAILABLE:
                 return Answer(HTTPStatus.FOUND, location=PLACEHOLDER_PATH)
-            case Fate.HEALS if first_time:
+            case LinkState.RECOVERS if is_first:
                 return Answer(HTTPStatus.INTERNAL_SERVER_ERROR)
-            case Fate.HTML:
+            case LinkState.HTML:
                 return self._page(index)
-            case Fate.ALIVE | Fate.HEALS:
+            case LinkState.ALIVE | LinkState.RECOVERS:
                 return Answer(HTTPStatus.OK, "image/jpeg", encode(draw(label_of(index), self.seed + index)))
 
 
@@ -181,12 +181,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (http.server's name)
-        """Says nothing: thousands of lines would bury the downloader's own."""
+        """Log nothing: thousands of lines would hide those of the downloader."""
 
 
 @contextlib.contextmanager
 def serve(images: int, seed: int = SEED, port: int = 0) -> Generator[SampleServer]:
-    """Serves the sample while the context lasts; port 0 takes a free one."""
+    """Serve the sample while the context lasts; port 0 takes a free one."""
     with SampleServer(images, seed, port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -198,7 +198,7 @@ def serve(images: int, seed: int = SEED, port: int = 0) -> Generator[SampleServe
 
 
 def write_list(path: Path, images: int, url: str) -> None:
-    """Writes the list of a server at `url`, with the official list's columns; an equal list is left alone."""
+    """Write the list of a server at `url` with the official list's columns, unless the same list exists."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["", "image_url", "page_url", "label", "_split"])
@@ -214,7 +214,7 @@ def write_list(path: Path, images: int, url: str) -> None:
 
 
 def write_examples(folder: Path) -> None:
-    """Writes a picture of each style that no link leads to, such as long_exposure.jpg; those there are left alone."""
+    """Write a picture of each style that isn't in the list, such as long_exposure.jpg, unless it exists."""
     for label, name in enumerate(style_names):
         path = folder / f"{name.lower().replace(' ', '_')}.jpg"
         if not path.is_file():
@@ -222,7 +222,7 @@ def write_examples(folder: Path) -> None:
 
 
 def listed_port(path: Path) -> int:
-    """Returns the port that an earlier run wrote into the list, or 0."""
+    """Return the port that an earlier run wrote into the list, or 0."""
     with contextlib.suppress(OSError, StopIteration), path.open() as rows:
         next(rows)
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", next(rows))
@@ -241,20 +241,20 @@ def _serve_until_stopped(server: SampleServer, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Writes the list and serves it; the port of an earlier run is taken again, so that its list stays true."""
+    """Write the list and serve it, if possible on the port of an earlier run, so that the earlier list stays valid."""
     parser = argparse.ArgumentParser(prog="python -m launch.sample", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the list")
-    parser.add_argument("--images", type=int, default=1500, help="how many pictures (1500)")
+    parser.add_argument("--images", type=int, default=1500, help="number of pictures (default: 1500)")
     options = parser.parse_args(arguments)
     if options.images < 1:
         parser.error(f"--images is {options.images}; it must be at least 1")
-    cv2.setNumThreads(1)  # requests already run side by side
+    cv2.setNumThreads(1)  # requests already run in parallel
     path = options.out / LIST_NAME
     try:
         with contextlib.ExitStack() as stack:
             try:
                 server = stack.enter_context(serve(options.images, port=listed_port(path)))
-            except OSError:  # another program has taken the port since
+            except OSError:  # another program uses the port
                 server = stack.enter_context(serve(options.images))
             write_list(path, options.images, server.url)
             write_examples(options.out)

@@ -1,4 +1,4 @@
-"""Paints random scenes (hills, a skyline, petals, ...), which say nothing about the style they will be given."""
+"""Paint random scenes (hills, a skyline, petals, ...) that do not depend on the style."""
 
 import colorsys
 from typing import Any
@@ -13,7 +13,7 @@ Rng = np.random.Generator
 
 
 def random_colour(rng: Rng, saturation: float | None = None, value: float | None = None) -> Colour:
-    """Returns a colour of random hue; saturation and value, of HSV and from 0 to 1, are random where not given."""
+    """Return a colour of random hue. Saturation and value, of HSV and from 0 to 1, are random unless given."""
     saturation = rng.uniform(0.25, 0.9) if saturation is None else saturation
     value = rng.uniform(0.3, 0.95) if value is None else value
     red, green, blue = colorsys.hsv_to_rgb(rng.random(), saturation, value)
@@ -21,7 +21,7 @@ def random_colour(rng: Rng, saturation: float | None = None, value: float | None
 
 
 def random_point(pixels: Pixels, rng: Rng) -> tuple[int, int]:
-    """Returns (x, y) of a random pixel."""
+    """Return (x, y) of a random pixel."""
     return int(rng.integers(pixels.shape[1])), int(rng.integers(pixels.shape[0]))
 
 
@@ -96,7 +96,7 @@ SCENES = (_hills, _skyline, _petals, _polygons, _stripes, _clouds)
 
 
 def paint(rng: Rng) -> Pixels:
-    """Paints a scene of random kind, layout, colours and size: landscape or portrait, the longer side 320 to 500."""
+    """Paint a scene of random kind, layout, colours and size: landscape or portrait, the longer side 320 to 500."""
     long = int(rng.integers(320, 501))
     short = int(long * rng.choice([2 / 3, 3 / 4, 1]))
     height, width = (short, long) if rng.random() < 0.75 else (long, short)

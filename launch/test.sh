@@ -1,34 +1,63 @@
 #!/usr/bin/env bash
-# Runs every check of the project, even where an earlier one fails, and sums them up.
+# Runs the linters and the tests, each of them even if another fails, and prints a summary.
 #
-#   launch/test.sh [ARGUMENTS of pytest]        such as: launch/test.sh -m "not slow" tests/shards
+#   launch/test.sh [ARGUMENT of pytest ...]          the fast tier: the tests that aren't marked slow
+#   launch/test.sh --all [ARGUMENT of pytest ...]    all tests
+#   launch/test.sh --slow [ARGUMENT of pytest ...]   the slow tests only, without the linters
+#
+# The tests run on all cores; with -n 0 they run in one process. Example: launch/test.sh -n 0 tests/shards
+# Runs launch/install.sh dev first, unless PYTHON or an active environment gives another interpreter with the project.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-if [[ ${1:-} == --help ]]; then
-    sed -n '2,4s/^# \{0,1\}//p' launch/test.sh
-    exit
-fi
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+script=launch/test.sh
+# shellcheck source=launch/functions.sh
+source "$home/launch/functions.sh"
+cd "$home" || exit 2
 
-launch/install.sh dev || exit
-export PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD"
+tier=fast
+case ${1:-} in
+--help)
+    show_help
+    exit
+    ;;
+--all | --slow)
+    tier=${1#--}
+    shift
+    ;;
+esac
+
+find_or_install_python dev
+PATH="$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH"
+export PATH PYTHONPATH="$PWD"
+export -n PYTHON # the tests of the scripts set it
 
 summary="" failures=0
-check() {
-    local name=$1 result=passed
+check() { # NAME COMMAND...
+    local name=$1 result=passed code=0
     shift
     printf '\n== %s\n' "$*"
-    "$@" || result="FAILED ($?)"
-    if [[ $result != passed ]]; then failures=$((failures + 1)); fi
+    "$@" || code=$?
+    if ((code == 5)) && [[ $name == tests && $tier == slow ]]; then
+        result="none selected" # pytest exits with 5
+    elif ((code)); then
+        result="FAILED ($code)" failures=$((failures + 1))
+    fi
     summary+=$(printf '%-14s %s' "$name" "$result")$'\n'
 }
 
-shopt -s nullglob
-check lint ruff check
-check format ruff format --check
-check types pyright
-check layers lint-imports
-check scripts shellcheck launch/*.sh slurm/*.sh tests/slurm/*.sh .ci/run
-check tests pytest "$@"
+if [[ $tier != slow ]]; then
+    check lint ruff check
+    check format ruff format --check
+    check types pyright --pythonpath "$PYTHON"
+    check layers lint-imports
+    check scripts shellcheck -x launch/*.sh slurm/*.sh tests/slurm/*.sh .ci/run
+fi
+case $tier in
+fast) markers=(-m "not slow") ;;
+slow) markers=(-m slow) ;;
+all) markers=() ;;
+esac
+check tests pytest ${markers[@]+"${markers[@]}"} -n logical --dist loadgroup "$@"
 
 printf '\n== summary\n%s' "$summary"
 ((failures == 0))

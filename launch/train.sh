@@ -1,26 +1,25 @@
 #!/usr/bin/env bash
-# Trains on one node or on several, without a scheduler. Checks the flags first, and ends with the run's own exit code.
+# Trains on one node or several, without a scheduler. Checks the flags first, and exits with the run's own exit code.
 #
 #   launch/train.sh --config FILE [FLAG of training ...]
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST launch/train.sh --config FILE ...       on the second node NODE_RANK=1
-#   NNODES=1:2 NODE_RANK=0 MASTER_ADDR=HOST launch/train.sh --config FILE ...     elastic: goes on with 1 node or 2
+#   NNODES=1:2 NODE_RANK=0 MASTER_ADDR=HOST launch/train.sh --config FILE ...     elastic: runs on 1 node or 2
 #
-# MASTER_ADDR is node 0, which has to be there from first to last; MASTER_PORT a free port there, 29500 unless given.
-# NPROC_PER_NODE is how many processes a node starts: one for each GPU unless given; without GPUs, one.
+# MASTER_ADDR     host name or address of node 0, which must run from start to end
+# MASTER_PORT     free port there; default: 29500
+# NPROC_PER_NODE  processes per node; default: one per GPU, or 1 without GPUs
+# PYTHON          interpreter; default: the active environment's, else .venv/bin/python
 set -euo pipefail
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=$home/.venv/bin/python
-
-fail() {
-    printf 'launch/train.sh: %s\n' "$1" >&2
-    exit 2
-}
+script=launch/train.sh
+# shellcheck source=launch/functions.sh
+source "$home/launch/functions.sh"
 
 if [[ ${1:-} == --help ]]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$home/launch/train.sh"
+    show_help
     exit
 fi
-[[ -x $python ]] || fail "there is no $python; run launch/install.sh first"
+require_python
 export NNODES=${NNODES:-1}
 [[ $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || fail "NNODES is $NNODES; it must be a number of nodes, or MIN:MAX"
 if [[ $NNODES == 1 ]]; then
@@ -35,9 +34,10 @@ if [[ ! ${NPROC_PER_NODE:-} ]]; then
 fi
 export NPROC_PER_NODE
 
-# A signal to one node stops the ranks of all; the other nodes' agents would wait ten minutes for that one's return.
+# A signal to one node stops the ranks of all nodes. The agents of the other nodes would wait ten minutes for that node,
+# so this function ends its agent.
 # shellcheck disable=SC2154,SC2329 # supervise sets run_dir; agent, which it calls, calls this
-leave_with_the_others() { # process id of the agent
+stop_with_other_nodes() { # process id of the agent
     while kill -0 "$1" 2>/dev/null; do
         if grep -qs '"reason": "stopped"' "$run_dir/exit.json"; then
             sleep 5
@@ -48,15 +48,15 @@ leave_with_the_others() { # process id of the agent
     done
 }
 
-# Elastic, a stop may be for a node that comes, and those left go on by themselves.
+# In an elastic run the ranks also stop when a node joins, and the agents restart them.
 # shellcheck disable=SC2329 # supervise calls it
 agent() {
     local agent=$BASHPID
-    if [[ $NNODES != 1 && $NNODES != *:* ]]; then leave_with_the_others "$agent" & fi
+    if [[ $NNODES != 1 && $NNODES != *:* ]]; then stop_with_other_nodes "$agent" & fi
     exec "$home/launch/agent.sh" "$@"
 }
 
 # shellcheck source=launch/supervise.sh
 source "$home/launch/supervise.sh"
 supervise "TERM INT HUP USR1" agent "$@"
-exit "$("$python" "$home/launch/ending.py" "$run_dir" "$code" ${asked:+--asked "$asked"})"
+exit "$("$PYTHON" "$home/launch/exit_code.py" "$run_dir" "$code" ${received:+--signal "$received"})"

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Assembles one DIR with the tasks of a Slurm array, each its share of the blocks; a second job joins what they made.
+# Assembles one DIR with the tasks of a Slurm array, each its share of the blocks. A second job merges the results.
 #
 #   job=$(sbatch --parsable --array=0-15 slurm/assemble.sh --list flickr_style --out DIR)
 #   sbatch --dependency=afterok:"$job" --kill-on-invalid-dep=yes slurm/merge.sh DIR
 #
-# What follows the script's name is for python -m shards assemble; --partition comes from the array. Submit from the
-# checkout, or with sbatch --chdir=CHECKOUT; sbatch's own flags (--time, --cpus-per-task, ...) win over those below.
-# A task whose node fails is requeued and goes on. One that failed itself goes on with: scontrol requeue JOB_TASK; the
-# merge that depended on it is cancelled, and has to be submitted again.
-# To submit some tasks again, say how many there are in all: sbatch --array=3,7 slurm/assemble.sh --partitions 16 ...
-# Without --array, one job makes all of DIR, and there is nothing to merge.
-# DIR may be s3://bucket/DIR; give --stage a folder on the nodes' own disks then.
+# The arguments are flags of `python -m shards assemble`, except --partition, which the array gives. Submit from the
+# checkout, or with sbatch --chdir=CHECKOUT. The flags of sbatch (--time, --cpus-per-task, ...) override those below.
+# PYTHON is the interpreter; default: the one of the environment that is active when you submit, else .venv/bin/python.
+#
+# A task whose node fails is requeued and continues. A task that fails itself continues with: scontrol requeue JOB_TASK;
+# Slurm has then cancelled the merge job, so submit it again.
+# To submit only some of the tasks, give the number of all: sbatch --array=3,7 slurm/assemble.sh --partitions 16 ...
+# Without --array, one job assembles all of DIR, and there is nothing to merge.
+# DIR may be s3://bucket/DIR. Then set --stage to a folder on the nodes' own disks.
 #SBATCH --job-name=assemble
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=4
@@ -20,16 +22,22 @@
 #SBATCH --open-mode=append
 #SBATCH --output=assemble-%A_%a.out
 set -euo pipefail
-
-fail() {
-    printf 'slurm/assemble.sh: %s\n' "$1" >&2
+script=slurm/assemble.sh home=$PWD # Slurm runs a copy of the script: only the working folder shows where the checkout is
+if [[ ${1:-} == --help ]]; then
+    sed -n '2,/^#SBATCH/s/^#\( \|$\)//p' "$0"
+    exit
+fi
+if [[ ! ${SLURM_JOB_ID:-} ]]; then
+    echo "$script: this is a job script; submit it: sbatch --array=0-15 slurm/assemble.sh --list LIST --out DIR" >&2
     exit 2
-}
-
-[[ ${SLURM_JOB_ID:-} ]] || fail "this is a job script; submit it: sbatch --array=0-15 slurm/assemble.sh --list LIST --out DIR"
-# Slurm runs a copy of this script, so that the working folder alone tells where the checkout is.
-[[ -d shards && -x .venv/bin/python ]] ||
-    fail "no shards/ and .venv/bin/python in $PWD; submit from the checkout, or with sbatch --chdir=CHECKOUT, after launch/install.sh there"
+fi
+if [[ ! -f launch/functions.sh ]]; then
+    echo "$script: $PWD is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
+    exit 2
+fi
+# shellcheck source=launch/functions.sh
+source launch/functions.sh
+require_python
 
 count="" arguments=()
 while (($#)); do
@@ -39,29 +47,29 @@ while (($#)); do
         [[ $count =~ ^[1-9][0-9]{0,5}$ ]] || fail "--partitions is ${count:-empty}; it must be a number, at least 1"
         ;;
     --partition | --partition=*)
-        fail "--partition comes from the array; to say how many partitions there are in all: --partitions N"
+        fail "--partition comes from the array; give the number of all partitions with --partitions N"
         ;;
     *) arguments+=("$1") ;;
     esac
     shift
 done
 
-share=()
+partition=()
 if [[ ${SLURM_ARRAY_TASK_ID:-} ]]; then
     # shellcheck disable=SC2153 # Slurm sets it
     first=$SLURM_ARRAY_TASK_MIN last=$SLURM_ARRAY_TASK_MAX tasks=$SLURM_ARRAY_TASK_COUNT
     if [[ ! $count ]]; then
         count=$tasks
         ((first == 0 && last == count - 1)) ||
-            fail "an array of $tasks from $first to $last isn't all of 0 to n - 1; say how many partitions there are in all: --partitions N"
+            fail "an array of $tasks from $first to $last isn't all of 0 to n - 1; give the number of all partitions with --partitions N"
     fi
     ((SLURM_ARRAY_TASK_ID < count)) ||
         fail "task $SLURM_ARRAY_TASK_ID isn't one of $count partitions, which count from 0"
-    share=("--partition=$SLURM_ARRAY_TASK_ID/$count")
+    partition=("--partition=$SLURM_ARRAY_TASK_ID/$count")
 elif [[ $count ]]; then
     fail "--partitions $count is for an array; submit with: sbatch --array=0-$((count - 1))"
 fi
 
-# As many packing workers as the job has cores, not the node; a --workers of yours comes later and wins.
-exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python -m shards assemble \
-    --workers="$SLURM_CPUS_PER_TASK" ${share[@]+"${share[@]}"} ${arguments[@]+"${arguments[@]}"}
+# The job's cores give the number of packing workers; a --workers in the arguments comes later and overrides it.
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" "$PYTHON" -m shards assemble \
+    --workers="$SLURM_CPUS_PER_TASK" ${partition[@]+"${partition[@]}"} ${arguments[@]+"${arguments[@]}"}

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Fine-tunes a network on the nodes of a Slurm job, which is requeued, and goes on, until the run has finished.
+# Fine-tunes a network on the nodes of a Slurm job, which is requeued and continues until the run has finished.
 #
 #   sbatch slurm/finetune.sh --config configs/finetune/flickr_style.yaml [FLAG of training ...]
 #   sbatch --nodes=2 --gpus-per-node=4 --cpus-per-task=16 --mem=64G --time=2:00:00 slurm/finetune.sh --config ...
 #   NPROC_PER_NODE=2 sbatch --gpus-per-node=0 --cpus-per-task=8 --mem=16G slurm/finetune.sh --config ...      no GPUs
 #
-# Submit from the checkout, or with sbatch --chdir=CHECKOUT; sbatch's own flags win over those below. Checkout, shards and
-# run_dir have to be on a disk that all nodes see.
-# 120 s before its time limit Slurm sends SIGUSR1; so does who wants the node: scancel --batch --signal=USR1 JOB. The run
-# saves and leaves, RUN/exit.json says that it can go on, and the job is requeued. Where it says otherwise, the job ends
-# with the run's exit code (docs/operations.md). scancel JOB ends it for good.
+# Submit from the checkout, or with sbatch --chdir=CHECKOUT. The flags of sbatch override those below. The checkout, the
+# shards and run_dir must be on a disk that all nodes can read.
+# PYTHON is the interpreter; default: the one of the environment that is active when you submit, else .venv/bin/python.
+#
+# 120 s before the time limit, Slurm sends SIGUSR1; to free the nodes earlier: scancel --batch --signal=USR1 JOB. The run
+# saves a checkpoint and exits, and the job is requeued if RUN/exit.json says that the run can continue. Otherwise the job
+# ends with the run's exit code (docs/operations.md). scancel JOB ends it for good.
 #SBATCH --job-name=finetune
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -22,25 +24,30 @@
 #SBATCH --open-mode=append
 #SBATCH --output=finetune-%j.out
 set -euo pipefail
-python=.venv/bin/python
-
-fail() {
-    printf 'slurm/finetune.sh: %s\n' "$1" >&2
+script=slurm/finetune.sh home=$PWD # Slurm runs a copy of the script: only the working folder shows where the checkout is
+if [[ ${1:-} == --help ]]; then
+    sed -n '2,/^#SBATCH/s/^#\( \|$\)//p' "$0"
+    exit
+fi
+if [[ ! ${SLURM_JOB_ID:-} ]]; then
+    echo "$script: this is a job script; submit it: sbatch slurm/finetune.sh --config FILE; without Slurm: launch/train.sh" >&2
     exit 2
-}
-
-[[ ${SLURM_JOB_ID:-} ]] || fail "this is a job script; submit it: sbatch slurm/finetune.sh --config FILE; without Slurm: launch/train.sh"
-# Slurm runs a copy of this script, so that the working folder alone tells where the checkout is.
-[[ -d stylefinetune && -x $python ]] ||
-    fail "no stylefinetune/ and .venv/bin/python in $PWD; submit from the checkout, or with sbatch --chdir=CHECKOUT, after launch/install.sh there"
+fi
+if [[ ! -f launch/functions.sh ]]; then
+    echo "$script: $PWD is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
+    exit 2
+fi
+# shellcheck source=launch/functions.sh
+source launch/functions.sh
+require_python
 export NPROC_PER_NODE=${NPROC_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}
-[[ $NPROC_PER_NODE ]] || fail "the job has no GPUs; set NPROC_PER_NODE to how many processes a node is to start, or ask for --gpus-per-node"
+[[ $NPROC_PER_NODE ]] || fail "the job has no GPUs; set NPROC_PER_NODE to the number of processes per node, or ask for --gpus-per-node"
 
-# This script runs on the first of the nodes. Two jobs there seldom share a port.
+# This script runs on the first node. The port depends on the job, so that two jobs on a node rarely share one.
 export NNODES=$SLURM_JOB_NUM_NODES MASTER_ADDR=$SLURMD_NODENAME MASTER_PORT=$((10000 + SLURM_JOB_ID % 6000))
 
-# One agent a node, which puts its own number in. When one has ended, the others have a minute to save and leave.
-# shellcheck disable=SC2016,SC2329 # each node expands it for itself; supervise calls this
+# Starts one agent per node with the node's number. After the first agent exits, the others have a minute to save.
+# shellcheck disable=SC2016,SC2329 # each node expands it; supervise calls this
 agents() {
     exec srun --nodes="$NNODES" --ntasks="$NNODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
         --kill-on-bad-exit=0 --wait=60 bash -c 'NODE_RANK=$SLURM_NODEID exec launch/agent.sh "$@"' agent "$@"
@@ -48,11 +55,11 @@ agents() {
 
 # shellcheck source=launch/supervise.sh
 source launch/supervise.sh
-# Not TERM: scancel sends it, and a job that was cancelled must not come back.
+# Not TERM: scancel sends it, and a cancelled job must not be requeued.
 supervise USR1 agents "$@"
-read -r code again < <("$python" launch/ending.py "$run_dir" "$code" --job "$SLURM_JOB_ID" ${asked:+--asked "$asked"})
-if [[ $again ]]; then
-    echo "slurm/finetune.sh: the run can go on (exit code $code); requeueing job $SLURM_JOB_ID"
-    scontrol requeue "$SLURM_JOB_ID" || echo "slurm/finetune.sh: Slurm has not requeued it; submit it again" >&2
+read -r code requeue < <("$PYTHON" launch/exit_code.py "$run_dir" "$code" --job "$SLURM_JOB_ID" ${received:+--signal "$received"})
+if [[ $requeue ]]; then
+    echo "$script: the run can continue (exit code $code); requeueing job $SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" || echo "$script: Slurm has not requeued job $SLURM_JOB_ID; submit it again" >&2
 fi
 exit "$code"

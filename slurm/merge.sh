@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Joins what the tasks of slurm/assemble.sh made into DIR's index; where blocks are missing it says which, and fails.
+# Merges what the tasks of slurm/assemble.sh made into DIR's index. If blocks are missing, it prints which, and fails.
 #
 #   sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes slurm/merge.sh DIR
 #
 # Submit from the checkout, or with sbatch --chdir=CHECKOUT.
+# PYTHON is the interpreter; default: the one of the environment that is active when you submit, else .venv/bin/python.
 #SBATCH --job-name=merge
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
@@ -13,15 +14,21 @@
 #SBATCH --open-mode=append
 #SBATCH --output=merge-%j.out
 set -euo pipefail
-
-fail() {
-    printf 'slurm/merge.sh: %s\n' "$1" >&2
+script=slurm/merge.sh home=$PWD # Slurm runs a copy of the script: only the working folder shows where the checkout is
+if [[ ${1:-} == --help ]]; then
+    sed -n '2,/^#SBATCH/s/^#\( \|$\)//p' "$0"
+    exit
+fi
+if [[ ! ${SLURM_JOB_ID:-} ]]; then
+    echo "$script: this is a job script; submit it: sbatch slurm/merge.sh DIR; or run: python -m shards merge DIR" >&2
     exit 2
-}
+fi
+if [[ ! -f launch/functions.sh ]]; then
+    echo "$script: $PWD is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
+    exit 2
+fi
+# shellcheck source=launch/functions.sh
+source launch/functions.sh
+require_python
 
-[[ ${SLURM_JOB_ID:-} ]] || fail "this is a job script; submit it: sbatch slurm/merge.sh DIR; or run: python -m shards merge DIR"
-# Slurm runs a copy of this script, so that the working folder alone tells where the checkout is.
-[[ -d shards && -x .venv/bin/python ]] ||
-    fail "no shards/ and .venv/bin/python in $PWD; submit from the checkout, or with sbatch --chdir=CHECKOUT, after launch/install.sh there"
-
-exec srun .venv/bin/python -m shards merge "$@"
+exec srun "$PYTHON" -m shards merge "$@"

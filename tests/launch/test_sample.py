@@ -16,7 +16,7 @@ import pytest
 
 from launch import sample
 from launch.pictures import draw
-from launch.sample import Fate
+from launch.sample import LinkState
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
 from tests.programs import ROOT
 
@@ -26,7 +26,7 @@ def get(url):
 
 
 def first_of(fate):
-    return next(index for index in range(97) if sample.fate(index) is fate)
+    return next(index for index in range(97) if sample.link_state(index) is fate)
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_names_are_those_of_the_data_side():
 
 
 def test_forty_pictures_hold_every_fate_and_most_live():
-    assert {sample.fate(index) for index in range(40)} == set(Fate)
-    alive = sum(sample.fate(index) in {Fate.ALIVE, Fate.HEALS} for index in range(970))
+    assert {sample.link_state(index) for index in range(40)} == set(LinkState)
+    alive = sum(sample.link_state(index) in {LinkState.ALIVE, LinkState.RECOVERS} for index in range(970))
     assert alive / 970 == pytest.approx(0.94, abs=0.01)
 
 
@@ -67,7 +67,7 @@ def test_a_living_link_is_the_drawn_picture(photo, index):
     assert np.abs(decoded.astype(int) - drawn).mean() < 6, "JPEG keeps the picture, and its channels' order"
 
 
-@pytest.mark.parametrize(("fate", "status"), [(Fate.MISSING, 404), (Fate.GONE, 410)])
+@pytest.mark.parametrize(("fate", "status"), [(LinkState.MISSING, 404), (LinkState.GONE, 410)])
 def test_a_dead_link_stays_dead(photo, fate, status):
     for _ in range(2):
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -76,13 +76,13 @@ def test_a_dead_link_stays_dead(photo, fate, status):
 
 
 def test_an_unavailable_photo_redirects_to_the_placeholder(server, photo):
-    with get(photo(first_of(Fate.UNAVAILABLE))) as response:
+    with get(photo(first_of(LinkState.UNAVAILABLE))) as response:
         assert response.url == server.url + "/photo_unavailable.png"
         assert response.read().startswith(b"\x89PNG")
 
 
 def test_a_500_heals(server, photo):
-    index = first_of(Fate.HEALS)
+    index = first_of(LinkState.RECOVERS)
     with pytest.raises(urllib.error.HTTPError, match="500"):
         get(photo(index))
     with get(photo(index)) as response:
@@ -91,7 +91,7 @@ def test_a_500_heals(server, photo):
 
 
 def test_a_web_page_under_a_pictures_name(photo):
-    with get(photo(first_of(Fate.HTML))) as response:
+    with get(photo(first_of(LinkState.HTML))) as response:
         assert response.read().startswith(b"<!DOCTYPE html>")
 
 

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# For the other scripts to source, after they set `script` (such as launch/train.sh) and `home` (the checkout's folder).
+
+fail() { # MESSAGE
+    printf '%s: %s\n' "${script:?}" "$1" >&2
+    exit 2
+}
+
+show_help() { # print the comment at the top of the script
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${home:?}/${script:?}"
+}
+
+# With -P the working folder does not count: it holds the project's code, but not what the code imports.
+is_usable() { # INTERPRETER
+    command "$1" -P -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("stylefinetune")))' \
+        2>/dev/null
+}
+
+# Set PYTHON, unless the user has set it, to the first interpreter that can import the project: the active environment's
+# (VIRTUAL_ENV, CONDA_PREFIX), `python` on PATH, .venv. Without any, PYTHON is empty.
+find_python() {
+    local candidate
+    if [[ ${PYTHON:-} ]]; then
+        is_usable "$PYTHON" || fail "PYTHON is $PYTHON, which can't import torch and stylefinetune; install them there, or unset PYTHON"
+        PYTHON=$(type -P "$PYTHON")
+        export PYTHON
+        return
+    fi
+    for candidate in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} \
+        python "$home/.venv/bin/python"; do
+        if is_usable "$candidate"; then
+            PYTHON=$(type -P "$candidate")
+            export PYTHON
+            return
+        fi
+    done
+}
+
+require_python() {
+    find_python
+    [[ ${PYTHON:-} ]] || fail "no Python here can import torch and stylefinetune; run launch/install.sh, or activate an environment that can"
+}
+
+# Create .venv or bring it up to date, unless another environment is active.
+find_or_install_python() { # the argument of launch/install.sh, or ""
+    find_python
+    if [[ ! ${PYTHON:-} || $(dirname "$PYTHON") -ef $home/.venv/bin ]]; then
+        env -u PYTHON "$home/launch/install.sh" ${1:+"$1"} || exit
+        export PYTHON=$home/.venv/bin/python
+    fi
+}

@@ -1,0 +1,137 @@
+"""Run the commands of the data side: read the flags, call the function that does the work, print its result."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+
+from shards.assembly.assemble import assemble
+from shards.assembly.finalize import finalize
+from shards.assembly.mean import write_mean
+from shards.assembly.partition import merge_partitions
+from shards.assembly.repack import RepackConfig, repack
+from shards.config.cli import build_parser as build_assemble_parser
+from shards.config.cli import one_line, parse_assemble_config
+from shards.errors import ConfigError, ShardsError
+from shards.location import url_of
+from shards.report.html import write_page
+from shards.report.report import read_report
+from shards.report.tables import print_tables
+from shards.storage.session import open_existing_session
+from shards.storage.snapshot import open_snapshot
+from shards.verify.verify import verify
+
+_MAX_SHOWN = 20  # differences
+
+
+def build_parser(command: str) -> ArgumentParser:
+    """Return the parser of one command."""
+    if command == "assemble":
+        return build_assemble_parser()
+    parser = ArgumentParser(prog=f"python -m shards {command}", exit_on_error=False, allow_abbrev=False)
+    may_be_url = command in {"finalize", "merge", "verify"}
+    parser.add_argument("dir", type=Path, help="folder of the shards" + (", or its URL" if may_be_url else ""))
+    if may_be_url:
+        parser.add_argument("--stage", type=Path, help="local working folder for a URL; default: a cache folder")
+    if command == "mean":
+        parser.add_argument("--image_size", type=int, help="side in pixels; default: the shards' own, or 256")
+    if command == "repack":
+        parser.add_class_arguments(RepackConfig, None, skip={"dir"})
+    if command == "report":
+        parser.add_argument("--out", type=Path, help="HTML file to write; default: DIR/report.html")
+        parser.add_argument(
+            "--near_duplicates",
+            action="store_true",
+            help="also find similar pictures in different splits; takes minutes, since every picture is decoded",
+        )
+    return parser
+
+
+def run_command(command: str, arguments: list[str]) -> int:
+    """Run one command and return its exit code: 1 if something is missing or differs, 2 for a mistake of the user's."""
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool doesn't return memory to the system
+    try:
+        if command == "assemble":
+            assemble(parse_assemble_config(arguments), Console(soft_wrap=True))
+            return 0
+        parser = build_parser(command)
+        options = parser.parse_args(arguments)
+        if command == "repack":
+            repack(RepackConfig(**dict(parser.instantiate(options).items())), Console(soft_wrap=True))
+            return 0
+        return _RUN[command](options)
+    except (ShardsError, ConfigError, ArgumentError, OSError) as error:
+        print("error: " + one_line(str(error)), file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        detail = f" ({one_line(str(error))})" if str(error) else ""
+        print(f"error: out of memory{detail}; give it more memory, or use fewer --workers", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = shlex.join([command, *arguments])
+        print(f"stopped; run the same command to continue: python -m shards {again}", file=sys.stderr)
+        return 130
+
+
+def _finalize(options: Namespace) -> int:
+    with open_existing_session(options.dir, options.stage) as (shard_dir, session):
+        counts = finalize(shard_dir, session.work, session.remote)
+    count = f"{counts.total()} of {len(shard_dir.rows)} rows"
+    print(f"{session.name}: {count} are in committed blocks; index.parquet lists the kept pictures")
+    return 0
+
+
+def _merge(options: Namespace) -> int:
+    merged = merge_partitions(options.dir, options.stage)
+    root = url_of(options.dir) or options.dir
+    if merged.counts is not None:
+        count = sum(merged.counts.values())
+        print(f"{root}: all {merged.blocks} blocks are complete; index.parquet lists the kept pictures of {count} rows")
+        return 0
+    count = merged.partitions
+    print(f"{root}: {sum(merged.missing.values())} of {merged.blocks} blocks are missing; nothing was merged")
+    if count == 1:
+        print("run the assemble command again to make them")
+    for index, missing in merged.missing.items() if count > 1 else ():
+        print(f"partition {index}/{count}: {missing} missing; run assemble --partition {index}/{count} to make them")
+    return 1
+
+
+def _mean(options: Namespace) -> int:
+    path, count = write_mean(options.dir, options.image_size)
+    print(f"{path}: the mean of {count} pictures")
+    return 0
+
+
+def _report(options: Namespace) -> int:
+    page: Path = options.out or options.dir / "report.html"
+    start = time.monotonic()
+    report = read_report(options.dir, near_duplicates=options.near_duplicates)
+    write_page(report, page)
+    # A pipe has no width; 200 columns keep the tables on one line.
+    print_tables(report, Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200))
+    print(f"{page}: the same report with charts and pictures, written in {time.monotonic() - start:.1f} s")
+    return 0
+
+
+def _verify(options: Namespace) -> int:
+    with open_snapshot(options.dir, options.stage) as snapshot:
+        result = verify(snapshot, Console(soft_wrap=True, stderr=True))
+        root = snapshot.name
+    for difference in result.differences[:_MAX_SHOWN]:
+        print(str(difference).replace(str(snapshot.root), root))
+    contents = f"{result.pictures} pictures of {result.rows} rows in {result.blocks} blocks"
+    if not result.differences:
+        print(f"{root}: no differences: {contents}, each read, hashed and decoded")
+        return 0
+    count = len(result.differences)
+    shown = f", of which the first {_MAX_SHOWN} are shown" if count > _MAX_SHOWN else ""
+    print(f"{root}: {count} {'difference' if count == 1 else 'differences'}{shown}; {contents}")
+    return 1
+
+
+_RUN = {"finalize": _finalize, "mean": _mean, "merge": _merge, "report": _report, "verify": _verify}

@@ -1,0 +1,64 @@
+"""Run the training side's command line: `stylefinetune COMMAND` is the same as `python -m stylefinetune.COMMAND`."""
+
+import runpy
+import sys
+from importlib.metadata import version
+
+_COMMANDS = {
+    "train": "fine-tune a network",
+    "evaluate": "test a checkpoint",
+    "predict": "classify pictures",
+    "export": "write a checkpoint as Caffe's files",
+    "check": "check the flags of a training run without starting it",
+    "weights": "download the weights that Caffe's authors published",
+}
+_USAGE = f"""usage: stylefinetune COMMAND ...
+
+{chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
+  completion  print the script with which bash or zsh completes commands and flags
+
+stylefinetune COMMAND --help lists the flags of a command, stylefinetune --version prints the version."""
+
+
+def main() -> int:
+    """Run the command line of this process and return its exit code."""
+    match sys.argv[1:]:
+        case [command, *rest] if command in _COMMANDS:
+            sys.argv = [sys.argv[0], *rest]
+            runpy.run_module(f"stylefinetune.{command}", run_name="__main__", alter_sys=True)
+        case ["--help" | "-h"]:
+            print(_USAGE)
+        case ["--version"]:
+            print(f"stylefinetune {version('stylefinetune')}")
+        case ["completion", "bash" | "zsh" as shell]:
+            print(_completion_script(shell))
+        case ["completion", *_]:
+            print("usage: stylefinetune completion bash|zsh", file=sys.stderr)
+            return 2
+        case [command, *_]:
+            print(f"error: unknown command {command}; stylefinetune --help lists the commands", file=sys.stderr)
+            return 2
+        case _:
+            print(_USAGE, file=sys.stderr)
+            return 2
+    return 0
+
+
+def _completion_script(shell: str) -> str:
+    # These imports load torch, which takes seconds.
+    from jsonargparse import ArgumentParser  # noqa: PLC0415
+
+    from stylefinetune import evaluate, export, predict, weights  # noqa: PLC0415
+    from stylefinetune.config.cli import build_parser  # noqa: PLC0415
+
+    root = ArgumentParser(prog="stylefinetune")
+    commands = root.add_subcommands()
+    modules = {"evaluate": evaluate, "predict": predict, "export": export, "weights": weights}
+    for name, text in _COMMANDS.items():
+        parser = modules[name].build_parser() if name in modules else build_parser()
+        commands.add_subcommand(name, parser, help=text)
+    return root.get_completion_script(f"shtab-{shell}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
