@@ -1,1 +1,1 @@
-"""Reads a list of URLs or local files, and selects and orders its rows."""
+"""Reads a list of URLs or local files, and selects, splits and orders its rows."""

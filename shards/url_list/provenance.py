@@ -1,4 +1,4 @@
-"""Where a picture comes from, as far as its list and URLs tell: host, photographer, year of posting on Flickr."""
+"""A picture's host, photographer, and year of posting on Flickr, from its list and URLs."""
 
 import bisect
 import datetime as dt
@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-# Flickr numbers its photos as they come. Known pairs of a photo's id and the day it was posted: up to 5 billion those
-# that Hans Kullin kept track of (kullin.net/2010/09/flickr-5-billion-photos), later ones from answers of Flickr's API
-# that stand as examples in public source code. From 2016 on ids were handed out from several ranges at once and no
-# longer tell the time.
+# Photo ids on Flickr and their days of posting; ids grew with time. Those up to 5 billion are from Hans Kullin's record
+# (kullin.net/2010/09/flickr-5-billion-photos), the others from responses of Flickr's API that are examples in public
+# source code. From 2016 on, ids came from several ranges at once and give no date.
 _POSTED = (
     (1_000_000, dt.date(2004, 10, 22)),
     (10_000_000, dt.date(2005, 4, 20)),
@@ -42,41 +41,41 @@ _PHOTO_FILE = re.compile(r"(\d{1,15})_[0-9a-f]+(?:_\w)?\.\w+", re.ASCII)
 
 
 def host_of(url: str) -> str:
-    """Returns the host that a URL names, in lower case; an empty string where it names none."""
+    """Return the host of a URL in lower case; empty if it has none."""
     try:
         return urlsplit(url).hostname or ""
-    except ValueError:  # such as a bracket that doesn't close
+    except ValueError:  # for example, an unclosed bracket
         return ""
 
 
 def owner_of(columns: Mapping[str, object]) -> str | None:
-    """Returns who made a row's picture: its column `owner`, or the photographer in the Flickr URL of its `page_url`."""
+    """Return a row's photographer: its column `owner`, or the user in the Flickr URL in its column `page_url`."""
     owner = _text(columns.get("owner"))
     if owner:
         return owner
     page = _text(columns.get("page_url"))
-    if not _is_of(host_of(page), "flickr.com"):
+    if not _is_in(host_of(page), "flickr.com"):
         return None
     folder, _, rest = urlsplit(page).path.lstrip("/").partition("/")
     return unquote(rest.partition("/")[0]) or None if folder == "photos" else None
 
 
 def year_posted(image_url: str) -> int | None:
-    """Estimates from its id when a photo was posted on Flickr; None where the URL isn't one of Flickr's or is too late.
+    """Estimate the year in which a photo was posted on Flickr; None for other URLs, and for ids after 2015.
 
-    The estimate runs straight between the pairs above, which are less than a year apart, so a photo of around New
-    Year may count to the year beside its own.
+    The date is interpolated between known dates less than a year apart, so a photo posted around New Year may get the
+    neighbouring year.
     """
-    if not _is_of(host_of(image_url), "staticflickr.com", "static.flickr.com"):
+    if not _is_in(host_of(image_url), "staticflickr.com", "static.flickr.com"):
         return None
-    named = _PHOTO_FILE.fullmatch(urlsplit(image_url).path.rpartition("/")[2])
-    photo = int(named[1]) if named else 0
+    name = _PHOTO_FILE.fullmatch(urlsplit(image_url).path.rpartition("/")[2])
+    photo = int(name[1]) if name else 0
     if not 0 < photo <= _POSTED[-1][0]:
         return None
-    after = bisect.bisect_left(_POSTED, (photo,))
-    if not after:
+    index = bisect.bisect_left(_POSTED, (photo,))
+    if index == 0:
         return _POSTED[0][1].year
-    (first, begin), (last, end) = _POSTED[after - 1], _POSTED[after]
+    (first, begin), (last, end) = _POSTED[index - 1], _POSTED[index]
     return (begin + (end - begin) * ((photo - first) / (last - first))).year
 
 
@@ -84,5 +83,5 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _is_of(host: str, *domains: str) -> bool:
+def _is_in(host: str, *domains: str) -> bool:
     return any(host == domain or host.endswith(f".{domain}") for domain in domains)

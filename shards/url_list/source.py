@@ -1,4 +1,4 @@
-"""A list's bytes, from a file, the web or the cache, before anything is made of them."""
+"""Reads the bytes of a list from a file, the web or the cache."""
 
 import dataclasses
 import hashlib
@@ -9,22 +9,23 @@ from pathlib import Path
 import requests
 
 from shards.errors import ShardsError
+from shards.files import make_folder, publish_file
 from shards.location import cache_folder
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_SHA256, FLICKR_STYLE_URL
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _CAFFE_LIST = re.compile(rf"({SPLIT_NAME.pattern})=(.+)", re.DOTALL)
-_TIMEOUT = 60.0  # seconds without a byte of a list
+_TIMEOUT = 60.0  # seconds without a byte
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A list as it was read, before it is understood.
+    """The bytes of a list, or of several Caffe list files.
 
     Attributes:
-        name: what to call it in a message.
+        name: the list's name in messages.
         parts: a Caffe list file's bytes by split, or the list's bytes under "".
-        paths: of Caffe list files by split, as they were given.
+        paths: paths of Caffe list files by split, as they were given.
     """
 
     name: str
@@ -33,12 +34,12 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Tells whether its rows are local paths: only a Caffe list file may name them."""
+        """Whether the rows are local paths; only Caffe list files may name local files."""
         return "" not in self.parts
 
     @property
     def sha256(self) -> str:
-        """Returns the hash, hex, of the bytes as read; of several Caffe lists, of their splits and hashes."""
+        """The hash (hex) of the bytes; for Caffe list files, of their splits and hashes."""
         if not self.is_local:
             return hashlib.sha256(self.parts[""]).hexdigest()
         lines = [f"{split}={hashlib.sha256(part).hexdigest()}\n" for split, part in self.parts.items()]
@@ -46,10 +47,10 @@ class Source:
 
 
 def read_source(lists: list[str]) -> Source:
-    """Reads what --list named: one list, or Caffe list files as split=path.
+    """Read the values of --list: one list of URLs, or Caffe list files as split=path.
 
     Raises:
-        ShardsError: a list that can't be read, or URL lists and Caffe list files at once.
+        ShardsError: a list can't be read, or lists of both kinds are given.
     """
     caffe = [_CAFFE_LIST.fullmatch(name) for name in lists]
     if len(lists) == 1 and not caffe[0]:
@@ -58,9 +59,9 @@ def read_source(lists: list[str]) -> Source:
     paths: dict[str, str] = {}
     for name, match in zip(lists, caffe, strict=True):
         if match is None:
-            raise ShardsError(f"--list {name}: among several, each must be a Caffe list file given as split=path")
+            raise ShardsError(f"--list {name}: each of several lists must be a Caffe list file, given as split=path")
         if match[1] in parts:
-            raise ShardsError(f"--list {name}: there is another list for the split {match[1]}")
+            raise ShardsError(f"--list {name}: the split {match[1]} has another list; give one")
         parts[match[1]] = _read(match[2])
         paths[match[1]] = match[2]
     if not parts:
@@ -89,10 +90,10 @@ def _fetch(url: str) -> bytes:
 
 
 def fetch_cached(url: str, sha256: str, folder: Path) -> bytes:
-    """Returns the bytes of `url` that have this hash, from `folder` if they are there.
+    """Return the file at `url` that has this hash, from the cache `folder` if it is there.
 
     Raises:
-        ShardsError: the download failed or has another hash.
+        ShardsError: the download failed, or has another hash.
     """
     path = folder / url.rpartition("/")[2]
     if path.is_file():
@@ -102,9 +103,9 @@ def fetch_cached(url: str, sha256: str, folder: Path) -> bytes:
     body = _fetch(url)
     found = hashlib.sha256(body).hexdigest()
     if found != sha256:
-        raise ShardsError(f"{url} has the sha256 {found}, not {sha256}: it isn't the file that was published")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ShardsError(f"{url} has the sha256 {found}, not {sha256}: the file has changed")
+    make_folder(folder)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     draft.write_bytes(body)
-    draft.replace(path)
+    publish_file(draft, path)
     return body

@@ -40,7 +40,7 @@ def test_owner(columns, owner):
 @pytest.mark.parametrize(
     ("name", "year"),
     [
-        # Days of posting that the estimate wasn't made from, as Flickr's API told them of single photos.
+        # Photos that the estimate isn't made from; their years are from Flickr's API.
         ("7213959182_1678922289", 2012),
         ("8998784856_0123456789", 2013),
         ("14806801522_ae17468aa1", 2014),
@@ -50,12 +50,12 @@ def test_owner(columns, owner):
         ("29892526478_b7152eef6e", None),
         ("0_0a", None),
         ("photo_unavailable", None),
-        ("\u0665_0a", None),  # a digit, but none of Flickr's
+        ("\u0665_0a", None),  # a digit, but not an ASCII one
     ],
 )
 def test_year_of_a_flickr_photo(name, year):
     assert year_posted(f"http://farm3.staticflickr.com/12/{name}.jpg") == year
 
 
-def test_a_number_on_another_host_tells_no_year():
+def test_a_number_on_another_host_gives_no_year():
     assert year_posted("http://example.org/12/7213959182_1678922289.jpg") is None

@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -17,23 +18,21 @@ def test_a_file_and_a_url_are_read_alike(tmp_path, server):
     assert not local.is_local
 
 
-def test_caffe_lists_are_told_by_their_split(tmp_path):
+def test_a_caffe_list_is_given_with_its_split(tmp_path):
     (tmp_path / "a b.txt").write_bytes(b"x 1\n")
     source = read_source([f"train={tmp_path / 'a b.txt'}"])
     assert source.is_local
     assert source.parts == {"train": b"x 1\n"}
 
 
-def test_caffe_lists_hash_tells_which_split_is_which(tmp_path):
+def test_the_hash_of_caffe_lists_depends_on_their_splits(tmp_path):
     (tmp_path / "a").write_bytes(b"x 1\n")
     (tmp_path / "b").write_bytes(b"y 2\n")
     a, b = tmp_path / "a", tmp_path / "b"
     assert read_source([f"train={a}", f"test={b}"]).sha256 != read_source([f"train={b}", f"test={a}"]).sha256
 
 
-def test_the_official_list_is_kept_in_the_cache(tmp_path, monkeypatch):
-    from pathlib import Path
-
+def test_the_official_list_is_read_from_the_cache(tmp_path, monkeypatch):
     official = Path(__file__).parents[4] / "shared" / "data" / "flickr_style.csv.gz"
     if not official.is_file():
         pytest.skip(f"the official list isn't here: no {official}")
@@ -79,13 +78,13 @@ def test_http_proxy_is_honoured(server, monkeypatch):
         ["file:///etc/passwd"],
     ],
 )
-def test_what_cannot_be_read_is_one_line(lists):
+def test_a_list_that_cannot_be_read_is_refused_in_one_line(lists):
     with pytest.raises(ShardsError) as caught:
         read_source(lists)
     assert "\n" not in str(caught.value)
 
 
-def test_an_http_error_is_named(server):
+def test_an_http_error_is_reported(server):
     with pytest.raises(ShardsError, match="404"):
         read_source([server.url + "/nosuch.csv"])
 

@@ -1,0 +1,60 @@
+import pytest
+
+from shards.errors import ShardsError
+from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
+from shards.url_list.labels import encode_labels, is_label, read_classes
+from shards.url_list.source import Source
+
+SOURCE = Source("list.csv", {"": b""})
+
+
+def encode(*texts, classes=None):
+    return encode_labels(list(texts), SOURCE, classes)
+
+
+def test_names_are_numbered_in_sorted_order():
+    assert encode("noir", "bright", "noir") == ([1, 0, 1], ("bright", "noir"))
+
+
+def test_names_are_numbered_in_the_order_of_a_class_list(tmp_path):
+    (tmp_path / "classes.txt").write_text("noir\nbright\n\nhazy\n")
+    classes = read_classes(str(tmp_path / "classes.txt"))
+    assert encode("noir", "bright", classes=classes) == ([0, 1], ("noir", "bright", "hazy"))
+
+
+def test_integer_labels_are_their_own_names():
+    assert encode("3", "0") == ([3, 0], ("0", "1", "2", "3"))
+    assert encode() == ([], ())
+
+
+def test_the_official_names_can_be_given():
+    assert read_classes("flickr_style") == FLICKR_STYLE_CLASSES
+    assert read_classes(None) is None
+
+
+def test_a_label_outside_the_classes_is_refused():
+    with pytest.raises(ShardsError, match="row 0's label 'hazy' isn't among the 1 classes"):
+        encode("hazy", classes=("noir",))
+    with pytest.raises(ShardsError, match="row 1's label '2'"):
+        encode("0", "2", classes=("noir", "hazy"))
+
+
+@pytest.mark.parametrize(("labels", "numbers"), [(["1950", "-3", "noir"], [1, 2, 0]), (["1960", "1950"], [3, 1])])
+def test_a_class_list_may_have_names_that_look_like_numbers(labels, numbers):
+    assert encode(*labels, classes=("noir", "1950", "-3", "1960"))[0] == numbers
+
+
+@pytest.mark.parametrize("text", ["", "noir\nnoir\n", None])
+def test_a_class_list_that_cannot_be_used_is_refused(tmp_path, text):
+    path = tmp_path / "classes.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ShardsError, match=r"classes\.txt"):
+        read_classes(str(path))
+
+
+@pytest.mark.parametrize("label", ["-1", "100000", "900000000", "9" * 5000, "3.0", "1e3", "hazy"])
+def test_a_number_that_is_not_a_label_is_refused_and_not_taken_as_a_name(label):
+    assert not is_label(label)
+    with pytest.raises(ShardsError, match=rf"row 1 has the label '{label[:60]}'; numbers go from 0 to 99,999"):
+        encode("2", label)
