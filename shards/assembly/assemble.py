@@ -1,4 +1,4 @@
-"""From a list to its DIR: what is to be done, that it is done by one process at a time, and what came of it."""
+"""Assembles a list into DIR: plans the blocks to make, runs the pipeline, and prints a summary."""
 
 import collections
 import contextlib
@@ -26,87 +26,93 @@ from shards.progress import ProgressLine
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
 from shards.storage.shard_dir import Block, Recipe, ShardDir
-from shards.url_list.select import Selection, read_classes
+from shards.url_list.labels import read_classes
+from shards.url_list.select import Selection
 from shards.url_list.source import Source, read_source
 
 
 def assemble(config: AssembleConfig, console: Console) -> None:
-    """Makes DIR from the list, or goes on where an earlier assembly stopped, and tells the console.
+    """Makes DIR from the list, or resumes an earlier assembly, and prints the progress on the console.
 
     Raises:
-        ShardsError: the list, DIR or the machine is not as it must be; DIR is left so that the same command goes on.
+        ShardsError: the list, DIR or the machine is not as required; the same command can resume from DIR.
     """
     if config.retry is not None:
-        parse_statuses(config.retry)  # refuses what isn't one, before anything is made
+        parse_statuses(config.retry)  # an invalid value is refused before anything is created
     source = read_source(list(config.lists))
-    recipe, choice = _read_recipe(config, source)
+    recipe, selection = _read_recipe(config, source)
     rules = DuplicateRules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
-    partition = config.share
+    partition = config.block_partition
     plan, stage = repr((recipe, rules)), config.stage
     with (
-        _full_disk_told(local_root(config.out, partition, stage)),
-        open_session(config.out, partition, plan, stage, keep_stage=config.keep_stage) as place,
+        _full_disk_error(local_root(config.out, partition, stage)),
+        open_session(config.out, partition, plan, stage, keep_stage=config.keep_stage) as session,
     ):
-        shard_dir = open_or_create(place.root, recipe, place.work, source, choice)
-        write_rules(place.root, rules, place.work)
-        counts = _do_share(config, place, shard_dir, console, is_local=source.is_local)
-    _tell(console, counts)
+        shard_dir = open_or_create(session.root, recipe, session.work, source, selection)
+        write_rules(session.root, rules, session.work)
+        counts = _make_blocks(config, session, shard_dir, console, is_local=source.is_local)
+    _print_summary(console, counts)
     if partition:
-        command = f"python -m shards merge {shlex.quote(place.name)}"
-        _say(console, f"Partition {config.partition} is done; when all {partition.count} are: {command}")
+        command = f"python -m shards merge {shlex.quote(session.name)}"
+        _print(console, f"Partition {config.partition} is complete. When all {partition.count} are, run: {command}")
 
 
-def _do_share(
-    config: AssembleConfig, place: ShardSession, shard_dir: ShardDir, console: Console, *, is_local: bool
+def _make_blocks(
+    config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, *, is_local: bool
 ) -> collections.Counter[str]:
-    """Makes all blocks of this process's share that aren't there, and returns how many rows came to what."""
-    root, work, store, partition = place.root, place.work, place.storage, config.share
-    task = f"-{partition.index}-of-{partition.count}" if partition else ""
-    share = blocks_of_partition(shard_dir, partition)
-    recover_blocks(root, share)
+    """Makes all missing blocks of this process's partition, and returns the number of rows by status."""
+    root, work, remote, partition = session.root, session.work, session.remote, config.block_partition
+    suffix = f"-{partition.index}-of-{partition.count}" if partition else ""
+    blocks = blocks_of_partition(shard_dir, partition)
+    recover_blocks(root, blocks)
     register_partition(root, partition, work)
-    again = begin_retry(root, config.retry, work, task)
-    if store:
-        shard_dir = dataclasses.replace(shard_dir, tars=store.tars)
-        store.recover(share)
-        store.put_states()
-        config = dataclasses.replace(config, out=work)  # what aria2c can't write is here
-    todo = _plan(shard_dir, share, again)
-    images, total = sum(len(each.places) for each in todo), sum(map(shard_dir.size_of, share))
-    _say(console, f"Downloading {images} images with {config.worker_count} workers...")
+    retry = begin_retry(root, config.retry, work, suffix)
+    if remote:
+        shard_dir = dataclasses.replace(shard_dir, tars=remote.tars)
+        remote.recover(blocks)
+        remote.put_state_files()
+        config = dataclasses.replace(config, out=work)  # the folder to name if aria2c can't write
+    tasks = _plan_tasks(shard_dir, blocks, retry)
+    images, total = sum(len(task.positions) for task in tasks), sum(map(shard_dir.size_of, blocks))
+    _print(console, f"Downloading {images} images with {config.worker_count} workers...")
     if images < total:
-        _say(console, f"{total - images} of {total} were done before; going on in {place.name}")
-    if todo:
-        _run(config, shard_dir, todo, place, ProgressLine(console, images), is_local=is_local)
-    counts = count_partition(shard_dir, share) if partition else finalize(shard_dir, work, store)
-    end_retry(root, task)
-    if store:
-        store.put_states()
+        _print(console, f"{total - images} of {total} were done before; resuming in {session.name}")
+    if tasks:
+        progress = ProgressLine(console, images)
+        with (
+            packing_pool(min(config.worker_count, len(tasks))) as pool,
+            Downloader(config, work) as downloader,
+            progress,
+        ):
+            Pipeline(config, shard_dir, session, pool, downloader, progress, is_local=is_local).run(tasks)
+    counts = count_partition(shard_dir, blocks) if partition else finalize(shard_dir, work, remote)
+    end_retry(root, suffix)
+    if remote:
+        remote.put_state_files()
     return counts
 
 
 @contextlib.contextmanager
-def _full_disk_told(root: Path) -> Generator[None]:
+def _full_disk_error(root: Path) -> Generator[None]:
+    """Raises a full disk's OSError as a ShardsError."""
     try:
         yield
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        raise ShardsError(
-            f"{root}: the disk is full; what was packed is whole, and once there is room the same command goes on"
-        ) from error
+        raise ShardsError(f"{root}: the disk is full; free some space and run the same command again") from error
 
 
-def _plan(shard_dir: ShardDir, share: Iterable[Block], again: Retry | None) -> list[BlockTask]:
-    """Returns those blocks that lack rows, or have rows to be asked for again."""
-    todo: list[BlockTask] = []
-    for block in share:
+def _plan_tasks(shard_dir: ShardDir, blocks: Iterable[Block], retry: Retry | None) -> list[BlockTask]:
+    """Returns a task for each block that has missing rows or rows to retry."""
+    tasks: list[BlockTask] = []
+    for block in blocks:
         committed, size = shard_dir.committed_rows(block), shard_dir.size_of(block)
-        old = again.places(shard_dir.root, block) if again and committed else []
-        places = [*old, *range(committed, size)] if old else range(committed, size)
-        if places:
-            todo.append(BlockTask(block, places, is_committed=committed > 0))
-    return todo
+        retried = retry.positions(shard_dir.root, block) if retry and committed else []
+        positions = [*retried, *range(committed, size)] if retried else range(committed, size)
+        if positions:
+            tasks.append(BlockTask(block, positions, is_committed=committed > 0))
+    return tasks
 
 
 def _read_recipe(config: AssembleConfig, source: Source) -> tuple[Recipe, Selection]:
@@ -126,32 +132,15 @@ def _read_recipe(config: AssembleConfig, source: Source) -> tuple[Recipe, Select
     return recipe, Selection(config.images, config.seed, config.labels, classes, config.test_share, config.split)
 
 
-def _run(
-    config: AssembleConfig,
-    shard_dir: ShardDir,
-    todo: list[BlockTask],
-    place: ShardSession,
-    meter: ProgressLine,
-    *,
-    is_local: bool,
-) -> None:
-    with (
-        packing_pool(min(config.worker_count, len(todo))) as pool,
-        Downloader(config, place.work) as downloader,
-        meter,
-    ):
-        Pipeline(config, shard_dir, place, pool, downloader, meter, is_local=is_local).run(todo)
-
-
-def _say(console: Console, line: str) -> None:
+def _print(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _tell(console: Console, counts: collections.Counter[str]) -> None:
+def _print_summary(console: Console, counts: collections.Counter[str]) -> None:
     kept = counts.pop(Status.KEPT, 0)
-    _say(console, f"Writing train/val for {kept} successfully downloaded images.")
+    _print(console, f"Writing train/val for {kept} successfully downloaded images.")
     if counts:
-        table = Table("what became of the rest", "images", box=None, header_style="", pad_edge=False)
+        table = Table("other outcomes", "images", box=None, header_style="", pad_edge=False)
         for status, count in counts.most_common():
             table.add_row(status, str(count))
         console.print(table)

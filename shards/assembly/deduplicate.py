@@ -1,4 +1,4 @@
-"""The same bytes in many rows: judged over the whole ledger, which no single download can do."""
+"""Finds placeholders and duplicates, response bodies with the same bytes, among the outcomes of all rows."""
 
 import dataclasses
 
@@ -8,19 +8,19 @@ import pyarrow as pa
 
 from shards.format.outcomes import Status
 
-DUPLICATE_COLUMNS = ("row", "image_url", "status", "sha256")  # of the ledger, which are all that is compared
+DUPLICATE_COLUMNS = ("row", "image_url", "status", "sha256")  # columns that are compared
 
-# Whose bytes came and were fit to be kept, whatever was made of them since.
-_COUNTED = (Status.KEPT, Status.DUPLICATE, Status.PLACEHOLDER)
+# Statuses of rows whose response body was a usable picture.
+_WITH_PICTURE = (Status.KEPT, Status.DUPLICATE, Status.PLACEHOLDER)
 
 
 @dataclasses.dataclass(frozen=True)
 class DuplicateRules:
-    """What a DIR makes of equal bodies.
+    """Rules for rows with equal response bodies.
 
     Attributes:
-        placeholder_urls: a body under so many distinct URLs is a placeholder, and none of its rows is kept; 0 is never.
-        drop_duplicates: keep only the first in the list of those with one body.
+        placeholder_urls: number of distinct URLs from which a body is a placeholder and not kept; 0 disables the rule.
+        drop_duplicates: whether only the first row in the list with the same body is kept.
     """
 
     placeholder_urls: int = 20
@@ -29,13 +29,13 @@ class DuplicateRules:
 
 @dataclasses.dataclass(frozen=True)
 class DuplicateVerdicts:
-    """What becomes of the ledger's rows, once they have been compared.
+    """The outcomes of N rows after their comparison.
 
     Attributes:
-        statuses: str[N].
-        duplicate_of: int64[N]: the first row with these bytes, or -1.
-        urls: int64[N]: under how many URLs the bytes came that turned out to be a placeholder's; 0 for other rows.
-        is_changed: whether the row's status is another than it was.
+        statuses: str[N], new statuses.
+        duplicate_of: int64[N], first row with the same bytes, or -1.
+        urls: int64[N], number of URLs with the same bytes for new placeholders; 0 for other rows.
+        is_changed: bool[N], whether the status has changed.
     """
 
     statuses: npt.NDArray[np.object_]
@@ -44,75 +44,77 @@ class DuplicateVerdicts:
     is_changed: npt.NDArray[np.bool_]
 
     def apply(self, part: pa.Table, start: int) -> pa.Table:
-        """Returns a part of the ledger (`outcomes.SCHEMA`), whose first row is number `start` of all, as judged."""
-        here = slice(start, start + len(part))
+        """Returns a block's outcomes (`OUTCOMES_SCHEMA`), which begin at row `start` of all, with their new values."""
+        rows = slice(start, start + len(part))
         messages: list[str] = part.column("message").to_pylist()
-        for place in np.flatnonzero(self.urls[here]):
-            messages[place] = f"the same bytes under {self.urls[here][place]} URLs"
-        first = self.duplicate_of[here]
-        part = _put(part, "status", pa.array(self.statuses[here], pa.string()))
+        for position in np.flatnonzero(self.urls[rows]):
+            messages[position] = f"the same bytes under {self.urls[rows][position]} URLs"
+        first = self.duplicate_of[rows]
+        part = _put(part, "status", pa.array(self.statuses[rows], pa.string()))
         part = _put(part, "message", pa.array(messages, pa.string()))
         return _put(part, "duplicate_of", pa.array(first, pa.int64(), mask=first < 0))
 
 
-def find_duplicates(ledger: pa.Table, rules: DuplicateRules) -> DuplicateVerdicts:
-    """Says what becomes of rows whose bytes others have too, and finds duplicate_of.
+def find_duplicates(outcomes: pa.Table, rules: DuplicateRules) -> DuplicateVerdicts:
+    """Finds placeholders and duplicates among rows with the same bytes.
 
-    What was left out once stays so: its bytes aren't stored. It is counted all the same, so that what comes out doesn't
-    depend on what was known first.
+    A row that is a placeholder or duplicate already stays one, since its bytes are not stored. It still counts, so that
+    the result does not depend on the order in which rows were downloaded.
 
     Args:
-        ledger: COLUMNS of `outcomes.SCHEMA`, of all rows whose outcome is known.
-        rules: what to do.
+        outcomes: DUPLICATE_COLUMNS of `OUTCOMES_SCHEMA`, for all rows that have an outcome.
+        rules: the rules to apply.
     """
-    before = _spell(ledger.column("status"))
+    before = _to_objects(outcomes.column("status"))
     statuses = before.copy()
-    bodies = _number(ledger.column("sha256"))
-    urls = np.zeros(len(ledger), np.int64)
+    bodies = _encode_texts(outcomes.column("sha256"))
+    urls = np.zeros(len(outcomes), np.int64)
     if rules.placeholder_urls:
-        is_counted = np.isin(statuses, _COUNTED)
-        counts = _count_urls(bodies, _number(ledger.column("image_url")), is_counted)[bodies]
-        is_placeholder = is_counted & (statuses != Status.PLACEHOLDER) & (counts >= rules.placeholder_urls)
+        has_picture = np.isin(statuses, _WITH_PICTURE)
+        counts = _count_urls(bodies, _encode_texts(outcomes.column("image_url")), has_picture)[bodies]
+        is_placeholder = has_picture & (statuses != Status.PLACEHOLDER) & (counts >= rules.placeholder_urls)
         statuses[is_placeholder] = str(Status.PLACEHOLDER)
         urls[is_placeholder] = counts[is_placeholder]
-    rows = ledger.column("row").to_numpy()
+    rows = outcomes.column("row").to_numpy()
     first = _first_rows(bodies, rows, statuses == Status.KEPT)[bodies]
-    is_double = np.isin(statuses, (Status.KEPT, Status.DUPLICATE)) & (first >= 0) & (first != rows)
+    is_duplicate = np.isin(statuses, (Status.KEPT, Status.DUPLICATE)) & (first >= 0) & (first != rows)
     if rules.drop_duplicates:
-        statuses[is_double] = str(Status.DUPLICATE)
-    return DuplicateVerdicts(statuses, np.where(is_double, first, -1), urls, np.asarray(statuses != before, np.bool_))
+        statuses[is_duplicate] = str(Status.DUPLICATE)
+    return DuplicateVerdicts(
+        statuses, np.where(is_duplicate, first, -1), urls, np.asarray(statuses != before, np.bool_)
+    )
 
 
-def _spell(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """Returns a column of few distinct texts, each of which is in memory once."""
+def _to_objects(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """Returns a text column as an array that holds each distinct text in memory once."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
-def _number(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Gives equal texts equal numbers, from 1; null is 0."""
+def _encode_texts(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Returns a number from 1 for each text, equal for equal texts; 0 for null."""
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.indices.fill_null(-1).to_numpy().astype(np.int64) + 1
 
 
 def _count_urls(
-    bodies: npt.NDArray[np.int64], urls: npt.NDArray[np.int64], is_counted: npt.NDArray[np.bool_]
+    bodies: npt.NDArray[np.int64], urls: npt.NDArray[np.int64], has_picture: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Returns for each number of a body under how many distinct URLs it came; 0 for rows without a body."""
+    """Returns the number of distinct URLs for each body number; 0 for rows without a body."""
     size, length = int(urls.max(initial=0)) + 1, int(bodies.max(initial=0)) + 1
-    pairs = np.unique((bodies * size + urls)[is_counted & (bodies > 0)])
+    pairs = np.unique((bodies * size + urls)[has_picture & (bodies > 0)])
     return np.bincount(pairs // size, minlength=length)
 
 
 def _first_rows(
     bodies: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], is_kept: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Returns for each number of a body the lowest row that keeps it, or -1."""
+    """Returns the lowest kept row for each body number, or -1."""
     first = np.full(int(bodies.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, bodies[is_kept], rows[is_kept])
     return np.where(first == np.iinfo(np.int64).max, -1, first)
 
 
-def _put(ledger: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    place = ledger.schema.get_field_index(name)
-    return ledger.set_column(place, ledger.schema.field(place), values)
+def _put(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), values)

@@ -1,4 +1,4 @@
-"""The mean picture of a DIR's train split, which training subtracts from every picture."""
+"""Computes the mean picture of a DIR's train split, which training subtracts from every picture."""
 
 import concurrent.futures
 import os
@@ -19,11 +19,11 @@ _DEFAULT_SIZE = 256
 
 
 def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
-    """Writes DIR/mean.npy, float32[H, W, 3] RGB, and returns its path and how many pictures it is the mean of.
+    """Writes DIR/mean.npy, float32[H, W, 3] RGB, and returns its path and the number of pictures.
 
     Args:
         root: DIR.
-        image_size: side in pixels; None for that of the stored pictures, or 256 where originals are stored.
+        image_size: side in pixels; None for that of the stored pictures, or 256 if originals are stored.
 
     Raises:
         ShardsError: DIR has no train pictures, or one of them doesn't decode.
@@ -34,7 +34,7 @@ def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
         raise ShardsError(f"image_size is {size}; it must be at least 1 and at most {MAX_IMAGE_SIZE}")
     entries = shard_index.entries(_SPLIT)
     if not len(entries):
-        raise ShardsError(f"{root} has no pictures in the split {_SPLIT}, so they have no mean")
+        raise ShardsError(f"{root} has no pictures in the split {_SPLIT}")
     draft, path = root / f".{MEAN_FILE}.{os.getpid()}", root / MEAN_FILE
     try:
         with draft.open("wb") as file:
@@ -48,30 +48,30 @@ def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
 def compute_mean(entries: Entries, size: int) -> npt.NDArray[np.float32]:
     """Returns the mean, float32[size, size, 3] RGB, of pictures decoded and resized as for training.
 
-    The sum is one of integers, so it is the same in whatever order threads come to it.
+    The sum is one of integers, so it does not depend on the order of the threads.
 
     Raises:
         ShardsError: a picture doesn't decode, or its shard can't be read.
     """
-    places: dict[str, list[int]] = {}
-    for place, shard in enumerate(entries.shard):
-        places.setdefault(shard, []).append(place)
+    by_shard: dict[str, list[int]] = {}
+    for number, shard in enumerate(entries.shard):
+        by_shard.setdefault(shard, []).append(number)
     total = np.zeros((size, size, 3), np.int64)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV works outside Python's lock
-        for part in pool.map(lambda inside: _sum(entries, inside, size), places.values()):
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the GIL
+        for part in pool.map(lambda numbers: _sum(entries, numbers, size), by_shard.values()):
             total += part
     return (total / len(entries)).astype(np.float32)
 
 
-def _sum(entries: Entries, places: list[int], size: int) -> npt.NDArray[np.int64]:
-    """Returns the sum of the pictures at `places`, which are all of one shard."""
+def _sum(entries: Entries, numbers: list[int], size: int) -> npt.NDArray[np.int64]:
+    """Returns the sum of pictures of one shard, given by their index in `entries`."""
     total = np.zeros((size, size, 3), np.int64)
-    path = entries.root / entries.shard[places[0]]
+    path = entries.root / entries.shard[numbers[0]]
     try:
         with path.open("rb") as tar:
-            for place in places:
-                tar.seek(entries.offset[place])
-                pixels = read_member(tar.read(entries.length[place]), entries.format[place])
+            for number in numbers:
+                tar.seek(entries.offset[number])
+                pixels = read_member(tar.read(entries.length[number]), entries.format[number])
                 total += pixels if pixels.shape == total.shape else resize_picture(pixels, size)
     except BadPicture as error:
         raise ShardsError(f"{path}: a picture in it {error}; assemble into another folder") from error

@@ -1,4 +1,4 @@
-"""A block's bodies, and what it has already -> one reproducible tar, index part and ledger part, committed."""
+"""Packs a block's response bodies into a reproducible tar with its index and outcomes parts, and commits them."""
 
 import collections
 import dataclasses
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import cv2
@@ -21,44 +21,55 @@ from shards.format.index import INDEX_SCHEMA
 from shards.format.outcomes import OUTCOMES_SCHEMA, Outcome, Status
 from shards.format.tar import SampleWriter
 from shards.storage.journal import commit_block, replace_block
-from shards.storage.shard_dir import Block, read_part
+from shards.storage.shard_dir import Block, ShardDir, read_part
 
-# Flickr's "photo unavailable" picture, and what a redirect to it is called.
+# Flickr's "photo unavailable" picture, and the file name in redirects to it.
 _PLACEHOLDER_SHA1 = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
 _PLACEHOLDER_NAME = "photo_unavailable"
 _JPEG_QUALITY = 95
-_COMMON = ("row", "key", "image_url", "split", "label")  # what the ledger has of a list's row
+_LIST_COLUMNS = ("row", "key", "image_url", "split", "label")  # columns of outcomes.parquet that come from the list
+CHECKSUM_COLUMNS = ("sha256", "md5")
+
+# By row, the outcome of the download and the file with the response body, or None.
+Results: TypeAlias = dict[int, tuple[Outcome, Path | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class PackJob:
-    """Everything that packing one block needs.
+    """The input for packing one block.
 
     Attributes:
         root: DIR.
-        work: a folder for temporary files, of DIR's file system; bodies that lie in it are removed as they are read.
-        block: which block.
-        rows: its rows, each with the columns of `urls.ROWS_SCHEMA`.
-        arrivals: by row, what the download came to, and the file of its body where one came; of a block that is
-            committed, a row that isn't here stays what it is.
+        work: folder for temporary files, on DIR's file system; response bodies in it are deleted once read.
+        block: the block.
+        rows: its rows, with the columns of `ROWS_SCHEMA`.
+        results: results of the rows; rows of a committed block that are missing here stay as they are.
         encode_format: original, pixels or jpg.
         image_size: side in pixels of resized pictures.
-        is_committed: whether the block is committed already, if only for its first rows; it is replaced then.
+        is_committed: whether the block, or its first rows, are committed; it is replaced then.
     """
 
     root: Path
     work: Path
     block: Block
     rows: list[dict[str, Any]]
-    arrivals: dict[int, tuple[Outcome, Path | None]]
+    results: Results
     encode_format: str
     image_size: int
     is_committed: bool = False
 
+    @classmethod
+    def create(
+        cls, shard_dir: ShardDir, block: Block, work: Path, results: Results, *, is_committed: bool
+    ) -> "PackJob":
+        """Returns the job for a block of DIR with all its rows."""
+        root, recipe, rows = shard_dir.root, shard_dir.recipe, shard_dir.rows_of(block)
+        return cls(root, work, block, rows, results, recipe.encode_format, recipe.image_size, is_committed)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
-    """A picture as it goes into the tar."""
+    """A picture as stored in the tar."""
 
     format: str
     body: bytes
@@ -69,17 +80,17 @@ class _Member:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBlock:
-    """What a committed block has, by row: its part of the index, its part of the ledger, and its tar."""
+    """A committed block: index entries and outcomes by row, and the path of its tar."""
 
     entries: dict[int, dict[str, Any]]
-    ledger: dict[int, dict[str, Any]]
+    outcomes: dict[int, dict[str, Any]]
     tar: Path
 
     def member(self, row: int) -> _Member | None:
-        """Returns the row's picture as it is stored, where it has one.
+        """Returns the row's stored picture, or None.
 
         Raises:
-            ShardsError: these are other bytes than the index says.
+            ShardsError: the picture's checksum differs from the index.
         """
         entry = self.entries.get(row)
         if entry is None:
@@ -90,99 +101,93 @@ class LoadedBlock:
         if hashlib.sha256(body).hexdigest() != entry["sha256"]:
             raise ShardsError(
                 f"{self.tar} is damaged at the picture {entry['key']}; "
-                "remove it, and the assemble command makes its block again"
+                "remove the file, and the assemble command makes it again"
             )
         return _Member(entry["format"], body, entry["width"], entry["height"], entry["sha256"])
 
 
-def pack_block(packing: PackJob) -> collections.Counter[Status]:
-    """Checks a block's bodies, packs what is kept, commits the block, and returns how many arrivals came to what.
+def pack_block(job: PackJob) -> collections.Counter[Status]:
+    """Checks a block's response bodies, packs the pictures, commits the block, and counts the results by status.
 
-    Tar and index hold nothing but what follows from the bodies and the list, so that equal bodies make equal files,
-    however often and whenever they were asked for. Where a block is committed already, a kill at any moment leaves
-    all that it had or all that it is to have.
+    Tar and index depend only on the bodies and the list, not on attempts or times. If a committed block is replaced, a
+    kill at any moment leaves either the complete old or the complete new block.
 
     Raises:
         ShardsError: a file of the committed block is damaged.
     """
-    root, block = packing.root, packing.block
-    held = load_block(root, block) if packing.is_committed else LoadedBlock({}, {}, root / block.shard)
-    if packing.is_committed and not _touches_pictures(packing, held):
-        ledger = [
-            _line(row, packing.arrivals[row["row"]][0]) if row["row"] in packing.arrivals else held.ledger[row["row"]]
-            for row in packing.rows
+    root, block, results = job.root, job.block, job.results
+    old = load_block(root, block) if job.is_committed else LoadedBlock({}, {}, root / block.shard)
+    if job.is_committed and not any(body is not None or row in old.entries for row, (_, body) in results.items()):
+        outcomes = [
+            _outcome_row(row, results[row["row"]][0]) if row["row"] in results else old.outcomes[row["row"]]
+            for row in job.rows
         ]
-        publish_file(_write_ledger(ledger, packing), root / block.outcomes_part)
+        publish_file(_write_outcomes(outcomes, job), root / block.outcomes_part)
     else:
-        ledger = _pack(packing, held)
-    return collections.Counter(Status(line["status"]) for line in ledger if line["row"] in packing.arrivals)
+        outcomes = _pack(job, old)
+    return collections.Counter(Status(outcome["status"]) for outcome in outcomes if outcome["row"] in results)
 
 
 def load_block(root: Path, block: Block) -> LoadedBlock:
-    """Reads what a committed block has.
+    """Reads a committed block.
 
     Raises:
-        ShardsError: a part can't be read.
+        ShardsError: its index or outcomes part can't be read.
     """
-    entries, ledger = (
-        {line["row"]: line for line in read_part(root, name).to_pylist()}
+    entries, outcomes = (
+        {row["row"]: row for row in read_part(root, name).to_pylist()}
         for name in (block.index_part, block.outcomes_part)
     )
-    return LoadedBlock(entries, ledger, root / block.shard)
+    return LoadedBlock(entries, outcomes, root / block.shard)
 
 
-def _touches_pictures(packing: PackJob, held: LoadedBlock) -> bool:
-    return any(body is not None or row in held.entries for row, (_, body) in packing.arrivals.items())
-
-
-def _pack(packing: PackJob, held: LoadedBlock) -> list[dict[str, Any]]:
-    """Writes and commits all three files of the block, and returns its part of the ledger."""
-    draft = packing.work / "draft.tar"
+def _pack(job: PackJob, old: LoadedBlock) -> list[dict[str, Any]]:
+    """Writes and commits all three files of the block, and returns its outcomes."""
+    draft = job.work / "draft.tar"
     entries: list[dict[str, Any]] = []
-    ledger: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
     with draft.open("wb") as file, SampleWriter(file) as tar:
-        for row in packing.rows:
-            if row["row"] in packing.arrivals:
-                outcome, member = _judge(*packing.arrivals[row["row"]], row["extra"], packing)
-                ledger.append(_line(row, outcome))
+        for row in job.rows:
+            if row["row"] in job.results:
+                outcome, member = _check_body(*job.results[row["row"]], row["extra"], job)
+                outcomes.append(_outcome_row(row, outcome))
             else:
-                ledger.append(held.ledger[row["row"]])
-                member = held.member(row["row"])
+                outcomes.append(old.outcomes[row["row"]])
+                member = old.member(row["row"])
             if member:
-                places = tar.write(row["key"], _sample(row, member))
-                entries.append(_entry(row, member, packing.block) | {"offset": places[member.format]})
-    index_part = packing.work / "index.parquet"
+                offsets = tar.write(row["key"], _sample(row, member))
+                entries.append(_entry(row, member, job.block) | {"offset": offsets[member.format]})
+    index_part = job.work / "index.parquet"
     pq.write_table(pa.Table.from_pylist(entries, INDEX_SCHEMA), index_part)
-    put = replace_block if packing.is_committed else commit_block
-    put(packing.root, packing.block, draft, index_part, _write_ledger(ledger, packing))
-    return ledger
+    publish_block = replace_block if job.is_committed else commit_block
+    publish_block(job.root, job.block, draft, index_part, _write_outcomes(outcomes, job))
+    return outcomes
 
 
-def _line(row: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    return {name: row[name] for name in _COMMON} | vars(outcome)
+def _outcome_row(row: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    return {name: row[name] for name in _LIST_COLUMNS} | vars(outcome)
 
 
-def _write_ledger(ledger: list[dict[str, Any]], packing: PackJob) -> Path:
-    path = packing.work / "outcomes.parquet"
-    pq.write_table(pa.Table.from_pylist(ledger, OUTCOMES_SCHEMA), path)
+def _write_outcomes(outcomes: list[dict[str, Any]], job: PackJob) -> Path:
+    path = job.work / "outcomes.parquet"
+    pq.write_table(pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA), path)
     return path
 
 
-def _judge(arrival: Outcome, body_path: Path | None, extra: str, packing: PackJob) -> tuple[Outcome, _Member | None]:
-    """Says what a row came to in the end, and gives the picture to store where there is one."""
-    if body_path is None:
-        return arrival, None
-    body = body_path.read_bytes()
-    if body_path.parent == packing.work:  # a download, which isn't needed again; a list's local picture stays
-        body_path.unlink()  # before it has been written to the disk, if all goes quickly
+def _check_body(download: Outcome, path: Path | None, extra: str, job: PackJob) -> tuple[Outcome, _Member | None]:
+    """Returns a row's final outcome, and the picture to store if it is kept."""
+    if path is None:
+        return download, None
+    body = path.read_bytes()
+    if path.parent == job.work:  # a download, not a list's local picture
+        path.unlink()  # often before the kernel has written it to disk
     sha256 = hashlib.sha256(body).hexdigest()
-    outcome = dataclasses.replace(arrival, bytes=len(body), sha256=sha256, format=detect_format(body))
-    if _is_placeholder(body, arrival.final_url):
-        return dataclasses.replace(
-            outcome, status=Status.PLACEHOLDER, message="what the host shows for a lost picture"
-        ), None
+    outcome = dataclasses.replace(download, bytes=len(body), sha256=sha256, format=detect_format(body))
+    if _is_placeholder(body, download.final_url):
+        message = "the host's placeholder for a missing picture"
+        return dataclasses.replace(outcome, status=Status.PLACEHOLDER, message=message), None
     try:
-        member = _encode(body, sha256, packing.encode_format, packing.image_size)
+        member = _encode(body, sha256, job.encode_format, job.image_size)
     except BadPicture as error:
         return dataclasses.replace(outcome, status=error.status, message=str(error)), None
     mismatch = find_checksum_mismatch(extra, body)
@@ -212,17 +217,17 @@ def _encode(body: bytes, sha256: str, encode_format: str, size: int) -> _Member:
 
 
 def _sample(row: dict[str, Any], member: _Member) -> dict[str, bytes]:
-    """Returns the members of a WebDataset sample: the picture, its label as text, and the list's further columns."""
-    further = {"image_url": row["image_url"]} | json.loads(row["extra"])
+    """Returns the members of a WebDataset sample: the picture, its label as text, and the list's other columns."""
+    columns = {"image_url": row["image_url"]} | json.loads(row["extra"])
     return {
         member.format: member.body,
         "cls": str(row["label"]).encode(),
-        "json": json.dumps(further, sort_keys=True, ensure_ascii=False).encode(),
+        "json": json.dumps(columns, sort_keys=True, ensure_ascii=False).encode(),
     }
 
 
 def _entry(row: dict[str, Any], member: _Member, block: Block) -> dict[str, Any]:
-    """Returns the picture's row of the index, but for its offset."""
+    """Returns the picture's row of the index, without its offset."""
     return {name: row[name] for name in ("row", "key", "split", "label")} | {
         "shard": block.shard,
         "length": len(member.body),
@@ -233,17 +238,14 @@ def _entry(row: dict[str, Any], member: _Member, block: Block) -> dict[str, Any]
     }
 
 
-CHECKSUM_COLUMNS = ("sha256", "md5")
-
-
 def find_checksum_mismatch(extra: str, body: bytes) -> str | None:
-    """Says in one line how a body differs from what the list promises, or None.
+    """Returns, in one line, how a response body differs from the list's checksum, or None.
 
     Args:
-        extra: the row's further columns, as a JSON object; a hash may be missing or empty.
-        body: as it came.
+        extra: the row's other columns, as a JSON object; a checksum may be missing or empty.
+        body: the response body.
     """
-    if not any(f'"{name}"' in extra for name in CHECKSUM_COLUMNS):  # as for most lists
+    if not any(f'"{name}"' in extra for name in CHECKSUM_COLUMNS):  # saves parsing for most lists
         return None
     columns = json.loads(extra)
     for name in CHECKSUM_COLUMNS:
@@ -252,5 +254,5 @@ def find_checksum_mismatch(extra: str, body: bytes) -> str | None:
             continue
         found = hashlib.new(name, body, usedforsecurity=False).hexdigest()
         if found != expected:
-            return f"its {name} is {found}, where the list has {expected[:100]}"
+            return f"its {name} is {found}, but the list has {expected[:100]}"
     return None

@@ -1,4 +1,4 @@
-"""Shards of originals -> shards of another form, without the network: what assembling them so would have made."""
+"""Makes shards in another format from shards of originals, without downloads, equal to those of an assembly."""
 
 import concurrent.futures
 import dataclasses
@@ -10,13 +10,13 @@ from typing import Literal
 from rich.console import Console
 
 from shards.assembly.finalize import finalize, read_rules, write_rules
-from shards.assembly.pack import PackJob, load_block, pack_block
+from shards.assembly.pack import PackJob, Results, load_block, pack_block
 from shards.assembly.worker_pool import check_interrupt, hold_interrupts, packing_pool
 from shards.config.schema import MAX_IMAGE_SIZE, count_processes
 from shards.errors import ConfigError, ShardsError
 from shards.format.outcomes import Outcome, Status
 from shards.location import refuse_url
-from shards.progress import watch
+from shards.progress import track_progress
 from shards.storage.file_lock import exclusive_lock
 from shards.storage.journal import recover_blocks
 from shards.storage.shard_dir import Block, ShardDir, create_shard_dir, load_shard_dir, read_part, shard_dir_exists
@@ -24,14 +24,14 @@ from shards.storage.shard_dir import Block, ShardDir, create_shard_dir, load_sha
 
 @dataclasses.dataclass(frozen=True)
 class RepackConfig:
-    """A repacking: from where, into what.
+    """The settings of `repack`.
 
     Attributes:
         dir: folder of shards of originals; it is only read.
-        encode_format: pixels or jpg, as `assemble` has them.
-        out: folder of the new shards; beside DIR, as DIR-pixels or DIR-jpg, unless given.
+        encode_format: pixels or jpg, as for `assemble`.
+        out: folder of the new shards; by default DIR-pixels or DIR-jpg next to DIR.
         image_size: side in pixels of the resized pictures.
-        workers: processes that decode and pack; -x is all cores but x.
+        workers: number of processes that decode and pack; -x means all cores but x.
     """
 
     dir: Path
@@ -53,34 +53,21 @@ class RepackConfig:
         return self.out or source.with_name(f"{source.name}-{self.encode_format}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Work:
-    """A block to be packed anew, as a worker is told of it."""
-
-    source: Path
-    root: Path
-    folder: Path
-    block: Block
-    encode_format: str
-    image_size: int
-    is_committed: bool
-
-
 def repack(config: RepackConfig, console: Console) -> None:
-    """Makes the new DIR, or goes on with it: blocks that are as the old DIR has them are left alone.
+    """Makes the new DIR, or updates it; blocks that match the old DIR are skipped.
 
     Raises:
-        ShardsError: the old DIR is damaged, or holds no originals, or the new one is of something else.
+        ShardsError: the old DIR is damaged or has no originals, or the new one was made from something else.
     """
     source = load_shard_dir(config.dir)
     if source.recipe.encode_format != "original":
         raise ShardsError(
-            f"{config.dir} holds {source.recipe.encode_format} of {source.recipe.image_size} pixels a side, no "
-            "originals; repack from those, or assemble with --encode_format original"
+            f"{config.dir} has {source.recipe.encode_format} of {source.recipe.image_size} pixels a side, not "
+            "originals; repack from originals, which assemble --encode_format original makes"
         )
     refuse_url(config.target)
     if config.target.resolve() == config.dir.resolve():
-        raise ShardsError(f"--out {config.target} is the folder of the originals; give another")
+        raise ShardsError(f"--out {config.target} is the folder of the originals; give another folder")
     with exclusive_lock(config.target) as work:
         target = _open(source, config, work)
         write_rules(target.root, read_rules(source.root), work)
@@ -88,35 +75,23 @@ def repack(config: RepackConfig, console: Console) -> None:
         ready = [block for block in source.blocks() if source.is_committed(block)]
         stale = [block for block in ready if not _is_current(source, target, block)]
         workers = count_processes(config.workers)
-        _say(console, f"Repacking {len(stale)} of {len(source.blocks())} blocks with {workers} workers...")
-        _run(
-            [
-                _Work(
-                    source=source.root,
-                    root=target.root,
-                    folder=work / block.shard.replace("/", "-"),
-                    block=block,
-                    encode_format=config.encode_format,
-                    image_size=config.image_size,
-                    is_committed=target.committed_rows(block) > 0,
-                )
-                for block in stale
-            ],
-            workers,
-            console,
-        )
+        _print(console, f"Repacking {len(stale)} of {len(source.blocks())} blocks with {workers} workers...")
+        _pack_blocks(stale, source, target, work, workers, console)
         kept = finalize(target, work)[Status.KEPT]
-    _say(console, f"{config.target}: {kept} pictures as {config.encode_format}")
+    _print(console, f"{config.target}: {kept} pictures as {config.encode_format}")
     if len(ready) < len(source.blocks()):
         missing = len(source.blocks()) - len(ready)
-        _say(console, f"{config.dir} lacks {missing} blocks yet; once assemble has made them, repack adds them")
+        _print(
+            console,
+            f"{missing} blocks of {config.dir} are still missing; once assemble has made them, run repack again",
+        )
 
 
 def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
-    """Returns the new DIR with the rows of the old one, which may have grown since.
+    """Returns the new DIR with all rows of the old one, which may have grown since the last time.
 
     Raises:
-        ShardsError: it is of something else.
+        ShardsError: the new DIR was made from something else.
     """
     recipe = dataclasses.replace(source.recipe, encode_format=config.encode_format, image_size=config.image_size)
     if shard_dir_exists(config.target):
@@ -132,68 +107,63 @@ def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
 
 
 def _is_current(source: ShardDir, target: ShardDir, block: Block) -> bool:
-    """Tells whether the block has been packed from just what the old DIR has."""
+    """Whether the target's block was packed from the source's current block."""
     if not target.is_committed(block):
         return False
-    ledgers = [read_part(shard_dir.root, block.outcomes_part) for shard_dir in (source, target)]
-    return ledgers[0].equals(ledgers[1])
+    old, new = (read_part(shard_dir.root, block.outcomes_part) for shard_dir in (source, target))
+    return old.equals(new)
 
 
-def _run(works: list[_Work], workers: int, console: Console) -> None:
-    if not works:
+def _pack_blocks(
+    blocks: list[Block], source: ShardDir, target: ShardDir, work: Path, workers: int, console: Console
+) -> None:
+    if not blocks:
         return
-    with packing_pool(min(workers, len(works))) as pool:
+    with packing_pool(min(workers, len(blocks))) as pool:
         with hold_interrupts():
-            packing = [pool.submit(_repack_block, work) for work in works]
-        for done in watch(concurrent.futures.as_completed(packing), len(packing), "blocks repacked", console):
+            packing = [pool.submit(_pack_block, block, source.root, target.root, work) for block in blocks]
+        for done in track_progress(concurrent.futures.as_completed(packing), len(packing), "blocks repacked", console):
             done.result()
             check_interrupt()
 
 
-def _repack_block(work: _Work) -> None:
-    """Packs one block from the old one's bodies.
+def _pack_block(block: Block, source: Path, target: Path, work: Path) -> None:
+    """Packs a block of `target` from the originals in `source`.
 
     Raises:
-        ShardsError: the old one isn't whole.
+        ShardsError: the block of originals is incomplete or damaged.
     """
-    work.folder.mkdir()
+    shard_dir, folder = _load(target), work / block.shard.replace("/", "-")
+    folder.mkdir()
+    is_committed = shard_dir.committed_rows(block) > 0
     pack_block(
-        PackJob(
-            root=work.root,
-            work=work.folder,
-            block=work.block,
-            rows=_load(work.source).rows_of(work.block),
-            arrivals=_read_arrivals(work),
-            encode_format=work.encode_format,
-            image_size=work.image_size,
-            is_committed=work.is_committed,
-        )
+        PackJob.create(shard_dir, block, folder, _read_results(source, block, folder), is_committed=is_committed)
     )
-    shutil.rmtree(work.folder)
+    shutil.rmtree(folder)
 
 
-_load = functools.cache(load_shard_dir)  # once in each worker
+_load = functools.cache(load_shard_dir)  # once in each worker process
 
 
-def _read_arrivals(work: _Work) -> dict[int, tuple[Outcome, Path | None]]:
-    """Returns what the old block has of each row, its pictures as files, as if they had just been downloaded."""
-    held = load_block(work.source, work.block)
-    fields = [field.name for field in dataclasses.fields(Outcome)]
-    arrivals: dict[int, tuple[Outcome, Path | None]] = {}
-    for row, line in held.ledger.items():
-        member = held.member(row)
-        if (member is not None) != (line["status"] == Status.KEPT):
+def _read_results(source: Path, block: Block, folder: Path) -> Results:
+    """Returns a block's outcomes, with its pictures as files in `folder`, as if they had just been downloaded."""
+    loaded = load_block(source, block)
+    names = [field.name for field in dataclasses.fields(Outcome)]
+    results: Results = {}
+    for row, outcome in loaded.outcomes.items():
+        member = loaded.member(row)
+        if (member is not None) != (outcome["status"] == Status.KEPT):
             raise ShardsError(
-                f"{work.source}: {work.block.index_part} and {work.block.outcomes_part} differ at {line['key']}; "
-                f"for more: python -m shards verify {work.source}"
+                f"{source}: {block.index_part} and {block.outcomes_part} differ at {outcome['key']}; "
+                f"for details run: python -m shards verify {source}"
             )
         path = None
         if member is not None:
-            path = work.folder / str(row)
+            path = folder / str(row)
             path.write_bytes(member.body)
-        arrivals[row] = (Outcome(**{name: line[name] for name in fields}), path)
-    return arrivals
+        results[row] = (Outcome(**{name: outcome[name] for name in names}), path)
+    return results
 
 
-def _say(console: Console, line: str) -> None:
+def _print(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)

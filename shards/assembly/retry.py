@@ -1,4 +1,4 @@
-"""--retry: which rows of the committed blocks are asked for again; it goes on, once begun, after a kill."""
+"""--retry: selects the committed rows to request again, and remembers the selection until it is complete."""
 
 import dataclasses
 import datetime as dt
@@ -11,63 +11,63 @@ from shards.format.outcomes import TRANSIENT_STATUSES, Status
 from shards.storage.shard_dir import Block, read_part
 
 _STATE_NAME = "blocks/retry{}.json"
-_KEPT = {Status.KEPT, Status.DUPLICATE}  # whose picture came
+_NOT_FAILED = {Status.KEPT, Status.DUPLICATE}
 
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """What is asked for again.
+    """The rows to request again.
 
     Attributes:
-        statuses: of the rows.
-        since: when this retry began; rows that were asked for later are done.
+        statuses: statuses of the rows.
+        since: start of this retry; rows requested later are done.
     """
 
     statuses: frozenset[Status]
     since: dt.datetime
 
-    def places(self, root: Path, block: Block) -> list[int]:
-        """Returns which of a block's committed rows are to be asked for, by their place in it.
+    def positions(self, root: Path, block: Block) -> list[int]:
+        """Returns the positions in a block of its committed rows that are to be requested again.
 
         Raises:
-            ShardsError: the block's part of the ledger can't be read.
+            ShardsError: the block's outcomes part can't be read.
         """
         part = read_part(root, block.outcomes_part)
-        lines = zip(part.column("status").to_pylist(), part.column("time").to_pylist(), strict=True)
-        return [place for place, (status, time) in enumerate(lines) if status in self.statuses and time < self.since]
+        rows = enumerate(zip(part.column("status").to_pylist(), part.column("time").to_pylist(), strict=True))
+        return [position for position, (status, time) in rows if status in self.statuses and time < self.since]
 
 
 def parse_statuses(text: str) -> frozenset[Status]:
-    """Reads what --retry was given: failed, passing, or names of statuses with commas between them.
+    """Parses the value of --retry: failed, passing, or statuses separated by commas.
 
     Raises:
-        ShardsError: there is no such status, or its rows can't be retried.
+        ShardsError: a status does not exist, or its rows can't be retried.
     """
     found: set[Status] = set()
-    groups = {"failed": frozenset(Status) - _KEPT, "passing": TRANSIENT_STATUSES}
+    groups = {"failed": frozenset(Status) - _NOT_FAILED, "passing": TRANSIENT_STATUSES}
     known = {str(status): frozenset({status}) for status in Status if status is not Status.KEPT} | groups
     for name in text.split(","):
         if name.strip() not in known:
             raise ShardsError(
-                f"--retry {name.strip()}: there is no such outcome to retry; give one or more of: {', '.join(known)}"
+                f"--retry {name.strip()} is not a status that can be retried; give one or more of: {', '.join(known)}"
             )
         found |= known[name.strip()]
     return frozenset(found)
 
 
-def begin_retry(root: Path, text: str | None, work: Path, task: str = "") -> Retry | None:
-    """Begins a retry, or goes on with the one that a kill stopped; without `text`, forgets that one.
+def begin_retry(root: Path, text: str | None, work: Path, suffix: str = "") -> Retry | None:
+    """Begins a retry, or resumes an unfinished one with the same statuses; without `text`, removes that one.
 
     Args:
         root: DIR.
-        text: what --retry was given, or None.
-        work: a folder for temporary files, of DIR's file system.
-        task: a name for the part of DIR that this process does, where it doesn't do all.
+        text: value of --retry, or None.
+        work: folder for temporary files, on DIR's file system.
+        suffix: suffix of the state file's name, unique for each partition.
 
     Raises:
-        ShardsError: `text` names no status.
+        ShardsError: `text` is not valid.
     """
-    path = root / _STATE_NAME.format(task)
+    path = root / _STATE_NAME.format(suffix)
     if text is None:
         unpublish_file(path)
         return None
@@ -79,13 +79,15 @@ def begin_retry(root: Path, text: str | None, work: Path, task: str = "") -> Ret
         retry = None
     if retry is None or retry.statuses != statuses:
         now = dt.datetime.now(dt.UTC)
-        retry = Retry(statuses, now.replace(microsecond=now.microsecond // 1000 * 1000))  # as the ledger has times
+        retry = Retry(
+            statuses, now.replace(microsecond=now.microsecond // 1000 * 1000)
+        )  # outcomes.parquet stores milliseconds
         draft = work / "retry.json"
         draft.write_text(json.dumps({"statuses": sorted(statuses), "since": retry.since.isoformat()}), encoding="utf-8")
         publish_file(draft, path)
     return retry
 
 
-def end_retry(root: Path, task: str = "") -> None:
-    """Says that every row of the retry has been asked for."""
-    unpublish_file(root / _STATE_NAME.format(task))
+def end_retry(root: Path, suffix: str = "") -> None:
+    """Records that the retry is complete."""
+    unpublish_file(root / _STATE_NAME.format(suffix))

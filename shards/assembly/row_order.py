@@ -1,4 +1,4 @@
-"""A DIR's row order: fixed on first use, and afterwards only ever extended, where its list or --images has grown."""
+"""Creates a DIR's row order, and extends it if the list or --images has grown."""
 
 import dataclasses
 import itertools
@@ -14,21 +14,21 @@ from shards.url_list.source import Source
 _COMPARED = ["row", "image_url", "split", "label"]
 
 
-def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, choice: Selection) -> ShardDir:
-    """Returns DIR with its rows in order; new ones stand behind those that it had.
+def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selection: Selection) -> ShardDir:
+    """Returns DIR with its row order; new rows follow the existing ones.
 
     Args:
         root: DIR.
-        recipe: what this assembly is made from.
-        work: a folder for temporary files, of DIR's file system.
-        source: the list; of a DIR that was made from the same one, it isn't read again.
-        choice: what to take of it.
+        recipe: settings of this assembly.
+        work: folder for temporary files, on DIR's file system.
+        source: the list; it is read only if DIR does not have its rows yet.
+        selection: which rows of the list to take.
 
     Raises:
-        ShardsError: DIR was made from something else, or would lose what it has.
+        ShardsError: DIR was made from another list or other settings, or has more rows.
     """
     if not shard_dir_exists(root):
-        rows, classes, lengths = select_rows(source, choice)
+        rows, classes, lengths = select_rows(source, selection)
         return create_shard_dir(root, dataclasses.replace(recipe, classes=classes, list_lengths=lengths), rows, work)
     found = load_shard_dir(root)
     difference = found.recipe.difference(recipe)
@@ -38,44 +38,42 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, choic
         raise ShardsError(f"{root} was made from {difference}; use another --out, or the same settings")
     if (found.recipe.list_sha256, found.recipe.images) == (recipe.list_sha256, recipe.images):
         return found
-    return _append_rows(found, recipe, work, source, choice)
+    return _append_rows(found, recipe, work, source, selection)
 
 
-def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, choice: Selection) -> ShardDir:
-    """Extends the stored order.
+def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, selection: Selection) -> ShardDir:
+    """Extends the stored row order.
 
     Raises:
-        ShardsError: it would have to change.
+        ShardsError: the stored rows would change.
     """
     count = len(found.rows)
     if 0 <= recipe.images < count:
         raise ShardsError(f"{found.root} has {count} rows, more than --images {recipe.images}; use another --out")
-    rows, classes, lengths = select_rows(source, choice, found.recipe.list_lengths)
+    rows, classes, lengths = select_rows(source, selection, found.recipe.list_lengths)
     names = found.recipe.classes
     if classes[: len(names)] != names:
         raise ShardsError(
-            f"--list {source.name} would number the classes of {found.root} anew ({', '.join(classes)[:80]}); "
-            f"give --classes, a file with a name a line: {', '.join(names)[:80]}, and new ones behind"
+            f"--list {source.name} changes the order of the classes of {found.root} ({', '.join(classes)[:80]}); "
+            f"give --classes, a file with one name per line: {', '.join(names)[:80]}, then the new ones"
         )
     changed = _first_difference(found.rows, rows.slice(0, count))
     if changed is not None:
         raise ShardsError(
-            f"--list {source.name}: row {changed} isn't the one that {found.root} was made from; rows may be added, "
-            "behind the others; for another list use another --out"
+            f"--list {source.name}: row {changed} differs from the list that {found.root} was made from; "
+            "append new rows at the end, or use another --out"
         )
     grown = dataclasses.replace(recipe, classes=classes, list_lengths=lengths)
     return create_shard_dir(found.root, grown, pa.concat_tables([found.rows, rows.slice(count)]), work)
 
 
 def _first_difference(stored: pa.Table, listed: pa.Table) -> int | None:
-    """Returns the number of the first stored row that the list has otherwise, or not at that place of the order."""
+    """Returns the lowest stored row that differs in the list or has another position in the order, or None."""
     if stored.select(_COMPARED).equals(listed.select(_COMPARED)):
         return None
     old, new = (
         [tuple(row[name] for name in _COMPARED) for row in table.select(_COMPARED).to_pylist()]
         for table in (stored, listed)
     )
-    others = [
-        row[0] for row, place in zip(old, itertools.chain(new, itertools.repeat(None)), strict=False) if row != place
-    ]
-    return min(others, default=None)
+    pairs = itertools.zip_longest(old, new[: len(old)])
+    return min((row[0] for row, other in pairs if row != other), default=None)

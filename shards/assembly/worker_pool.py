@@ -1,4 +1,4 @@
-"""Processes that decode and pack beside the driver: started so that Ctrl-C and a killed driver leave none behind."""
+"""A pool of packing processes, none of which survives Ctrl-C or a kill of the main process."""
 
 import contextlib
 import multiprocessing
@@ -19,21 +19,21 @@ _interrupted = threading.Event()
 
 @contextlib.contextmanager
 def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
-    """Yields a pool of `count` processes, one core each; submit to it while `interrupts_held`, which may start one.
+    """Yields a pool of `count` processes with one thread each; call `submit` within `hold_interrupts`.
 
     Raises:
-        ShardsError: one of them was killed.
+        ShardsError: one of the processes was killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards.__main__"])  # all that a worker imports, once for all of them
-    resource_tracker.ensure_running()  # which forkserver would start too, and lets interrupts go when it does
+    context.set_forkserver_preload(["shards.commands"])  # all that a worker imports, once for all of them
+    resource_tracker.ensure_running()  # before hold_interrupts: it would unblock SIGINT
     with hold_interrupts():
         forkserver.ensure_running()
-        pool = ProcessPoolExecutor(count, context, _begin_worker)  # a semaphore half made would never be removed
+        pool = ProcessPoolExecutor(count, context, _begin_worker)  # interrupted, it would leave a semaphore behind
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise ShardsError("a packing worker was killed; the same command goes on where this one stopped") from error
+        raise ShardsError("a packing process was killed; run the same command again to resume") from error
     finally:
         with hold_interrupts():
             pool.shutdown(wait=True, cancel_futures=True)
@@ -41,24 +41,25 @@ def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
 
 @contextlib.contextmanager
 def hold_interrupts() -> Generator[None]:
-    """Holds Ctrl-C back while processes start, so that none is left half told what it is.
+    """Delays Ctrl-C until the end of the `with`, for the start of processes.
 
-    The mask is for them, who inherit it for good; in this process another thread may take the signal all the same.
+    Started processes inherit the signal mask. In this process the handler is needed as well, since another thread may
+    receive the signal.
     """
-    held: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-    if held:
+    if received:
         signal.raise_signal(signal.SIGINT)
 
 
 def handle_interrupt(*_: object) -> None:
-    """Ends the command on Ctrl-C; a second one must not break off what the first one puts in order.
+    """Handles Ctrl-C: raises KeyboardInterrupt once, and ignores further ones so that the cleanup completes.
 
     Raises:
         KeyboardInterrupt: always.
@@ -69,17 +70,17 @@ def handle_interrupt(*_: object) -> None:
 
 
 def check_interrupt() -> None:
-    """Ends a loop that Ctrl-C should have ended: Python drops what is raised while it frees an object.
+    """Raises a KeyboardInterrupt again that was lost; Python drops exceptions raised in a finalizer.
 
     Raises:
-        KeyboardInterrupt: `interrupt` has raised it before, and it was lost.
+        KeyboardInterrupt: `handle_interrupt` has been called.
     """
     if _interrupted.is_set():
         raise KeyboardInterrupt
 
 
 def _begin_worker() -> None:
-    """Sets up a packing process: one core each, Ctrl-C is the driver's to handle, and it ends when the driver does."""
+    """Sets up a packing process: one thread, no reaction to Ctrl-C, and an exit when the main process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()

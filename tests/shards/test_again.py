@@ -72,7 +72,7 @@ def test_killed_once_the_order_was_extended_all_that_was_kept_is_still_in_the_in
         raise KeyboardInterrupt  # a signal would be ignored where the tests run in the background
 
     with monkeypatch.context() as patched:
-        patched.setattr("shards.assembly.assemble._plan", interrupt)
+        patched.setattr("shards.assembly.assemble._plan_tasks", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_assemble(list=write_list(rows), rows_per_shard=20)
     assert main(["finalize", str(tmp_path / "out")]) == 0

@@ -100,12 +100,12 @@ def test_a_task_that_is_killed_fails_and_goes_on_when_it_is_requeued(job):
     too_early = job.submit_merge()
     assert states(job.slurm.wait(too_early)) == ["FAILED"]
     said = (job.folder / "merge.txt").read_text()
-    assert "partition 1/2: 1 missing; assemble --partition 1/2 makes them" in said
+    assert "partition 1/2: 1 missing; run assemble --partition 1/2 to make them" in said
     job.slurm.run("scontrol", "requeue", f"{array}_1")
     assert states(job.slurm.wait(array)) == ["COMPLETED"] * 2
     # Slurm 22.05 doesn't take back that a task of the array has failed: a merge that depends on it would never start.
     assert states(job.slurm.wait(job.submit_merge())) == ["COMPLETED"]
-    assert "were done before; going on in" in job.told(1)  # appended to what the first start said
+    assert "were done before; resuming in" in job.told(1)  # appended to what the first start said
     job.assert_as_once()
 
 

@@ -8,8 +8,8 @@ from shards.assembly.deduplicate import DUPLICATE_COLUMNS, DuplicateRules, find_
 from shards.format import outcomes
 
 
-def ledger(*rows: tuple[int, str, str, str | None]) -> pa.Table:
-    """Makes a ledger of (row, image_url, status, body)."""
+def table_of(*rows: tuple[int, str, str, str | None]) -> pa.Table:
+    """Returns the outcomes of rows given as (row, image_url, status, body)."""
     common = {"key": "k", "split": "train", "label": 0, "attempts": 1, "seconds": 0.0, "message": ""}
     lines = [
         common | {"row": row, "image_url": url, "status": status, "sha256": body, "time": dt.datetime.now(dt.UTC)}
@@ -19,32 +19,32 @@ def ledger(*rows: tuple[int, str, str, str | None]) -> pa.Table:
 
 
 def found(table: pa.Table, rules: DuplicateRules) -> dict[int, tuple[str, int | None]]:
-    judged = find_duplicates(table.select(DUPLICATE_COLUMNS), rules)
-    after = judged.apply(table, 0)
+    verdicts = find_duplicates(table.select(DUPLICATE_COLUMNS), rules)
+    after = verdicts.apply(table, 0)
     pairs = zip(table.column("status").to_pylist(), after.column("status").to_pylist(), strict=True)
-    assert judged.is_changed.tolist() == [one != other for one, other in pairs]
+    assert verdicts.is_changed.tolist() == [one != other for one, other in pairs]
     assert after.schema == outcomes.OUTCOMES_SCHEMA
     cut = len(table) // 3
-    assert pa.concat_tables([judged.apply(table[:cut], 0), judged.apply(table[cut:], cut)]).equals(after)
+    assert pa.concat_tables([verdicts.apply(table[:cut], 0), verdicts.apply(table[cut:], cut)]).equals(after)
     return {row["row"]: (row["status"], row["duplicate_of"]) for row in after.to_pylist()}
 
 
-def test_one_body_under_many_urls_is_a_placeholder():
+def test_a_body_under_many_urls_is_a_placeholder():
     rows = [(row, f"u{row}", "kept", "aa") for row in range(4)] + [(4, "u4", "kept", "bb"), (5, "u5", "gone", None)]
     expected = dict.fromkeys(range(4), ("placeholder", None)) | {4: ("kept", None), 5: ("gone", None)}
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=4)) == expected
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=4)) == expected
     message = (
-        find_duplicates(ledger(*rows), DuplicateRules(placeholder_urls=4))
-        .apply(ledger(*rows), 0)
+        find_duplicates(table_of(*rows), DuplicateRules(placeholder_urls=4))
+        .apply(table_of(*rows), 0)
         .column("message")
         .to_pylist()
     )
     assert message == ["the same bytes under 4 URLs"] * 4 + ["", ""]
 
 
-def test_one_below_the_limit_all_are_kept_as_duplicates_of_the_lowest_row():
+def test_below_the_limit_all_are_kept_as_duplicates_of_the_lowest_row():
     rows = [(row, f"u{row}", "kept", "aa") for row in (7, 2, 5)]
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=4)) == {
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=4)) == {
         7: ("kept", 2),
         2: ("kept", None),
         5: ("kept", 2),
@@ -53,36 +53,36 @@ def test_one_below_the_limit_all_are_kept_as_duplicates_of_the_lowest_row():
 
 def test_rows_of_one_url_count_once():
     rows = [(row, f"u{row % 3}", "kept", "aa") for row in range(9)]
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=4))[8] == ("kept", 0)
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=3))[8] == ("placeholder", None)
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=4))[8] == ("kept", 0)
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=3))[8] == ("placeholder", None)
 
 
-def test_zero_is_never():
+def test_a_limit_of_zero_disables_placeholders():
     rows = [(row, f"u{row}", "kept", "aa") for row in range(50)]
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=0))[49] == ("kept", 0)
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=0))[49] == ("kept", 0)
 
 
-def test_bodies_that_were_left_out_before_are_counted():
+def test_rows_dropped_earlier_are_counted():
     rows = [(0, "u0", "placeholder", "aa"), (1, "u1", "duplicate", "aa"), (2, "u2", "kept", "aa")]
-    assert {status for status, _ in found(ledger(*rows), DuplicateRules(placeholder_urls=3)).values()} == {
+    assert {status for status, _ in found(table_of(*rows), DuplicateRules(placeholder_urls=3)).values()} == {
         "placeholder"
     }
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=4)) == {
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=4)) == {
         0: ("placeholder", None),
         1: ("duplicate", 2),
         2: ("kept", None),
     }
 
 
-def test_bodies_that_are_no_pictures_are_not_counted():
+def test_bodies_without_a_picture_are_not_counted():
     rows = [(0, "u0", "not_an_image", "aa"), (1, "u1", "kept", "bb"), (2, "u2", "corrupt", "bb")]
-    assert found(ledger(*rows), DuplicateRules(placeholder_urls=2))[1] == ("kept", None)
+    assert found(table_of(*rows), DuplicateRules(placeholder_urls=2))[1] == ("kept", None)
 
 
-def test_duplicates_are_dropped_when_asked_for():
+def test_duplicates_are_dropped_if_configured():
     rows = [(row, f"u{row}", "kept", "aa") for row in (7, 2, 5)] + [(1, "u1", "gone", "aa")]
     rules = DuplicateRules(placeholder_urls=4, drop_duplicates=True)
-    assert found(ledger(*rows), rules) == {
+    assert found(table_of(*rows), rules) == {
         7: ("duplicate", 2),
         2: ("kept", None),
         5: ("duplicate", 2),
@@ -90,22 +90,22 @@ def test_duplicates_are_dropped_when_asked_for():
     }
 
 
-def test_a_ledger_without_rows_is_judged():
+def test_outcomes_without_rows_are_accepted():
     assert found(outcomes.OUTCOMES_SCHEMA.empty_table(), DuplicateRules(2, drop_duplicates=True)) == {}
 
 
 @pytest.mark.parametrize("drop_duplicates", [False, True])
-def test_it_does_not_matter_what_was_known_first(drop_duplicates):
-    """Rows that come in pieces, each judged with what was made of the ones before, end as if they came at once."""
+def test_the_result_does_not_depend_on_the_order_of_the_downloads(drop_duplicates):
+    """Rows added in several steps, with the statuses of the step before, get the statuses of one step."""
     draw = random.Random(3)
     rules = DuplicateRules(placeholder_urls=5, drop_duplicates=drop_duplicates)
     for _ in range(30):
         rows = [(row, f"u{draw.randrange(12)}", "kept", draw.choice("abcd")) for row in range(24)]
-        at_once = found(ledger(*rows), rules)
+        at_once = found(table_of(*rows), rules)
         draw.shuffle(rows)
         known: list = []
         for piece in (rows[:7], rows[7:15], rows[15:]):
             known += piece
-            judged = found(ledger(*known), rules)
-            known = [(row, url, judged[row][0], body) for row, url, _, body in known]
-        assert found(ledger(*known), rules) == at_once
+            statuses = found(table_of(*known), rules)
+            known = [(row, url, statuses[row][0], body) for row, url, _, body in known]
+        assert found(table_of(*known), rules) == at_once

@@ -6,6 +6,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from shards import files
 from shards.assembly.deduplicate import DuplicateRules
 from shards.assembly.finalize import finalize, write_rules
 from shards.errors import ShardsError
@@ -32,19 +33,19 @@ def run_finalize(root):
         return finalize(shard_dir.load_shard_dir(root), work)
 
 
-def test_index_and_ledger_are_in_row_order(assembled):
+def test_index_and_outcomes_are_in_row_order(assembled):
     order = pq.read_table(assembled / "blocks" / "rows.parquet").to_pylist()
-    ledger = pq.read_table(assembled / "outcomes.parquet").to_pylist()
+    outcomes = pq.read_table(assembled / "outcomes.parquet").to_pylist()
     index = pq.read_table(assembled / "index.parquet").to_pylist()
     for split in ("train", "test"):
         rows = [row["row"] for row in order if row["split"] == split]
-        assert [row["row"] for row in ledger if row["split"] == split] == rows
+        assert [row["row"] for row in outcomes if row["split"] == split] == rows
         kept = [row for row in rows if row % 7]
         assert [row["row"] for row in index if row["split"] == split] == kept
-    assert {row["status"] for row in ledger if row["row"] % 7 == 0} == {"not_found"}
+    assert {row["status"] for row in outcomes if row["row"] % 7 == 0} == {"not_found"}
 
 
-def test_the_index_says_what_the_folder_is(assembled):
+def test_the_index_metadata_describes_the_folder(assembled):
     metadata = json.loads(pq.read_schema(assembled / "index.parquet").metadata[METADATA_KEY])
     assert metadata["classes"] == ["hazy", "noir"]
     assert metadata["encode_format"] == "original"
@@ -53,7 +54,7 @@ def test_the_index_says_what_the_folder_is(assembled):
     assert len(metadata["list_sha256"]) == 64
 
 
-def test_joined_again_the_bytes_are_the_same(assembled):
+def test_finalizing_again_gives_the_same_bytes(assembled):
     before = {name: (assembled / name).read_bytes() for name in ("index.parquet", "outcomes.parquet")}
     (assembled / "index.parquet").unlink()
     run_finalize(assembled)
@@ -77,15 +78,15 @@ def test_duplicates_name_the_first_row_with_their_bytes_and_nothing_is_dropped(
     ]
     rows.append({"image_url": server.url + "/gone.jpg", "label": 0, "split": "test"})
     run_assemble(list=write_list(rows), rows_per_shard=2)
-    ledger = pq.read_table(tmp_path / "out" / "outcomes.parquet").to_pylist()
-    found = {row["row"]: row["duplicate_of"] for row in ledger}
+    outcomes = pq.read_table(tmp_path / "out" / "outcomes.parquet").to_pylist()
+    found = {row["row"]: row["duplicate_of"] for row in outcomes}
     assert found == {0: None, 1: None, 2: 0, 3: None, 4: 0, 5: 1, 6: None}
-    assert sum(row["status"] == "kept" for row in ledger) == 6
+    assert sum(row["status"] == "kept" for row in outcomes) == 6
     assert pq.read_table(tmp_path / "out" / "index.parquet").num_rows == 6
 
 
 @pytest.mark.parametrize("part", ["index_part", "outcomes_part"])
-def test_a_damaged_part_is_named_with_its_remedy(assembled, part):
+def test_a_damaged_part_is_an_error_with_its_remedy(assembled, part):
     path = assembled / getattr(shard_dir.Block("train", 0), part)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(
@@ -96,26 +97,25 @@ def test_a_damaged_part_is_named_with_its_remedy(assembled, part):
 
 
 class Killed(BaseException):
-    """What a kill does, as far as files go: nothing is done any more."""
+    """Replaces a kill: no further file is changed."""
 
 
 def kill_at(monkeypatch, step: int) -> None:
-    """Has the n-th change to DIR be the last one."""
+    """Makes the n-th change to DIR the last one."""
     steps = itertools.count()
-    for room in (sys.modules["shards.assembly.finalize"], journal):
-        for verb in ("publish", "retract"):
-            act = getattr(shard_dir, verb)
+    for module in (sys.modules["shards.assembly.finalize"], journal):
+        for function in (files.publish_file, files.unpublish_file):
 
-            def stop(*paths, act=act) -> None:
-                act(*paths)
+            def stop(*paths, function=function) -> None:
+                function(*paths)
                 if next(steps) == step:
                     raise Killed
 
-            if hasattr(room, verb):
-                monkeypatch.setattr(room, verb, stop)
+            if hasattr(module, function.__name__):
+                monkeypatch.setattr(module, function.__name__, stop)
 
 
-def test_killed_at_any_step_of_leaving_pictures_out_it_ends_the_same(
+def test_a_kill_at_any_step_of_dropping_duplicates_changes_nothing_in_the_end(
     server, draw_jpg, write_list, run_assemble, tmp_path, monkeypatch
 ):
     rows = [
@@ -148,4 +148,4 @@ def test_killed_at_any_step_of_leaving_pictures_out_it_ends_the_same(
             path.relative_to(broken): path.read_bytes() for path in broken.glob("**/*") if path.is_file()
         } == expected
         step += 1
-    assert step > 12  # what replacing one block takes
+    assert step > 12  # the steps of replacing one block

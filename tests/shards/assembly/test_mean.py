@@ -10,7 +10,7 @@ from tests.loopback import Answer
 
 @pytest.fixture
 def assembled(server, draw_jpg, write_list, run_assemble, tmp_path):
-    """Assembles 10 pictures, every fifth of them for testing, and returns the DIR and the train pictures' bytes."""
+    """Assembles 10 pictures, every fifth in the test split, and returns DIR and the bytes of the train pictures."""
 
     def run(**settings):
         bodies = [draw_jpg(number, 40 + number, 50) for number in range(10)]
@@ -33,7 +33,7 @@ def assembled(server, draw_jpg, write_list, run_assemble, tmp_path):
         ({"encode_format": "pixels", "image_size": 24}, None, 24),
     ],
 )
-def test_mean_is_of_the_train_pictures_resized(assembled, settings, image_size, expected_size):
+def test_the_mean_is_that_of_the_resized_train_pictures(assembled, settings, image_size, expected_size):
     root, bodies = assembled(**settings)
     path, count = write_mean(root, image_size)
     mean = np.load(path)
@@ -44,10 +44,10 @@ def test_mean_is_of_the_train_pictures_resized(assembled, settings, image_size, 
         [resize_picture(decode_picture(body), expected_size) for body in bodies], axis=0, dtype=np.float64
     )
     np.testing.assert_array_equal(mean, expected.astype(np.float32))
-    assert not [left for left in root.iterdir() if "mean" in left.name and left != path]
+    assert [path.name for path in root.glob("*mean*")] == ["mean.npy"]
 
 
-def test_mean_is_rgb(server, write_list, run_assemble, tmp_path):
+def test_the_mean_is_rgb(server, write_list, run_assemble, tmp_path):
     red = np.zeros((20, 20, 3), np.uint8)
     red[:, :, 2] = 250  # BGR, as OpenCV writes
     url = server.add("/red.png", Answer(cv2.imencode(".png", red)[1].tobytes()))
@@ -55,21 +55,21 @@ def test_mean_is_rgb(server, write_list, run_assemble, tmp_path):
     assert np.load(write_mean(tmp_path / "out", None)[0])[0, 0].tolist() == [250, 0, 0]
 
 
-def test_no_train_pictures_have_no_mean(server, draw_jpg, write_list, run_assemble, tmp_path):
+def test_a_dir_without_train_pictures_is_an_error(server, draw_jpg, write_list, run_assemble, tmp_path):
     url = server.add("/a.jpg", Answer(draw_jpg(0)))
     run_assemble(list=write_list([{"image_url": url, "label": 0, "split": "test"}]))
     with pytest.raises(ShardsError, match="no pictures in the split train"):
         write_mean(tmp_path / "out", None)
 
 
-def test_a_size_that_no_mean_can_have_is_refused(assembled):
+def test_an_invalid_size_is_an_error(assembled):
     root, _ = assembled()
     for image_size in (0, 4097):
         with pytest.raises(ShardsError, match=f"image_size is {image_size}"):
             write_mean(root, image_size)
 
 
-def test_a_lost_shard_is_named(assembled):
+def test_a_missing_shard_is_an_error(assembled):
     root, _ = assembled()
     (root / "train" / "00001.tar").unlink()
     with pytest.raises(ShardsError, match=r"00001\.tar"):

@@ -1,4 +1,4 @@
-"""Over how many blocks the pipeline is spread, and that one which waits holds up nobody."""
+"""The number of open blocks in the pipeline, and their independence."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from tests.stores import names_of
 
 def test_a_slow_block_does_not_stop_the_next(server, draw_jpg, write_list, run_assemble, tmp_path):
     rows = serve_pictures(server, draw_jpg, 20)
-    server.add("/0.jpg", Answer(draw_jpg(0), after=20))  # answered once all others have been asked for
+    server.add("/0.jpg", Answer(draw_jpg(0), after_requests=20))  # answered once all others have been requested
     run_assemble(list=write_list(rows), rows_per_shard=2, per_host=2, timeout=20)
     assert outcomes_by_row(tmp_path / "out")[0]["attempts"] == 1
 
 
 @pytest.fixture
 def tars(monkeypatch):
-    """How many tars lay in the stage each time that one was about to go up, or had come down."""
+    """Numbers of tars in the stage, before each upload and after each fetch."""
     counts: list[int] = []
 
     def watch(name):
@@ -41,7 +41,7 @@ def tars(monkeypatch):
     return counts
 
 
-def test_the_disk_holds_no_more_tars_of_a_url_than_the_window_has_blocks(
+def test_the_stage_has_no_more_tars_than_open_blocks(
     server, draw_jpg, write_list, run_assemble, memory, monkeypatch, tars
 ):
     monkeypatch.setattr(pipeline, "_OPEN_ROWS", 8)

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shards.assembly import row_order
 from shards.assembly.row_order import open_or_create
 from shards.errors import ShardsError
 from shards.storage.file_lock import exclusive_lock
 from shards.storage.shard_dir import Recipe, ShardDir, load_shard_dir
-from shards.url_list import select
 from shards.url_list.select import Selection
 from shards.url_list.source import Source
 
@@ -25,15 +25,15 @@ def numbered(count: int, start: int = 0) -> list[str]:
 
 @pytest.fixture
 def open_dir(tmp_path):
-    """Opens tmp_path for a list, as an assembly with these settings does."""
+    """Opens a DIR for a list, as an assembly with these settings does."""
 
     def open_(source: Source, root: Path = tmp_path, classes: tuple[str, ...] | None = None, **settings) -> ShardDir:
-        choice = Selection(**{"seed": SEED, "classes": classes} | settings)
+        selection = Selection(**{"seed": SEED, "classes": classes} | settings)
         recipe = Recipe(
             list_sha256=source.sha256,
-            images=choice.images,
-            seed=choice.seed,
-            labels=choice.labels,
+            images=selection.images,
+            seed=selection.seed,
+            labels=selection.labels,
             test_share=0.2,
             encode_format="original",
             image_size=0,
@@ -41,7 +41,7 @@ def open_dir(tmp_path):
             classes=classes or (),
         )
         with exclusive_lock(root) as work:
-            return open_or_create(root, recipe, work, source, choice)
+            return open_or_create(root, recipe, work, source, selection)
 
     return open_
 
@@ -58,11 +58,11 @@ def test_the_order_is_fixed_on_first_use(open_dir, tmp_path):
     assert made.recipe.classes == ("0", "1", "2")
 
 
-def test_an_equal_list_is_not_read_again(open_dir, monkeypatch):
+def test_an_unchanged_list_is_not_read_again(open_dir, monkeypatch):
     made = open_dir(listed(*numbered(10)))
-    monkeypatch.delattr(select, "choose_rows")
+    monkeypatch.delattr(row_order, "select_rows")
     assert open_dir(listed(*numbered(10))).rows.equals(made.rows)
-    with pytest.raises(AttributeError):
+    with pytest.raises(NameError):
         open_dir(listed(*numbered(11)))
 
 
@@ -75,7 +75,7 @@ def test_more_images_extend_the_same_permutation(open_dir, tmp_path):
         assert load_shard_dir(tmp_path / "grown").recipe.images == images
 
 
-def test_rows_that_a_list_has_grown_by_are_permuted_among_themselves_and_stand_behind(open_dir, tmp_path):
+def test_new_rows_of_a_list_are_permuted_separately_and_appended(open_dir, tmp_path):
     first = order(open_dir(listed(*numbered(10))))
     second = order(open_dir(listed(*numbered(16))))
     third = open_dir(listed(*numbered(23)))
@@ -86,7 +86,7 @@ def test_rows_that_a_list_has_grown_by_are_permuted_among_themselves_and_stand_b
     assert third.recipe.list_sha256 == listed(*numbered(23)).sha256
 
 
-def test_a_grown_list_taken_in_part_has_the_order_of_one_taken_whole(open_dir, tmp_path):
+def test_a_part_of_a_grown_list_has_the_order_of_the_complete_one(open_dir, tmp_path):
     for images in (4, 8):
         open_dir(listed(*numbered(10)), tmp_path / "part", images=images)
     part = open_dir(listed(*numbered(16)), tmp_path / "part", images=12)
@@ -99,7 +99,7 @@ def test_a_grown_list_taken_in_part_has_the_order_of_one_taken_whole(open_dir, t
 def test_stored_rows_keep_their_keys(open_dir):
     first = ["a b,http://h/0,0,train", "x,http://h/1,0,train", ",http://h/2,0,train"]
     before = open_dir(listed(*first)).rows.to_pylist()
-    # Ids that would have had the better claim to those keys.
+    # These ids would have got those keys if they had come first.
     late = ["a_b-0,http://h/3,0,train", "x,http://h/4,0,train", "00000002,http://h/5,0,train"]
     after = open_dir(listed(*first, *late)).rows.to_pylist()
     assert after[:3] == before
@@ -107,7 +107,7 @@ def test_stored_rows_keep_their_keys(open_dir):
     assert len({row["key"] for row in after}) == 6
 
 
-def test_a_column_that_came_later_is_the_new_rows_alone(open_dir):
+def test_a_new_column_applies_to_the_new_rows_only(open_dir):
     before = open_dir(listed(*numbered(4))).rows.to_pylist()
     wider = listed(*(f"{row},p" for row in numbered(6)), header="id,image_url,label,split,page_url")
     after = open_dir(wider).rows.to_pylist()
@@ -116,35 +116,35 @@ def test_a_column_that_came_later_is_the_new_rows_alone(open_dir):
 
 
 @pytest.mark.parametrize("change", ["p3,http://h/other,0,train", "p3,http://h/3,2,train", "p3,http://h/3,0,test"])
-def test_a_list_whose_rows_changed_is_refused_by_the_first(open_dir, tmp_path, change):
+def test_a_list_with_changed_rows_is_refused_and_the_first_is_named(open_dir, tmp_path, change):
     before = open_dir(listed(*numbered(8)))
     rows = numbered(12)
     rows[3] = change
     rows[6] = "p6,http://h/else,0,train"
-    with pytest.raises(ShardsError, match=r"--list list.csv: row 3 isn't the one that .* rows may be added"):
+    with pytest.raises(ShardsError, match=r"--list list.csv: row 3 differs from the list .* append new rows"):
         open_dir(listed(*rows))
     assert load_shard_dir(tmp_path).rows.equals(before.rows)
 
 
-def test_a_list_that_lost_rows_is_refused(open_dir):
+def test_a_list_with_fewer_rows_is_refused(open_dir):
     open_dir(listed(*numbered(8)))
-    with pytest.raises(ShardsError, match="has 7 rows, where it had 8; rows may be added at its end"):
+    with pytest.raises(ShardsError, match="has 7 rows, but had 8; rows may only be added at its end"):
         open_dir(listed(*numbered(7)))
 
 
-def test_a_row_that_moved_is_refused(open_dir):
+def test_a_list_with_moved_rows_is_refused(open_dir):
     open_dir(listed(*numbered(8)))
-    with pytest.raises(ShardsError, match="row 0 isn't the one"):
+    with pytest.raises(ShardsError, match="row 0 differs from the list"):
         open_dir(listed("new,http://h/new,0,train", *numbered(8)))
 
 
-def test_a_change_that_moves_the_choice_by_label_is_refused(open_dir):
+def test_a_changed_label_that_changes_the_selection_is_refused(open_dir):
     rows = numbered(12)
     open_dir(listed(*rows), labels=2, images=6)
     taken = open_dir(listed(*rows), labels=2, images=6).rows.to_pylist()
     row = taken[2]["row"]
     rows[row] = f"p{row},http://h/{row},2,train"
-    with pytest.raises(ShardsError, match="isn't the one"):
+    with pytest.raises(ShardsError, match="differs from the list"):
         open_dir(listed(*rows, *numbered(15, 12)), labels=2, images=7)
 
 
@@ -159,17 +159,19 @@ def named(*names: str) -> Source:
     return listed(*(f"p{row},http://h/{row},{name},train" for row, name in enumerate(names)))
 
 
-def test_a_class_that_comes_last_is_added(open_dir):
+def test_a_new_class_that_sorts_last_is_added(open_dir):
     assert open_dir(named("hazy", "noir")).recipe.classes == ("hazy", "noir")
     grown = open_dir(named("hazy", "noir", "sunny"))
     assert grown.recipe.classes == ("hazy", "noir", "sunny")
     assert sorted(grown.rows.column("label").to_pylist()) == [0, 1, 2]
 
 
-def test_a_class_that_would_number_the_others_anew_is_refused_until_it_is_named(open_dir):
+def test_a_new_class_that_changes_the_order_is_refused_without_classes(open_dir):
     open_dir(named("hazy", "noir"))
     grown = named("hazy", "noir", "bokeh")
-    with pytest.raises(ShardsError, match="give --classes, a file with a name a line: hazy, noir, and new ones behind"):
+    with pytest.raises(
+        ShardsError, match="give --classes, a file with one name per line: hazy, noir, then"
+    ):
         open_dir(grown)
     made = open_dir(grown, classes=("hazy", "noir", "bokeh"))
     assert {row["row"]: row["label"] for row in made.rows.to_pylist()} == {0: 0, 1: 1, 2: 2}
@@ -179,7 +181,7 @@ def test_a_class_that_would_number_the_others_anew_is_refused_until_it_is_named(
     ("change", "named_"),
     [({"seed": 2}, "seed 5, not 2"), ({"labels": 2}, "labels None, not 2"), ({"classes": ("x",)}, "the classes 0, 1")],
 )
-def test_another_assembly_is_refused_by_its_difference(open_dir, change, named_):
+def test_other_settings_are_refused_and_named(open_dir, change, named_):
     open_dir(listed(*numbered(10)))
     with pytest.raises(ShardsError, match=f"was made from {named_}.*; use another --out, or the same settings"):
         open_dir(listed(*numbered(10)), **change)

@@ -18,7 +18,7 @@ def interrupt_within(reached: list[str]) -> None:
         reached.append("the end")
 
 
-def test_an_interrupt_comes_once_the_processes_have_started():
+def test_an_interrupt_is_delayed_until_the_processes_have_started():
     reached: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         interrupt_within(reached)
@@ -70,15 +70,18 @@ except KeyboardInterrupt:
 def test_an_interrupt_while_a_pool_is_made_leaves_no_semaphore():
     command = [sys.executable, "-c", _INTERRUPTED_AT_A_SEMAPHORE]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert (ended.stdout, ended.stderr) == ("stopped\n", "")  # the tracker tells of one that is left, on stderr
+    assert (ended.stdout, ended.stderr) == ("stopped\n", "")  # the resource tracker reports leaked semaphores on stderr
 
 
-def test_a_worker_is_another_process_of_one_core():
+def test_a_worker_is_a_separate_process_with_one_thread():
     with packing_pool(1) as pool:
         assert pool.submit(os.getpid).result(30) != os.getpid()
         assert pool.submit(cv2.getNumThreads).result(30) == 1
 
 
-def test_a_killed_worker_is_one_line():
-    with pytest.raises(ShardsError, match="a packing worker was killed; the same command"), packing_pool(1) as pool:
+def test_a_killed_worker_is_an_error():
+    with (
+        pytest.raises(ShardsError, match="a packing process was killed; run the same"),
+        packing_pool(1) as pool,
+    ):
         pool.submit(os._exit, 9).result(30)

@@ -61,12 +61,12 @@ def test_the_daemon_does_not_sync_its_files(tmp_path):
 
 
 def test_secret_and_password_are_not_readable_by_other_users(tmp_path):
-    daemon = create_daemon(tmp_path, proxy="http://me:password@127.0.0.1:9")
+    daemon = create_daemon(tmp_path, proxy="http://me:hunter2@127.0.0.1:9")
     old = os.umask(0)
     try:
         daemon.start()
         (process,) = running_daemons()
-        assert "password" not in " ".join(process.cmdline())
+        assert "hunter2" not in " ".join(process.cmdline())
         assert not [path for path in tmp_path.iterdir() if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)]
     finally:
         os.umask(old)

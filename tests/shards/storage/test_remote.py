@@ -63,7 +63,7 @@ def test_the_objects_are_a_local_dirs_files(server, pictures, run_assemble, tmp_
     assert stages(tmp_path) == []
     server.requests.clear()
     told = run_assemble(list=pictures, out=Path(url), **SETTINGS)
-    assert f"40 of 40 were done before; going on in {url}" in told
+    assert f"40 of 40 were done before; resuming in {url}" in told
     assert server.requests == []
     assert lasting_objects(url, tmp_path / "b") == expected
 
