@@ -1,1 +1,1 @@
-"""Settings of a run."""
+"""The settings of a run."""

@@ -1,34 +1,34 @@
-"""The knobs of how pictures reach the network, in training and in testing."""
+"""Section `data` of the config: which pictures are read and how they are transformed."""
 
 import dataclasses
 from typing import Any
 
-# What testing takes over from training unless it has its own.
+# Settings that testing shares with training unless data.test sets them.
 _SHARED = ("batch_size", "image_size", "crop_size", "mean_file", "mean_value", "scale")
 
 
-def require(holds: bool, message: str) -> None:  # noqa: FBT001 -- reads as a sentence at its calls
-    """Raises ValueError with `message`, one line that names the key, unless `holds`."""
-    if not holds:
+def require(condition: bool, message: str) -> None:  # noqa: FBT001 -- like assert
+    """Raise ValueError with `message`, one line that names the key, unless the condition holds."""
+    if not condition:
         raise ValueError(message)
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """How pictures reach the network in one phase, training or testing; everything is given.
+    """The complete settings of one phase, training or testing.
 
     Attributes:
-        training: cut at random; otherwise from the centre.
-        split: name of the split; empty where there is none.
-        batch_size: pictures of a batch, of all ranks together.
-        image_size: (height, width) that every picture is resized to; None leaves them as stored.
-        crop_size: side of the square cut out; 0 takes the picture whole.
+        training: crop at random; otherwise at the centre.
+        split: name of the split; empty if there is none.
+        batch_size: pictures per batch, over all ranks.
+        image_size: (height, width) of all pictures after resizing; None does not resize.
+        crop_size: side of the square crop; 0 does not crop.
         mirror: flip half of the pictures left to right.
-        shuffle: draw a new order for every epoch instead of the list's own.
-        shuffle_window: shards whose pictures are mixed at a time; 0 mixes all.
-        mean_file: picture to subtract; when empty, DIR/mean.npy.
-        mean_value: levels to subtract instead, in the order B,G,R or one for all.
-        scale: factor of what is left.
+        shuffle: shuffle the pictures in every epoch; otherwise list order.
+        shuffle_window: number of shards whose pictures are mixed at a time; 0 mixes all.
+        mean_file: mean picture to subtract; DIR/mean.npy if empty.
+        mean_value: mean values to subtract instead: B,G,R, or one value for all channels.
+        scale: factor applied after the mean is subtracted.
     """
 
     training: bool
@@ -48,12 +48,12 @@ class PhaseConfig:
         require(self.batch_size >= 1, f"{prefix}.batch_size is {self.batch_size}; it must be at least 1")
         require(
             min(self.image_size or (1,)) >= 1,
-            f"{prefix}.image_size is {list(self.image_size or ())}; a side must be at least 1 (0 alone: as stored)",
+            f"{prefix}.image_size is {list(self.image_size or ())}; sides must be at least 1 (0 alone doesn't resize)",
         )
         largest = min(self.image_size) if self.image_size else self.crop_size
         require(
             0 <= self.crop_size <= largest,
-            f"{prefix}.crop_size is {self.crop_size}; it must lie between 0 and the picture's side ({largest})",
+            f"{prefix}.crop_size is {self.crop_size}; it must be between 0 and the picture's side ({largest})",
         )
         require(
             len(self.mean_value) in (0, 1, 3),
@@ -67,21 +67,21 @@ class PhaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TestDataConfig:
-    """How testing differs from training: what isn't given is as in training, but pictures aren't mirrored or shuffled.
+    """Settings for testing; unset ones are the same as in training.
 
     Attributes:
-        split: name of the split to test on; empty never tests.
-        batch_size: pictures of a testing batch, of all ranks together.
-        image_size: as data.image_size.
-        crop_size: side of the square cut from the centre.
+        split: name of the split to test on; empty disables tests.
+        batch_size: pictures per test batch, over all ranks.
+        image_size: see data.image_size.
+        crop_size: side of the square crop at the centre.
         mirror: flip half of the pictures left to right.
-        shuffle: draw a new order for every round through the split.
-        mean_file: as data.mean_file.
-        mean_value: as data.mean_value.
-        scale: as data.scale.
+        shuffle: shuffle the pictures each time the split is read.
+        mean_file: see data.mean_file.
+        mean_value: see data.mean_value.
+        scale: see data.scale.
     """
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # pytest would collect the class
 
     split: str = "test"
     batch_size: int | None = None
@@ -96,26 +96,27 @@ class TestDataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which pictures a run sees, and how.
+    """Which pictures are read and how they are transformed.
 
     Attributes:
-        shards: DIR made by `python -m shards assemble`.
+        shards: folder of shards, created by `python -m shards assemble`.
         split: name of the split to train on.
-        batch_size: pictures of a training batch, of all ranks together.
-        image_size: pixels that every picture is resized to: a side, or [height, width]; the aspect ratio isn't kept. 0
-            leaves pictures as they are stored, which must then be of one size.
-        crop_size: side of the square cut out at random; 0 takes the picture whole.
+        batch_size: pictures per training batch, over all ranks.
+        image_size: size in pixels to which all pictures are resized: a side, or [height, width]. The aspect ratio is
+            not preserved. 0 does not resize; then all stored pictures must have the same size.
+        crop_size: side of the square crop at a random position; 0 does not crop.
         mirror: flip half of the pictures left to right.
-        shuffle: draw a new order for every epoch instead of the list's own.
-        shuffle_window: shards whose pictures a shuffle mixes at a time, reading each from front to back; 0 mixes all.
-        mean_file: picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; when empty,
-            DIR/mean.npy.
-        mean_value: subtract these levels, in the order B,G,R or one for all, instead of a picture.
-        scale: factor of what is left.
-        workers: decoding processes of each rank; 0 decodes in the training process.
-        stage_dir: folder on each node's own disk where the shards are copied and read; empty reads them in place.
-        max_corrupt: share of a split's pictures that may be corrupt, and so are left out, before the run stops.
-        test: how testing differs.
+        shuffle: shuffle the pictures in every epoch; otherwise list order.
+        shuffle_window: number of shards whose pictures are mixed at a time; each shard is read from front to back. 0
+            mixes all pictures.
+        mean_file: mean picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; the mean.npy of
+            the shards if empty.
+        mean_value: mean values to subtract instead of a picture: B,G,R, or one value for all channels.
+        scale: factor applied after the mean is subtracted.
+        workers: decoding processes per rank; 0 decodes in the training process.
+        stage_dir: folder on each node's local disk to which the shards are copied; empty reads them in place.
+        max_corrupt: fraction of a split's pictures that may be corrupt; they are skipped. The run stops above it.
+        test: settings for testing.
     """
 
     shards: str = "data/flickr_style"
@@ -141,12 +142,12 @@ class DataConfig:
             f"data.shuffle_window is {self.shuffle_window}; it must not be negative, and needs data.shuffle",
         )
         require(self.workers >= 0, f"data.workers is {self.workers}; it must not be negative")
-        require(0 <= self.max_corrupt <= 1, f"data.max_corrupt is {self.max_corrupt:g}; it must lie between 0 and 1")
+        require(0 <= self.max_corrupt <= 1, f"data.max_corrupt is {self.max_corrupt:g}; it must be between 0 and 1")
         self.phase(training=True)
         self.phase(training=False)
 
     def phase(self, *, training: bool) -> PhaseConfig:
-        """Returns what holds in training or in testing, nothing left open."""
+        """Return the complete settings of training or of testing."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in _SHARED}
         if training:
             names = ("split", "mirror", "shuffle", "shuffle_window")
@@ -154,7 +155,7 @@ class DataConfig:
         else:
             given = {name: getattr(self.test, name) for name in _SHARED}
             if given["mean_file"] is not None or given["mean_value"] is not None:
-                shared |= {"mean_file": "", "mean_value": ()}  # a mean of one kind replaces one of the other
+                shared |= {"mean_file": "", "mean_value": ()}  # a mean file replaces mean values and vice versa
             shared |= {name: value for name, value in given.items() if value is not None}
             own = {name: getattr(self.test, name) for name in ("split", "mirror", "shuffle")} | {"shuffle_window": 0}
         size = shared.pop("image_size")

@@ -1,4 +1,4 @@
-"""Section `deepspeed` of the config: what DeepSpeed is to divide among the ranks, and what it may be told besides."""
+"""Section `deepspeed` of the config: the ZeRO stage and further DeepSpeed settings."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from typing import Any, Literal, cast
 
 from stylefinetune.config.data import require
 
-# Keys of DeepSpeed's own JSON that follow from ours; a key holds for all below it.
-FOLLOWS = {
+# DeepSpeed's keys that are derived from our settings; each includes the keys below it.
+DERIVED_KEYS = {
     "train_batch_size": "data.batch_size",
     "train_micro_batch_size_per_gpu": "data.batch_size",
     "gradient_accumulation_steps": "train.iter_size",
@@ -25,8 +25,8 @@ FOLLOWS = {
     "torch_autocast": "train.precision",
     "wandb": "tracking.wandb",
 }
-# Keys that put weights or momenta where a checkpoint doesn't look for them, or train something else than this run.
-UNFIT = (
+# Keys that move weights or momenta to where checkpoints can't find them, or that change what is trained.
+UNSUPPORTED_KEYS = (
     "zero_optimization.cpu_offload",
     "zero_optimization.cpu_offload_params",
     "zero_optimization.mics_shard_size",
@@ -51,11 +51,11 @@ UNFIT = (
 
 @dataclasses.dataclass(frozen=True)
 class DeepSpeedConfig:
-    """How --engine deepspeed trains; DeepSpeed's own JSON follows from this and the other sections.
+    """Settings of --engine deepspeed; DeepSpeed's own configuration is derived from these and the other sections.
 
     Attributes:
-        zero_stage: what is divided among the ranks: 0 nothing, 1 momenta, 2 gradients too, 3 weights too.
-        extra: further keys of DeepSpeed's JSON, such as zero_optimization: {reduce_bucket_size: 50000000}.
+        zero_stage: what is partitioned among the ranks: 0 nothing, 1 momenta, 2 also gradients, 3 also weights.
+        extra: further keys of DeepSpeed's configuration, for example zero_optimization: {reduce_bucket_size: 50000000}.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -64,26 +64,26 @@ class DeepSpeedConfig:
     def __post_init__(self) -> None:
         for key in _paths(self.extra):
             require(
-                not any(taken.startswith(f"{key}.") for taken in FOLLOWS),
-                f"deepspeed.extra: {key} must hold further keys; write such as {key}: {{reduce_bucket_size: 50000000}}",
+                not any(derived.startswith(f"{key}.") for derived in DERIVED_KEYS),
+                f"deepspeed.extra: {key} must be a mapping, for example {key}: {{reduce_bucket_size: 50000000}}",
             )
-            for taken, ours in FOLLOWS.items():
+            for derived, ours in DERIVED_KEYS.items():
                 require(
-                    not _within(key, taken), f"deepspeed.extra: {key} follows from {ours}; leave it out and set {ours}"
+                    not _contains(derived, key), f"deepspeed.extra: {key} follows from {ours}; remove it and set {ours}"
                 )
-            for taken in UNFIT:
+            for unsupported in UNSUPPORTED_KEYS:
                 require(
-                    not _within(key, taken),
-                    f"deepspeed.extra: {key} does not go together with this trainer's checkpoints; leave it out",
+                    not _contains(unsupported, key),
+                    f"deepspeed.extra: {key} can't be combined with this trainer's checkpoints; remove it",
                 )
 
 
-def _within(key: str, taken: str) -> bool:
-    return key == taken or key.startswith(f"{taken}.")
+def _contains(prefix: str, key: str) -> bool:
+    return f"{key}.".startswith(f"{prefix}.")
 
 
 def _paths(extra: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yields the dotted key of each value."""
+    """Yield the dotted key of each value."""
     for key, value in extra.items():
         if isinstance(value, dict) and value:
             yield from _paths(cast("dict[str, Any]", value), f"{prefix}{key}.")

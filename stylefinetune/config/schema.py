@@ -1,6 +1,6 @@
-"""Every knob of a run, typed; the defaults are Caffe's Flickr Style recipe.
+"""All settings of a run, typed; the defaults are Caffe's Flickr Style recipe.
 
-Names are Caffe's where Caffe has the idea, PyTorch's elsewhere.
+Names are Caffe's if Caffe has the setting, otherwise PyTorch's.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, fl
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: CaffeNet, at any width.
+    """The network: CaffeNet with any widths.
 
     Attributes:
-        name: what the log calls the network.
-        last_layer: name of the classifying layer; a name that the weights file lacks starts it afresh.
-        widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
-        weight_filler_std: of the gaussian that fills the weights of these seven and the last layer.
-        bias_filler_value: constant that fills their biases.
-        dropout: share of fc6's and fc7's outputs dropped in training.
+        name: the network's name in the log.
+        last_layer: name of the classifier layer; a name that the weights file lacks trains it from scratch.
+        widths: output channels of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
+        weight_filler_std: standard deviation of the initial weights of these seven layers and the last one.
+        bias_filler_value: initial value of their biases.
+        dropout: fraction of the outputs of fc6 and fc7 that is dropped in training.
     """
 
     name: str = "FlickrStyleCaffeNet"
@@ -44,7 +44,7 @@ class ModelConfig:
             min(self.weight_filler_std) >= 0,
             f"model.weight_filler_std is {list(self.weight_filler_std)}; a standard deviation can't be negative",
         )
-        require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in [0, 1)")
+        require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must be in [0, 1)")
         require(
             re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.last_layer) is not None,
             f"model.last_layer is {self.last_layer!r}; use letters, digits and underscores",
@@ -53,14 +53,14 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LayerRule:
-    """What a layer's parameters multiply the run's rate and decay by.
+    """Multipliers of the learning rate and the weight decay for some layers.
 
     Attributes:
-        match: glob over layer names, such as fc8_*; the first rule that matches a layer holds for it.
-        lr_mult: of the layer's weights; 0 freezes the layer.
-        decay_mult: of the layer's weights.
-        bias_lr_mult: of its biases; twice lr_mult unless given, as CaffeNet has it.
-        bias_decay_mult: of its biases.
+        match: glob over layer names, for example fc8_*; the first rule that matches a layer applies.
+        lr_mult: learning rate multiplier of the weights; 0 freezes them.
+        decay_mult: weight decay multiplier of the weights.
+        bias_lr_mult: learning rate multiplier of the biases; twice lr_mult by default, as in CaffeNet.
+        bias_decay_mult: weight decay multiplier of the biases.
     """
 
     match: str
@@ -72,22 +72,22 @@ class LayerRule:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Caffe's SGD and its learning-rate policies.
+    """Caffe's SGD and its learning rate policies.
 
     Attributes:
         base_lr: learning rate at iteration 0.
-        lr_policy: how it changes: fixed, step, multistep, exp, inv, poly or sigmoid.
-        gamma: factor of a drop (step, multistep, exp) or slope (inv, sigmoid).
-        stepsize: iterations between drops (step), or the middle of the slope (sigmoid).
+        lr_policy: schedule of the learning rate: fixed, step, multistep, exp, inv, poly or sigmoid.
+        gamma: factor of each drop (step, multistep, exp), or slope (inv, sigmoid).
+        stepsize: iterations between drops (step), or iteration of the midpoint (sigmoid).
         stepvalue: iterations of the drops (multistep), ascending.
         power: exponent of inv and poly.
-        warmup_iter: iterations that the rate climbs for, in equal steps, to what the policy says; 0 doesn't warm up.
-        momentum: share of the last update that is kept.
-        weight_decay: L2 penalty, times a layer's decay_mult.
-        clip_gradients: largest L2 norm of all gradients together, summed over iter_size batches; -1 doesn't clip.
-        lars_trust: LARS's trust coefficient, which gives each tensor a rate of its own (optimizer.CaffeSGD has the
-            formula); 0 is Caffe's rule alone.
-        layers: rules per layer, in order; layers that no rule matches have 1, 1 for weights and 2, 0 for biases.
+        warmup_iter: number of iterations over which the rate rises linearly to the policy's; 0 disables the warm-up.
+        momentum: fraction of the previous update that is added to the next.
+        weight_decay: L2 penalty; multiplied by a layer's decay_mult.
+        clip_gradients: upper limit of the L2 norm of all gradients, summed over iter_size batches; -1 disables it.
+        lars_trust: trust coefficient of LARS, which scales the rate of each tensor (formula in optim.caffe_sgd); 0
+            disables LARS.
+        layers: rules per layer, in order. Layers without a rule have lr_mult 1 and decay_mult 1; their biases 2 and 0.
     """
 
     base_lr: float = 0.001
@@ -108,11 +108,11 @@ class OptimConfig:
         require(self.stepsize >= 1, f"optim.stepsize is {self.stepsize}; it must be at least 1")
         require(self.warmup_iter >= 0, f"optim.warmup_iter is {self.warmup_iter}; it must not be negative")
         require(self.lars_trust >= 0, f"optim.lars_trust is {self.lars_trust}; it must not be negative")
-        require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must lie in [0, 1)")
+        require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
         require(
             list(self.stepvalue) == sorted(self.stepvalue),
-            f"optim.stepvalue is {list(self.stepvalue)}; the iterations must ascend",
+            f"optim.stepvalue is {list(self.stepvalue)}; the iterations must be ascending",
         )
         require(
             self.lr_policy != "multistep" or len(self.stepvalue) > 0,
@@ -122,25 +122,26 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long a run lasts and what it tells on the way.
+    """Length of the run, tests, logging and numerics.
 
     Attributes:
-        max_iter: iterations, each one update of the weights.
-        iter_size: batches whose gradients are summed for one update.
-        test_interval: iterations between tests; 0 tests at the end alone.
-        test_iter: batches of a test, taken up where the last test ended; 0 tests every picture once.
-        test_initialization: test before the first update as well.
-        display: iterations between displayed losses; 0 shows none.
-        average_loss: displayed loss is the mean of this many last ones.
-        seed: of fillers, dropout, crops, mirrors and shuffles.
-        precision: of products and convolutions, in training and in its tests; the loss and all that is kept, and so a
-            checkpoint, are fp32. With fp16 the loss is scaled for the backward pass, and an update whose gradients
-            aren't finite is left out.
-        channels_last: lay pictures and what the layers make of them out channel by channel at each pixel (NHWC).
-        compile: train with the network as torch.compile makes it; with --engine torch only.
-        deterministic: on GPUs, use deterministic algorithms, so that equal runs are equal to the bit.
-        stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise go on, saving nothing that isn't finite.
-        stall_seconds: how long one rank may hold up the others before the run ends and names it.
+        max_iter: number of iterations; each updates the weights once.
+        iter_size: number of batches whose gradients are accumulated for one update.
+        test_interval: iterations between tests; 0 tests only at the end.
+        test_iter: batches per test, continuing after the previous test's last picture; 0 tests every picture once.
+        test_initialization: also test before the first update.
+        display: iterations between logged losses; 0 logs none.
+        average_loss: number of recent losses that the logged loss is the mean of.
+        seed: seed of initial weights, dropout, crops, mirrors and shuffles.
+        precision: precision of matrix products and convolutions in training and its tests. Weights, loss and
+            checkpoints are always fp32. With fp16 the loss is scaled for the backward pass, and updates with gradients
+            that are not finite are skipped.
+        channels_last: store pictures and activations in channels-last (NHWC) memory format.
+        compile: compile the network with torch.compile; with --engine torch only.
+        deterministic: use deterministic algorithms on GPUs, so that equal runs are bitwise equal.
+        stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise continue, but save no weights that are not
+            finite.
+        stall_seconds: how long a rank may keep the others waiting; then the run stops and reports that rank.
     """
 
     max_iter: int = 100000
@@ -169,14 +170,14 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When a run is saved.
+    """When checkpoints are saved and which are kept.
 
     Attributes:
-        snapshot: iterations between checkpoints; 0 saves at the end alone, and when the run is stopped.
-        keep_last: how many of the newest are kept; 0 keeps all.
-        keep_best: keep the one with the best test accuracy too, of those that were tested.
-        keep_every: keep each whose iteration is a multiple of this too; 0 keeps none for that.
-        allow_other_index: resume although the shards' index has changed; the order of the pictures then changes too.
+        snapshot: iterations between checkpoints; 0 saves only at the end, and when the run is stopped.
+        keep_last: number of newest checkpoints to keep; 0 keeps all.
+        keep_best: also keep the tested checkpoint with the best accuracy.
+        keep_every: also keep each checkpoint whose iteration is a multiple of this; 0 disables it.
+        allow_other_index: resume even if the index of the shards has changed; this changes the order of the pictures.
     """
 
     snapshot: int = 10000
@@ -192,12 +193,12 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrackingConfig:
-    """Where a run is shown beside its own log and metrics.jsonl.
+    """Logging to Weights & Biases, besides train.log and metrics.jsonl.
 
     Attributes:
-        wandb: Weights & Biases: auto (online with a key, else offline), offline, or disabled.
+        wandb: auto (online if there is an API key, otherwise offline), offline or disabled.
         project: W&B project.
-        name: W&B run name; the run folder's unless given.
+        name: W&B run name; by default the name of the run folder.
     """
 
     wandb: Literal["auto", "offline", "disabled"] = "auto"
@@ -207,24 +208,24 @@ class TrackingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run.
+    """The settings of a run.
 
     Attributes:
         run_dir: folder of the run's log, metrics and checkpoints.
-        solver: a Caffe solver.prototxt whose values, and whose net's, stand in for the defaults and for --config.
-        weights: .caffemodel, .safetensors or checkpoint to start from, copied by layer name, or the name of published
-            weights, bvlc_reference_caffenet (python -m stylefinetune.weights fetches them); a comma between several.
-        resume: auto goes on from the newest checkpoint of run_dir if there is one; none starts afresh; or the path of a
-            checkpoint, or of a Caffe run's .solverstate.
-        engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO; their checkpoints are
-            the same, so that a run may go on with the other.
-        data: which pictures, and how.
+        solver: Caffe solver.prototxt; its values and its net's override the defaults and --config.
+        weights: initial weights, copied by layer name: a .caffemodel, .safetensors or checkpoint, or the published
+            bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
+        resume: auto resumes from the newest checkpoint in run_dir, if there is one; none starts a new run. Or the path
+            of a checkpoint, or of a Caffe .solverstate.
+        engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO. Both read and write
+            the same checkpoints.
+        data: which pictures are read and how they are transformed.
         model: the network.
-        optim: the solver.
-        train: how long, and what is told.
-        checkpoint: when to save.
-        tracking: where to show.
-        deepspeed: what --engine deepspeed divides among the ranks.
+        optim: the optimizer and the learning rate.
+        train: length of the run, tests, logging and numerics.
+        checkpoint: when checkpoints are saved and which are kept.
+        tracking: logging to Weights & Biases.
+        deepspeed: settings of --engine deepspeed.
     """
 
     run_dir: str = "runs/flickr_style"

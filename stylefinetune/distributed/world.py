@@ -111,9 +111,7 @@ class World:
             return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([restarts])).item()))
         except (dist.DistError, TimeoutError) as error:
             reason = str(error).splitlines()[0]
-            raise RankError(
-                f"not all of the {size} ranks could join: {reason}; see the output of the others"
-            ) from error
+            raise RankError(f"not all of the {size} ranks could join: {reason}; see the others' output") from error
 
     @property
     def heartbeat(self) -> Heartbeat:

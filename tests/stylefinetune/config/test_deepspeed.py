@@ -23,10 +23,10 @@ def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
         ("{bf16: {enabled: true}}", "bf16.enabled follows from train.precision"),
         ("{optimizer: {type: Adam}}", "optimizer.type follows from optim"),
         ("{1: 2, wandb: {enabled: true}}", "wandb.enabled follows from tracking.wandb"),
-        ("{zero_optimization: 3}", "zero_optimization must hold further keys"),
+        ("{zero_optimization: 3}", "zero_optimization must be a mapping"),
         ("{scheduler: {}}", "scheduler follows from optim.lr_policy"),
-        ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "offload_optimizer.device does not go together"),
-        ("{zero_optimization: {cpu_offload: true}}", "cpu_offload does not go together"),
+        ("{zero_optimization: {offload_optimizer: {device: cpu}}}", "offload_optimizer.device can't be combined"),
+        ("{zero_optimization: {cpu_offload: true}}", "cpu_offload can't be combined"),
     ],
 )
 def test_what_follows_from_our_own_keys_is_refused_by_name(extra, remedy):

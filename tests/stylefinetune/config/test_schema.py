@@ -4,7 +4,7 @@ from stylefinetune.config.schema import LayerRule, OptimConfig
 
 
 def test_a_value_out_of_range_is_refused_by_name_however_it_is_given():
-    with pytest.raises(ValueError, match=r"optim\.momentum is 1; it must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"optim\.momentum is 1; it must be in \[0, 1\)"):
         OptimConfig(momentum=1)
 
 
