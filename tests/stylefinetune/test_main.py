@@ -1,0 +1,98 @@
+import shutil
+import sys
+import tomllib
+from importlib import metadata
+
+import pytest
+
+from stylefinetune.__main__ import main
+from tests.programs import ROOT, bash_completions, python, run
+
+COMMANDS = ["train", "evaluate", "predict", "export", "check", "weights"]
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Call main as a process with these arguments."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stylefinetune", *arguments])
+        return main()
+
+    return call
+
+
+def test_without_a_command_the_commands_are_listed(call, capsys):
+    assert call() == 2
+    assert "evaluate" in capsys.readouterr().err
+    assert call("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*COMMANDS, "completion"]
+
+
+def test_an_unknown_command_is_one_line_and_exit_code_2(call, capsys):
+    assert call("trian", "--help") == 2
+    assert capsys.readouterr().err == "error: unknown command trian; stylefinetune --help lists the commands\n"
+
+
+def test_version_is_the_packages(call, capsys):
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"stylefinetune {metadata.version('stylefinetune')}\n"
+
+
+def test_version_and_help_do_not_import_torch():
+    code = "import sys; from stylefinetune.__main__ import main; main(); assert 'torch' not in sys.modules"
+    for flag in ("--version", "--help"):
+        done = run(sys.executable, "-c", code, flag)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_the_module_of_its_name(call, command, monkeypatch):
+    modules = []
+    monkeypatch.setattr("runpy.run_module", lambda name, **options: modules.append((name, options, sys.argv[1:])))
+    call(command, "--top", "3")
+    assert modules == [(f"stylefinetune.{command}", {"run_name": "__main__", "alter_sys": True}, ["--top", "3"])]
+
+
+def test_the_exit_code_and_the_message_are_the_commands(tmp_path):
+    done = python("-m", "stylefinetune", "evaluate", tmp_path / "none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def bash_script():
+    return python("-m", "stylefinetune", "completion", "bash").stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("stylefinetune eva", ["evaluate"]),
+        ("stylefinetune predict --ch", ["--checkpoint"]),
+        ("stylefinetune train --optim.base", ["--optim.base_lr"]),
+        ("stylefinetune check --engine dee", ["deepspeed"]),
+        ("stylefinetune weights imag", ["imagenet_mean"]),
+    ],
+)
+def test_bash_completes_commands_flags_and_values(bash_script, line, completions):
+    assert bash_completions(bash_script, line) == completions
+
+
+def test_zsh_reads_its_script(tmp_path):
+    zsh = shutil.which("zsh") or pytest.skip("zsh is missing")
+    script = python("-m", "stylefinetune", "completion", "zsh").stdout
+    (tmp_path / "_stylefinetune").write_text(script)
+    assert run(zsh, "-n", tmp_path / "_stylefinetune").stderr == ""
+
+
+def test_completion_knows_two_shells(call, capsys):
+    assert call("completion") == 2
+    assert capsys.readouterr().err == "usage: stylefinetune completion bash|zsh\n"
+
+
+def test_a_console_script_starts_the_command_line():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert metadata.EntryPoint("stylefinetune", scripts["stylefinetune"], "console_scripts").load() is main
