@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--turn_tie", type=int)
     options, arguments = parser.parse_known_args(arguments)
     torch.set_default_dtype(torch.float64)
-    train.Transform = Float64Transform
+    setup.Transform = Float64Transform
     if options.turn_tie is not None:
         build, turner = setup.build_model, TieTurner(options.turn_tie)
 

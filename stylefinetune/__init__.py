@@ -1,1 +1,1 @@
-"""The training side: tar shards become batches, batches move the weights of a network."""
+"""Fine-tunes and evaluates networks on tar shards of pictures."""

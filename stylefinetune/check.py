@@ -1,7 +1,7 @@
-"""Sees whether a run could start, and starts nothing: `python -m stylefinetune.check [flags of training]`.
+"""Checks whether a run can start, without starting it: `python -m stylefinetune.check [flags of training]`.
 
-Launchers run it in one plain process before torchrun, so that a mistake is one line and exit code 2, not forty lines
-from every rank. It prints the run's folder, for those who have to find RUN/exit.json.
+Launch scripts run it in a single process before torchrun: a mistake is then one line and exit code 2 instead of a
+traceback from each rank. It prints the folder of the run, in which they read RUN/exit.json.
 """
 
 import sys
@@ -19,32 +19,32 @@ from stylefinetune.training.setup import prepare_training
 
 
 def main(arguments: list[str]) -> None:
-    """Checks the command line `arguments`, and what it names."""
+    """Check the command line `arguments` and the files that it names."""
     config = parse_config(arguments, read_solver)
-    see_run_dir(Path(config.run_dir))
+    check_run_dir(Path(config.run_dir))
     if config.solver and not config.data.shards:
-        find_solver_lists(config)  # their pictures are packed when the run starts
+        find_solver_lists(config)  # the run packs the pictures
     else:
-        start = prepare_training(config, World(rank=0, size=1, device=torch.device("cpu")))
-        if config.weights and not start.resumed:
-            load_weights(start.net, config.weights, lambda _line: None)
+        setup = prepare_training(config, World(rank=0, size=1, device=torch.device("cpu")))
+        if config.weights and not setup.resumed:
+            load_weights(setup.net, config.weights, lambda _line: None)
     print(config.run_dir)
 
 
-def see_run_dir(run_dir: Path) -> None:
-    """Sees that a run's folder is there, or can be made, without making it.
+def check_run_dir(run_dir: Path) -> None:
+    """Check that the folder of a run exists or can be created, without creating it.
 
     Raises:
-        UserError: it isn't, and can't.
+        UserError: it does not exist and cannot be created.
     """
-    there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"run_dir {run_dir} can't be made: {there} is no folder; choose another --run_dir")
+    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"run_dir {run_dir} can't be created: {existing} is not a folder; use another --run_dir")
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise UserError(
-            f"run_dir {run_dir} can't be used: {there} can't be written to ({error.strerror}); choose another --run_dir"
+            f"run_dir {run_dir} can't be used: {existing} is not writable ({error.strerror}); use another --run_dir"
         ) from error
 
 

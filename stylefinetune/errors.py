@@ -1,16 +1,16 @@
-"""How a command ends: its exit codes, and the errors that are one line instead of a traceback.
+"""Exit codes, and the errors that a command reports as one line instead of a traceback.
 
-| code | of `python -m stylefinetune.train` (the other commands know 0, 1, 2 and 130) |
+| code | meaning for `python -m stylefinetune.train` (the other commands use 0, 1, 2 and 130) |
 |---|---|
 | 0 | finished |
-| 1 | crashed: a bug of ours, with its traceback |
-| 2 | a mistake of the user's, or a disk that is full or refuses |
-| 3 | the loss or the weights aren't finite |
-| 4 | pictures can't be read, or more are corrupt than data.max_corrupt allows |
+| 1 | crashed: a bug in this program, with its traceback |
+| 2 | a user's mistake, or a disk that is full or not writable |
+| 3 | the loss or the weights are not finite |
+| 4 | pictures cannot be read, or more are corrupt than data.max_corrupt allows |
 | 5 | a rank died, stalled or ran out of memory, or the launcher is gone |
-| 128 + n | stopped by signal n, what was done is saved: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM |
+| 128 + n | stopped by signal n after saving a checkpoint: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM |
 
-torchrun turns every one but 0 into 1; `stylefinetune.training.exit_record` keeps the true one in RUN/exit.json.
+torchrun turns every code except 0 into 1; RUN/exit.json (`stylefinetune.training.exit_record`) keeps the original code.
 """
 
 import os
@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 EXIT_CRASH = 1
 EXIT_USER_ERROR = 2
@@ -26,15 +27,15 @@ EXIT_DATA = 4
 EXIT_LOST_RANK = 5
 EXIT_INTERRUPTED = 130
 
-WORKER = "DataLoader worker"  # in what PyTorch says of one that failed, and where that begins if it was killed
+WORKER_ERROR = "DataLoader worker"  # part of PyTorch's message on a failed worker; its beginning if one was killed
 
 
 class UserError(Exception):
-    """Something that the user must mend; every rank of the run sees it alike.
+    """An error that the user can fix. Every rank raises the same one.
 
     Attributes:
-        code: the process's exit code.
-        reason: the same in a word or two.
+        code: exit code of the process.
+        reason: the kind of error in a few words.
     """
 
     code = EXIT_USER_ERROR
@@ -42,7 +43,7 @@ class UserError(Exception):
 
 
 class RankError(UserError):
-    """A UserError that one rank may meet alone, such as a shard that its node can't read."""
+    """A UserError that a single rank may raise alone, such as a shard that its node cannot read."""
 
 
 class NotFiniteError(UserError):
@@ -53,69 +54,43 @@ class NotFiniteError(UserError):
 
 
 class CorruptError(UserError):
-    """More pictures are corrupt than a run puts up with."""
+    """More pictures are corrupt than data.max_corrupt allows."""
 
     code = EXIT_DATA
     reason = "data"
 
 
 class DataError(RankError):
-    """One rank can't read its pictures."""
+    """A rank cannot read its pictures."""
 
     code = EXIT_DATA
     reason = "data"
 
 
-def worker_failed(error: Exception) -> str:
-    """Returns the line for what PyTorch's DataLoader raises when a decoding process fails or is killed.
-
-    A process's own error comes with its traceback folded into the message, whose last line says what it was.
-    """
-    said = str(error).strip().splitlines()[-1].rstrip(". ")
-    return f"a decoding process has failed: {said}; out of memory? lower data.workers"
-
-
-class OutOfMemory(RankError):  # noqa: N818 -- MemoryError and torch.OutOfMemoryError are what it stands for
-    """One rank has no room for what it needs."""
+class RankOutOfMemoryError(RankError):
+    """A rank ran out of memory."""
 
     code = EXIT_LOST_RANK
     reason = "out of memory"
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Says whether an error is the system's, or a device's, refusal of more memory.
-
-    PyTorch raises plain RuntimeErrors for what its allocator on CPUs, cuDNN, NCCL or a mapped file are refused, and
-    Python one for a thread's stack.
-    """
-    refused = ("out of memory", "allocate memory", "ALLOC_FAILED", "can't start new thread")
-    told = isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in refused)
-    return told or isinstance(error, MemoryError)
-
-
-def memory_refused(error: BaseException) -> str:
-    """Returns the line for such an error."""
-    said = re.sub(r"^\[.*?\]( \S+ == \S+\.)? ", "", (str(error).strip() or type(error).__name__).splitlines()[0])
-    return f"out of memory ({said.rstrip('. ')}); give it more, or lower data.batch_size and raise train.iter_size"
-
-
 class LostRankError(UserError):
-    """Another rank died, stalled or failed, so that this one can't go on.
+    """Another rank died, stalled or failed, so this one cannot continue.
 
     Attributes:
-        speaks: whether it is this rank that tells of it: the lowest one left, unless the lost one has told it itself.
+        reports: whether this rank reports the loss: the lost rank if it can, otherwise the lowest remaining rank.
     """
 
     code = EXIT_LOST_RANK
     reason = "lost rank"
 
-    def __init__(self, message: str, *, speaks: bool) -> None:
+    def __init__(self, message: str, *, reports: bool) -> None:
         super().__init__(message)
-        self.speaks = speaks
+        self.reports = reports
 
 
-class Stopped(Exception):  # noqa: N818 -- nothing is wrong
-    """The run was asked to stop, and has saved what was done."""
+class Stopped(Exception):  # noqa: N818 -- not an error
+    """A signal asked the run to stop, and its checkpoint is saved."""
 
     reason = "stopped"
 
@@ -125,25 +100,53 @@ class Stopped(Exception):  # noqa: N818 -- nothing is wrong
         self.code = 128 + by
 
 
-def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
-    """Runs `command(arguments)` and returns the process's exit code.
+def write_error(path: Path, reason: str | None) -> RankError:
+    """Return the error for a file that cannot be written."""
+    return RankError(f"{path} can't be written ({reason}); free some disk space, then run the same command again")
 
-    A UserError becomes one line on stderr: from rank 0 alone, since all ranks meet it alike; a RankError, or a file
-    that the system refuses, from the rank that met it. An error's notes follow it on its line.
+
+def worker_error_message(error: Exception) -> str:
+    """Return the line for the exception that PyTorch's DataLoader raises when a worker process fails or is killed.
+
+    A worker's own exception is in the message with its traceback; the last line names it.
+    """
+    last_line = str(error).strip().splitlines()[-1].rstrip(". ")
+    return f"a decoding process has failed: {last_line}; out of memory? lower data.workers"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the system or a device refused to allocate memory.
+
+    PyTorch raises a plain RuntimeError for its CPU allocator, cuDNN, NCCL and mapped files; Python raises one when a
+    new thread gets no stack.
+    """
+    phrases = ("out of memory", "allocate memory", "ALLOC_FAILED", "can't start new thread")
+    plain = isinstance(error, (RuntimeError, OSError)) and any(phrase in str(error) for phrase in phrases)
+    return plain or isinstance(error, MemoryError)
+
+
+def out_of_memory_message(error: BaseException) -> str:
+    """Return the line for an error that `is_out_of_memory` recognizes."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = re.sub(r"^\[.*?\]( \S+ == \S+\.)? ", "", first_line).rstrip(". ")
+    return f"out of memory ({reason}); provide more memory, or lower data.batch_size and raise train.iter_size"
+
+
+def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Run `command(arguments)` and return the exit code of the process.
+
+    Rank 0 alone prints a UserError, since every rank raises the same one. A RankError, or
+    an OSError about a file, is printed by the rank that raised it. An error's notes follow it on the same line.
     """
     try:
         command(arguments)
-    except (UserError, Stopped) as error:
-        line = _line(error)
-        if line:
-            sys.stderr.write(f"{line}\n")
-        return error.code
-    except OSError as error:
-        if error.filename is None:  # not about a file of the user's
+    except (UserError, Stopped, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:  # not about a file of the user
             raise
-        notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-        sys.stderr.write(f"error: rank {_rank()}: {error.filename}: {error.strerror}{notes}\n")
-        return EXIT_USER_ERROR
+        message = _message(error)
+        if message:
+            sys.stderr.write(" ".join([message, *getattr(error, "__notes__", ())]) + "\n")
+        return EXIT_USER_ERROR if isinstance(error, OSError) else error.code
     except KeyboardInterrupt:
         if _rank() == 0:
             sys.stderr.write("interrupted\n")
@@ -151,15 +154,17 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     return 0
 
 
-def _line(error: UserError | Stopped) -> str:
-    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+def _message(error: UserError | Stopped | OSError) -> str:
+    """Return what this rank prints for `error`; empty if another rank prints it."""
+    if isinstance(error, OSError):
+        return f"error: rank {_rank()}: {error.filename}: {error.strerror}"
     if isinstance(error, RankError):
-        return f"error: rank {_rank()}: {error}{notes}"
+        return f"error: rank {_rank()}: {error}"
     if isinstance(error, LostRankError):
-        return f"error: {error}{notes}" if error.speaks else ""
+        return f"error: {error}" if error.reports else ""
     if _rank() != 0:
         return ""
-    return f"{error}{notes}" if isinstance(error, Stopped) else f"error: {error}{notes}"
+    return str(error) if isinstance(error, Stopped) else f"error: {error}"
 
 
 def _rank() -> int:

@@ -1,32 +1,35 @@
-"""Tests a checkpoint: `python -m stylefinetune.evaluate RUN`, on one process or under torchrun."""
+"""Computes accuracy and loss of a checkpoint: `python -m stylefinetune.evaluate RUN`, alone or under torchrun."""
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
 
 import torch
+from jsonargparse import ArgumentParser
 
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import BatchSlices
+from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
-from stylefinetune.training.evaluation import test_model
+from stylefinetune.training.evaluation import evaluate_batches
 
-test_model.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] -- tells pytest that this isn't one of its tests
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(prog="python -m stylefinetune.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest checkpoint")
+    parser.add_argument("--shards", help="test on these shards instead of those of the run")
+    parser.add_argument("--split", help="test on this split instead of the test split of the run")
+    parser.add_argument("--workers", type=int, help="decoding processes per rank")
+    return parser
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Runs the command line `arguments`."""
-    parser = argparse.ArgumentParser(prog="python -m stylefinetune.evaluate", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest one")
-    parser.add_argument("--shards", help="test on these shards instead of the run's own")
-    parser.add_argument("--split", help="test on this split instead of the run's test split")
-    parser.add_argument("--workers", type=int, help="decoding processes of each rank")
-    options = parser.parse_args(arguments)
+    """Run the command line `arguments`."""
+    options = build_parser().parse_args(arguments)
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers is {options.workers}; it must not be negative")
     saved = read_checkpoint(options.checkpoint)
@@ -38,20 +41,20 @@ def evaluate(arguments: list[str]) -> None:
         data = dataclasses.replace(data, shards=options.shards)
     index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
-        raise UserError(f"{data.shards} has other classes than {saved.path} was trained on")
+        raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --shards")
     pictures = PictureDataset(open_split(index, phase.split), phase, seed=saved.progress.seed)
     world = World.join()
-    net, transform = saved.network(world.device)
+    net, transform = saved.build_network(world.device)
 
     @torch.no_grad()
     def forward(batch: Batch) -> torch.Tensor:
         return net(transform(batch.pictures, batch.crops))
 
-    slices = BatchSlices(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
+    slices = RankBatchSampler(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
     world.drain_collectives()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
-    result = test_model(forward, load_batches(pictures, slices, workers, world.device), corrupt, world, lambda: False)
+    result = evaluate_batches(forward, load_batches(pictures, slices, workers, world.device), corrupt, world)
     assert result is not None
     for line in corrupt.gather(world):
         if world.is_main:

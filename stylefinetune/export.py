@@ -1,6 +1,5 @@
-"""Takes a network to where Caffe's files are read: `python -m stylefinetune.export RUN --to caffemodel`."""
+"""Exports a network to Caffe's files: `python -m stylefinetune.export RUN --to caffemodel`."""
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 from google.protobuf import text_format
+from jsonargparse import ArgumentParser
 
 from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import write_caffemodel, write_mean
@@ -15,13 +15,18 @@ from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from stylefinetune.errors import UserError, run_command
 
 
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(prog="python -m stylefinetune.export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest checkpoint")
+    parser.add_argument("--to", choices=["caffemodel"], required=True, help="format: caffemodel for Caffe and OpenCV 4")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="output folder (default: .)")
+    return parser
+
+
 def export(arguments: list[str]) -> None:
-    """Runs the command line `arguments`: writes the files and prints their names."""
-    parser = argparse.ArgumentParser(prog="python -m stylefinetune.export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest one")
-    parser.add_argument("--to", choices=["caffemodel"], required=True, help="for Caffe, and for OpenCV 4's dnn")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
-    options = parser.parse_args(arguments)
+    """Write the files and print their names."""
+    options = build_parser().parse_args(arguments)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         for path in write_caffe(read_checkpoint(options.checkpoint), options.out):
@@ -31,21 +36,21 @@ def export(arguments: list[str]) -> None:
 
 
 def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
-    """Writes what Caffe's classification example takes, in the order in which it takes it.
+    """Write the files for Caffe's classification example.
 
     Returns:
-        NAME_deploy.prototxt, NAME.caffemodel, NAME_mean.binaryproto and NAME_labels.txt.
+        NAME_deploy.prototxt, NAME.caffemodel, NAME_mean.binaryproto and NAME_labels.txt: the order of its arguments.
 
     Raises:
-        UserError: Caffe has no layer for one of the network's, or a file can't be written.
+        UserError: the network has a layer that Caffe does not have, or a file cannot be written.
     """
-    net, _ = saved.network(torch.device("cpu"))
+    net, _ = saved.build_network(torch.device("cpu"))
     height, width = saved.progress.input_size
     deploy = deploy_net(net, saved.config.model.name, (height, width))
     stem = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', deploy.name)}_iter_{saved.progress.iteration}"
     paths = [folder / f"{stem}{end}" for end in ("_deploy.prototxt", ".caffemodel", "_mean.binaryproto", "_labels.txt")]
     text, model, mean, labels = paths
-    text.write_text(_head(saved, mean.name) + text_format.MessageToString(deploy), encoding="utf-8")
+    text.write_text(_comment(saved, mean.name) + text_format.MessageToString(deploy), encoding="utf-8")
     blobs = {
         name: [parameter.detach().numpy() for parameter in layer.parameters()]
         for name, layer in net.named_children()
@@ -57,18 +62,18 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
     return paths
 
 
-def _head(saved: Checkpoint, mean: str) -> str:
-    """Returns what a text of layers can't say: how its input is made."""
+def _comment(saved: Checkpoint, mean: str) -> str:
+    """Return the comment for the deploy prototxt that describes the preprocessing."""
     height, width = saved.progress.picture_size
     scale = saved.config.data.phase(training=False).scale
     return (
-        f"# Input: a picture resized to {width}x{height}, channels in the order B, G, R, levels 0..255,\n"
-        f"# less the mean in {mean}{'' if scale == 1 else f', times {scale:g}'}; cut from its centre.\n"
+        f"# Input: the picture resized to {width}x{height}, channels in the order B, G, R, values 0..255,\n"
+        f"# minus the mean in {mean}{'' if scale == 1 else f', times {scale:g}'}; cropped at the centre.\n"
     )
 
 
-def _mean_picture(saved: Checkpoint) -> Any:  # noqa: ANN401 -- a numpy array, whose types say nothing more
-    """Returns float32 [3, H, W], BGR, as large as the pictures before they are cut."""
+def _mean_picture(saved: Checkpoint) -> Any:  # noqa: ANN401 -- an untyped numpy array
+    """Return the mean as float32 [3, H, W], BGR, of the size of the pictures before the crop."""
     height, width = saved.progress.picture_size
     return saved.means[1].expand(height, width, 3).flip(-1).permute(2, 0, 1).numpy()
 

@@ -1,10 +1,10 @@
 """Classifies pictures: `python -m stylefinetune.predict PICTURE... --checkpoint RUN`."""
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
+from jsonargparse import ArgumentParser
 
 from shards.format.images import BadPicture, decode_picture, resize_picture
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
@@ -13,26 +13,31 @@ from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
 
 
-def predict(arguments: list[str]) -> None:
-    """Runs the command line `arguments`: prints each picture's likeliest classes, as Caffe's classification example."""
-    parser = argparse.ArgumentParser(prog="python -m stylefinetune.predict", description=__doc__)
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(prog="python -m stylefinetune.predict", description=__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or a run's folder")
-    parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: 5)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint or a run's folder")
+    parser.add_argument("--top", type=int, default=5, help="number of classes to print")
+    return parser
+
+
+def predict(arguments: list[str]) -> None:
+    """Print the most probable classes of each picture, in the format of Caffe's classification example."""
+    options = build_parser().parse_args(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}; it must be at least 1")
     saved = read_checkpoint(options.checkpoint)
     height, width = saved.progress.picture_size
-    cut_height, cut_width = saved.progress.input_size
+    crop_height, crop_width = saved.progress.input_size
     crops = Crops(
-        top=torch.tensor([(height - cut_height) // 2]),
-        left=torch.tensor([(width - cut_width) // 2]),
+        top=torch.tensor([(height - crop_height) // 2]),
+        left=torch.tensor([(width - crop_width) // 2]),
         mirror=torch.tensor([False]),
-        size=(cut_height, cut_width),
+        size=(crop_height, crop_width),
     )
     world = World.join()
-    net, transform = saved.network(world.device)
+    net, transform = saved.build_network(world.device)
     for path in options.pictures:
         with torch.no_grad():
             logits = net(transform(_read(path, height, width), crops))
@@ -43,13 +48,13 @@ def predict(arguments: list[str]) -> None:
 
 
 def _read(path: Path, height: int, width: int) -> torch.Tensor:
-    """Returns uint8 [1, height, width, 3], RGB."""
+    """Read a picture as uint8 [1, height, width, 3], RGB."""
     try:
         pixels = decode_picture(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except BadPicture as error:
-        raise UserError(f"{path} is no picture: {error}") from error
+        raise UserError(f"{path} is not a picture: {error}") from error
     return torch.from_numpy(resize_picture(pixels, height, width))[None]
 
 

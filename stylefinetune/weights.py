@@ -1,11 +1,8 @@
-"""Starting weights, copied by layer name as `caffe train -weights` does.
+"""Downloads published weights: `python -m stylefinetune.weights NAME`."""
 
-`python -m stylefinetune.weights NAME` fetches published ones.
-"""
-
-import argparse
 import sys
 
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -13,11 +10,11 @@ from stylefinetune.caffe.pretrained import MIRRORS, PUBLISHED, fetch_published
 from stylefinetune.errors import run_command
 
 
-def print_fetched(arguments: list[str]) -> None:
-    """Runs the command line `arguments`: fetches a published file and prints where it is."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(
         prog="python -m stylefinetune.weights",
-        description="Fetches what Caffe's authors published. --weights and --data.mean_file then take it by its name.",
+        description="Download a file that Caffe's authors published. --weights and --data.mean_file accept its name.",
     )
     parser.add_argument("name", choices=PUBLISHED, help=", ".join(PUBLISHED))
     parser.add_argument(
@@ -25,9 +22,14 @@ def print_fetched(arguments: list[str]) -> None:
         metavar="URL",
         action="append",
         default=[],
-        help=f"folder to fetch from before {MIRRORS[0]}; may be given again",
+        help=f"download from this folder before {MIRRORS[0]}; repeat for more mirrors",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def fetch_weights(arguments: list[str]) -> None:
+    """Download the file that the command line `arguments` names, and print its path."""
+    options = build_parser().parse_args(arguments)
     columns = (TextColumn(options.name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -35,10 +37,10 @@ def print_fetched(arguments: list[str]) -> None:
         path = fetch_published(
             options.name,
             [*options.mirror, *MIRRORS],
-            lambda here, total: bar.update(task, completed=here, total=total or None),
+            lambda received, total: bar.update(task, completed=received, total=total or None),
         )
     print(path)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(print_fetched, sys.argv[1:]))
+    sys.exit(run_command(fetch_weights, sys.argv[1:]))

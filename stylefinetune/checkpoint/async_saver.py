@@ -1,4 +1,4 @@
-"""Saves a run while it trains: the state is copied in a short pause; a thread writes it and clears old ones away."""
+"""Saves checkpoints during training: training pauses for a copy of the state, and a thread writes the copy."""
 
 import time
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from stylefinetune.errors import RankError
 
 
 class AsyncSaver:
-    """The checkpoints of a run; the lead alone writes.
+    """Saves the checkpoints of a run from rank 0 and removes the old ones.
 
     Args:
-        config: the run's.
-        world: its ranks.
-        means: what is subtracted from pictures, copied into each.
-        progress: where the run stands already.
-        on_saved: told the path of each that is whole on the disk; from a thread.
+        config: settings of the run.
+        world: the ranks.
+        means: what is subtracted from training and from test pictures.
+        progress: the progress that is saved already.
+        on_saved: called from a thread with the path of each complete checkpoint.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class AsyncSaver:
         self._on_saved = on_saved
         self._copies: dict[str, torch.Tensor] = {}
         self._writing: Future[None] | None = None
-        # One thread for the whole run, started before any loader is: CPython 3.11 hangs in a process that is forked
-        # in the moment in which another thread begins or ends.
+        # One thread for the whole run, started before the loaders: in CPython 3.11, a process that is forked while a
+        # thread starts or ends may hang.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writer.submit(int).result()
 
-    def has(self, progress: Progress) -> bool:
-        """Says whether there is nothing in `progress` that wasn't saved, or the run's start."""
+    def is_saved(self, progress: Progress) -> bool:
+        """Return whether `progress` is the progress last saved, or that of the start."""
         return (progress.iteration, progress.tests) == (self._saved.iteration, self._saved.tests)
 
     def save(self, progress: Progress, state: EngineState) -> float:
-        """Copies `state` and lets it be written in the background, once the one before is written.
+        """Copy `state` and write it in the background, after the previous checkpoint is written.
 
         Returns:
-            The seconds that training stood still for it.
+            The pause of training in seconds.
         """
         began = time.monotonic()
         self._saved = progress
@@ -70,30 +70,30 @@ class AsyncSaver:
             self._writing = self._writer.submit(self._write, progress, copy)
         return time.monotonic() - began
 
-    def check(self) -> None:
-        """Raises what the background has met since, without waiting for it."""
+    def raise_failure(self) -> None:
+        """Raise the error of the last write, if it has failed by now."""
         if self._writing is not None and self._writing.done():
             self._writing.result()
 
     def wait(self) -> None:
-        """Waits until nothing is being written.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            RankError: the disk is full, or refuses.
+            RankError: it cannot be written.
         """
         if self._writing is not None:
             self._writing.result()
 
-    def last(self) -> Path | None:
-        """Returns the newest checkpoint that is whole, having waited for it."""
+    def newest(self) -> Path | None:
+        """Return the newest complete checkpoint, after waiting for the last write."""
         self.wait()
         return newest_checkpoint(Path(self._config.run_dir))
 
     def _copy(self, state: EngineState) -> EngineState:
-        """Copies to host memory, which is taken once and page-locked where there is a GPU."""
+        """Copy to host memory, which is allocated once, and page-locked if there is a GPU."""
         on_gpu = self._world.device.type == "cuda"
 
-        def held(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        def to_host(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             copies: dict[str, torch.Tensor] = {}
             for name, tensor in tensors.items():
                 key = f"{kind}/{name}"
@@ -103,9 +103,9 @@ class AsyncSaver:
             return copies
 
         copy = EngineState(
-            parameters=held("parameters", state.parameters),
-            buffers=held("buffers", state.buffers),
-            slots={slot: held(slot, tensors) for slot, tensors in state.slots.items()},
+            parameters=to_host("parameters", state.parameters),
+            buffers=to_host("buffers", state.buffers),
+            slots={slot: to_host(slot, tensors) for slot, tensors in state.slots.items()},
             scalars=state.scalars,
         )
         if on_gpu:
@@ -117,20 +117,24 @@ class AsyncSaver:
         path = save_checkpoint(run_dir, progress, state, self._config, self._means)
         self._on_saved(path)
         try:
-            for old in outdated(list_checkpoints(run_dir), path, progress.tests, self._config.checkpoint):
+            for old in checkpoints_to_remove(list_checkpoints(run_dir), path, progress.tests, self._config.checkpoint):
                 remove_folder(old)
         except OSError as error:
-            raise RankError(f"{error.filename} can't be removed: {error.strerror}; see to {run_dir}") from error
+            raise RankError(
+                f"{error.filename} can't be removed: {error.strerror}; check the permissions of {run_dir}"
+            ) from error
 
 
-def outdated(found: list[Path], latest: Path, tests: list[dict[str, float]], config: CheckpointConfig) -> list[Path]:
-    """Returns those of `found` that needn't be kept any more now that `latest` is whole.
+def checkpoints_to_remove(
+    found: list[Path], latest: Path, tests: list[dict[str, float]], config: CheckpointConfig
+) -> list[Path]:
+    """Return the checkpoints of `found` to remove after `latest` is written.
 
     Args:
-        found: the run's checkpoints, the one furthest on first.
-        latest: the one just written.
-        tests: the run's: iteration, accuracy.
-        config: what to keep.
+        found: checkpoints of the run, highest iteration first.
+        latest: the checkpoint just written.
+        tests: iteration and accuracy of the run's tests.
+        config: which checkpoints to keep.
     """
     if config.keep_last == 0:
         return []
@@ -138,14 +142,14 @@ def outdated(found: list[Path], latest: Path, tests: list[dict[str, float]], con
     if config.keep_every:
         kept |= {path for path in found if iteration_of(path) % config.keep_every == 0}
     if config.keep_best:
-        accuracy = {told["iteration"]: told["accuracy"] for told in tests}
+        accuracy = {test["iteration"]: test["accuracy"] for test in tests}
         tested = [path for path in found if iteration_of(path) in accuracy]
         kept |= set(sorted(tested, key=lambda path: accuracy[iteration_of(path)])[-1:])
     return [path for path in found if path not in kept]
 
 
 def is_finite(state: EngineState, world: World) -> bool:
-    """Says whether every number of `state` is finite, to all ranks alike; collective, and waits for the device."""
+    """Return whether all numbers of `state` are finite, the same on each rank; collective, and waits for the device."""
     tensors = [*state.parameters.values(), *state.buffers.values()]
     tensors += [tensor for named in state.slots.values() for tensor in named.values()]
     each = [tensor.isfinite().all() for tensor in tensors]

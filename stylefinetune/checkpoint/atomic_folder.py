@@ -1,4 +1,7 @@
-"""A folder that is there whole or not at all: written beside, sealed with a checksum of every file, synced, renamed."""
+"""Writes and removes folders atomically, with a manifest of checksums.
+
+A folder is written under a temporary name, synced and renamed.
+"""
 
 import contextlib
 import hashlib
@@ -10,71 +13,70 @@ from pathlib import Path
 from shards.format import sync_path
 
 MANIFEST = "manifest.json"
-BESIDE, ASIDE = ".new", ".old"
+NEW, OLD = ".new", ".old"
 
 
 class DamagedFolderError(Exception):
-    """A folder isn't as it was sealed; the message names the file."""
+    """A folder disagrees with its manifest; the message names the file."""
 
 
 def write_folder(final: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder beside `final` and puts it in its place, whatever was there.
+    """Create or replace the folder `final`, whose files `write` writes into the folder that it is given.
 
-    A kill at any moment leaves the old one or the new one, in place or where `recover` puts it back from.
+    After a kill at any moment, `final` is the old or the new folder once `recover_folders` has run.
     """
-    beside, aside = _hidden(final, BESIDE), _hidden(final, ASIDE)
+    new, old = _hidden(final, NEW), _hidden(final, OLD)
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        write(beside)
-        _write_manifest(beside)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        write(new)
+        _write_manifest(new)
         if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            final.rename(aside)
-        beside.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        new.rename(final)
         sync_path(final.parent)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        if aside.exists() and not final.exists():
-            aside.rename(final)
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not final.exists():
+            old.rename(final)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder, which is hidden first, so that no half of it is ever seen."""
-    hidden = _hidden(folder, ASIDE)
-    folder.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    """Remove a folder atomically: rename it to a hidden name first."""
+    old = _hidden(folder, OLD)
+    folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def recover_folders(parent: Path) -> None:
-    """Clears away what a kill in `publish` or `remove` left in `parent`."""
-    for aside in parent.glob(f".*{ASIDE}"):
-        final = aside.with_name(aside.name.removeprefix(".").removesuffix(ASIDE))
-        # A folder half removed lacks its manifest or no longer agrees with it.
-        with contextlib.suppress(DamagedFolderError):
-            verify_folder(aside)
-            if not final.exists() and _hidden(final, BESIDE).exists():
-                aside.rename(final)
-    for left in (*parent.glob(f".*{BESIDE}"), *parent.glob(f".*{ASIDE}")):
-        shutil.rmtree(left)
+    """Restore or remove the hidden folders that a kill in `write_folder` or `remove_folder` left in `parent`."""
+    for old in parent.glob(f".*{OLD}"):
+        final = old.with_name(old.name.removeprefix(".").removesuffix(OLD))
+        with contextlib.suppress(DamagedFolderError):  # partly removed
+            verify_folder(old)
+            if not final.exists() and _hidden(final, NEW).exists():
+                old.rename(final)
+    for hidden in (*parent.glob(f".*{NEW}"), *parent.glob(f".*{OLD}")):
+        shutil.rmtree(hidden)
 
 
 def verify_folder(folder: Path) -> None:
-    """Sees that every file of `folder` is as it was sealed.
+    """Check the files of `folder` against its manifest.
 
     Raises:
-        DamagedError: one is missing, too many, cut short or changed.
+        DamagedFolderError: a file is missing, truncated or changed.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files, own = dict(manifest["files"]), manifest["sha256"]
+        files, digest_of_files = dict(manifest["files"]), manifest["sha256"]
     except FileNotFoundError as error:
-        raise DamagedFolderError(f"{MANIFEST} is missing: it was never finished") from error
+        raise DamagedFolderError(f"{MANIFEST} is missing: the folder is incomplete") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFolderError(f"{MANIFEST} can't be read") from error
-    if own != _digest_of(files):
+    if digest_of_files != _digest_of(files):
         raise DamagedFolderError(f"{MANIFEST} has changed since it was written")
     for name, digest in files.items():
         try:
@@ -108,5 +110,5 @@ def _digest_of(files: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _hidden(folder: Path, ending: str) -> Path:
-    return folder.with_name(f".{folder.name}{ending}")
+def _hidden(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}{suffix}")

@@ -1,8 +1,14 @@
-"""Checkpoints: a folder RUN/checkpoints/iter_N, the same files whichever engine and however many ranks wrote it.
+"""Reads and writes checkpoints, the folders RUN/checkpoints/iter_N.
 
-model.safetensors holds parameters and buffers, optimizer.safetensors the optimizer's slots, progress.json where the run
-stands, config.yaml its settings, mean.safetensors what is subtracted from pictures: predict and evaluate need no more.
-manifest.json holds a checksum of each, which reading checks. Nothing is ever unpickled.
+The files are the same for every engine and number of ranks:
+- model.safetensors: parameters and buffers
+- optimizer.safetensors: slots of the optimizer, such as momentum
+- progress.json: the progress of the run
+- config.yaml: the settings of the run
+- mean.safetensors: what is subtracted from training and from test pictures
+- manifest.json: a checksum of each file, verified by each read
+
+predict and evaluate need nothing else. Nothing is ever unpickled.
 """
 
 import contextlib
@@ -23,41 +29,41 @@ from stylefinetune.config.cli import dump_config, load_config
 from stylefinetune.config.schema import Config
 from stylefinetune.data.transforms import Transform
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.errors import RankError, UserError
+from stylefinetune.errors import UserError, write_error
 from stylefinetune.models.build import build_model
 
 MODEL_FILE, OPTIMIZER_FILE, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 PROGRESS, CONFIG = "progress.json", "config.yaml"
-SCALARS = "scalars"  # in progress.json, beside what Progress has
-SERIALIZING = "Error while serializing: I/O error: "  # how safetensors tells of the system's
+SCALARS = "scalars"  # key of progress.json beside the fields of Progress
+SERIALIZING = "Error while serializing: I/O error: "  # prefix of safetensors' message on a system error
 PHASES = ("train", "test")
-ATTEMPTS = 10  # at finding a checkpoint that its run does not clear away meanwhile
+ATTEMPTS = 10  # to read a checkpoint of a run that removes old ones
 
 Found = TypeVar("Found")
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint isn't as it was written."""
+    """A checkpoint is damaged."""
 
 
 class RemovedCheckpointError(UserError):
-    """A checkpoint was removed while it was read: what a run that trains does to its old ones."""
+    """A checkpoint was removed while it was read, by its own run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
-        iteration: iterations done.
-        losses: the last ones, as many as train.average_loss, oldest first.
-        tests: each test so far: iteration, accuracy, loss.
-        seed: the run's.
+        iteration: number of iterations done.
+        losses: the last train.average_loss losses, oldest first.
+        tests: iteration, accuracy and loss of each test so far.
+        seed: seed of the run.
         classes: class names in label order.
-        index: fingerprint of the index that the run is trained on.
-        picture_size: (height, width) in pixels that test pictures have before they are cut.
-        input_size: (height, width) in pixels of what the network is given in testing.
-        corrupt: rows of the training split that couldn't be decoded.
+        index: fingerprint of the index of the training data.
+        picture_size: (height, width) of test pictures in pixels, before the crop.
+        input_size: (height, width) of the network's input in pixels, for tests.
+        corrupt: rows of the training split that cannot be decoded.
     """
 
     iteration: int
@@ -73,17 +79,17 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read.
+    """The content of a checkpoint.
 
     Attributes:
         path: its folder.
-        progress: where its run stood.
-        config: its run's.
+        progress: progress of the run.
+        config: settings of the run.
         tensors: parameters and buffers by name.
-        slots: the optimizer's: slot -> parameter's name -> tensor.
+        slots: optimizer state: slot -> name of the parameter -> tensor.
         scalars: see EngineState.
-        means: what is subtracted from pictures in training and in testing, see data.load_mean.
-        passed_over: what is wrong with newer ones of its run, a line each.
+        means: what is subtracted from training and from test pictures, see data.mean.load_mean.
+        skipped: a line for each newer checkpoint of the run that is damaged.
     """
 
     path: Path
@@ -93,10 +99,10 @@ class Checkpoint:
     slots: dict[str, dict[str, torch.Tensor]]
     scalars: dict[str, float]
     means: tuple[torch.Tensor, torch.Tensor]
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
-    def network(self, device: torch.device) -> tuple[nn.Module, Transform]:
-        """Returns the trained network in testing mode, and the transform that makes its input."""
+    def build_network(self, device: torch.device) -> tuple[nn.Module, Transform]:
+        """Return the trained network in evaluation mode, and the transform from pictures to its input."""
         height, width = self.progress.input_size
         net = build_model(self.config.model, len(self.progress.classes), [(height, width)], seed=0)
         net.load_state_dict(self.tensors)
@@ -104,17 +110,17 @@ class Checkpoint:
         return net.to(device).eval(), Transform(self.means[1], scale, device)
 
     def engine_state(self, like: EngineState) -> EngineState:
-        """Returns the state for an engine whose own state is `like`.
+        """Return the state for an engine with the tensors of `like`.
 
         Raises:
-            UserError: the engine's network is another one.
+            UserError: the engine has another network.
         """
         for name, tensor in (like.parameters | like.buffers).items():
-            theirs = self.tensors.get(name)
-            if theirs is None or theirs.shape != tensor.shape:
-                size = "no such layer" if theirs is None else "x".join(map(str, theirs.shape))
+            saved = self.tensors.get(name)
+            if saved is None or saved.shape != tensor.shape:
+                size = "no such layer" if saved is None else "x".join(map(str, saved.shape))
                 raise UserError(
-                    f"{self.path}: the run asks for {name} of {'x'.join(map(str, tensor.shape))}, the checkpoint has "
+                    f"{self.path}: the run needs {name} of {'x'.join(map(str, tensor.shape))}, the checkpoint has "
                     f"{size}; train with its config, or into another --run_dir with --weights {self.path}"
                 )
         return EngineState(
@@ -128,17 +134,17 @@ class Checkpoint:
 def save_checkpoint(
     run_dir: Path, progress: Progress, state: EngineState, config: Config, means: tuple[torch.Tensor, torch.Tensor]
 ) -> Path:
-    """Writes a checkpoint, which is there whole or not at all.
+    """Write a checkpoint atomically and return its folder.
 
     Raises:
-        RankError: the disk is full, or refuses; what was there before stays.
+        RankError: it cannot be written; an earlier checkpoint of this iteration remains.
     """
     final = checkpoint_path(run_dir, progress.iteration)
     try:
         write_folder(final, lambda folder: _write(folder, progress, state, config, means))
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(SERIALIZING)
-        raise RankError(f"{final} can't be written ({reason}); make room, and the same command goes on") from error
+        raise write_error(final, reason) from error
     return final
 
 
@@ -146,41 +152,41 @@ def _write(
     folder: Path, progress: Progress, state: EngineState, config: Config, means: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
-    save_file(_owned(state.parameters | state.buffers), folder / MODEL_FILE)
-    save_file(_owned(slots), folder / OPTIMIZER_FILE)
+    save_file(_contiguous(state.parameters | state.buffers), folder / MODEL_FILE)
+    save_file(_contiguous(slots), folder / OPTIMIZER_FILE)
     save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
-    stands = {**dataclasses.asdict(progress), SCALARS: state.scalars}
-    (folder / PROGRESS).write_text(json.dumps(stands, indent=1) + "\n", encoding="utf-8")
+    content = {**dataclasses.asdict(progress), SCALARS: state.scalars}
+    (folder / PROGRESS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
 
 
 def checkpoint_path(run_dir: Path, iteration: int) -> Path:
-    """Returns where the checkpoint after `iteration` iterations lies."""
+    """Return the path of the checkpoint after `iteration` iterations."""
     return run_dir / "checkpoints" / f"iter_{iteration}"
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """Returns the run's checkpoints, the one furthest on first."""
+    """Return the checkpoints of the run, highest iteration first."""
     return sorted(filter(_is_named, (run_dir / "checkpoints").glob("iter_*")), key=iteration_of, reverse=True)
 
 
 def _is_named(path: Path) -> bool:
-    """Says whether `path` is called as checkpoints are."""
+    """Return whether `path` has the name of a checkpoint."""
     return re.fullmatch(r"iter_\d+", path.name) is not None
 
 
 def iteration_of(path: Path) -> int:
-    """Returns how many iterations were done when the checkpoint at `path` was written."""
+    """Return the number of iterations before the checkpoint at `path`."""
     return int(path.name.removeprefix("iter_"))
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """Returns the checkpoint of the run that is furthest on, or None."""
+    """Return the checkpoint of the run with the highest iteration, or None."""
     return next(iter(list_checkpoints(run_dir)), None)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, or the newest one of a run's folder, where the run may be training.
+    """Read a checkpoint, or the newest one of a run's folder; the run may be training.
 
     Raises:
         UserError: there is none.
@@ -190,7 +196,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def retry_while_replaced(find: Callable[[], Found]) -> Found:
-    """Calls `find` anew where the checkpoint that it came upon was removed under its hands."""
+    """Call `find` again if the checkpoint that it found was removed meanwhile."""
     for _ in range(ATTEMPTS - 1):
         with contextlib.suppress(RemovedCheckpointError):
             return find()
@@ -200,18 +206,18 @@ def retry_while_replaced(find: Callable[[], Found]) -> Found:
 def _folder_of(path: Path) -> Path:
     folder = path if (path / PROGRESS).is_file() else newest_checkpoint(path)
     if folder is None and _is_named(path) and path.exists():
-        folder = path  # one whose progress.json is lost is damaged all the same
+        folder = path  # without progress.json: a damaged checkpoint
     if folder is None:
-        raise UserError(f"{path} is neither a checkpoint nor a run's folder with one in it")
+        raise UserError(f"{path} is neither a checkpoint nor a run's folder with a checkpoint")
     return folder
 
 
 def read_checkpoint_folder(folder: Path) -> Checkpoint:
-    """Reads the checkpoint in `folder`.
+    """Read the checkpoint in `folder`.
 
     Raises:
         DamagedCheckpointError: it is damaged.
-        GoneCheckpointError: it isn't there any more.
+        RemovedCheckpointError: it was removed meanwhile.
     """
     try:
         return _read(folder)
@@ -219,7 +225,7 @@ def read_checkpoint_folder(folder: Path) -> Checkpoint:
         if folder.exists():
             raise
         raise RemovedCheckpointError(
-            f"{folder} was removed while it was read; its run keeps too few: raise checkpoint.keep_last"
+            f"{folder} was removed by its run while it was read; raise the run's checkpoint.keep_last"
         ) from error
 
 
@@ -231,11 +237,11 @@ def _read(folder: Path) -> Checkpoint:
             slot, _, name = key.partition("/")
             slots.setdefault(slot, {})[name] = tensor
         means = load_file(folder / MEAN)
-        stands = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        scalars = stands.pop(SCALARS, {})
+        content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        scalars = content.pop(SCALARS, {})
         return Checkpoint(
             path=folder,
-            progress=Progress(**stands),
+            progress=Progress(**content),
             config=load_config(folder / CONFIG),
             tensors=load_file(folder / MODEL_FILE),
             slots=slots,
@@ -246,5 +252,5 @@ def _read(folder: Path) -> Checkpoint:
         raise DamagedCheckpointError(f"{folder} is damaged ({error}); remove it, or name another checkpoint") from error
 
 
-def _owned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Where a run goes on from: its newest checkpoint that is whole, one that is named, or a Caffe solver's state."""
+"""Finds what a run resumes from: its newest complete checkpoint, a given checkpoint, or a Caffe solver's state."""
 
 import dataclasses
 import fnmatch
@@ -25,13 +25,13 @@ from stylefinetune.checkpoint.checkpoint import (
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
-from stylefinetune.models.weights import read_weights, shapes_agree
+from stylefinetune.models.weights import read_weights, shapes_match
 from stylefinetune.optim.caffe_sgd import MOMENTUM
 
 SOLVER_STATE = ".solverstate"
 DAMAGED = ".damaged"
 
-# What may change without changing what is computed; the network's own shape and the split are refused elsewhere.
+# Settings that do not change what is computed. Other checks refuse another network or split.
 _WITHOUT_EFFECT = (
     *("run_dir", "solver", "weights", "resume", "tracking.*", "checkpoint.*"),
     *("data.shards", "data.split", "data.workers", "data.stage_dir", "data.max_corrupt"),
@@ -43,83 +43,82 @@ _ORDER = ("train.seed", "train.iter_size", "data.batch_size", "data.shuffle*")
 
 
 def find_checkpoint(config: Config) -> Checkpoint | None:
-    """Returns the checkpoint that `config.resume` asks to go on from; None starts afresh, or from a solver state.
+    """Return the checkpoint to resume from as `config.resume` says; None for a new run, or one from a solver state.
 
-    A Caffe solver's state is where a run starts: once it has checkpoints of its own, it goes on from those. Where the
-    newest is damaged, the one before it is used.
+    A run that starts from a Caffe solver's state resumes from its own checkpoints once it has any. A damaged checkpoint
+    is skipped, and the one before it used.
 
     Raises:
-        UserError: it asks for one that isn't there or is damaged, or to start afresh where a run lies already.
+        UserError: the checkpoint is missing or damaged, or a new run is asked for where one exists.
     """
     run_dir = Path(config.run_dir)
-    last = newest_checkpoint(run_dir)
+    newest = newest_checkpoint(run_dir)
     if config.resume.endswith(SOLVER_STATE):
-        found = retry_while_replaced(lambda: _newest_whole(run_dir))
+        found = retry_while_replaced(lambda: _read_newest(run_dir))
         if found is not None and found.config.resume != config.resume:
-            raise UserError(
-                f"{last}, of another run, is there already; start from {config.resume} in another --run_dir"
-            )
+            raise UserError(f"{newest} exists already, of another run; start from {config.resume} in another --run_dir")
         return found
     if config.resume == "none":
-        if last is not None:
-            raise UserError(f"{last} is there already; remove {run_dir}, or start afresh in another --run_dir")
+        if newest is not None:
+            raise UserError(f"{newest} exists already; remove {run_dir}, or start a new run in another --run_dir")
         return None
     if config.resume == "auto":
-        return retry_while_replaced(lambda: _newest_whole(run_dir))
+        return retry_while_replaced(lambda: _read_newest(run_dir))
     return read_checkpoint(Path(config.resume))
 
 
-def _newest_whole(run_dir: Path) -> Checkpoint | None:
+def _read_newest(run_dir: Path) -> Checkpoint | None:
+    """Read the newest checkpoint that is not damaged."""
     damaged: list[str] = []
     for path in list_checkpoints(run_dir):
         try:
-            return dataclasses.replace(read_checkpoint_folder(path), passed_over=tuple(damaged))
+            return dataclasses.replace(read_checkpoint_folder(path), skipped=tuple(damaged))
         except DamagedCheckpointError as error:
             damaged.append(str(error))
     if damaged:
-        raise UserError(f"no checkpoint of {run_dir} is whole; {damaged[0]}, or start afresh in another --run_dir")
+        raise UserError(f"all checkpoints of {run_dir} are damaged: {damaged[0]}, or use another --run_dir")
     return None
 
 
 def check_ranks_agree(found: Checkpoint | None, world: World) -> None:
-    """Sees that all ranks go on from the same checkpoint; collective.
+    """Check that all ranks resume from the same checkpoint; collective.
 
     Raises:
-        UserError: they don't, since they see different folders.
+        UserError: they do not, because run_dir is not the same folder on all nodes.
     """
-    mine = torch.tensor([found.progress.iteration if found else -1])
-    least, most = world.min(mine).item(), -world.min(-mine).item()
-    if least != most:
-        seen = "none" if least < 0 else f"iter_{least}"
+    iteration = torch.tensor([found.progress.iteration if found else -1])
+    lowest, highest = world.min(iteration).item(), -world.min(-iteration).item()
+    if lowest != highest:
+        other = "none" if lowest < 0 else f"iter_{lowest}"
         raise UserError(
-            f"one rank finds checkpoint iter_{most}, another {seen}; put run_dir on a disk that all nodes share"
+            f"one rank finds checkpoint iter_{highest}, another {other}; put run_dir on a disk that all nodes share"
         )
 
 
-def set_later_aside(found: Checkpoint, run_dir: Path) -> None:
-    """Takes the damaged checkpoints that were passed over out of the way, keeping them for whoever wants to look."""
-    for path in list_checkpoints(run_dir)[: len(found.passed_over)]:
-        beside = path.with_name(path.name + DAMAGED)
-        shutil.rmtree(beside, ignore_errors=True)
-        path.rename(beside)
+def rename_skipped(found: Checkpoint, run_dir: Path) -> None:
+    """Rename the damaged checkpoints that are newer than `found` to iter_N.damaged."""
+    for path in list_checkpoints(run_dir)[: len(found.skipped)]:
+        renamed = path.with_name(path.name + DAMAGED)
+        shutil.rmtree(renamed, ignore_errors=True)
+        path.rename(renamed)
 
 
 def restore_solverstate(
-    config: Config, net: nn.Module, fresh: Progress, means: tuple[torch.Tensor, torch.Tensor]
+    config: Config, net: nn.Module, initial: Progress, means: tuple[torch.Tensor, torch.Tensor]
 ) -> Checkpoint | None:
-    """Returns the Caffe solver's state that `config.resume` names, as a checkpoint; None where it names none.
+    """Return the Caffe solver's state that `config.resume` names, as a checkpoint; None if it names none.
 
-    The run takes over Caffe's iteration, momenta and weights; its place in the data is that of the iteration, whereas
-    Caffe itself would begin again with the first picture.
+    The run takes over Caffe's iteration, momenta and weights. Its position in the data follows from the iteration;
+    Caffe itself would start again with the first picture.
 
     Args:
-        config: the run's.
-        net: the network that is to go on.
-        fresh: progress of a run that begins.
-        means: what is subtracted from pictures.
+        config: settings of the run.
+        net: the network.
+        initial: progress of a new run.
+        means: what is subtracted from training and from test pictures.
 
     Raises:
-        UserError: the state or its .caffemodel can't be read, or is of another network.
+        UserError: the state or its .caffemodel cannot be read, or belongs to another network.
     """
     if not config.resume.endswith(SOLVER_STATE):
         return None
@@ -130,13 +129,13 @@ def restore_solverstate(
     shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
     if len(state.momenta) != len(shapes):
         raise UserError(
-            f"{path} holds {len(state.momenta)} momenta, the network has {len(shapes)} blobs; "
-            "it is of another network, or of a solver other than SGD"
+            f"{path} has {len(state.momenta)} momenta, the network has {len(shapes)} blobs; "
+            "the state belongs to another network, or to a solver other than SGD"
         )
     momenta = dict(zip(shapes, map(torch.from_numpy, state.momenta), strict=True))
     return Checkpoint(
         path=path,
-        progress=dataclasses.replace(fresh, iteration=state.iteration),
+        progress=dataclasses.replace(initial, iteration=state.iteration),
         config=config,
         tensors={name: _fit(weights.get(name), shape, name, model) for name, shape in shapes.items()},
         slots={MOMENTUM: {name: _fit(momenta[name], shape, name, path) for name, shape in shapes.items()}},
@@ -146,40 +145,40 @@ def restore_solverstate(
 
 
 def _learned_net(state: Path, recorded: str) -> Path:
-    """Finds the .caffemodel that a state names: as Caffe wrote it, else beside the state."""
-    places = [Path(recorded), state.with_name(Path(recorded).name)] if recorded else []
-    for place in places:
-        if place.is_file():
-            return place
-    raise UserError(f"{state} needs its weights, {recorded or 'whose name it lacks'}; put that file beside it")
+    """Find the .caffemodel that a state names: at the recorded path, otherwise next to the state."""
+    candidates = [Path(recorded), state.with_name(Path(recorded).name)] if recorded else []
+    for path in candidates:
+        if path.is_file():
+            return path
+    missing = f"its weights {recorded} are missing; put that file next to it" if recorded else "it names no weights"
+    raise UserError(f"{state} can't be used: {missing}")
 
 
 def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
-    if blob is None or not shapes_agree(blob.shape, shape):
+    if blob is None or not shapes_match(blob.shape, shape):
         found = "no such layer" if blob is None else "x".join(map(str, blob.shape))
-        raise UserError(f"{path}: the run asks for {name} of {'x'.join(map(str, shape))}, the file has {found}")
+        raise UserError(f"{path}: the run needs {name} of {'x'.join(map(str, shape))}, the file has {found}")
     return blob.reshape(shape)
 
 
 def changed_settings(before: Config, now: Config) -> list[str]:
-    """Returns a line for each setting that a run goes on with otherwise than it was, and that its course hangs on."""
-    was, lines = dict(_settings(before)), list[str]()
+    """Return a line for each setting that differs from the checkpoint's and changes what is computed."""
+    previous, lines = dict(_settings(before)), list[str]()
     for key, value in _settings(now):
         unused = key.startswith("deepspeed.") and now.engine != "deepspeed"
-        if value == was[key] or unused or _is_one_of(key, _WITHOUT_EFFECT):
+        if value == previous[key] or unused or _matches(key, _WITHOUT_EFFECT):
             continue
-        line = f"{key} was {json.dumps(was[key])}, is {json.dumps(value)}"
-        if _is_one_of(key, (_MEAN,)):
-            lines.append(f"{line}, but the checkpoint's own mean goes on being subtracted")
-        elif _is_one_of(key, _ORDER):
-            lines.append(f"{line} from here on, and with it which pictures come next")
-        else:
-            lines.append(f"{line} from here on")
+        line = f"{key} changes from {json.dumps(previous[key])} to {json.dumps(value)}"
+        if _matches(key, (_MEAN,)):
+            line += "; the mean of the checkpoint is subtracted anyway"
+        elif _matches(key, _ORDER):
+            line += "; the order of the pictures changes too"
+        lines.append(line)
     return lines
 
 
-def _settings(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 -- a dataclass, or what it holds
-    """Yields every setting with its dotted key."""
+def _settings(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 -- a dataclass or a field of one
+    """Yield every setting with its dotted key."""
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item):
@@ -188,35 +187,35 @@ def _settings(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noq
             yield prefix + field.name, [dataclasses.asdict(rule) for rule in item] if field.name == "layers" else item
 
 
-def _is_one_of(key: str, patterns: tuple[str, ...]) -> bool:
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def check_resumed_data(checkpoint: Checkpoint, config: Config, classes: tuple[str, ...], index: str) -> None:
-    """Sees that a run may go on with these pictures.
+    """Check that a run may resume with this training data.
 
     Raises:
-        UserError: they are others than the checkpoint's.
+        UserError: the checkpoint was trained on other data.
     """
-    theirs = checkpoint.progress
-    if len(classes) != len(theirs.classes):
+    saved = checkpoint.progress
+    if len(classes) != len(saved.classes):
         raise UserError(
-            f"{checkpoint.path} was trained on {len(theirs.classes)} classes, {config.data.shards} has {len(classes)}; "
+            f"{checkpoint.path} was trained on {len(saved.classes)} classes, {config.data.shards} has {len(classes)}; "
             "use another --run_dir"
         )
-    for label, (ours, other) in enumerate(zip(classes, theirs.classes, strict=True)):
-        if ours != other:
+    for label, (name, saved_name) in enumerate(zip(classes, saved.classes, strict=True)):
+        if name != saved_name:
             raise UserError(
-                f"{checkpoint.path} was trained with class {label} called {other!r}, {config.data.shards} calls it "
-                f"{ours!r}; use another --run_dir"
+                f"{checkpoint.path} was trained with class {label} called {saved_name!r}, {config.data.shards} calls "
+                f"it {name!r}; use another --run_dir"
             )
     if config.data.split != checkpoint.config.data.split:
         raise UserError(
             f"{checkpoint.path} was trained on split {checkpoint.config.data.split!r}, not {config.data.split!r}; "
             "use another --run_dir"
         )
-    if index != theirs.index and not config.checkpoint.allow_other_index:
+    if index != saved.index and not config.checkpoint.allow_other_index:
         raise UserError(
             f"{checkpoint.path} was trained on another index than {config.data.shards} now has; use another --run_dir, "
-            "or go on all the same with --checkpoint.allow_other_index=true"
+            "or resume anyway with --checkpoint.allow_other_index=true"
         )

@@ -1,4 +1,4 @@
-"""What Weights & Biases keeps of an offline run on disk: a folder for each start, with the rows logged since."""
+"""Reads the offline folders of Weights & Biases: one for each start of a run, with the rows logged since."""
 
 import struct
 from collections.abc import Iterator
@@ -7,34 +7,29 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue] -- generated, which W&B types nowhere
 
-# A LevelDB log after W&B's own header: blocks of 32 KiB, in them chunks of a record, each with its checksum, length and
-# kind. Writing is buffered by the block, so that a killed process leaves a file cut short, or one of the header alone.
+# A .wandb file is a header and a LevelDB log: blocks of 32 KiB with chunks of records. A chunk has a checksum, a length
+# and a kind. W&B buffers whole blocks, so a killed process leaves a truncated file or only the header.
 HEADER, BLOCK, CHUNK = 7, 32768, struct.Struct("<IHB")
-WHOLE, LAST = 1, 4
+FULL, LAST = 1, 4  # kinds of a chunk that ends a record
 
 
 def continue_offline(run_dir: Path, run_id: str) -> int:
-    """Returns the first step that no offline folder of the run holds, and removes those that hold nothing.
+    """Return the first step that no offline folder of the run has, and remove files without records.
 
-    `wandb sync` appends the folders one after the other, so that what two of them hold would be there twice; and it
-    gives up all of them at one without a record.
+    `wandb sync` concatenates the folders, so a step in two of them appears twice. It fails for all folders if one has a
+    file without records.
     """
     first = 0
     for file in _offline_files(run_dir, run_id):
-        steps = None
-        for record in _records(file.read_bytes()):
-            steps = [-1] if steps is None else steps
-            if record.HasField("history"):
-                steps.append(record.history.step.num)
-        if steps is None:
+        records = list(_records(file.read_bytes()))
+        if not records:
             file.unlink()
-        else:
-            first = max(first, *(step + 1 for step in steps))
+        first = max([first, *(record.history.step.num + 1 for record in records if record.HasField("history"))])
     return first
 
 
 def mark_synced(run_dir: Path, run_id: str) -> None:
-    """Lets `wandb sync` pass over the run's offline folders, as it marks them itself."""
+    """Mark the offline folders of the run as synced, as `wandb sync` does, so that it skips them."""
     for file in _offline_files(run_dir, run_id):
         file.with_name(f"{file.name}.synced").touch()
 
@@ -44,23 +39,23 @@ def _offline_files(run_dir: Path, run_id: str) -> list[Path]:
 
 
 def _records(log: bytes) -> Iterator[Record]:
-    """Yields the records of a log, up to where it is cut short or damaged."""
-    at, body = HEADER, b""
+    """Yield the records of a log up to where it is truncated or damaged."""
+    offset, record = HEADER, b""
     while True:
-        left = BLOCK - at % BLOCK
-        if left < CHUNK.size:  # no room for another chunk: the block is filled up
-            at += left
-        if at + CHUNK.size > len(log):
+        rest_of_block = BLOCK - offset % BLOCK
+        if rest_of_block < CHUNK.size:  # padding
+            offset += rest_of_block
+        if offset + CHUNK.size > len(log):
             return
-        _checksum, length, kind = CHUNK.unpack_from(log, at)
-        at += CHUNK.size
-        if kind == 0 or at + length > len(log):
+        _checksum, length, kind = CHUNK.unpack_from(log, offset)
+        offset += CHUNK.size
+        if kind == 0 or offset + length > len(log):
             return
-        body += log[at : at + length]
-        at += length
-        if kind in {WHOLE, LAST}:
+        record += log[offset : offset + length]
+        offset += length
+        if kind in {FULL, LAST}:
             try:
-                yield Record.FromString(body)
+                yield Record.FromString(record)
             except DecodeError:
                 return
-            body = b""
+            record = b""

@@ -1,8 +1,8 @@
-"""A run as Weights & Biases has it: one history through kills and resumes, and never a reason for training to stop.
+"""Logs a run to Weights & Biases as one history across kills and resumes. A failure of W&B never stops training.
 
-metrics.jsonl is the record. W&B sends what is logged with a delay, and what waits when its process is killed is lost;
-what comes again after a resume it would have twice, or drop. So each start asks how far W&B's history goes, and sends
-what metrics.jsonl has beyond that; a row of an iteration is sent once, whole.
+metrics.jsonl is the reference. W&B sends rows with a delay, and a kill loses the rows that it has not sent. After a
+resume W&B would drop or duplicate repeated rows. Therefore each start asks W&B for the length of its history and sends
+the rows of metrics.jsonl after it. The row of an iteration is sent once, when it is complete.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from stylefinetune.tracking.wandb_offline import continue_offline, mark_synced
 
 INIT_SECONDS = 10
 FINISH_SECONDS = 10  # torchrun kills 30 s after a signal
-PHASES = ("train", "test")  # what else metrics.jsonl holds is of the process that told it, not of the run
+PHASES = ("train", "test")  # the other phases describe the process that logged them, not the run
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Who a run is at W&B for its whole life, kept in RUN/wandb.json.
+    """The identity of a run at W&B, stored in RUN/wandb.json.
 
     Attributes:
-        id: the run's at W&B.
-        online: W&B's server has it; what it lacks only a start online can tell, so none goes on offline.
+        id: W&B's id of the run.
+        online: the server has a part of the run. Only an online start can find out which, so no start logs offline.
     """
 
     id: str
     online: bool = False
 
     @classmethod
-    def of(cls, run_dir: Path) -> "Identity":
-        """Reads the run's, or makes it."""
+    def load_or_create(cls, run_dir: Path) -> "Identity":
+        """Read the identity of the run, or create it."""
         path = run_dir / "wandb.json"
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
@@ -50,44 +50,44 @@ class Identity:
             return identity
 
     def write(self, run_dir: Path) -> None:
-        """Keeps it."""
-        beside = run_dir / "wandb.json.tmp"
-        beside.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
-        beside.replace(run_dir / "wandb.json")
+        """Write wandb.json."""
+        temporary = run_dir / "wandb.json.tmp"
+        temporary.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
+        temporary.replace(run_dir / "wandb.json")
 
 
 class WandbRun:
-    """A Weights & Biases run, online or else offline, that may fail without the training noticing.
+    """A Weights & Biases run, online if possible, else offline. Its errors become warnings.
 
     Args:
-        config: the run's.
-        start: iteration that the run goes on from.
-        told: metrics.jsonl as it stands then; W&B is sent what it lacks of it.
-        log: hears what a user should know.
+        config: settings of the run.
+        start: iteration that the run starts or resumes from.
+        logged: entries of metrics.jsonl from earlier starts; those that W&B lacks are sent.
+        log: receives the messages to the user.
     """
 
-    def __init__(self, config: Config, start: int, told: Iterable[dict[str, Any]], log: logging.Logger) -> None:
+    def __init__(self, config: Config, start: int, logged: Iterable[dict[str, Any]], log: logging.Logger) -> None:
         self._max_iter = config.train.max_iter
         self._run_dir = Path(config.run_dir)
         self._log = log
         self._run: Any = None
         self._has_failed = False
-        self._first = 0  # the first step that W&B's history lacks
-        self._row: tuple[int, dict[str, Any]] | None = None  # an iteration, and what has been told of it so far
+        self._next_step = 0  # the first step that W&B's history lacks
+        self._row: tuple[int, dict[str, Any]] | None = None  # an iteration and its values so far
         try:
             self._begin(config)
-        except Exception as error:  # noqa: BLE001 -- whatever W&B meets, the training goes on
-            self._fail(error, "going on without it")
-        for entry in told:
+        except Exception as error:  # noqa: BLE001 -- no error of W&B stops training
+            self._fail(error, "continuing without it")
+        for entry in logged:
             self.log(entry)
         if self._row and self._row[0] < start:
             self.commit()
 
     def log(self, entry: dict[str, Any]) -> None:
-        """Adds a line of metrics.jsonl to the row of its iteration.
+        """Add an entry of metrics.jsonl to the row of its iteration.
 
-        W&B takes one row for a step: a test and the training after it make one. It is sent by `commit`, by the next
-        iteration's, or at once where nothing can follow.
+        W&B accepts one row per step, so a test and the training iteration after it share a row. `commit` sends the row;
+        so does an entry of another iteration, and the last entry of the run.
         """
         iteration, phase = entry["iteration"], entry["phase"]
         if phase not in PHASES:
@@ -102,28 +102,28 @@ class WandbRun:
             self.commit()
 
     def commit(self) -> None:
-        """Sends the row, which is whole now, unless W&B has it from before a resume."""
-        if self._run and self._row and self._row[0] >= self._first:
+        """Send the complete row, unless W&B has it from before a resume."""
+        if self._run and self._row and self._row[0] >= self._next_step:
             try:
                 self._run.log(self._row[1], step=self._row[0], commit=True)
-                self._first = self._row[0] + 1
+                self._next_step = self._row[0] + 1
             except Exception as error:  # noqa: BLE001 -- see above
-                self._fail(error, "going on without it")
+                self._fail(error, "continuing without it")
         self._row = None
 
     def finish(self, *, failed: bool) -> None:
-        """Ends the run; waits a little for what is still to be sent. A row that isn't whole comes again."""
+        """End the run and wait up to FINISH_SECONDS for unsent rows. A resume logs an incomplete row again."""
         if self._run:
             try:
                 self._run.finish(exit_code=int(failed))
             except Exception as error:  # noqa: BLE001 -- see above
-                self._fail(error, "the same command, given again, sends the rest")
+                self._fail(error, "run the same command again to send the rest")
         if self._has_failed:
             with contextlib.suppress(Exception):
-                wandb.teardown()  # which W&B would do at exit, and show what it meets
+                wandb.teardown()  # W&B would do it at exit and print its errors
 
     def _begin(self, config: Config) -> None:
-        identity = Identity.of(self._run_dir)
+        identity = Identity.load_or_create(self._run_dir)
         mode = self._mode(config.tracking.wandb)
         if mode == "online":
             try:
@@ -131,34 +131,34 @@ class WandbRun:
             except Exception as error:  # noqa: BLE001 -- see above
                 wandb.teardown()  # its service still holds the run's id
                 if identity.online:
-                    self._fail(error, "going on without it; the next start that reaches it sends what it misses")
+                    self._fail(error, "continuing without it; the next start that reaches it sends the missing rows")
                     return
                 self._fail(error, "trying offline")
                 mode = "offline"
             else:
-                self._first = self._run.starting_step
+                self._next_step = self._run.starting_step
                 dataclasses.replace(identity, online=True).write(self._run_dir)
                 mark_synced(self._run_dir, identity.id)
                 self._log.info("Weights & Biases: %s", self._run.url)
                 return
         if mode == "offline" and identity.online:
             self._log.warning(
-                "Weights & Biases: its server has the first part of this run, and only a start online can send the "
-                "rest; going on without it"
+                "Weights & Biases: the server has the first part of this run, and only an online start can send the "
+                "rest; continuing without it"
             )
             return
         if mode == "offline":
-            self._first = continue_offline(self._run_dir, identity.id)
+            self._next_step = continue_offline(self._run_dir, identity.id)
         self._run = _init(config, identity, mode)
 
-    def _mode(self, asked: str) -> str:
-        """Returns the mode to try; WANDB_MODE, or `wandb offline`, has its say in auto."""
+    def _mode(self, configured: str) -> str:
+        """Return the mode to try; in auto, WANDB_MODE or `wandb offline` decides."""
         settings = wandb.Settings(silent=True)
-        settled = wandb.setup(settings).settings.mode if asked == "auto" else asked
-        if settled != "online" or wandb.login(prompt=False, verify=False):
-            return settled
+        mode = wandb.setup(settings).settings.mode if configured == "auto" else configured
+        if mode != "online" or wandb.login(prompt=False, verify=False):
+            return mode
         self._log.info(
-            "Weights & Biases: no API key, the run is kept offline (`wandb sync %s` can send it later)",
+            "Weights & Biases: no API key, logging offline (`wandb sync %s` sends the run later)",
             self._run_dir / "wandb",
         )
         return "offline"

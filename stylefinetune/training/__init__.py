@@ -1,1 +1,1 @@
-"""The parts of a training run around its loop."""
+"""Setup, evaluation and exit of a training run; the loop is in `stylefinetune.train`."""

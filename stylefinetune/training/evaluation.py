@@ -10,29 +10,29 @@ from stylefinetune.distributed.world import World
 from stylefinetune.tracking.metrics import TestAccumulator, TestResult
 
 
-def test_model(
+def evaluate_batches(
     forward: Callable[[Batch], torch.Tensor],
     batches: Iterable[Batch],
     corrupt: CorruptPictures,
     world: World,
-    stop: Callable[[], bool],
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TestResult | None:
-    """Tests every picture of `batches` once over all ranks, but for corrupt ones; collective, the same result on each.
+    """Evaluate each picture of `batches` once over all ranks, except corrupt ones; collective.
 
     Args:
-        forward: gives a batch's logits.
+        forward: returns the logits of a batch.
         batches: this rank's slices.
-        corrupt: notes what can't be decoded.
+        corrupt: collects the pictures that cannot be decoded.
         world: the ranks.
-        stop: asked before each batch whether to leave.
+        should_stop: called before each batch.
 
     Returns:
-        None where it was left.
+        The same result on each rank; None if stopped.
     """
-    total = TestAccumulator(world.device)
+    accumulator = TestAccumulator(world.device)
     for batch in batches:
-        if stop():
+        if should_stop():
             return None
-        corrupt.add_all([batch])
-        total.add(forward(batch), batch.labels.to(world.device))
-    return total.total(world)
+        corrupt.add_batches([batch])
+        accumulator.add(forward(batch), batch.labels.to(world.device))
+    return accumulator.total(world)

@@ -1,10 +1,9 @@
-"""A signal becomes a question that the loop asks: should the run save what is done, and leave?
+"""Turns a signal into a flag that the training loop reads, so that the run saves a checkpoint and exits.
 
-SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for it. All ranks agree on the iteration at which they stop. A second signal, or
-half a minute without that agreement, ends the process at once; what was saved before stays.
+The signals are SIGTERM, SIGINT, SIGUSR1 and SIGHUP. All ranks agree on the iteration at which they stop. A second
+signal, or 27 s without that agreement, ends the process at once; earlier checkpoints remain.
 """
 
-import os
 import select
 import signal
 import socket
@@ -17,16 +16,16 @@ from typing import Self
 from stylefinetune.distributed.world import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-SAME_SIGNAL = 1.0  # seconds within which a signal counts as the first one's echo: launcher and scheduler both send it
+SAME_SIGNAL = 1.0  # seconds in which another signal counts as the same one: the launcher and the scheduler both send it
 DEADLINE = 27.0  # seconds after the first signal; torchrun kills at 30
 
 
 class Preemption:
-    """Listens for signals as long as its block lasts; in the main thread.
+    """A context manager that handles the signals; enter it in the main thread.
 
     Args:
-        world: the ranks; a signal to one stops all.
-        exit_now: ends the process, called from a thread with the signal and why.
+        world: the ranks; a signal to one rank stops all.
+        exit_now: ends the process; called from a thread with the signal and the reason.
     """
 
     def __init__(self, world: World, exit_now: Callable[[signal.Signals, str], None]) -> None:
@@ -34,41 +33,40 @@ class Preemption:
         self._exit_now = exit_now
         self._signal = 0
         self._agreed = 0
-        self._before: dict[signal.Signals, object] = {}
+        self._previous_handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        """Takes the signals over.
+        """Install the handlers and start the thread that receives the signals.
 
-        Python runs a signal's handler only once the main thread is back from whatever library it is in, which may be
-        a collective that never ends; the wake-up descriptor is written to at once, and a thread reads it.
+        Python runs a signal handler only when the main thread returns from a library, and it may be in a collective
+        that never ends. Python writes to the wake-up descriptor at once, and the thread reads it.
         """
-        self._woken, self._wake = socket.socketpair()
-        self._wake.setblocking(False)  # noqa: FBT003 -- its only argument
-        self._wakeup_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)  # noqa: FBT003 -- its only argument
+        self._previous_wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup
-            self._before[number] = signal.signal(number, _noted)
-        self._owner = os.getpid()
+                continue  # started by nohup
+            self._previous_handlers[number] = signal.signal(number, _ignore)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives the signals back."""
-        for number, handler in self._before.items():
+        """Restore the previous handlers."""
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType] -- what signal() returned
-        signal.set_wakeup_fd(self._wakeup_before)
-        self._wake.close()  # ends the thread
+        signal.set_wakeup_fd(self._previous_wakeup)
+        self._sender.close()  # ends the thread
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that all ranks have agreed to stop for."""
+        """The signal for which all ranks have agreed to stop."""
         return signal.Signals(self._agreed) if self._agreed else None
 
     def requested(self) -> bool:
-        """Says whether to stop, to all ranks alike; collective, but waits for no rank that is a turn behind."""
+        """Return whether to stop, the same on all ranks; collective, but waits for no rank that is one call behind."""
         if not self._agreed:
             self._agreed = self._world.agree_on_max(self._signal)
         return self._agreed != 0
@@ -76,14 +74,14 @@ class Preemption:
     def _listen(self) -> None:
         first = 0.0
         while True:
-            left = max(0.0, first + DEADLINE - time.monotonic()) if first else None
-            ready, _, _ = select.select([self._woken], [], [], left)
+            timeout = max(0.0, first + DEADLINE - time.monotonic()) if first else None
+            ready, _, _ = select.select([self._receiver], [], [], timeout)
             if not ready:
                 self._exit_now(signal.Signals(self._signal), f"{DEADLINE:g} s ago")
                 return
-            numbers = self._woken.recv(64)
+            numbers = self._receiver.recv(64)
             if not numbers:
-                self._woken.close()
+                self._receiver.close()
                 return
             for number in numbers:
                 if number not in SIGNALS:
@@ -94,5 +92,5 @@ class Preemption:
                     self._exit_now(signal.Signals(number), "the second signal")
 
 
-def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Does nothing: the thread has been told."""
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the thread receives the signal."""

@@ -1,69 +1,122 @@
-"""Reads and checks all that a run starts with, before anything is written."""
+"""Sets up a training run: reads and checks its input, copies shards to local disks, builds the engine."""
 
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from shards.format.index import ShardIndex
+from stylefinetune.caffe.solver import find_solver_lists, pack_solver_lists
+from stylefinetune.checkpoint.async_saver import AsyncSaver
 from stylefinetune.checkpoint.checkpoint import Checkpoint, Progress
 from stylefinetune.checkpoint.resume import (
+    changed_settings,
     check_ranks_agree,
     check_resumed_data,
     find_checkpoint,
+    rename_skipped,
     restore_solverstate,
 )
 from stylefinetune.config.schema import Config
+from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.mean import load_mean
-from stylefinetune.data.staging import stage_folder
+from stylefinetune.data.staging import stage_folder, stage_shards
+from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
-from stylefinetune.engines.build import check_engine
+from stylefinetune.engines.build import build_engine, check_engine
+from stylefinetune.engines.engine import Engine
 from stylefinetune.models.build import build_model
+from stylefinetune.models.weights import load_weights
+from stylefinetune.optim.caffe_sgd import lr_mults
+from stylefinetune.tracking.metrics import LossWindow
+from stylefinetune.tracking.tracker import Tracker
+from stylefinetune.training.exit_handler import ExitHandler
+from stylefinetune.training.preemption import Preemption
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup:
-    """What a run starts with: all that a user can get wrong has been looked at, and nothing has been written.
+    """The checked input of a run; nothing is written yet.
 
     Attributes:
-        config: its settings; the shards of a solver's lists filled in.
-        index: of the shards.
-        sets: pictures to train on and to test on; None never tests.
-        means: what is subtracted from each, see data.load_mean.
-        net: with fresh weights.
-        resumed: the checkpoint that it goes on from, if any.
-        progress: where it stands.
+        config: settings of the run.
+        index: index of the shards.
+        train_set: pictures to train on.
+        test_set: pictures to test on; None disables tests.
+        means: what is subtracted from training and from test pictures, see data.mean.load_mean.
+        net: the network with initial weights.
+        resumed: the checkpoint to resume from, if any.
+        progress: progress of the run so far.
     """
 
     config: Config
     index: ShardIndex
-    sets: tuple[PictureDataset, PictureDataset | None]
+    train_set: PictureDataset
+    test_set: PictureDataset | None
     means: tuple[torch.Tensor, torch.Tensor]
     net: nn.Module
     resumed: Checkpoint | None
     progress: Progress
 
-    @property
-    def tested(self) -> PictureDataset:
-        """Pictures that a checkpoint says how to test on."""
-        return self.sets[1] or self.sets[0]
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """What the training loop works with.
+
+    Attributes:
+        config: settings of the run.
+        world: the ranks.
+        engine: updates the weights.
+        tracker: logs the progress.
+        train_set: pictures to train on.
+        test_set: pictures to test on; None disables tests.
+        corrupt_train: corrupt training pictures.
+        corrupt_test: corrupt test pictures.
+        losses: losses of the last iterations.
+        checkpoints: saves checkpoints.
+        preemption: knows whether to stop.
+        lr_mults: the distinct learning rate multipliers of the layers.
+    """
+
+    config: Config
+    world: World
+    engine: Engine
+    tracker: Tracker
+    train_set: PictureDataset
+    test_set: PictureDataset | None
+    corrupt_train: CorruptPictures
+    corrupt_test: CorruptPictures
+    losses: LossWindow
+    checkpoints: AsyncSaver
+    preemption: Preemption
+    lr_mults: list[float]
+
+
+def pack_solver_pictures(config: Config, world: World) -> Config:
+    """Pack the list files of a Caffe solver into shards and return the config that names the shards; collective."""
+    if not config.solver or config.data.shards:
+        return config
+    lists = find_solver_lists(config)
+    world.main_first(lambda: pack_solver_lists(lists))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
 
 
 def prepare_training(config: Config, world: World) -> TrainingSetup:
-    """Reads what the run starts with; collective.
+    """Read and check the input of a run; collective.
 
     Raises:
-        UserError: something is missing, damaged, or doesn't go together.
+        UserError: something is missing, damaged or inconsistent.
     """
     check_engine(config)
     index = open_index(config.data)
     classes = index.metadata.classes
-    phases = [config.data.phase(training=training) for training in (True, False)]
+    train_phase, test_phase = (config.data.phase(training=training) for training in (True, False))
     folder = stage_folder(index, config.data)
     train_set, test_set = (
         PictureDataset(open_split(index, phase.split), phase, config.train.seed, folder) if phase.split else None
-        for phase in phases
+        for phase in (train_phase, test_phase)
     )
     assert train_set is not None
     tested = test_set or train_set
@@ -73,13 +126,9 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         check_resumed_data(resumed, config, classes, index.fingerprint)
         means = resumed.means
     else:
-        means = (
-            load_mean(config.data, phases[0], train_set.size),
-            load_mean(config.data, phases[1], tested.size),
-        )
-    input_sizes = [train_set.input_size, tested.input_size]
-    net = build_model(config.model, len(classes), input_sizes, config.train.seed)
-    fresh = Progress(
+        means = load_mean(config.data, train_phase, train_set.size), load_mean(config.data, test_phase, tested.size)
+    net = build_model(config.model, len(classes), [train_set.input_size, tested.input_size], config.train.seed)
+    initial = Progress(
         iteration=0,
         losses=[],
         tests=[],
@@ -89,7 +138,55 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         picture_size=list(tested.size),
         input_size=list(tested.input_size),
     )
-    resumed = resumed or restore_solverstate(config, net, fresh, means)
-    return TrainingSetup(
-        config, index, (train_set, test_set), means, net, resumed, resumed.progress if resumed else fresh
+    resumed = resumed or restore_solverstate(config, net, initial, means)
+    progress = resumed.progress if resumed else initial
+    return TrainingSetup(config, index, train_set, test_set, means, net, resumed, progress)
+
+
+def stage_training_shards(setup: TrainingSetup, world: World, preemption: Preemption) -> None:
+    """Copy the shards of the run to each node's local disk if data.stage_dir names one; collective."""
+    folder = stage_folder(setup.index, setup.config.data)
+    if folder:
+        used = {name for pictures in (setup.train_set, setup.test_set) if pictures for name in pictures.entries.shard}
+        stage_shards(setup.index, used, folder, world, lambda: preemption.signal if preemption.requested() else None)
+
+
+def build_run(
+    setup: TrainingSetup, world: World, tracker: Tracker, preemption: Preemption, exit_handler: ExitHandler
+) -> TrainingRun:
+    """Load the starting weights or the checkpoint, and build the engine; collective."""
+    config, resumed, progress = setup.config, setup.resumed, setup.progress
+    if resumed:
+        for line in resumed.skipped:
+            tracker.log(f"{line}; resuming from the previous one")
+        tracker.log(f"Restoring previous solver status from {resumed.path}")
+        for line in changed_settings(resumed.config, config):
+            tracker.log(line)
+    elif config.weights:
+        tracker.log(f"Finetuning from {config.weights}")
+        load_weights(setup.net, config.weights, tracker.log)
+    transforms = (
+        Transform(setup.means[0], config.data.phase(training=True).scale, world.device),
+        Transform(setup.means[1], config.data.phase(training=False).scale, world.device),
+    )
+    engine = build_engine(config, setup.net, transforms, world, setup.train_set.input_size)
+    if resumed:
+        engine.load(resumed.engine_state(engine.state()))
+        world.main_first(lambda: rename_skipped(resumed, Path(config.run_dir)))
+        exit_handler.note_resumed(resumed.path)
+    tracker.log(f"Solving {config.model.name}")
+    tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
+    return TrainingRun(
+        config=config,
+        world=world,
+        engine=engine,
+        tracker=tracker,
+        train_set=setup.train_set,
+        test_set=setup.test_set,
+        corrupt_train=CorruptPictures(setup.train_set, config.data.max_corrupt, progress.corrupt),
+        corrupt_test=CorruptPictures(setup.test_set or setup.train_set, config.data.max_corrupt, []),
+        losses=LossWindow(config.train.average_loss, progress.losses),
+        checkpoints=AsyncSaver(config, world, setup.means, progress, exit_handler.note_saved),
+        preemption=preemption,
+        lr_mults=lr_mults(setup.net, config.optim.layers),
     )

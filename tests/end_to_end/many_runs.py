@@ -11,8 +11,8 @@ from stylefinetune.caffe.solver import read_solver
 from stylefinetune.config.cli import parse_config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import run_command
-from stylefinetune.train import run
-from stylefinetune.training.exit_record import ExitRecord
+from stylefinetune.train import run_training
+from stylefinetune.training.exit_handler import ExitHandler
 from stylefinetune.training.preemption import Preemption
 
 
@@ -20,9 +20,9 @@ def main(arguments):
     world = World.join()
     for flags in json.loads(Path(arguments[0]).read_text()):
         config = parse_config(flags, read_solver)
-        ending = ExitRecord(Path(config.run_dir), world)
-        with Preemption(world, ending.exit_now) as preemption, ending:
-            run(config, world, ending, preemption)
+        exit_handler = ExitHandler(Path(config.run_dir), world)
+        with Preemption(world, exit_handler.exit_now) as preemption, exit_handler:
+            run_training(config, world, preemption, exit_handler)
     world.shutdown()
 
 

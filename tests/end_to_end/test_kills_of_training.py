@@ -144,7 +144,7 @@ def assert_refused_memory(started, said):
     if re.search(r"memory allocation of|exitcode: -6|has stalled for 30 s", said):
         assert started.ranks == 1 or started.ending()["reason"] == "lost rank", said
     else:
-        line = r"out of memory \(.*\); give it more, or lower data\.batch_size and raise train\.iter_size"
+        line = r"out of memory \(.*\); provide more memory, or lower data\.batch_size and raise train\.iter_size"
         assert_failed(started, said, 5, "out of memory", line)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylefinetune.errors import RankError, UserError, memory_refused, ran_out_of_memory, run_command
+from stylefinetune.errors import RankError, UserError, is_out_of_memory, out_of_memory_message, run_command
 
 
 def command(error):
@@ -19,12 +19,12 @@ def command(error):
     return run
 
 
-def test_a_command_that_ends_well_exits_with_0(capsys):
+def test_a_command_that_succeeds_exits_with_0(capsys):
     assert run_command(command(None), ["a"]) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_a_mistake_is_told_in_one_line_by_rank_0_alone(capsys, monkeypatch):
+def test_rank_0_alone_prints_a_user_error(capsys, monkeypatch):
     assert run_command(command(UserError("no such thing")), ["a"]) == 2
     assert capsys.readouterr().err == "error: no such thing\n"
     monkeypatch.setenv("RANK", "1")
@@ -32,61 +32,61 @@ def test_a_mistake_is_told_in_one_line_by_rank_0_alone(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_what_one_rank_meets_alone_that_rank_tells(capsys, monkeypatch):
+def test_the_rank_that_raises_it_prints_a_rank_error(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     assert run_command(command(RankError("a.tar can't be read")), ["a"]) == 2
     assert capsys.readouterr().err == "error: rank 3: a.tar can't be read\n"
 
 
-def test_a_file_that_the_system_refuses_is_one_line(capsys):
+def test_an_os_error_about_a_file_is_one_line(capsys):
     error = OSError(28, "No space left on device", "runs/a/metrics.jsonl")
     assert run_command(command(error), ["a"]) == 2
     assert capsys.readouterr().err == "error: rank 0: runs/a/metrics.jsonl: No space left on device\n"
 
 
-def start_a_thread_of_too_large_a_stack():
-    before = threading.stack_size(2**46)
+def start_a_thread_with_too_large_a_stack():
+    previous = threading.stack_size(2**46)
     try:
         _thread.start_new_thread(print, ())
     finally:
-        threading.stack_size(before)
+        threading.stack_size(previous)
 
 
 @pytest.mark.parametrize(
-    "act",
+    "allocate",
     [
         lambda: torch.empty(2**50, dtype=torch.uint8),
         lambda: np.empty(2**50, np.uint8),
         lambda: bytes(2**62),
         lambda: mmap.mmap(-1, 2**50),
-        start_a_thread_of_too_large_a_stack,
+        start_a_thread_with_too_large_a_stack,
     ],
     ids=["torch", "numpy", "python", "system", "a thread"],
 )
-def test_memory_that_is_refused_is_known_whoever_refuses_it(act):
-    with pytest.raises(Exception) as error:  # noqa: PT011 -- each has its own
-        act()
-    assert ran_out_of_memory(error.value)
-    line = memory_refused(error.value)
+def test_every_kind_of_out_of_memory_error_is_recognized(allocate):
+    with pytest.raises(Exception) as error:  # noqa: PT011 -- of different types
+        allocate()
+    assert is_out_of_memory(error.value)
+    line = out_of_memory_message(error.value)
     assert re.fullmatch(
-        r"out of memory \([^\[\]\n]+\); give it more, or lower data.batch_size and raise train.iter_size", line
+        r"out of memory \([^\[\]\n]+\); provide more memory, or lower data.batch_size and raise train.iter_size", line
     )
 
 
-def test_what_is_no_want_of_memory_is_not_taken_for_it():
+def test_other_errors_are_not_out_of_memory():
     for error in (
         RuntimeError("Connection closed by peer"),
         OSError(28, "No space left on device"),
         ValueError("out of memory"),
     ):
-        assert not ran_out_of_memory(error)
+        assert not is_out_of_memory(error)
 
 
-def test_ctrl_c_is_no_traceback(capsys):
+def test_ctrl_c_prints_no_traceback(capsys):
     assert run_command(command(KeyboardInterrupt()), ["a"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_our_own_bugs_keep_their_traceback():
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(command(ZeroDivisionError()), ["a"])

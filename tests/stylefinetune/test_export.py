@@ -28,7 +28,7 @@ from stylefinetune.models import build
 from stylefinetune.models.weights import load_weights
 from tests.programs import run
 
-ASK_OPENCV = """
+OPENCV_FORWARD = """
 import sys, cv2, numpy
 deploy, model, pictures, out, last_layer = sys.argv[1:]
 net = cv2.dnn.readNetFromCaffe(deploy, model)
@@ -40,9 +40,9 @@ numpy.savez(out, prob=prob, logits=logits)
 
 @pytest.fixture(scope="session")
 def opencv4():
-    """The Python of an environment of its own with OpenCV 4, kept from one run of the tests to the next.
+    """The Python of a separate environment with OpenCV 4, cached between test runs.
 
-    OpenCV 5, which this project reads pictures with, has no readNetFromCaffe any more.
+    This project uses OpenCV 5, which no longer has readNetFromCaffe.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylefinetune" / "opencv4"
     python = folder / "bin" / "python"
@@ -54,25 +54,24 @@ def opencv4():
         done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             shutil.rmtree(folder)
-            pytest.skip(f"pip can't install OpenCV 4: {done.stderr.strip().splitlines()[-1:]}")
+            pytest.skip(f"pip cannot install OpenCV 4: {done.stderr.strip().splitlines()[-1:]}")
     return python
 
 
-def ask_opencv(python, tmp_path, deploy, model, pictures, last_layer="fc8_flickr"):
+def opencv_forward(python, tmp_path, deploy, model, pictures, last_layer="fc8_flickr"):
     np.save(tmp_path / "pictures.npy", pictures)
     out = tmp_path / "out.npz"
-    done = run(python, "-c", ASK_OPENCV, deploy, model, tmp_path / "pictures.npy", out, last_layer)
+    done = run(python, "-c", OPENCV_FORWARD, deploy, model, tmp_path / "pictures.npy", out, last_layer)
     assert done.returncode == 0, done.stderr
-    answer = np.load(out)
-    return answer["logits"], answer["prob"]
+    outputs = np.load(out)
+    return outputs["logits"], outputs["prob"]
 
 
 @pytest.fixture
-def wild(tmp_path):
-    """A checkpoint of a narrow net for pictures of 64x60, whose weights keep every activation alive.
+def narrow_checkpoint(tmp_path):
+    """A checkpoint of a narrow net for pictures of 64x60, whose weights keep all activations nonzero.
 
-    OpenCV's pooling wants no fewer pixels than the kernel's 3, where Caffe's and ours take what there is: so the cut is
-    of 55 pixels at least.
+    OpenCV's pooling needs at least the 3 pixels of the kernel, unlike Caffe's and ours, so the crop has 55 pixels.
     """
     config = Config(
         data=DataConfig(image_size=(64, 60), crop_size=55),
@@ -90,8 +89,8 @@ def wild(tmp_path):
     return checkpoint.save_checkpoint(tmp_path / "run", progress, state, config, means)
 
 
-def test_opencv_sees_in_two_pictures_what_the_checkpoint_sees(wild, drawn, opencv4, tmp_path):
-    export([str(wild), "--to=caffemodel", f"--out={tmp_path}"])
+def test_opencv_computes_the_logits_of_the_checkpoint_for_two_pictures(narrow_checkpoint, drawn, opencv4, tmp_path):
+    export([str(narrow_checkpoint), "--to=caffemodel", f"--out={tmp_path}"])
     name = tmp_path / "FlickrStyleCaffeNet_iter_7"
     mean = read_mean(Path(f"{name}_mean.binaryproto"))
     pictures = []
@@ -99,17 +98,17 @@ def test_opencv_sees_in_two_pictures_what_the_checkpoint_sees(wild, drawn, openc
         bgr = cv2.resize(cv2.imread(str(drawn.folder / picture)), (60, 64), interpolation=cv2.INTER_LINEAR)
         pictures.append((bgr.transpose(2, 0, 1) - mean)[:, 4:59, 2:57])
     files = f"{name}_deploy.prototxt", f"{name}.caffemodel"
-    logits, prob = ask_opencv(opencv4, tmp_path, *files, np.stack(pictures), "fc8_wild")
-    net, _ = checkpoint.read_checkpoint(wild).network(torch.device("cpu"))
+    logits, prob = opencv_forward(opencv4, tmp_path, *files, np.stack(pictures), "fc8_wild")
+    net, _ = checkpoint.read_checkpoint(narrow_checkpoint).build_network(torch.device("cpu"))
     with torch.no_grad():
         ours = net(torch.from_numpy(np.stack(pictures)))
-    assert (ours[0] - ours[1]).abs().max() > 0.01 * ours.abs().max()  # it tells them apart
+    assert (ours[0] - ours[1]).abs().max() > 0.01 * ours.abs().max()  # the logits of the two pictures differ
     assert np.abs(logits - ours.numpy()).max() <= 1e-4 * ours.abs().max()
     assert np.abs(prob - ours.softmax(1).numpy()).max() <= 1e-4
 
 
-def test_opencv_reads_caffes_own_weights_by_a_text_of_ours(golden, opencv4, tmp_path):
-    """And so sees Caffe's activations: those of the first pictures of iteration 0."""
+def test_opencv_reads_weights_of_caffe_with_our_deploy_prototxt(golden, opencv4, tmp_path):
+    """The activations are Caffe's for the first pictures of iteration 0."""
     folder = golden / "micro" / "finetune"
     truth = np.load(folder / "golden_finetune.npz")
     net = build.build_model(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32)), 20, [(80, 80)], seed=0)
@@ -119,11 +118,11 @@ def test_opencv_reads_caffes_own_weights_by_a_text_of_ours(golden, opencv4, tmp_
     pictures = [cv2.imread(str(golden / "micro" / line.split()[0])).transpose(2, 0, 1) for line in listed]
     data = np.stack(pictures) - read_mean(golden / "micro" / "mean.binaryproto")
     weights = folder / "micro_ft_iter_0.caffemodel"
-    logits, _ = ask_opencv(opencv4, tmp_path, tmp_path / "deploy.prototxt", weights, data)
+    logits, _ = opencv_forward(opencv4, tmp_path, tmp_path / "deploy.prototxt", weights, data)
     assert np.abs(logits - caffes).max() <= 1e-4 * np.abs(caffes).max()
 
 
-def test_the_files_hold_all_that_caffes_classification_example_takes(trained, tmp_path):
+def test_the_files_are_the_input_of_caffes_classification_example(trained, tmp_path):
     saved = checkpoint.read_checkpoint(trained)
     text, model, mean, labels = write_caffe(saved, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([text, model, mean, labels])
@@ -144,21 +143,21 @@ def test_the_files_hold_all_that_caffes_classification_example_takes(trained, tm
     assert all(torch.equal(value, saved.tensors[name]) for name, value in net.state_dict().items())
 
 
-def test_levels_become_a_picture_and_a_scale_is_told(trained, tmp_path):
+def test_a_mean_value_becomes_a_mean_picture_and_the_scale_is_noted(trained, tmp_path):
     saved = checkpoint.read_checkpoint(trained)
     scaled = dataclasses.replace(saved.config.data, scale=0.017, mean_value=(104, 117, 123))
     config = dataclasses.replace(
         saved.config, data=scaled, model=dataclasses.replace(saved.config.model, name="My/Net")
     )
-    levels = torch.tensor([123.0, 117, 104]).reshape(1, 1, 3)
-    text, _, mean, _ = write_caffe(dataclasses.replace(saved, config=config, means=(levels, levels)), tmp_path)
+    mean_value = torch.tensor([123.0, 117, 104]).reshape(1, 1, 3)
+    text, _, mean, _ = write_caffe(dataclasses.replace(saved, config=config, means=(mean_value, mean_value)), tmp_path)
     assert text.name == "My_Net_iter_12_deploy.prototxt"
     assert read_mean(mean)[:, 0, 0].tolist() == [104, 117, 123]
     assert read_mean(mean).shape == (3, 48, 48)
     assert "times 0.017" in text.read_text()
 
 
-def test_a_dropout_that_drops_nothing_is_left_out():
+def test_a_dropout_of_0_is_skipped():
     net = nn.Sequential(OrderedDict(fc1=nn.Linear(3, 4), drop1=nn.Dropout(0), drop2=nn.Dropout(0.25)))
     layers = deploy_net(net, "Small", (1, 1)).layer
     assert [layer.name for layer in layers] == ["data", "fc1", "drop2", "prob"]
@@ -167,12 +166,12 @@ def test_a_dropout_that_drops_nothing_is_left_out():
 
 
 @pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 3, dilation=2)])
-def test_a_layer_that_caffe_has_not_is_named(layer):
+def test_a_layer_that_caffe_does_not_have_is_named(layer):
     with pytest.raises(UserError, match=r"layer odd \(.*\) can't be exported"):
         deploy_net(nn.Sequential(OrderedDict(odd=layer)), "Odd", (9, 9))
 
 
-def test_the_command_prints_what_it_wrote_and_mistakes_are_one_line(trained, tmp_path):
+def test_the_command_prints_its_files_and_a_mistake_is_one_line(trained, tmp_path):
     done = run(sys.executable, "-m", "stylefinetune.export", trained, "--to", "caffemodel", "--out", tmp_path / "new")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == sorted(map(str, (tmp_path / "new").iterdir()))

@@ -18,19 +18,19 @@ def test_a_checkpoint_alone_classifies_pictures(trained, drawn):
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == f"---------- Prediction for {picture} ----------"
-    told = [re.fullmatch(r'(0\.\d{4}|1\.0000) - "(.+)"', line) for line in rest]
-    assert len(told) == 3
-    assert all(told)
-    probabilities = [float(line[1]) for line in told]
+    matches = [re.fullmatch(r'(0\.\d{4}|1\.0000) - "(.+)"', line) for line in rest]
+    assert len(matches) == 3
+    assert all(matches)
+    probabilities = [float(match[1]) for match in matches]
     assert probabilities == sorted(probabilities, reverse=True)
-    assert {line[2] for line in told} < {"Noir", "Hazy", "Bokeh", "Bright"}
+    assert {match[2] for match in matches} < {"Noir", "Hazy", "Bokeh", "Bright"}
 
 
-def test_the_input_is_the_centre_of_the_resized_picture_less_the_mean(trained, drawn, capsys):
+def test_the_input_is_the_centre_crop_of_the_resized_picture_minus_the_mean(trained, drawn, capsys):
     path = drawn.folder / "test_002.jpg"
     predict([str(path), f"--checkpoint={trained}", "--top=1"])
     saved = checkpoint.read_checkpoint(trained)
-    net, _ = saved.network(torch.device("cpu"))
+    net, _ = saved.build_network(torch.device("cpu"))
     bgr = cv2.resize(cv2.imread(str(path)), (48, 48), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     centre = (bgr - saved.means[1].numpy()[:, :, ::-1])[2:45, 2:45]
     with torch.no_grad():
@@ -39,12 +39,12 @@ def test_the_input_is_the_centre_of_the_resized_picture_less_the_mean(trained, d
     assert f'{probabilities[best]:.4f} - "{saved.progress.classes[best]}"' in capsys.readouterr().out
 
 
-def test_what_is_no_picture_is_one_line(trained, tmp_path):
+def test_a_file_that_is_not_a_picture_is_one_line(trained, tmp_path):
     with pytest.raises(UserError, match=r"gone\.jpg can't be read: No such file"):
         predict([str(tmp_path / "gone.jpg"), f"--checkpoint={trained}"])
     with pytest.raises(UserError, match="--top is 0; it must be at least 1"):
         predict([str(tmp_path / "gone.jpg"), f"--checkpoint={trained}", "--top=0"])
     text = tmp_path / "text.jpg"
     text.write_text("hello")
-    with pytest.raises(UserError, match=r"text\.jpg is no picture"):
+    with pytest.raises(UserError, match=r"text\.jpg is not a picture"):
         predict([str(text), f"--checkpoint={trained}"])

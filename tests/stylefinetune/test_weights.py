@@ -15,7 +15,7 @@ from stylefinetune.models.weights import load_weights
 from tests.loopback import Answer
 from tests.programs import run
 
-NOWHERE = "http://127.0.0.1:9"  # where nothing listens
+NOWHERE = "http://127.0.0.1:9"  # no server listens there
 WIDTHS = (8, 16, 24, 24, 16, 32, 32)
 
 
@@ -23,15 +23,15 @@ def net(last_layer="fc8_flickr", classes=20):
     return build.build_model(ModelConfig(widths=WIDTHS, last_layer=last_layer), classes, [(80, 80)], seed=1)
 
 
-def test_layers_are_copied_by_name_and_the_others_named_or_left(golden):
+def test_layers_are_copied_by_name_and_other_layers_reported_or_kept(golden):
     source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
-    fresh, tuned, lines = net(), net(), []
+    initial, tuned, lines = net(), net(), []
     load_weights(tuned, str(source), lines.append)
     assert lines == ["Ignoring source layer fc8"]
     blobs = read_caffemodel(source)
     assert torch.equal(tuned.get_submodule("conv1").weight.detach(), torch.from_numpy(blobs["conv1"][0]))
     assert torch.equal(tuned.get_submodule("fc7").bias.detach(), torch.from_numpy(blobs["fc7"][1]))
-    assert torch.equal(tuned.get_submodule("fc8_flickr").weight, fresh.get_submodule("fc8_flickr").weight)
+    assert torch.equal(tuned.get_submodule("fc8_flickr").weight, initial.get_submodule("fc8_flickr").weight)
 
 
 def test_later_files_win(golden, tmp_path):
@@ -43,7 +43,7 @@ def test_later_files_win(golden, tmp_path):
     assert tuned.get_submodule("fc7").bias.unique().tolist() == [7.0]
 
 
-def test_v1_shapes_of_fully_connected_layers_fit(tmp_path):
+def test_legacy_shapes_of_fully_connected_layers_are_accepted(tmp_path):
     file = tmp_path / "old.safetensors"
     weight = torch.arange(32.0 * 64).reshape(1, 1, 32, 64)
     save_file({"fc6.weight": weight, "fc6.bias": torch.ones(1, 1, 1, 32)}, file)
@@ -52,7 +52,7 @@ def test_v1_shapes_of_fully_connected_layers_fit(tmp_path):
     assert torch.equal(tuned.get_submodule("fc6").weight.detach(), weight.reshape(32, 64))
 
 
-def test_another_shape_is_an_error_that_says_to_rename_the_layer(golden):
+def test_another_shape_is_an_error_that_suggests_to_rename_the_layer(golden):
     source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
     with pytest.raises(UserError, match=r"fc8\.weight as 30x32, the network as 20x32; .*rename the layer"):
         load_weights(net(last_layer="fc8"), str(source), lambda _: None)
@@ -75,26 +75,26 @@ def test_a_layer_with_fewer_or_more_blobs_is_refused_as_in_caffe(tmp_path):
         load_weights(net(), more, lambda _: None)
 
 
-def test_only_leading_ones_are_passed_over(tmp_path):
+def test_only_leading_dimensions_of_1_are_ignored(tmp_path):
     turned = caffemodel(tmp_path / "turned.caffemodel", fc8_flickr=[(32, 1), (1,)])
     with pytest.raises(UserError, match=r"fc8_flickr\.weight as 32x1, the network as 1x32"):
         load_weights(net(classes=1), turned, lambda _: None)
 
 
-def test_published_weights_are_fetched_by_a_command_and_called_by_their_name(tmp_path, monkeypatch, server):
-    """Held to the real hash, which no other file has: so the file that stands in for it is refused, and told of."""
+def test_published_weights_are_downloaded_by_a_command_and_used_by_name(tmp_path, monkeypatch, server):
+    """No other file has the published hash, so the stand-in is refused with a message."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"python -m stylefinetune\.weights bvlc_reference_caffenet"):
         load_weights(net(), "bvlc_reference_caffenet", lambda _: None)
     server.add("/caffe/bvlc_reference_caffenet.caffemodel", Answer(b"another file"))
-    fetching = [
+    command = [
         sys.executable,
         "-m",
         "stylefinetune.weights",
         "bvlc_reference_caffenet",
         f"--mirror={server.url}/caffe",
     ]
-    done = run(*fetching, env={"XDG_CACHE_HOME": str(tmp_path), "http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
+    done = run(*command, env={"XDG_CACHE_HOME": str(tmp_path), "http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
     assert done.returncode == 2
     assert done.stdout == ""
     line = r"error: bvlc_reference_caffenet can't be fetched: \S+/caffe has another file: its sha1 is \w+, not 4c8d77de"
@@ -108,9 +108,9 @@ def test_published_weights_are_fetched_by_a_command_and_called_by_their_name(tmp
     assert tuned.get_submodule("fc7").bias.unique().tolist() == [1.0]
 
 
-def test_files_that_cannot_serve_are_one_line(tmp_path):
-    strange = tmp_path / "strange.safetensors"
-    save_file({"layer1.weight": torch.ones(2)}, strange)
+def test_an_unusable_file_is_one_line(tmp_path):
+    unknown = tmp_path / "strange.safetensors"
+    save_file({"layer1.weight": torch.ones(2)}, unknown)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not at all")
     for file, line in [
@@ -118,7 +118,7 @@ def test_files_that_cannot_serve_are_one_line(tmp_path):
         (tmp_path / "none.safetensors", "can't be read"),
         (tmp_path / "model.pth", "neither a .caffemodel, a .safetensors nor a checkpoint's folder"),
         (broken, "can't be read"),
-        (strange, "shares no layer with the network; it holds layer1"),
+        (unknown, "shares no layer with the network; it holds layer1"),
     ]:
         with pytest.raises(UserError) as error:
             load_weights(net(), str(file), lambda _: None)

@@ -12,7 +12,7 @@ from stylefinetune.errors import UserError
 from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
 
 
-def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path):
     state, path = save(tmp_path)
     assert path == tmp_path / "checkpoints" / "iter_5" == checkpoint.checkpoint_path(tmp_path, 5)
     found = checkpoint.read_checkpoint(path)
@@ -26,15 +26,15 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path):
         assert torch.equal(restored.slots["momentum_buffer"][name], state.slots["momentum_buffer"][name])
 
 
-def test_the_network_needs_nothing_but_the_checkpoint(tmp_path):
+def test_the_network_is_built_from_the_checkpoint_alone(tmp_path):
     state, path = save(tmp_path)
-    net, transform = checkpoint.read_checkpoint(path).network(torch.device("cpu"))
+    net, transform = checkpoint.read_checkpoint(path).build_network(torch.device("cpu"))
     assert not net.training
     assert torch.equal(net.get_submodule("fc7").weight.detach(), state.parameters["fc7.weight"])
     assert torch.equal(transform.mean, MEANS[1])
 
 
-def test_a_run_folder_means_its_newest_checkpoint_by_number(tmp_path):
+def test_a_run_folder_stands_for_its_checkpoint_with_the_highest_iteration(tmp_path):
     for iteration in (5, 100, 20):
         save(tmp_path, iteration)
     (tmp_path / "checkpoints" / ".iter_200.new").mkdir()
@@ -46,7 +46,7 @@ def test_a_run_folder_means_its_newest_checkpoint_by_number(tmp_path):
 
 
 @pytest.mark.parametrize("find", ["read", "resume"])
-def test_a_run_can_be_read_while_it_clears_old_checkpoints_away(tmp_path, find):
+def test_a_checkpoint_can_be_read_while_the_run_removes_old_ones(tmp_path, find):
     config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     save(tmp_path, 1)
     done = threading.Event()
@@ -55,7 +55,7 @@ def test_a_run_can_be_read_while_it_clears_old_checkpoints_away(tmp_path, find):
         for iteration in range(2, 30):
             save(tmp_path, iteration)
             if iteration % 3 == 0:
-                time.sleep(0.3)  # a run takes far longer from one to the next: no reader comes too late ten times
+                time.sleep(0.3)  # so that a reader misses the newest checkpoint fewer than ten times in a row
             remove_folder(checkpoint.checkpoint_path(tmp_path, iteration - 1))
         done.set()
 
@@ -65,21 +65,21 @@ def test_a_run_can_be_read_while_it_clears_old_checkpoints_away(tmp_path, find):
         seen = []
         while not done.is_set():
             found = checkpoint.read_checkpoint(tmp_path) if find == "read" else resume.find_checkpoint(config)
-            assert not found.passed_over
+            assert not found.skipped
             seen.append(found.progress.iteration)
         assert len(set(seen)) > 3
     finally:
         run.join()
 
 
-def test_a_checkpoint_that_is_gone_is_not_called_damaged(tmp_path):
+def test_a_removed_checkpoint_is_not_called_damaged(tmp_path):
     _, path = save(tmp_path)
     remove_folder(path)
-    with pytest.raises(checkpoint.RemovedCheckpointError, match=r"iter_5 was removed while it was read; .*keep_last"):
+    with pytest.raises(checkpoint.RemovedCheckpointError, match=r"iter_5 was removed by its run while .*keep_last"):
         checkpoint.read_checkpoint_folder(path)
 
 
-def test_saving_again_replaces_the_folder_whole_and_clears_what_a_kill_left(tmp_path):
+def test_saving_again_replaces_the_folder_and_what_a_kill_left(tmp_path):
     torn = tmp_path / "checkpoints" / ".iter_5.new"
     torn.mkdir(parents=True)
     (torn / "model.safetensors").write_bytes(b"torn")
@@ -92,8 +92,8 @@ def test_saving_again_replaces_the_folder_whole_and_clears_what_a_kill_left(tmp_
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "mean.safetensors", "progress.json"])
 def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, file):
     _, path = save(tmp_path)
-    body = (path / file).read_bytes()
-    (path / file).write_bytes(body[: len(body) // 2])
+    content = (path / file).read_bytes()
+    (path / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"iter_5 is damaged") as error:
         checkpoint.read_checkpoint(path)
     assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ from stylefinetune.models import build
 from tests.drawn_checkpoints import CLASSES, CONFIG, WIDTHS, progress, save
 
 
-def test_resume_finds_what_it_is_asked_for(tmp_path):
+def test_resume_finds_the_checkpoint_that_the_config_names(tmp_path):
     run_dir = tmp_path / "run"
     config = dataclasses.replace(CONFIG, run_dir=str(run_dir))
     assert resume.find_checkpoint(config) is None
@@ -26,11 +26,11 @@ def test_resume_finds_what_it_is_asked_for(tmp_path):
         resume.find_checkpoint(dataclasses.replace(config, resume=str(run_dir / "checkpoints" / "iter_5"))).path.name
         == "iter_5"
     )
-    with pytest.raises(UserError, match=r"iter_10 is there already; remove .*, or start afresh in another --run_dir"):
+    with pytest.raises(UserError, match=r"iter_10 exists already; remove .*, or start a new run in another --run_dir"):
         resume.find_checkpoint(dataclasses.replace(config, resume="none"))
 
 
-def caffes(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"):
+def solver_state(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"):
     """Writes a solver state after 7 iterations of CONFIG's network and, beside it, its weights."""
     net = build.build_model(CONFIG.model, len(CLASSES), [(43, 43)], seed=3)
     message, layers = message_class("NetParameter")(), {}
@@ -40,7 +40,7 @@ def caffes(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"
         message.layer.add(name=name)
     write_caffemodel(folder / "small_iter_7.caffemodel", message, layers)
     if momenta is None:
-        momenta = [np.full(parameter.shape, place, np.float32) for place, parameter in enumerate(net.parameters())]
+        momenta = [np.full(parameter.shape, value, np.float32) for value, parameter in enumerate(net.parameters())]
     state = message_class("SolverState")(iter=7, learned_net=learned_net)
     for momentum in momenta:
         state.history.add(data=momentum.ravel(), shape={"dim": momentum.shape})
@@ -50,31 +50,31 @@ def caffes(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"
     ), net
 
 
-def test_a_caffe_solvers_state_is_taken_over_with_the_weights_beside_it(tmp_path):
-    config, net = caffes(tmp_path)
+def test_a_caffe_solver_state_is_restored_with_the_weights_next_to_it(tmp_path):
+    config, net = solver_state(tmp_path)
     means = (torch.zeros(1, 1, 3), torch.ones(1, 1, 3))
     assert resume.find_checkpoint(config) is None
     restored = resume.restore_solverstate(config, net, progress(0), means)
     assert restored.progress == progress(7)
     assert restored.means == means
-    for place, (name, parameter) in enumerate(net.named_parameters()):
+    for value, (name, parameter) in enumerate(net.named_parameters()):
         assert torch.equal(restored.tensors[name], parameter.detach())
         assert restored.slots["momentum_buffer"][name].shape == parameter.shape
-        assert restored.slots["momentum_buffer"][name].unique().tolist() == [place]
+        assert restored.slots["momentum_buffer"][name].unique().tolist() == [value]
     assert resume.restore_solverstate(CONFIG, net, progress(0), means) is None
 
 
-def test_once_a_run_from_a_solvers_state_has_checkpoints_it_goes_on_from_them(tmp_path):
-    config, _ = caffes(tmp_path)
+def test_a_run_from_a_solver_state_resumes_from_its_own_checkpoints(tmp_path):
+    config, _ = solver_state(tmp_path)
     run_dir = tmp_path / "run"
-    _, own = save(run_dir, 9, config=config)
-    assert resume.find_checkpoint(config).path == own
+    _, path = save(run_dir, 9, config=config)
+    assert resume.find_checkpoint(config).path == path
     save(run_dir, 10, config=dataclasses.replace(config, resume="auto"))
-    with pytest.raises(UserError, match=r"iter_10, of another run, is there already; start from .* another --run_dir"):
+    with pytest.raises(UserError, match=r"iter_10 exists already, of another run; start from .* another --run_dir"):
         resume.find_checkpoint(config)
 
 
-def test_a_solver_state_that_cannot_serve_is_one_line(tmp_path):
+def test_an_unusable_solver_state_is_one_line(tmp_path):
     def refused(match, config, classes=3):
         net = build.build_model(CONFIG.model, classes, [(43, 43)], seed=0)
         with pytest.raises(UserError, match=match) as error:
@@ -82,17 +82,19 @@ def test_a_solver_state_that_cannot_serve_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
     ones = [np.ones(2, np.float32)] * 16
-    refused(r"holds 15 momenta, the network has 16 blobs; .*solver other than SGD", caffes(tmp_path, ones[1:])[0])
-    refused(r"solverstate: the run asks for conv1\.weight of 8x3x11x11, the file has 2", caffes(tmp_path, ones)[0])
-    config, _ = caffes(tmp_path)
-    refused(r"caffemodel: the run asks for fc8_flickr\.weight of 9x32, the file has 3x32", config, classes=9)
+    refused(r"has 15 momenta, the network has 16 blobs; .*solver other than SGD", solver_state(tmp_path, ones[1:])[0])
+    refused(r"solverstate: the run needs conv1\.weight of 8x3x11x11, the file has 2", solver_state(tmp_path, ones)[0])
+    config, _ = solver_state(tmp_path)
+    refused(r"caffemodel: the run needs fc8_flickr\.weight of 9x32, the file has 3x32", config, classes=9)
     renamed = dataclasses.replace(config, model=ModelConfig(widths=WIDTHS, last_layer="fc8_other"))
     net = build.build_model(renamed.model, len(CLASSES), [(43, 43)], seed=0)
     with pytest.raises(UserError, match=r"fc8_other\.weight of 3x32, the file has no such layer"):
         resume.restore_solverstate(renamed, net, progress(0), (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))
     (tmp_path / "small_iter_7.caffemodel").unlink()
-    refused(r"needs its weights, elsewhere/small_iter_7\.caffemodel; put that file beside it", config)
-    refused(r"whose name it lacks; put that file beside it", caffes(tmp_path, learned_net="")[0])
+    refused(
+        r"can't be used: its weights elsewhere/small_iter_7\.caffemodel are missing; put that file next to it", config
+    )
+    refused(r"solverstate can't be used: it names no weights", solver_state(tmp_path, learned_net="")[0])
     refused(r"gone\.solverstate can't be read", dataclasses.replace(config, resume=str(tmp_path / "gone.solverstate")))
 
 
@@ -112,51 +114,53 @@ def test_other_classes_and_another_index_are_refused(tmp_path):
 
 
 def damage(path):
-    body = bytearray((path / "model.safetensors").read_bytes())
-    body[len(body) // 2] ^= 1
-    (path / "model.safetensors").write_bytes(body)
+    content = bytearray((path / "model.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "model.safetensors").write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_name_and_kept_out_of_the_way(tmp_path):
+def test_damaged_checkpoints_are_skipped_named_and_renamed(tmp_path):
     config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     _, good = save(tmp_path, 5)
-    _, torn = save(tmp_path, 10)
+    _, incomplete = save(tmp_path, 10)
     _, flipped = save(tmp_path, 15)
-    (torn / "optimizer.safetensors").unlink()
+    (incomplete / "optimizer.safetensors").unlink()
     damage(flipped)
     found = resume.find_checkpoint(config)
     assert found.path == good
-    assert [line.split(";")[0] for line in found.passed_over] == [
+    assert [line.split(";")[0] for line in found.skipped] == [
         f"{flipped} is damaged (model.safetensors has changed since it was written)",
-        f"{torn} is damaged (optimizer.safetensors is missing)",
+        f"{incomplete} is damaged (optimizer.safetensors is missing)",
     ]
-    resume.set_later_aside(found, tmp_path)
+    resume.rename_skipped(found, tmp_path)
     assert sorted(path.name for path in good.parent.iterdir()) == ["iter_10.damaged", "iter_15.damaged", "iter_5"]
     damage(good)
-    with pytest.raises(UserError, match=r"no checkpoint of .* is whole; .*iter_5 is damaged .*start afresh in another"):
+    with pytest.raises(
+        UserError, match=r"all checkpoints of .* are damaged: .*iter_5 is damaged .*use another --run_dir"
+    ):
         resume.find_checkpoint(config)
     with pytest.raises(UserError, match="iter_5 is damaged"):
         resume.find_checkpoint(dataclasses.replace(config, resume=str(good)))
 
 
 @pytest.mark.parametrize(
-    ("lost", "said"),
+    ("pattern", "reason"),
     [
         ("progress.json", "progress.json is missing"),
-        ("manifest.json", "manifest.json is missing: it was never finished"),
-        ("*", "manifest.json is missing: it was never finished"),
+        ("manifest.json", "manifest.json is missing: the folder is incomplete"),
+        ("*", "manifest.json is missing: the folder is incomplete"),
     ],
 )
-def test_a_checkpoint_that_has_lost_any_of_its_files_is_passed_over(tmp_path, lost, said):
+def test_a_checkpoint_that_lacks_a_file_is_skipped(tmp_path, pattern, reason):
     config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     _, good = save(tmp_path, 5)
-    _, torn = save(tmp_path, 10)
-    for file in torn.glob(lost):
+    _, incomplete = save(tmp_path, 10)
+    for file in incomplete.glob(pattern):
         file.unlink()
     found = resume.find_checkpoint(config)
-    assert (found.path, found.passed_over[0].split(";")[0]) == (good, f"{torn} is damaged ({said})")
-    with pytest.raises(UserError, match=f"iter_10 is damaged .{said}"):
-        resume.find_checkpoint(dataclasses.replace(config, resume=str(torn)))
+    assert (found.path, found.skipped[0].split(";")[0]) == (good, f"{incomplete} is damaged ({reason})")
+    with pytest.raises(UserError, match=f"iter_10 is damaged .{reason}"):
+        resume.find_checkpoint(dataclasses.replace(config, resume=str(incomplete)))
 
 
 def replaced(config, key, value):
@@ -167,36 +171,36 @@ def replaced(config, key, value):
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("optim.base_lr", 0.01, "optim.base_lr was 0.001, is 0.01 from here on"),
-        ("optim.momentum", 0.8, "optim.momentum was 0.9, is 0.8 from here on"),
-        ("optim.lr_policy", "fixed", 'optim.lr_policy was "step", is "fixed" from here on'),
-        ("train.max_iter", 7, "train.max_iter was 100000, is 7 from here on"),
-        ("model.dropout", 0.0, "model.dropout was 0.5, is 0.0 from here on"),
-        ("data.crop_size", 40, "data.crop_size was 43, is 40 from here on"),
-        ("data.test.crop_size", 40, "data.test.crop_size was null, is 40 from here on"),
-        ("train.seed", 2, "train.seed was 1701, is 2 from here on, and with it which pictures come next"),
-        ("data.batch_size", 60, "data.batch_size was 50, is 60 from here on, and with it which pictures come next"),
-        ("train.iter_size", 2, "train.iter_size was 1, is 2 from here on, and with it which pictures come next"),
-        ("data.shuffle", True, "data.shuffle was false, is true from here on, and with it which pictures come next"),
+        ("optim.base_lr", 0.01, "optim.base_lr changes from 0.001 to 0.01"),
+        ("optim.momentum", 0.8, "optim.momentum changes from 0.9 to 0.8"),
+        ("optim.lr_policy", "fixed", 'optim.lr_policy changes from "step" to "fixed"'),
+        ("train.max_iter", 7, "train.max_iter changes from 100000 to 7"),
+        ("model.dropout", 0.0, "model.dropout changes from 0.5 to 0.0"),
+        ("data.crop_size", 40, "data.crop_size changes from 43 to 40"),
+        ("data.test.crop_size", 40, "data.test.crop_size changes from null to 40"),
+        ("train.seed", 2, "train.seed changes from 1701 to 2; the order of the pictures changes too"),
+        ("data.batch_size", 60, "data.batch_size changes from 50 to 60; the order of the pictures changes too"),
+        ("train.iter_size", 2, "train.iter_size changes from 1 to 2; the order of the pictures changes too"),
+        ("data.shuffle", True, "data.shuffle changes from false to true; the order of the pictures changes too"),
         (
             "data.mean_value",
             (9,),
-            "data.mean_value was [], is [9], but the checkpoint's own mean goes on being subtracted",
+            "data.mean_value changes from [] to [9]; the mean of the checkpoint is subtracted anyway",
         ),
-        ("engine", "deepspeed", 'engine was "torch", is "deepspeed" from here on'),
+        ("engine", "deepspeed", 'engine changes from "torch" to "deepspeed"'),
     ],
 )
-def test_a_setting_that_has_changed_is_told(key, value, line):
+def test_a_changed_setting_is_reported(key, value, line):
     assert resume.changed_settings(CONFIG, replaced(CONFIG, key, value)) == [line]
 
 
-def test_a_rule_for_a_layer_that_has_changed_is_told():
+def test_a_changed_layer_rule_is_reported():
     (line,) = resume.changed_settings(CONFIG, replaced(CONFIG, "optim.layers", (LayerRule("conv*", 0.0),)))
-    assert line.startswith('optim.layers was [{"match": "fc8_*", "lr_mult": 10.0, ')
-    assert 'is [{"match": "conv*", "lr_mult": 0.0, ' in line
+    assert line.startswith('optim.layers changes from [{"match": "fc8_*", "lr_mult": 10.0, ')
+    assert '] to [{"match": "conv*", "lr_mult": 0.0, ' in line
 
 
-def test_what_a_run_is_told_or_kept_by_is_not():
+def test_settings_without_effect_on_the_result_are_not_reported():
     changed = {
         "run_dir": "elsewhere",
         "weights": "a.caffemodel",
@@ -209,23 +213,23 @@ def test_what_a_run_is_told_or_kept_by_is_not():
         "train.test_initialization": False,
         "checkpoint.snapshot": 3,
         "tracking.wandb": "disabled",
-        "deepspeed.zero_stage": 2,  # of an engine that isn't used
+        "deepspeed.zero_stage": 2,  # of the other engine
     }
     config = CONFIG
     for key, value in changed.items():
         config = replaced(config, key, value)
     assert resume.changed_settings(CONFIG, config) == []
     config = replaced(config, "engine", "deepspeed")
-    assert "deepspeed.zero_stage was 1, is 2 from here on" in resume.changed_settings(CONFIG, config)
+    assert "deepspeed.zero_stage changes from 1 to 2" in resume.changed_settings(CONFIG, config)
 
 
-def test_ranks_that_see_different_folders_are_told_so(tmp_path):
-    class Elsewhere(World):
-        def least(self, values):
+def test_ranks_that_find_different_checkpoints_are_refused(tmp_path):
+    class OtherFolder(World):
+        def min(self, values):
             return torch.minimum(values, torch.tensor([-1]) if values.item() > 0 else torch.tensor([-5]))
 
     save(tmp_path, 5)
     found = resume.find_checkpoint(dataclasses.replace(CONFIG, run_dir=str(tmp_path)))
     resume.check_ranks_agree(found, World(0, 1, torch.device("cpu")))
     with pytest.raises(UserError, match=r"one rank finds checkpoint iter_5, another none; put run_dir on a disk"):
-        resume.check_ranks_agree(found, Elsewhere(0, 2, torch.device("cpu")))
+        resume.check_ranks_agree(found, OtherFolder(0, 2, torch.device("cpu")))

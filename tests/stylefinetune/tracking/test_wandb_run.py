@@ -77,7 +77,7 @@ def test_a_server_that_stays_away_holds_nothing_up_and_is_sent_the_rest_by_the_s
     server.stop()
     said = tell(run_dir, env, start=5)
     assert said.count("Weights & Biases") == 1
-    assert "going on without it; the next start that reaches it sends what it misses" in said
+    assert "continuing without it; the next start that reaches it sends the missing rows" in said
     assert [row["_step"] for row in told_rows(run_dir)] == EVEN
     server.start()
     assert max(row["_step"] for row in remote_rows(server)) < 10
@@ -96,7 +96,7 @@ def test_a_server_that_goes_away_does_not_hold_up_the_end(server, tmp_path):
     server.stop()
     teller.join(60)
     assert not teller.is_alive()
-    assert "the same command, given again, sends the rest" in said[0]
+    assert "run the same command again to send the rest" in said[0]
     server.start()
     tell(run_dir, env, start=20)
     assert remote_rows(server) == told_rows(run_dir)
@@ -111,7 +111,7 @@ def test_kept_offline_through_kills_it_is_synced_to_one_history(server, tmp_path
     sync(run_dir, somebody)
     tell(run_dir, nobody, start=10, ends=(16, "train"), killed=False)
     said = tell(run_dir, nobody, start=15)
-    assert said.count("Weights & Biases: no API key, the run is kept offline (`wandb sync ") == 1
+    assert said.count("Weights & Biases: no API key, logging offline (`wandb sync ") == 1
     sync(run_dir, somebody)
     assert [row["_step"] for row in remote_rows(server)] == EVEN
     sync(run_dir, somebody)
@@ -126,7 +126,7 @@ def test_begun_offline_and_gone_on_online_it_is_one_history_and_nothing_is_left_
     sync(run_dir, somebody)
     assert remote_rows(server) == told_rows(run_dir)
     said = tell(run_dir, nobody, mode="offline", start=20)
-    assert "only a start online can send the rest; going on without it" in said
+    assert "only an online start can send the rest; continuing without it" in said
 
 
 def test_a_run_that_goes_on_beyond_its_end_is_told_on(server, tmp_path):
@@ -145,7 +145,7 @@ def test_without_a_key_the_run_is_kept_offline(tmp_path):
         assert name in told
     assert "train/data_wait" in told
     assert "base_lr" in told  # the resolved config
-    assert (run_dir / "train.log").read_text().count("no API key, the run is kept offline") == 1
+    assert (run_dir / "train.log").read_text().count("no API key, logging offline") == 1
 
 
 def test_a_server_out_of_reach_from_the_beginning_means_offline(tmp_path):

@@ -1,0 +1,68 @@
+"""RUN/metrics.jsonl: one JSON object per line with the metrics of an iteration, on disk before the next checkpoint."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from stylefinetune.errors import RankError, write_error
+
+
+class MetricsFile:
+    """Appends to metrics.jsonl. A resumed run first drops the entries that it will write again.
+
+    Args:
+        path: the file.
+        start: iteration that the run starts or resumes from.
+        tested: iterations whose tests will not run again.
+
+    Attributes:
+        kept: the entries of earlier starts that remain.
+    """
+
+    def __init__(self, path: Path, start: int, tested: list[int]) -> None:
+        self._path = path
+        self.kept = self._drop_repeated(start, tested) if path.exists() else []
+
+    def append(self, iteration: int, phase: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Write an entry to the disk and return it."""
+        entry = {"iteration": iteration, "phase": phase, **values, "time": round(time.time(), 3)}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                _write(file, [entry])
+        except OSError as error:
+            raise write_error(self._path, error.strerror) from error
+        return entry
+
+    def _drop_repeated(self, start: int, tested: list[int]) -> list[dict[str, Any]]:
+        """Rewrite the file without repeated entries and without a last line that a kill cut short."""
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        try:
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]
+            kept = [entry for entry in entries if not _will_repeat(entry, start, tested)]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RankError(
+                f"{self._path} has a line that the run did not write ({error}); fix it, or move the file away"
+            ) from error
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                _write(file, kept)
+            temporary.replace(self._path)
+        except OSError as error:
+            raise write_error(self._path, error.strerror) from error
+        return kept
+
+
+def _will_repeat(entry: dict[str, Any], start: int, tested: list[int]) -> bool:
+    """Return whether the run writes `entry` again; the checkpoint and test of `start` come before its iteration."""
+    done = {"checkpoint": [start], "test": tested}.get(entry["phase"], [])
+    return entry["iteration"] >= start and entry["iteration"] not in done
+
+
+def _write(file: IO[str], entries: list[dict[str, Any]]) -> None:
+    """Write lines and sync them: after a power failure, a checkpoint must find the metrics of its iterations."""
+    file.writelines(json.dumps(entry) + "\n" for entry in entries)
+    file.flush()
+    os.fsync(file.fileno())
