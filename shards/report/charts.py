@@ -1,4 +1,4 @@
-"""The geometry of the report's charts, in shares of their area, so that a page draws them at any width."""
+"""The geometry of the report's charts in per cent of their area, so that they can be drawn at any width."""
 
 import dataclasses
 import math
@@ -9,36 +9,36 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A rectangle of a chart; x and y in per cent of its area, y from above.
+    """A rectangle of a chart, in per cent of the chart's area.
 
     Attributes:
         x: left edge.
-        y: upper edge.
-        width: as x.
-        height: as y.
-        shade: 0 to 1, for how much stands there.
-        title: what it says, in words.
+        y: upper edge, from the top.
+        width: width.
+        height: height.
+        density: intensity of its colour, from 0 to 1.
+        title: a description.
     """
 
     x: float
     y: float
     width: float
     height: float
-    shade: float
+    density: float
     title: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: its place in per cent, and its words."""
+    """A mark on an axis: its position in per cent, and its label."""
 
-    place: float
+    position: float
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Boxes and axes; a y axis that is empty is told by the boxes' titles."""
+    """Boxes and axes; the y axis may be empty."""
 
     boxes: list[Box]
     x_axis: list[Tick]
@@ -47,7 +47,7 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class _Scale:
-    """A logarithmic axis of `bins` equal steps; a value at an edge belongs to the step that begins there."""
+    """A logarithmic axis, divided into `bins` equal steps that include their lower edges."""
 
     low: float
     high: float
@@ -55,7 +55,7 @@ class _Scale:
 
     @classmethod
     def of(cls, values: Sequence[int], steps_per_doubling: int) -> "_Scale":
-        """Covers the values, from one power of two's step to another."""
+        """Returns an axis that covers the values."""
         low = math.floor(math.log2(max(1, min(values))) * steps_per_doubling)
         high = math.floor(math.log2(max(1, *values)) * steps_per_doubling) + 1
         return cls(low / steps_per_doubling, high / steps_per_doubling, high - low)
@@ -63,17 +63,17 @@ class _Scale:
     def edges(self) -> list[float]:
         return [2 ** (self.low + (self.high - self.low) * step / self.bins) for step in range(self.bins + 1)]
 
-    def place(self, value: float) -> float:
-        """Returns where a value stands, in per cent."""
+    def position(self, value: float) -> float:
+        """Returns the position of a value, in per cent."""
         return 100 * (math.log2(value) - self.low) / (self.high - self.low)
 
-    def ticks(self, marks: Sequence[tuple[int, str]], least_gap: float) -> list[Tick]:
-        """Returns the marks that are on the axis and `least_gap` per cent apart."""
+    def ticks(self, marks: Sequence[tuple[int, str]], min_gap: float) -> list[Tick]:
+        """Returns the marks that are on the axis and at least `min_gap` per cent apart."""
         ticks: list[Tick] = []
         for value, name in marks:
-            place = self.place(value)
-            if 0 <= place <= 100 and (not ticks or place - ticks[-1].place >= least_gap):
-                ticks.append(Tick(place, name))
+            position = self.position(value)
+            if 0 <= position <= 100 and (not ticks or position - ticks[-1].position >= min_gap):
+                ticks.append(Tick(position, name))
         return ticks
 
 
@@ -83,49 +83,49 @@ _BYTE_MARKS = [(unit << shift, f"{1 << shift} {name}") for unit, name in ((1, "B
 
 
 def draw_sizes(widths: Sequence[int], heights: Sequence[int]) -> Chart:
-    """Draws how many pictures have which width (to the right) and height (upwards), both logarithmic."""
+    """Draws the number of pictures by width (to the right) and height (upwards), on logarithmic axes."""
     across, up = _Scale.of(widths, 8), _Scale.of(heights, 8)
     columns, rows = across.edges(), up.edges()
     counts, _, _ = np.histogram2d(widths, heights, [np.array(columns), np.array(rows)])
-    most = float(counts.max())
+    largest = float(counts.max())
     boxes = [
         Box(
             x=100 * column / across.bins,
             y=100 * (up.bins - 1 - row) / up.bins,
             width=100 / across.bins,
             height=100 / up.bins,
-            shade=math.sqrt(float(counts[column, row]) / most),
+            density=math.sqrt(float(counts[column, row]) / largest),
             title=f"{_range(columns, column)} wide, {_range(rows, row)} high: {int(counts[column, row]):,}",
         )
         for column, row in np.argwhere(counts).tolist()
     ]
-    y_axis = [Tick(100 - tick.place, tick.name) for tick in up.ticks(_PIXEL_MARKS, 8)]
+    y_axis = [Tick(100 - tick.position, tick.name) for tick in up.ticks(_PIXEL_MARKS, 8)]
     return Chart(boxes, across.ticks(_PIXEL_MARKS, 12), y_axis)
 
 
 def draw_bytes(sizes: Sequence[int]) -> Chart:
-    """Draws a histogram of how many bytes pictures have, logarithmic to the right."""
+    """Draws a histogram of the sizes of pictures in bytes, on a logarithmic axis."""
     scale = _Scale.of(sizes, 2)
     edges = scale.edges()
     counts: list[int] = np.histogram(sizes, edges)[0].tolist()
-    most = max(counts)
+    largest = max(counts)
     boxes = [
         Box(
-            x=100 * place / scale.bins,
-            y=100 * (1 - count / most),
+            x=100 * step / scale.bins,
+            y=100 * (1 - count / largest),
             width=100 / scale.bins,
-            height=100 * count / most,
-            shade=1,
-            title=f"{format_bytes(edges[place])} to {format_bytes(edges[place + 1])}: {count:,}",
+            height=100 * count / largest,
+            density=1,
+            title=f"{format_bytes(edges[step])} to {format_bytes(edges[step + 1])}: {count:,}",
         )
-        for place, count in enumerate(counts)
+        for step, count in enumerate(counts)
         if count
     ]
     return Chart(boxes, scale.ticks(_BYTE_MARKS, 14), [])
 
 
 def format_bytes(count: float) -> str:
-    """Returns a count of bytes with three figures at most: 44 KB, 1.4 MB."""
+    """Returns a number of bytes with at most three digits: 44 KB, 1.4 MB."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
@@ -133,5 +133,5 @@ def format_bytes(count: float) -> str:
     return f"{count:,.3g} TB"
 
 
-def _range(edges: list[float], place: int) -> str:
-    return f"{math.ceil(edges[place]):,} to {math.ceil(edges[place + 1]) - 1:,}"
+def _range(edges: list[float], step: int) -> str:
+    return f"{math.ceil(edges[step]):,} to {math.ceil(edges[step + 1]) - 1:,}"

@@ -1,4 +1,4 @@
-"""The ledger's rows and their counts: what became of a list, by whatever one asks for."""
+"""The rows of the list with their outcomes, and the numbers of rows with each status."""
 
 import dataclasses
 import json
@@ -12,18 +12,18 @@ from shards.format.outcomes import TRANSIENT_STATUSES, Status
 from shards.url_list.provenance import owner_of
 
 KEPT = str(Status.KEPT)
-NOT_YET = "not_yet"  # of a row whose block isn't committed; the ledger never holds it
+NOT_YET = "not_yet"  # the status of rows whose block isn't committed; never in outcomes.parquet
 
 
 @dataclasses.dataclass(frozen=True)
 class StatusGroup:
-    """Statuses that mean much the same to whoever wants the picture.
+    """Statuses that mean much the same to the user.
 
     Attributes:
-        key: one word.
-        name: for people.
-        meaning: for people, in a clause.
-        statuses: words of `outcomes.Status`.
+        key: the group's name in HTML and CSS.
+        name: the group's name for people.
+        meaning: an explanation.
+        statuses: values of `Status`.
     """
 
     key: str
@@ -33,37 +33,40 @@ class StatusGroup:
 
 
 STATUS_GROUPS = (
-    StatusGroup("kept", "kept", "a picture, packed in a shard", frozenset({KEPT})),
+    StatusGroup("kept", "kept", "a picture in the shards", frozenset({KEPT})),
     StatusGroup(
         "lost",
         "lost",
-        "gone for good: the host says so, refuses, or shows something else",
+        "permanently unavailable: the host reports it missing, refuses it, or sends something else",
         frozenset({"not_found", "gone", "forbidden", "http_error", "too_many_redirects", "redirect_refused"})
         | {"placeholder", "unsupported_url", "missing_file"},
     ),
     StatusGroup(
-        "silent",
+        "no_answer",
         "no answer",
-        "failed in a way that may pass; ask again with --retry passing",
+        "a failure that may be temporary; try again with --retry passing",
         frozenset(str(status) for status in TRANSIENT_STATUSES) | {"cancelled", "download_error"},
     ),
     StatusGroup(
         "unusable",
         "unusable",
-        "a body came that is no picture worth keeping",
+        "the response isn't a usable picture",
         frozenset({"not_an_image", "bad_encoding", "corrupt", "too_small", "too_many_pixels", "too_large"})
         | {"hash_mismatch"},
     ),
     StatusGroup(
-        "left_out", "left out", "asked not to be used, or a double of one kept", frozenset({"noai", "duplicate"})
+        "skipped",
+        "skipped",
+        "the host has opted out, or the picture is a duplicate of a kept one",
+        frozenset({"noai", "duplicate"}),
     ),
-    StatusGroup("pending", "not yet", "its block isn't committed; assemble goes on with it", frozenset({NOT_YET})),
+    StatusGroup("pending", "pending", "its block isn't committed yet; assemble continues", frozenset({NOT_YET})),
 )
-_GROUP_OF = {status: family.key for family in STATUS_GROUPS for status in family.statuses}
+_GROUP_OF = {status: group.key for group in STATUS_GROUPS for status in group.statuses}
 
 
 class ListedRow(NamedTuple):
-    """A row of the list, with what became of it."""
+    """A row of the list with its outcome."""
 
     row: int
     image_url: str
@@ -78,11 +81,11 @@ class ListedRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StatusCounts:
-    """How many rows of one kind came to what.
+    """How many of some rows have which status.
 
     Attributes:
-        name: the kind.
-        statuses: counts, of the statuses that occurred.
+        name: what the rows have in common, such as a host.
+        statuses: number of rows by status.
     """
 
     name: str
@@ -90,50 +93,55 @@ class StatusCounts:
 
     @property
     def total(self) -> int:
-        """Returns how many rows there are."""
+        """The number of rows."""
         return self.statuses.total()
 
     @property
     def kept(self) -> int:
-        """Returns how many became pictures in the shards."""
+        """The number of rows with a picture in the shards."""
         return self.statuses[KEPT]
 
-    def families(self) -> dict[str, int]:
-        """Returns the counts by family, every family in its order."""
-        counts = dict.fromkeys((family.key for family in STATUS_GROUPS), 0)
+    def by_group(self) -> dict[str, int]:
+        """Returns the number of rows of every status group, in order."""
+        counts = dict.fromkeys((group.key for group in STATUS_GROUPS), 0)
         for status, count in self.statuses.items():
             counts[group_of(status)] += count
         return counts
 
 
 def group_of(status: str) -> str:
-    """Returns the key of a status's family."""
+    """Returns the key of a status's group."""
     return _GROUP_OF.get(status, "lost")
 
 
-def read_rows(listed: pa.Table, ledger: pa.Table) -> list[ListedRow]:
-    """Joins a list's rows (`urls.ROWS_SCHEMA`) with the ledger (`outcomes.SCHEMA`), in the order of the rows."""
-    found = (ledger.column(name).to_pylist() for name in ("row", "status", "bytes", "sha256", "message"))
-    came = {row: tuple(rest) for row, *rest in zip(*found, strict=True)}
+def read_rows(listed: pa.Table, outcomes: pa.Table) -> list[ListedRow]:
+    """Joins a list's rows (`ROWS_SCHEMA`) with their outcomes (`OUTCOMES_SCHEMA`), in the order of the rows."""
+    columns = (outcomes.column(name).to_pylist() for name in ("row", "status", "bytes", "sha256", "message"))
+    outcome_of = {row: tuple(rest) for row, *rest in zip(*columns, strict=True)}
     columns = (listed.column(name).to_pylist() for name in ("row", "image_url", "split", "label", "extra"))
     return [
-        ListedRow(row, url, split, label, owner_of(json.loads(extra)), *came.get(row, (NOT_YET, None, None, "")))
+        ListedRow(row, url, split, label, owner_of(json.loads(extra)), *outcome_of.get(row, (NOT_YET, None, None, "")))
         for row, url, split, label, extra in zip(*columns, strict=True)
     ]
 
 
 def count_statuses(rows: Iterable[ListedRow], key: Callable[[ListedRow], Hashable]) -> dict[Any, Counter[str]]:
-    """Counts statuses by whatever `key` says of a row."""
+    """Counts the statuses of the rows of each key."""
     counts: dict[Any, Counter[str]] = {}
     for row in rows:
         counts.setdefault(key(row), Counter())[row.status] += 1
     return counts
 
 
-def largest_groups(tallies: list[StatusCounts], most: int) -> list[StatusCounts]:
-    """Returns the largest tallies first, with all beyond `most` in one called "N others"."""
-    ordered = sorted(tallies, key=lambda counts: (-counts.total, counts.name))
-    if len(ordered) <= most:
+def limit_counts(counts: list[StatusCounts], limit: int) -> list[StatusCounts]:
+    """Returns the largest counts first, and all beyond `limit` added up as "N others"."""
+    ordered = sorted(counts, key=lambda each: (-each.total, each.name))
+    if len(ordered) <= limit:
         return ordered
-    rest = sum((counts.statuses for counts in ordered[most:]), Counter[str]())
-    return [*ordered[:most], StatusCounts(f"{len(ordered) - most:,} others", rest)]
+    rest = sum((each.statuses for each in ordered[limit:]), Counter[str]())
+    return [*ordered[:limit], StatusCounts(f"{len(ordered) - limit:,} others", rest)]
+
+
+def format_share(part: float, total: float = 1, digits: int = 1) -> str:
+    """Returns a share as a percentage; an empty string if there is no total."""
+    return f"{100 * part / total:.{digits}f} %" if total else ""

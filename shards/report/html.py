@@ -1,6 +1,7 @@
-"""A report as one HTML page that needs nothing else: no script, no network, every word from the web escaped."""
+"""A report as one self-contained HTML page: no scripts, no network, and text from the web is escaped."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,25 @@ import jinja2
 
 from shards.files import publish_file
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
-from shards.report.counts import KEPT, NOT_YET, STATUS_GROUPS, StatusCounts, group_of, largest_groups
-from shards.report.report import NO_YEAR, Report, show_url
+from shards.report.counts import KEPT, NOT_YET, STATUS_GROUPS, StatusCounts, format_share, group_of, limit_counts
+from shards.report.report import UNKNOWN_YEAR, Report, printable
 from shards.report.split_leaks import SplitLeak
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
 
-# What keeps a page of 80,000 rows, or of 10,000 classes, under 3 MB. A thumbnail takes 11 KB at most.
-_MOST_CLASSES = 60
-_MOST_HOSTS = 30
-_PER_CLASS = 6
-_MOST_PICTURES = 120
-_MOST_DOUBLES = 12
-_MOST_OWNERS = 10
+# Limits that keep a page for 80,000 rows or 10,000 classes under 3 MB. A thumbnail takes 11 KB at most.
+_MAX_CLASSES = 60
+_MAX_HOSTS = 30
+_MAX_PER_CLASS = 6
+_MAX_GALLERY = 120
+_MAX_DUPLICATES = 12
+_MAX_OWNERS = 10
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Writes the page; equal DIRs of one name give equal pages.
+    """Writes the page; equal DIRs of the same name give equal pages.
 
     Raises:
-        ShardsError: a picture that it shows can't be read.
+        ShardsError: a picture can't be read.
     """
     body = render(report).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,39 +45,38 @@ def render(report: Report) -> str:
     """Returns the page.
 
     Raises:
-        ShardsError: a picture that it shows can't be read.
+        ShardsError: a picture can't be read.
     """
-    # autoescape: what is put into the page from here on is text, whatever stands in it.
+    # autoescape: all values are inserted as text.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("shards"),
+        loader=jinja2.PackageLoader("shards.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {"show": show_url, "bytes": format_bytes, "share": _per_cent, "web": _web_only}
-    environment.filters.update(filters)
+    environment.filters.update(printable=printable, bytes=format_bytes, share=format_share, web_link=_web_link)
     return environment.get_template("report.html").render(_context(report))
 
 
 def _context(report: Report) -> dict[str, Any]:
     by_label = report.by_label()
-    classes = by_label if len(by_label) <= _MOST_CLASSES else largest_groups(by_label, _MOST_CLASSES)
+    classes = by_label if len(by_label) <= _MAX_CLASSES else limit_counts(by_label, _MAX_CLASSES)
     return {
         "name": report.root.resolve().name,
         "report": report,
-        "families": STATUS_GROUPS,
-        "whole": report.whole(),
+        "groups": STATUS_GROUPS,
+        "overall": report.overall(),
         "statuses": _statuses(report),
         "by_split": report.by_split(),
         "by_class": classes,
-        "by_host": largest_groups(report.by_host(), _MOST_HOSTS),
+        "by_host": limit_counts(report.by_host(), _MAX_HOSTS),
         "by_year": report.by_year(),
-        "has_years": any(year.name != NO_YEAR for year in report.by_year()),
+        "has_years": any(year.name != UNKNOWN_YEAR for year in report.by_year()),
         "balance": _balance(classes),
         "owners": {"listed": report.owners(kept=False), "kept": report.owners(kept=True)},
         "splits": sorted({row.split for row in report.rows}),
-        "most_owners": _MOST_OWNERS,
+        "max_owners": _MAX_OWNERS,
         **_sizes(report),
         **_pictures(report),
     }
@@ -84,25 +84,22 @@ def _context(report: Report) -> dict[str, Any]:
 
 def _statuses(report: Report) -> list[dict[str, Any]]:
     """Returns each status with its count and the first row that has it, the most frequent status first."""
-    examples = {}
-    for row in report.rows:
-        if row.status not in {KEPT, NOT_YET}:
-            examples.setdefault(row.status, row)
-    counts = sorted(report.whole().statuses.items(), key=lambda item: (-item[1], item[0]))
+    examples = {row.status: row for row in reversed(report.rows) if row.status not in {KEPT, NOT_YET}}
+    counts = sorted(report.overall().statuses.items(), key=lambda item: (-item[1], item[0]))
     return [
-        {"status": status, "count": count, "family": group_of(status), "example": examples.get(status)}
+        {"status": status, "count": count, "group": group_of(status), "example": examples.get(status)}
         for status, count in counts
     ]
 
 
 def _balance(classes: list[StatusCounts]) -> list[dict[str, Any]]:
-    """Returns each class's share of the list and of what was kept, and both in per cent of the largest one."""
+    """Returns each class's share of the list and of the kept pictures, and both in per cent of the largest share."""
     listed, kept = sum(each.total for each in classes), max(1, sum(each.kept for each in classes))
     shares = [(each, each.total / listed, each.kept / kept) for each in classes]
-    most = max(max(before, after) for _, before, after in shares)
+    largest = max(max(before, after) for _, before, after in shares)
     return [
-        {"tally": each, "before": before, "after": after, "before_width": 100 * before / most}
-        | {"after_width": 100 * after / most}
+        {"counts": each, "before": before, "after": after}
+        | {"before_width": 100 * before / largest, "after_width": 100 * after / largest}
         for each, before, after in shares
     ]
 
@@ -110,63 +107,56 @@ def _balance(classes: list[StatusCounts]) -> list[dict[str, Any]]:
 def _sizes(report: Report) -> dict[str, Any]:
     widths, heights = (report.index.column(name).to_pylist() for name in ("width", "height"))
     kept_bytes = sorted(row.bytes for row in report.rows if row.status == KEPT and row.bytes)
-    formats: dict[str, int] = {}
-    for name in sorted(report.index.column("format").to_pylist()):
-        formats[name] = formats.get(name, 0) + 1
     return {
         "sizes": draw_sizes(widths, heights) if len(set(zip(widths, heights, strict=True))) > 1 else None,
         "one_size": (widths[0], heights[0]) if widths else None,
         "bytes": draw_bytes(kept_bytes) if kept_bytes else None,
         "kept_bytes": kept_bytes,
-        "formats": formats,
+        "formats": dict(sorted(Counter(report.index.column("format").to_pylist()).items())),
     }
 
 
 def _pictures(report: Report) -> dict[str, Any]:
-    """Chooses the pictures that are shown, and encodes each once."""
-    labels = choose_thumbnails(report.index, _PER_CLASS)
+    """Chooses the pictures to show, and makes one thumbnail of each."""
+    labels = choose_thumbnails(report.index, _MAX_PER_CLASS)
     chosen: dict[int, list[int]] = {}
     for label in sorted(labels):
-        if sum(map(len, chosen.values())) < _MOST_PICTURES:
+        if sum(map(len, chosen.values())) < _MAX_GALLERY:
             chosen[label] = labels[label]
-    doubles, pairs = report.doubles(), (report.near_pairs or [])[:_MOST_DOUBLES]
-    repeated, placeholders = report.recurring(kept=True), report.recurring(kept=False)
-    shown = _first_rows(report, doubles)
+    duplicates, pairs = report.duplicates(), (report.near_pairs or [])[:_MAX_DUPLICATES]
+    repeated, placeholders = report.repeated_pictures(kept=True), report.repeated_pictures(kept=False)
+    shown = _first_rows(report, duplicates)
     wanted = {row for rows in chosen.values() for row in rows}
     wanted |= {row for rows in shown.values() for row in rows.values()}
     wanted |= {row for pair in pairs for row in (pair.row, pair.other)}
-    wanted |= {body.row for body in repeated[:_MOST_DOUBLES]}
+    wanted |= {picture.row for picture in repeated[:_MAX_DUPLICATES]}
     return {
         "gallery": chosen,
-        "unshown": len(labels) - len(chosen),
+        "hidden_classes": len(labels) - len(chosen),
         "thumbnails": make_thumbnails(report.root, report.index, wanted),
         "row_of": {row.row: row for row in report.rows if row.row in wanted},
-        "doubles": doubles,
-        "shown_doubles": shown,
+        "duplicates": duplicates,
+        "shown_duplicates": shown,
         "pairs": pairs,
         "repeated": repeated,
-        "shown_repeated": repeated[:_MOST_DOUBLES],
+        "shown_repeated": repeated[:_MAX_DUPLICATES],
         "placeholders": placeholders,
-        "shown_placeholders": placeholders[:_MOST_DOUBLES],
+        "shown_placeholders": placeholders[:_MAX_DUPLICATES],
     }
 
 
-def _first_rows(report: Report, doubles: SplitLeak) -> dict[str, Mapping[str, int]]:
-    """Returns for the first bodies that stand in several splits the first row in each of those."""
-    first: dict[str, dict[str, int]] = {digest: {} for digest in list(doubles.across)[:_MOST_DOUBLES]}
+def _first_rows(report: Report, duplicates: SplitLeak) -> dict[str, Mapping[str, int]]:
+    """Returns the first row in each split, for the first pictures that are in several splits."""
+    first: dict[str, dict[str, int]] = {digest: {} for digest in list(duplicates.shared)[:_MAX_DUPLICATES]}
     for row in report.rows:
         if row.status == KEPT and row.sha256 in first:
             first[row.sha256].setdefault(row.split, row.row)
     return {digest: dict(sorted(rows.items())) for digest, rows in first.items()}
 
 
-def _per_cent(part: float, whole: float = 1, places: int = 1) -> str:
-    return f"{100 * part / whole:.{places}f} %" if whole else ""
-
-
-def _web_only(url: str) -> str | None:
-    """Returns a URL that may stand in a link: of http or https; of anything else, None."""
+def _web_link(url: str) -> str:
+    """Returns a URL that is safe in a link, with http or https; for any other an empty string."""
     try:
-        return url if urlsplit(url).scheme in {"http", "https"} else None
-    except ValueError:  # such as a bracket that doesn't close
-        return None
+        return url if urlsplit(url).scheme in {"http", "https"} else ""
+    except ValueError:  # such as an unbalanced bracket
+        return ""

@@ -1,4 +1,4 @@
-"""Near-duplicates: pictures that are one picture, resized or encoded anew, found by a perceptual hash."""
+"""Near-duplicates: copies of a picture that were resized or encoded again, found with a perceptual hash."""
 
 import concurrent.futures
 import itertools
@@ -14,65 +14,65 @@ from PIL import Image
 from shards.format.images import Pixels
 from shards.format.tar import TarMember, read_pictures
 
-# pHash with 16 x 16 of the lowest frequencies. Of 100 pictures with the spectrum of photos, copies at JPEG quality 20,
-# of a third of the size, in grey or with another gamma lay within 14 bits, cuts of 1 % a side within 32, and no two
-# different ones within 94.
+# pHash with the 16 x 16 lowest frequencies. Measured with 100 pictures that have the spectrum of photos: copies at JPEG
+# quality 20, at a third of the size, in grey or with another gamma differ in 14 bits or fewer, copies cropped by 1 % on
+# each side in 32 or fewer, and different pictures in more than 94.
 _SIDE = 16
 BITS = _SIDE * _SIDE
 NEAR_DUPLICATE_BITS = 24  # bits that may differ
-_LEAST_TEXTURE = 2.0  # grey levels of standard deviation: all flat pictures look the same to a hash
-_BATCH = 256  # rows of a product of bits at a time: 64 MB of sums at 64,000 pictures
+_MIN_TEXTURE = 2.0  # standard deviation in grey levels; pictures with less have meaningless hashes
+_BATCH = 256  # queries per matrix product: 64 MB of results for 64,000 pictures
 
 Bits = npt.NDArray[np.float32]
-"""float32[N, BITS]: 1 and -1; all 0 for a picture without texture, which is near to none."""
+"""float32[N, BITS]: 1 and -1; all 0 for a picture without texture, which is no near-duplicate of any."""
 
 
 def hash_pictures(root: Path, members: list[TarMember]) -> Bits:
-    """Hashes pictures of DIR, on all cores.
+    """Hashes pictures of DIR on all cores.
 
     Raises:
         ShardsError: a picture can't be read.
     """
     bits = np.zeros((len(members), BITS), np.float32)
 
-    def hash_run(places: list[int]) -> None:
-        run = [members[place] for place in places]
-        for place, pixels in zip(places, read_pictures(root, run), strict=True):
-            bits[place] = hash_picture(pixels)
+    def hash_shard(positions: list[int]) -> None:
+        pictures = read_pictures(root, [members[position] for position in positions])
+        for position, pixels in zip(positions, pictures, strict=True):
+            bits[position] = hash_picture(pixels)
 
-    runs = [list(run) for _, run in itertools.groupby(range(len(members)), key=lambda place: members[place].shard)]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV works outside Python's lock
-        for _ in pool.map(hash_run, runs):
-            pass
+    by_shard = itertools.groupby(range(len(members)), key=lambda position: members[position].shard)
+    shards = [list(positions) for _, positions in by_shard]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the GIL
+        list(pool.map(hash_shard, shards))
     return bits
 
 
 def hash_picture(pixels: Pixels) -> npt.NDArray[np.float32]:
     """Returns one row of `Bits`."""
-    # Shrunk with antialiasing here, four times as fast as imagehash's own way to the size that it wants.
+    # OpenCV resizes with antialiasing, four times as fast as imagehash would.
     small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (4 * _SIDE, 4 * _SIDE), interpolation=cv2.INTER_AREA)
-    if small.std() < _LEAST_TEXTURE:
+    if small.std() < _MIN_TEXTURE:
         return np.zeros(BITS, np.float32)
     found = imagehash.phash(Image.fromarray(small), hash_size=_SIDE)
     return np.where(found.hash.ravel(), np.float32(1), np.float32(-1))
 
 
 def nearest(queries: Bits, others: Bits) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Finds for each query the first of the others that is nearest to it.
+    """Finds the nearest of the others for each query; the first one of several.
 
     Returns:
-        int64[N] places in `others`, and int64[N] by how many bits they differ, BITS where there is none.
+        int64[N], positions in `others`; and int64[N], the number of bits that differ, BITS if there are no others.
     """
-    places = np.zeros(len(queries), np.int64)
+    positions = np.zeros(len(queries), np.int64)
     distances = np.full(len(queries), BITS, np.int64)
     if not len(others):
-        return places, distances
+        return positions, distances
     for start in range(0, len(queries), _BATCH):
         batch = queries[start : start + _BATCH]
-        products = batch @ others.T  # equal bits less different ones: exact, being whole numbers
+        products = batch @ others.T  # the number of equal bits minus that of different ones, exact
         best = products.argmax(axis=1)
-        most = products[np.arange(len(batch)), best].astype(np.int64)
-        places[start : start + _BATCH] = best
-        # A row without texture has the product 0 with all.
-        distances[start : start + _BATCH] = np.where(batch.any(axis=1), (BITS - most) // 2, BITS)
-    return places, distances
+        largest = products[np.arange(len(batch)), best].astype(np.int64)
+        positions[start : start + _BATCH] = best
+        # The products of a picture without texture are 0.
+        distances[start : start + _BATCH] = np.where(batch.any(axis=1), (BITS - largest) // 2, BITS)
+    return positions, distances

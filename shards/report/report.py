@@ -1,4 +1,4 @@
-"""What a report says of a DIR: its rows, their counts, its kept pictures, and what leaks between its splits."""
+"""The contents of a report on a DIR: rows with outcomes, kept pictures, and leaks between the splits."""
 
 import dataclasses
 import datetime as dt
@@ -18,21 +18,21 @@ from shards.report.split_leaks import NearPair, SplitLeak, find_near_pairs, find
 from shards.storage.shard_dir import load_shard_dir
 from shards.url_list.provenance import host_of, year_posted
 
-NO_YEAR = "not told"
-_LEDGER_COLUMNS = ("row", "status", "bytes", "sha256", "message", "time")
+UNKNOWN_YEAR = "unknown"  # sorts after the years
+_OUTCOME_COLUMNS = ("row", "status", "bytes", "sha256", "message", "time")
 
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedPicture:
-    """One body that came under several URLs.
+    """One response body that several URLs returned.
 
     Attributes:
-        sha256: hex.
-        urls: under how many distinct URLs.
-        status: of the first row that has it.
+        sha256: of the body, hex.
+        urls: number of distinct URLs.
+        status: status of the first row that has it.
         row: that row.
-        url: that row's.
-        bytes: its length.
+        url: that row's URL.
+        bytes: length of the body.
     """
 
     sha256: str
@@ -45,16 +45,16 @@ class RepeatedPicture:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A DIR as it stands.
+    """The contents of a report.
 
     Attributes:
         root: DIR.
-        metadata: of its index.
-        rows: of the list, every one, with what became of it.
-        index: the kept pictures, `index.SCHEMA`.
-        first: when the first row that is in the ledger was settled, in UTC; None where there is none.
-        last: when the last one was.
-        near_pairs: None where they weren't looked for.
+        metadata: metadata of the index.
+        rows: all rows of the list, with their outcomes.
+        index: the kept pictures (`INDEX_SCHEMA`).
+        first: time of the first outcome, in UTC; None if there is none.
+        last: time of the last outcome.
+        near_pairs: near-duplicates in different splits; None if they weren't searched for.
     """
 
     root: Path
@@ -69,7 +69,7 @@ class Report:
         """Returns a label's name."""
         return self.metadata.classes[label] if label < len(self.metadata.classes) else str(label)
 
-    def whole(self) -> StatusCounts:
+    def overall(self) -> StatusCounts:
         """Counts all rows."""
         return StatusCounts("all", Counter(row.status for row in self.rows))
 
@@ -82,28 +82,28 @@ class Report:
         return self._by(lambda row: row.label, self.class_name)
 
     def by_host(self) -> list[StatusCounts]:
-        """Counts by the host that a URL names, the one with the most rows first."""
+        """Counts by the host in the URL, those with the most rows first."""
         hosts = self._by(lambda row: host_of(row.image_url), lambda host: host or "(no host)")
         return sorted(hosts, key=lambda host: (-host.total, host.name))
 
     def by_year(self) -> list[StatusCounts]:
-        """Counts by the year in which a photo was posted, as far as its Flickr id tells, in order; NO_YEAR last."""
-        return self._by(lambda row: str(year_posted(row.image_url) or NO_YEAR), str)
+        """Counts by the year in which a photo was posted, as its Flickr id shows; UNKNOWN_YEAR last."""
+        return self._by(lambda row: str(year_posted(row.image_url) or UNKNOWN_YEAR), str)
 
     def _by(self, key: Callable[[ListedRow], Hashable], name: Callable[[Any], object]) -> list[StatusCounts]:
         counts = count_statuses(self.rows, key)
         return [StatusCounts(str(name(found)), counts[found]) for found in sorted(counts)]
 
     def owners(self, *, kept: bool) -> SplitLeak:
-        """Finds the photographers with rows in several splits, of the whole list or of what was kept."""
+        """Finds the photographers with rows in several splits, among all rows or the kept ones."""
         return find_split_leaks((row.owner, row.split) for row in self.rows if not kept or row.status == KEPT)
 
-    def doubles(self) -> SplitLeak:
-        """Finds the bodies that were kept in several splits, by their sha256."""
+    def duplicates(self) -> SplitLeak:
+        """Finds the pictures that were kept in several splits, by their sha256."""
         return find_split_leaks((row.sha256, row.split) for row in self.rows if row.status == KEPT)
 
-    def recurring(self, *, kept: bool) -> list[RepeatedPicture]:
-        """Finds placeholders, or kept bodies that came under two URLs or more; those under the most URLs first."""
+    def repeated_pictures(self, *, kept: bool) -> list[RepeatedPicture]:
+        """Finds placeholders, or kept pictures with two URLs or more; those with the most URLs first."""
         urls: dict[str, set[str]] = {}
         first: dict[str, ListedRow] = {}
         for row in sorted(self.rows, key=lambda row: row.row):
@@ -115,29 +115,29 @@ class Report:
             for digest, row in first.items()
             if not kept or len(urls[digest]) > 1
         ]
-        return sorted(found, key=lambda body: (-body.urls, body.row))
+        return sorted(found, key=lambda picture: (-picture.urls, picture.row))
 
 
 def read_report(root: Path, *, near_duplicates: bool) -> Report:
-    """Reads DIR, and hashes its kept pictures where near-duplicates are wanted.
+    """Reads DIR, and searches its kept pictures for near-duplicates if asked to.
 
     Raises:
-        ShardsError: nothing is there to report, or it can't be read.
+        ShardsError: there is no finished DIR, or it can't be read.
     """
     shard_dir = load_shard_dir(root)
     for name in (INDEX_FILE, OUTCOMES_FILE):
         if not (root / name).is_file():
             raise ShardsError(
                 f"{root / name}: no such file; make it with: python -m shards finalize {root}, "
-                "or let the assembly that is under way come to its end"
+                "or wait until the assembly in progress has ended"
             )
     shard_index = ShardIndex.load(root)
-    ledger = _read_ledger(root)
-    times: list[dt.datetime] = ledger.column("time").to_pylist()
+    outcomes = _read_outcomes(root)
+    times: list[dt.datetime] = outcomes.column("time").to_pylist()
     return Report(
         root=root,
         metadata=shard_index.metadata,
-        rows=read_rows(shard_dir.rows, ledger),
+        rows=read_rows(shard_dir.rows, outcomes),
         index=shard_index.table,
         first=min(times, default=None),
         last=max(times, default=None),
@@ -145,16 +145,16 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
     )
 
 
-def _read_ledger(root: Path) -> pa.Table:
+def _read_outcomes(root: Path) -> pa.Table:
     path = root / OUTCOMES_FILE
     try:
-        return pq.read_table(path, columns=list(_LEDGER_COLUMNS))
+        return pq.read_table(path, columns=list(_OUTCOME_COLUMNS))
     except (OSError, ValueError, pa.ArrowException) as error:
         remedy = f"make it with: python -m shards finalize {root}"
         raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
 
 
-def show_url(text: str, most: int = 100) -> str:
-    """Returns a text from the web fit to be shown: what can't be printed is spelt out, and the end is cut."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
+def printable(text: str, limit: int = 100) -> str:
+    """Returns a text from the web for display: escapes characters that can't be printed, and truncates it."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in cut)

@@ -1,4 +1,4 @@
-"""What stands in more than one split: photographers, equal bytes, and pictures that look alike."""
+"""Leaks between the splits: photographers, equal files and similar pictures that are in more than one split."""
 
 import collections
 import dataclasses
@@ -14,40 +14,40 @@ from shards.report.near_duplicates import NEAR_DUPLICATE_BITS, hash_pictures, ne
 
 @dataclasses.dataclass(frozen=True)
 class SplitLeak:
-    """Which of some keys, such as photographers, have rows in more than one split.
+    """The keys, such as photographers, that have rows in more than one split.
 
     Attributes:
-        keys: how many there are in all.
-        across: rows by split, of each key that stands in several; the ones with the most rows first.
+        keys: number of all keys.
+        shared: number of rows by split, for each key in several splits; those with the most rows first.
     """
 
     keys: int
-    across: dict[str, dict[str, int]]
+    shared: dict[str, dict[str, int]]
 
     def rows_in(self, split: str) -> int:
-        """Returns how many rows of a split belong to keys that stand in another one, too."""
-        return sum(rows.get(split, 0) for rows in self.across.values())
+        """Returns the number of rows of a split whose keys are in another split too."""
+        return sum(rows.get(split, 0) for rows in self.shared.values())
 
 
 def find_split_leaks(pairs: Iterable[tuple[str | None, str]]) -> SplitLeak:
-    """Finds the keys that stand in several splits, of pairs of key and split; None is no key."""
+    """Finds the keys in several splits, from pairs of key and split; ignores None."""
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for key, split in pairs:
         if key is not None:
             counts[key][split] += 1
-    across = {key: dict(sorted(rows.items())) for key, rows in counts.items() if len(rows) > 1}
-    ordered = sorted(across.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    shared = {key: dict(sorted(rows.items())) for key, rows in counts.items() if len(rows) > 1}
+    ordered = sorted(shared.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     return SplitLeak(len(counts), dict(ordered))
 
 
 @dataclasses.dataclass(frozen=True)
 class NearPair:
-    """Two kept pictures of different splits that look alike and whose bytes differ.
+    """Two similar kept pictures in different splits, with different bytes.
 
     Attributes:
-        row: of the list, in the smaller split.
+        row: row of the list, in the smaller split.
         other: row of the nearest picture in the other split.
-        bits: by how many their hashes differ, of near.BITS.
+        bits: number of bits in which their hashes differ, of `near_duplicates.BITS`.
     """
 
     row: int
@@ -56,27 +56,27 @@ class NearPair:
 
 
 def find_near_pairs(root: Path, index: pa.Table) -> list[NearPair]:
-    """Finds for each kept picture the nearest one in each larger split, where they are near; the nearest pairs first.
+    """Finds the near-duplicate of each kept picture in each larger split, if there is one; sorts by distance.
 
-    Pictures whose bytes stand in both splits are left out: they need no hash.
+    Skips pictures whose bytes are in both splits, which are found without a hash.
 
     Raises:
         ShardsError: a picture can't be read.
     """
     bits = hash_pictures(root, members_of(index))
     rows, digests, splits = (index.column(name).to_pylist() for name in ("row", "sha256", "split"))
-    places: dict[str, list[int]] = collections.defaultdict(list)
-    for place, split in enumerate(splits):
-        places[split].append(place)
+    positions: dict[str, list[int]] = collections.defaultdict(list)
+    for position, split in enumerate(splits):
+        positions[split].append(position)
     pairs: list[NearPair] = []
-    by_size = sorted(places.values(), key=lambda inside: (len(inside), inside))
+    by_size = sorted(positions.values(), key=lambda inside: (len(inside), inside))
     for smaller, larger in itertools.combinations(by_size, 2):
-        there = {digests[place] for place in larger}
-        asked = [place for place in smaller if digests[place] not in there]
-        found, distances = nearest(bits[asked], bits[larger])
+        in_larger = {digests[position] for position in larger}
+        queries = [position for position in smaller if digests[position] not in in_larger]
+        found, distances = nearest(bits[queries], bits[larger])
         pairs += [
-            NearPair(rows[place], rows[larger[other]], int(distance))
-            for place, other, distance in zip(asked, found.tolist(), distances.tolist(), strict=True)
+            NearPair(rows[position], rows[larger[other]], int(distance))
+            for position, other, distance in zip(queries, found.tolist(), distances.tolist(), strict=True)
             if distance <= NEAR_DUPLICATE_BITS
         ]
     return sorted(pairs, key=lambda pair: (pair.bits, pair.row, pair.other))

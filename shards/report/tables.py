@@ -1,57 +1,54 @@
-"""A report's counts as tables on the console; plain text where they go into a file or a pipe."""
+"""A report's counts as tables on the console, or as plain text in a file or a pipe."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shards.report.counts import KEPT, NOT_YET, STATUS_GROUPS, StatusCounts, group_of, largest_groups
-from shards.report.report import Report, show_url
+from shards.report.counts import KEPT, NOT_YET, STATUS_GROUPS, StatusCounts, format_share, group_of, limit_counts
+from shards.report.report import Report, printable
 from shards.report.split_leaks import SplitLeak
 
-_MOST_HOSTS = 20
-_MOST_CLASSES = 100
-_EXAMPLE = 70  # characters
+_MAX_HOSTS = 20
+_MAX_CLASSES = 100
+_MAX_EXAMPLE = 70  # characters
 
 
 def print_tables(report: Report, console: Console) -> None:
-    """Prints what became of the list: by status, split, class, host and year; then what leaks between the splits."""
-    whole = report.whole()
-    _say(console, f"{report.root}: {whole.total:,} rows, {whole.kept:,} kept ({_per_cent(whole.kept, whole.total)})")
+    """Prints the outcomes by status, split, class, host and year, and the leaks between the splits."""
+    overall, classes = report.overall(), report.by_label()
+    share = format_share(overall.kept, overall.total)
+    _print_line(console, f"{report.root}: {overall.total:,} rows, {overall.kept:,} kept ({share})")
     _print_statuses(report, console)
-    _print_families("split", report.by_split(), console)
-    _print_families("class", _limit(report.by_label()), console)
-    _print_families("host", largest_groups(report.by_host(), _MOST_HOSTS), console)
-    _print_families("year posted, by photo id", report.by_year(), console)
+    _print_counts("split", report.by_split(), console)
+    _print_counts("class", classes if len(classes) <= _MAX_CLASSES else limit_counts(classes, _MAX_CLASSES), console)
+    _print_counts("host", limit_counts(report.by_host(), _MAX_HOSTS), console)
+    _print_counts("year posted, by photo id", report.by_year(), console)
     _print_leaks(report, console)
 
 
-def _limit(classes: list[StatusCounts]) -> list[StatusCounts]:
-    return classes if len(classes) <= _MOST_CLASSES else largest_groups(classes, _MOST_CLASSES)
-
-
 def _print_statuses(report: Report, console: Console) -> None:
-    whole = report.whole()
-    examples: dict[str, str] = {}
-    for row in report.rows:
-        if row.status not in {KEPT, NOT_YET}:
-            examples.setdefault(row.status, f"{row.image_url}  {row.message}".rstrip())
-    names = {family.key: family.name for family in STATUS_GROUPS}
+    overall = report.overall()
+    examples = {
+        row.status: f"{row.image_url}  {row.message}".rstrip()
+        for row in reversed(report.rows)
+        if row.status not in {KEPT, NOT_YET}
+    }
+    names = {group.key: group.name for group in STATUS_GROUPS}
     table = _table("status", "", "rows", "share", "for example")
-    for status, count in sorted(whole.statuses.items(), key=lambda item: (-item[1], item[0])):
-        example = show_url(examples.get(status, ""), _EXAMPLE)
-        kind = names[group_of(status)]
-        table.add_row(status, kind, f"{count:,}", _per_cent(count, whole.total), Text(example, no_wrap=True))
+    for status, count in sorted(overall.statuses.items(), key=lambda item: (-item[1], item[0])):
+        example = Text(printable(examples.get(status, ""), _MAX_EXAMPLE), no_wrap=True)
+        table.add_row(status, names[group_of(status)], f"{count:,}", format_share(count, overall.total), example)
     _print(table, console)
 
 
-def _print_families(title: str, tallies: list[StatusCounts], console: Console) -> None:
-    counts = [each.families() for each in tallies]
-    shown = [family for family in STATUS_GROUPS if family.key != "kept" and any(row[family.key] for row in counts)]
-    table = _table(title, "listed", "kept", "share", *(family.name for family in shown))
-    for each, families in zip(tallies, counts, strict=True):
-        numbers = [f"{families[family.key]:,}" for family in shown]
-        name = Text(show_url(each.name, 60))
-        table.add_row(name, f"{each.total:,}", f"{each.kept:,}", _per_cent(each.kept, each.total), *numbers)
+def _print_counts(title: str, rows: list[StatusCounts], console: Console) -> None:
+    by_group = [each.by_group() for each in rows]
+    shown = [group for group in STATUS_GROUPS if group.key != "kept" and any(counts[group.key] for counts in by_group)]
+    table = _table(title, "listed", "kept", "share", *(group.name for group in shown))
+    for each, counts in zip(rows, by_group, strict=True):
+        numbers = [f"{counts[group.key]:,}" for group in shown]
+        share = format_share(each.kept, each.total)
+        table.add_row(Text(printable(each.name, 60)), f"{each.total:,}", f"{each.kept:,}", share, *numbers)
     _print(table, console)
 
 
@@ -59,22 +56,23 @@ def _print_leaks(report: Report, console: Console) -> None:
     console.print()
     for owners, rows in ((report.owners(kept=False), "listed"), (report.owners(kept=True), "kept")):
         if owners.keys:
-            _say(console, f"photographers in more than one split: {_of(owners)} with {rows} pictures")
-    _say(console, f"kept bodies in more than one split, byte for byte: {_of(report.doubles())}")
+            _print_line(console, f"photographers in more than one split: {_describe(owners)} with {rows} pictures")
+    _print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates())}")
     if report.near_pairs is not None:
-        _say(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
-    for body in report.recurring(kept=False)[:5]:
-        _say(console, f"placeholder {body.sha256[:16]}... under {body.urls:,} URLs, {body.bytes:,} bytes")
+        _print_line(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
+    for picture in report.repeated_pictures(kept=False)[:5]:
+        size = f"{picture.urls:,} URLs, {picture.bytes:,} bytes"
+        _print_line(console, f"placeholder {picture.sha256[:16]}... of {size}")
 
 
-def _of(shared: SplitLeak) -> str:
-    return f"{len(shared.across):,} of {shared.keys:,}"
+def _describe(leak: SplitLeak) -> str:
+    return f"{len(leak.shared):,} of {leak.keys:,}"
 
 
 def _table(*titles: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for place, title in enumerate(titles):
-        is_text = place == 0 or title in {"", "for example"}
+    for number, title in enumerate(titles):
+        is_text = number == 0 or title in {"", "for example"}
         table.add_column(title, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
     return table
 
@@ -84,9 +82,5 @@ def _print(table: Table, console: Console) -> None:
     console.print(table)
 
 
-def _say(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _per_cent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""

@@ -1,4 +1,4 @@
-"""Kept pictures, chosen the same way each time and encoded small, to be shown in a page that needs no other file."""
+"""Thumbnails of kept pictures, embedded in the report's page."""
 
 import base64
 from collections import defaultdict
@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 from shards.format.images import Pixels
 from shards.format.tar import members_of, read_pictures
 
-_SIDES_AND_QUALITIES = ((192, 70), (192, 40), (96, 40))  # of WebP, each smaller than the one before
-_MOST_BYTES = 8192
+_SIDES_AND_QUALITIES = ((192, 70), (192, 40), (96, 40))  # in pixels and of WebP; tried until a thumbnail is small
+_MAX_BYTES = 8192
 
 
 class Thumbnail(NamedTuple):
     """A small copy of a kept picture.
 
     Attributes:
-        uri: data: URI.
+        uri: a "data:" URI.
         width: in pixels.
         height: in pixels.
     """
@@ -32,9 +32,9 @@ class Thumbnail(NamedTuple):
 
 
 def choose_thumbnails(index: pa.Table, per_label: int) -> dict[int, list[int]]:
-    """Returns so many rows of the list for each label that has kept pictures: those with the smallest sha256.
+    """Chooses up to `per_label` kept pictures of each label, and returns their rows of the list by label.
 
-    To a viewer that is a draw without a favourite; it stays the same however the list is ordered or grows.
+    Takes those with the smallest sha256: an arbitrary choice that doesn't depend on the order of the list.
     """
     columns = (index.column(name).to_pylist() for name in ("label", "sha256", "row"))
     by_label: dict[int, dict[str, int]] = defaultdict(dict)
@@ -44,7 +44,7 @@ def choose_thumbnails(index: pa.Table, per_label: int) -> dict[int, list[int]]:
 
 
 def make_thumbnails(root: Path, index: pa.Table, rows: Collection[int]) -> dict[int, Thumbnail]:
-    """Returns small copies of the kept pictures of those rows of the list; a row that has none is left out.
+    """Returns thumbnails of the pictures of these rows of the list; skips rows without a picture.
 
     Raises:
         ShardsError: a picture can't be read.
@@ -62,6 +62,6 @@ def _shrink(pixels: Pixels) -> Thumbnail:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), size, interpolation=cv2.INTER_AREA)
         body = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-        if len(body) <= _MOST_BYTES:
+        if len(body) <= _MAX_BYTES:
             break
     return Thumbnail("data:image/webp;base64," + base64.b64encode(body).decode(), *size)

@@ -1,4 +1,4 @@
-"""A block's tar, read again member by member and held against what its index and its list say."""
+"""Verification of a block's tar: compares every member with the block's part of the index and its rows."""
 
 import dataclasses
 import hashlib
@@ -13,42 +13,42 @@ from shards.format.images import BadPicture, measure_picture, read_member
 from shards.storage.shard_dir import Recipe
 
 _BLOCK = tarfile.BLOCKSIZE
-_END = 2 * tarfile.BLOCKSIZE  # zeros that end an archive
+_END = 2 * tarfile.BLOCKSIZE  # the zeros at the end of an archive
 _STORED_AS = {"pixels": "npy", "jpg": "jpg"}
 _CHUNK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Something that isn't as it should be.
+    """A property of a file or of one of its pictures that isn't as expected.
 
     Attributes:
-        where: the file, relative to DIR.
-        key: the picture's, or "" where it is about the whole file.
+        file: the file, relative to DIR.
+        key: the picture's key; "" if the difference concerns the file as a whole.
         what: the property.
-        expected: what it should be.
-        found: what it is.
+        expected: its expected value.
+        found: its value.
     """
 
-    where: str
+    file: str
     key: str
     what: str
     expected: object
     found: object
 
     def __str__(self) -> str:
-        place = f"{self.where}, {self.key}" if self.key else self.where
-        return " ".join(f"{place}: {self.what}: expected {self.expected}, found {self.found}".split())
+        subject = f"{self.file}, {self.key}" if self.key else self.file
+        return " ".join(f"{subject}: {self.what}: expected {self.expected}, found {self.found}".split())
 
 
 def check_tar(
     path: Path, name: str, entries: list[dict[str, Any]], rows: list[dict[str, Any]], recipe: Recipe
 ) -> list[Difference]:
-    """Reads a tar whole and returns what isn't as it should be.
+    """Reads all of a tar and returns what isn't as expected.
 
     Args:
         path: the tar.
-        name: what it is called within DIR.
+        name: its name, relative to DIR.
         entries: the block's rows of the index.
         rows: the block's rows of the list.
         recipe: what DIR is made from.
@@ -68,20 +68,20 @@ def check_tar(
 
 
 def _list_members(file: BinaryIO, name: str, differences: list[Difference]) -> list[tarfile.TarInfo]:
-    """Walks the headers; what follows the last one it can read must be an archive's end."""
+    """Reads the headers, and checks that padding and the archive's end are zeros."""
     members: list[tarfile.TarInfo] = []
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             members.extend(tar)
     except (tarfile.TarError, ValueError, EOFError) as error:
         last = members[-1].name if members else "none"
-        differences.append(Difference(name, "", f"headers after {last}", "whole", error))
+        differences.append(Difference(name, "", f"headers after {last}", "valid", error))
         return members
     end = max((_round_up(member.offset_data + member.size) for member in members), default=0)
     for before, member in itertools.pairwise([*members, None]):
         assert before is not None
-        until = member.offset if member else _round_up(before.offset_data + before.size)
-        if not _is_zero(file, before.offset_data + before.size, until):
+        padding_end = member.offset if member else _round_up(before.offset_data + before.size)
+        if not _is_zero(file, before.offset_data + before.size, padding_end):
             differences.append(Difference(name, "", f"padding after {before.name}", "zeros", "something else"))
     size = file.seek(0, 2)
     if size - end < _END or not _is_zero(file, end, size):
@@ -106,20 +106,20 @@ def _round_up(size: int) -> int:
 
 
 def _check_names(name: str, entries: list[dict[str, Any]], members: list[tarfile.TarInfo]) -> Generator[Difference]:
-    """Checks that the samples' names are those of the index, each once, in its order."""
-    wanted = [entry["key"] for entry in entries]
+    """Checks that the members are those of the index, each once and in its order."""
+    keys = [entry["key"] for entry in entries]
     stored = [key for key, _ in itertools.groupby(member.name.partition(".")[0] for member in members)]
     expected = {f"{entry['key']}.{part}" for entry in entries for part in (entry["format"], "cls", "json")}
     seen: set[str] = set()
     for member in members:
         key = member.name.partition(".")[0]
         if not member.isreg() or member.name not in expected:
-            yield Difference(name, key, "member", "none that the index doesn't name", member.name)
+            yield Difference(name, key, "member", "none (it isn't in the index)", member.name)
         elif member.name in seen:
             yield Difference(name, key, "member", "once", f"{member.name} again at byte {member.offset}")
         seen.add(member.name)
-    if set(stored) == set(wanted) and stored != wanted:
-        key = next((one for one, other in zip(stored, wanted, strict=False) if one != other), stored[-1])
+    if set(stored) == set(keys) and stored != keys:
+        key = next((one for one, other in zip(stored, keys, strict=False) if one != other), stored[-1])
         yield Difference(name, key, "order", "that of the index", "another")
 
 
@@ -131,34 +131,34 @@ def _check_sample(
     members: dict[str, tarfile.TarInfo],
     recipe: Recipe,
 ) -> Generator[Difference]:
-    """Checks one sample: where its picture lies, its bytes, and what stands beside it."""
+    """Checks one sample: the position and the bytes of its picture, its label and its JSON."""
     key = entry["key"]
-    lost = [part for part in (entry["format"], "cls", "json") if f"{key}.{part}" not in members]
-    if lost:
-        yield Difference(name, key, "members", "there", f"no {', no '.join(lost)}")
+    missing = [part for part in (entry["format"], "cls", "json") if f"{key}.{part}" not in members]
+    if missing:
+        yield Difference(name, key, "members", "present", f"no {', no '.join(missing)}")
         return
     picture = members[f"{key}.{entry['format']}"]
     for what, found in (("offset", picture.offset_data), ("length", picture.size)):
         if entry[what] != found:
-            yield Difference(name, key, f"{what} as the tar's header has it", found, f"{entry[what]} in the index")
-    body = _read(file, picture)
-    digest = hashlib.sha256(body).hexdigest()
+            yield Difference(name, key, f"{what} in the tar's header", found, f"{entry[what]} in the index")
+    content = _read(file, picture)
+    digest = hashlib.sha256(content).hexdigest()
     if digest == entry["sha256"]:
-        yield from (Difference(name, key, *finding) for finding in _check_picture(body, entry, recipe))
+        yield from (Difference(name, key, *finding) for finding in _check_picture(content, entry, recipe))
     else:
         yield Difference(name, key, "sha256", entry["sha256"], digest)
     if row is None:
-        return  # the ledger's part tells that the index has a row too many
-    label, further = _read(file, members[f"{key}.cls"]), _read(file, members[f"{key}.json"])
+        return  # the comparison with the outcomes reports the additional row
+    label, metadata = _read(file, members[f"{key}.cls"]), _read(file, members[f"{key}.json"])
     if label != str(row["label"]).encode():
         yield Difference(name, key, "cls", row["label"], repr(label[:20]))
     wanted = {"image_url": row["image_url"]} | json.loads(row["extra"])
     try:
-        is_same = json.loads(further) == wanted
+        is_same = json.loads(metadata) == wanted
     except ValueError:
         is_same = False
     if not is_same:
-        yield Difference(name, key, "json", json.dumps(wanted)[:200], further[:200].decode(errors="replace"))
+        yield Difference(name, key, "json", json.dumps(wanted)[:200], metadata[:200].decode(errors="replace"))
 
 
 def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
@@ -166,17 +166,17 @@ def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     return file.read(member.size)
 
 
-def _check_picture(body: bytes, entry: dict[str, Any], recipe: Recipe) -> Iterable[tuple[str, object, object]]:
-    """Decodes a picture; returns each property that isn't the index's, as it should be and as it is."""
+def _check_picture(content: bytes, entry: dict[str, Any], recipe: Recipe) -> Iterable[tuple[str, object, object]]:
+    """Decodes a picture and returns each property that differs from the index: its name, expected and found value."""
     stored_as = _STORED_AS.get(recipe.encode_format)
     try:
         if stored_as is None:
-            found_format, width, height = measure_picture(body)
+            found_format, width, height = measure_picture(content)
         else:
             found_format = stored_as
-            height, width, _ = read_member(body, stored_as).shape
+            height, width, _ = read_member(content, stored_as).shape
     except BadPicture as error:
-        return [("picture", "one that decodes", error)]
+        return [("picture", "one that can be decoded", error)]
     size = recipe.image_size
     checks = [("format", entry["format"], found_format), ("width", entry["width"], width)]
     checks.append(("height", entry["height"], height))

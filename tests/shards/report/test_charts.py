@@ -3,22 +3,22 @@ import pytest
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
 
 
-def test_every_picture_stands_in_one_box():
+def test_every_picture_is_in_one_box():
     widths, heights = [16, 500, 500, 333, 4096], [500, 16, 16, 500, 4096]
     chart = draw_sizes(widths, heights)
     assert sorted(int(box.title.rpartition(": ")[2]) for box in chart.boxes) == [1, 1, 1, 2]
     assert all(box.x >= 0 and box.x + box.width <= 100.001 for box in chart.boxes)
     assert all(box.y >= 0 and box.y + box.height <= 100.001 for box in chart.boxes)
-    fullest = max(chart.boxes, key=lambda box: box.shade)
-    assert fullest.shade == 1
+    fullest = max(chart.boxes, key=lambda box: box.density)
+    assert fullest.density == 1
     assert fullest.title.startswith("470 to 511 wide, 16 to 17 high")
     lowest = max(chart.boxes, key=lambda box: box.y)
-    assert lowest is fullest  # upwards is higher
+    assert lowest is fullest  # y increases downwards
 
 
-def test_ticks_stand_where_their_value_does():
+def test_ticks_are_at_the_positions_of_their_values():
     chart = draw_sizes([64, 1023], [64, 1023])
-    ticks = {tick.name: tick.place for tick in chart.x_axis}
+    ticks = {tick.name: tick.position for tick in chart.x_axis}
     assert ticks["64"] == 0
     assert ticks["128"] == pytest.approx(25)
     assert ticks["256"] == pytest.approx(50)
@@ -50,5 +50,5 @@ def test_pictures_of_one_size_make_one_box(size):
         (5 << 40, "5 TB"),
     ],
 )
-def test_bytes_in_words(count, words):
+def test_bytes_are_formatted_with_units(count, words):
     assert format_bytes(count) == words

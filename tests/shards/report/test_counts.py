@@ -10,19 +10,19 @@ from shards.report.counts import (
     StatusCounts,
     count_statuses,
     group_of,
-    largest_groups,
+    limit_counts,
     read_rows,
 )
 from tests.drawn_outcomes import BEGAN, rows_from
 
 
-def test_every_status_has_one_family():
-    named = [status for family in STATUS_GROUPS for status in family.statuses]
+def test_every_status_is_in_one_group():
+    named = [status for group in STATUS_GROUPS for status in group.statuses]
     assert sorted(named) == sorted([*map(str, Status), NOT_YET])
-    assert {group_of(str(status)) for status in TRANSIENT_STATUSES} == {"silent"}
+    assert {group_of(str(status)) for status in TRANSIENT_STATUSES} == {"no_answer"}
 
 
-def test_rows_carry_what_became_of_them_and_who_made_them():
+def test_rows_have_their_outcomes_and_photographers():
     listed = rows_from(
         [
             {"image_url": "http://h/a.jpg", "split": "test", "label": 2, "extra": '{"owner": "ann"}'},
@@ -37,17 +37,17 @@ def test_rows_carry_what_became_of_them_and_who_made_them():
     assert count_statuses(rows, lambda row: row.split) == {"test": Counter(gone=1), "train": Counter(not_yet=1)}
 
 
-def test_families_add_up_to_the_total():
+def test_groups_add_up_to_the_total():
     each = StatusCounts("x", Counter(kept=5, not_found=2, gone=1, dns=1, corrupt=1, noai=1, not_yet=1))
-    assert list(each.families().values()) == [5, 3, 1, 1, 1, 1]
+    assert list(each.by_group().values()) == [5, 3, 1, 1, 1, 1]
     assert (each.total, each.kept) == (12, 5)
 
 
-def test_beyond_the_largest_the_others_are_one():
-    tallies = [
+def test_all_but_the_largest_counts_are_added_up():
+    counts = [
         StatusCounts(name, Counter(kept=count, gone=1)) for name, count in (("a", 1), ("b", 7), ("c", 3), ("d", 3))
     ]
-    shown = largest_groups(tallies, 2)
+    shown = limit_counts(counts, 2)
     assert [each.name for each in shown] == ["b", "c", "2 others"]
     assert shown[2].statuses == Counter(kept=4, gone=2)
-    assert [each.name for each in largest_groups(tallies, 4)] == ["b", "c", "d", "a"]
+    assert [each.name for each in limit_counts(counts, 4)] == ["b", "c", "d", "a"]

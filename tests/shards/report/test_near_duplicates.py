@@ -20,7 +20,7 @@ def as_jpg(pixels, quality):
 
 
 COPIES = {
-    "encoded anew": lambda pixels: as_jpg(pixels, 30),
+    "encoded again": lambda pixels: as_jpg(pixels, 30),
     "a third of the size": lambda pixels: cv2.resize(pixels, None, fx=1 / 3, fy=1 / 3, interpolation=cv2.INTER_AREA),
     "a square": lambda pixels: cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_LINEAR),
     "grey": lambda pixels: cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB),
@@ -29,35 +29,35 @@ COPIES = {
 
 
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES.keys())
-def test_a_copy_is_near_to_its_original_and_to_no_other(copy):
+def test_a_copy_is_near_its_original_and_no_other_picture(copy):
     originals = np.array([hash_picture(load(name)) for name in PICTURES])
     copies = np.array([hash_picture(np.ascontiguousarray(copy(load(name)))) for name in PICTURES])
-    places, distances = nearest(copies, originals)
-    assert places.tolist() == [0, 1, 2, 3]
+    positions, distances = nearest(copies, originals)
+    assert positions.tolist() == [0, 1, 2, 3]
     assert distances.max() <= NEAR_DUPLICATE_BITS
     _, between = nearest(copies[:2], originals[2:])
     assert between.min() > 3 * NEAR_DUPLICATE_BITS
 
 
-def test_distances_are_hammings_and_the_first_of_equals_is_named():
+def test_distances_are_hamming_distances_and_the_first_of_several_is_returned():
     rng = np.random.default_rng(0)
     queries, others = (rng.choice(np.float32([-1, 1]), (count, BITS)) for count in (700, 90))
     others[40] = others[12] = queries[600]
-    places, distances = nearest(queries, others)
+    positions, distances = nearest(queries, others)
     true = (queries[:, None] != others[None]).sum(-1)
-    assert (places == true.argmin(1)).all()
+    assert (positions == true.argmin(1)).all()
     assert (distances == true.min(1)).all()
-    assert (places[600], distances[600]) == (12, 0)
+    assert (positions[600], distances[600]) == (12, 0)
 
 
-def test_a_picture_without_texture_is_near_to_none():
+def test_a_picture_without_texture_is_near_no_other():
     flat = np.full((40, 60, 3), 200, np.uint8)
     hashes = np.array([hash_picture(flat), hash_picture(load(PICTURES[0]))])
     assert nearest(hashes[:1], hashes)[1].tolist() == [BITS]
     assert nearest(hashes[1:], hashes[:1])[1].min() > NEAR_DUPLICATE_BITS
 
 
-def test_where_there_is_nothing_to_compare_nothing_is_near():
+def test_without_other_pictures_nothing_is_near():
     assert nearest(np.ones((2, BITS), np.float32), np.zeros((0, BITS), np.float32))[1].tolist() == [BITS, BITS]
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from shards.__main__ import main
-from shards.report.report import NO_YEAR, read_report, show_url
+from shards.report.report import UNKNOWN_YEAR, printable, read_report
 from tests.assembly import corrupt_parquet
 from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 from tests.loopback import Answer
@@ -24,29 +24,29 @@ def root(tmp_path):
     return tmp_path / "d"
 
 
-def test_all_rows_are_counted_in_every_breakdown(root):
+def test_every_breakdown_counts_all_rows(root):
     report = read_report(root, near_duplicates=False)
-    assert report.whole().total == 60
-    assert report.whole().statuses["not_yet"] == 12
-    assert report.whole().kept == len(report.index)
-    for tallies in (report.by_split(), report.by_label(), report.by_host(), report.by_year()):
-        assert sum((each.statuses for each in tallies), type(tallies[0].statuses)()) == report.whole().statuses
+    assert report.overall().total == 60
+    assert report.overall().statuses["not_yet"] == 12
+    assert report.overall().kept == len(report.index)
+    for counts in (report.by_split(), report.by_label(), report.by_host(), report.by_year()):
+        assert sum((each.statuses for each in counts), type(counts[0].statuses)()) == report.overall().statuses
     assert [(each.name, each.total) for each in report.by_split()] == [("test", 15), ("train", 45)]
     assert [(each.name, each.total) for each in report.by_label()] == [("hazy", 30), ("noir", 30)]
     assert [(each.name, each.total) for each in report.by_host()] == [("farm3.staticflickr.com", 40), ("h.org", 20)]
-    assert [(each.name, each.total) for each in report.by_year()] == [("2013", 40), (NO_YEAR, 20)]
+    assert [(each.name, each.total) for each in report.by_year()] == [("2013", 40), (UNKNOWN_YEAR, 20)]
 
 
-def test_photographers_are_counted_in_the_list_and_among_the_kept(root):
+def test_photographers_are_counted_among_all_rows_and_the_kept_ones(root):
     report = read_report(root, near_duplicates=False)
     listed, kept = report.owners(kept=False), report.owners(kept=True)
     assert listed.keys == 5
-    assert listed.across == {}  # each stands in one split
+    assert listed.shared == {}  # each is in one split only
     assert kept.keys <= listed.keys
 
 
-def test_what_the_web_sent_is_found_again_in_the_report(server, draw_jpg, write_list, run_assemble, tmp_path):
-    """A body in both splits, one under two URLs of one split, and a placeholder."""
+def test_equal_pictures_and_placeholders_are_found(server, draw_jpg, write_list, run_assemble, tmp_path):
+    """One picture is in both splits, one has two URLs in one split, and one is a placeholder."""
     bodies = {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
     rows = [
         {"image_url": server.add(f"/{name}.jpg", Answer(draw_jpg(body))), "label": "noir"}
@@ -62,16 +62,16 @@ def test_what_the_web_sent_is_found_again_in_the_report(server, draw_jpg, write_
     ]
     run_assemble(list=write_list(rows), allow_private=True)
     report = read_report(tmp_path / "out", near_duplicates=False)
-    (double,) = report.doubles().across.values()
-    assert double == {"test": 1, "train": 1}
-    assert [(body.urls, body.row) for body in report.recurring(kept=True)] == [(2, 0), (2, 2)]
-    assert [(body.urls, body.status) for body in report.recurring(kept=False)] == [(2, "placeholder")]
-    assert report.owners(kept=True).across == {"ann": {"test": 1, "train": 1}}
+    (splits,) = report.duplicates().shared.values()
+    assert splits == {"test": 1, "train": 1}
+    assert [(picture.urls, picture.row) for picture in report.repeated_pictures(kept=True)] == [(2, 0), (2, 2)]
+    assert [(picture.urls, picture.status) for picture in report.repeated_pictures(kept=False)] == [(2, "placeholder")]
+    assert report.owners(kept=True).shared == {"ann": {"test": 1, "train": 1}}
     assert report.first <= report.last
 
 
 @pytest.mark.parametrize("lost", ["outcomes.parquet", "index.parquet"])
-def test_without_its_files_the_command_that_makes_them_is_named(root, lost, capsys):
+def test_a_missing_file_is_an_error_that_names_the_command(root, lost, capsys):
     (root / lost).unlink()
     assert main(["report", str(root)]) == 2
     error = capsys.readouterr().err
@@ -90,6 +90,6 @@ def test_a_ledger_that_is_damaged_is_one_line(root, capsys, damage):
     assert error.count("\n") == 1
 
 
-def test_what_cannot_be_printed_is_spelt_out():
-    assert show_url("a\x1b[31m\u202eb\n") == "a\\u001b[31m\\u202eb\\u000a"
-    assert show_url("x" * 200, 10) == "xxxxxxxxx…"
+def test_characters_that_cannot_be_printed_are_escaped():
+    assert printable("a\x1b[31m\u202eb\n") == "a\\u001b[31m\\u202eb\\u000a"
+    assert printable("x" * 200, 10) == "xxxxxxxxx…"

@@ -18,24 +18,24 @@ def root(tmp_path):
     return tmp_path / "d"
 
 
-def test_tables_are_plain_in_a_pipe_and_say_the_counts(root, capsys):
+def test_tables_are_plain_text_in_a_pipe_and_show_the_counts(root, capsys):
     assert main(["report", str(root)]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\x07" not in out
     report = read_report(root, near_duplicates=False)
-    whole = report.whole()
-    assert f"400 rows, {whole.kept} kept" in out
+    overall = report.overall()
+    assert f"400 rows, {overall.kept} kept" in out
     lines = [line.split() for line in out.splitlines()]
-    for status, count in whole.statuses.items():
+    for status, count in overall.statuses.items():
         assert [status, str(count)] in [[line[0], next(filter(str.isdigit, line), "")] for line in lines if line]
-    assert ["train", "400", str(whole.kept)] in [line[:3] for line in lines]
-    assert "5 others" in out or "6 others" in out  # 25 hosts, and that of the odd URL
+    assert ["train", "400", str(overall.kept)] in [line[:3] for line in lines]
+    assert "5 others" in out or "6 others" in out  # 25 hosts, and the one of the hostile URL
     assert "[bold]noir\\u0007" in out
     assert f"{root / 'report.html'}: " in out
 
 
-def test_words_from_the_web_are_no_markup(root):
+def test_text_from_the_web_is_not_interpreted_as_markup(root):
     text = io.StringIO()
     print_tables(read_report(root, near_duplicates=False), Console(file=text, force_terminal=True, width=200))
     assert "[bold]noir\\u0007" in text.getvalue()

@@ -9,7 +9,7 @@ from shards.report.thumbnails import choose_thumbnails, make_thumbnails
 from tests.drawn_outcomes import index_of
 
 
-def test_a_few_of_each_class_are_chosen_whatever_the_order(original_shards):
+def test_the_choice_of_each_class_does_not_depend_on_the_order(original_shards):
     index = pq.read_table(original_shards / "index.parquet")
     chosen = choose_thumbnails(index, 3)
     assert sorted(chosen) == [0, 1, 2, 3]
@@ -20,7 +20,7 @@ def test_a_few_of_each_class_are_chosen_whatever_the_order(original_shards):
     assert choose_thumbnails(backwards, 3) == chosen
 
 
-def test_equal_pictures_are_shown_once(original_shards):
+def test_equal_pictures_are_chosen_once(original_shards):
     index = pq.read_table(original_shards / "index.parquet").slice(0, 8)
     same = index.set_column(index.column_names.index("sha256"), "sha256", pa.array(["ab" * 32] * 8))
     assert sum(map(len, choose_thumbnails(same, 3).values())) == len(set(same.column("label").to_pylist()))
@@ -37,16 +37,16 @@ def test_thumbnails_are_small_and_show_the_picture(original_shards):
     thumbnails = make_thumbnails(original_shards, index, rows)
     assert sorted(thumbnails) == sorted(rows)
     assert make_thumbnails(original_shards, index, rows) == thumbnails
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         body, pixels = decode(thumbnails[row])
         assert len(body) <= 8192
         assert pixels.shape[:2] == (thumbnails[row].height, thumbnails[row].width)
         assert max(pixels.shape) <= 192
-        width, height = index.column("width")[place].as_py(), index.column("height")[place].as_py()
+        width, height = index.column("width")[position].as_py(), index.column("height")[position].as_py()
         assert abs(pixels.shape[1] / pixels.shape[0] - width / height) < 0.05
 
 
-def test_noise_that_encodes_badly_is_kept_small_too(tmp_path):
+def test_noise_that_compresses_badly_gets_a_smaller_thumbnail(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (144, 192, 3), np.uint8)
     thumbnails = make_thumbnails(tmp_path, index_of(tmp_path, [noise]), [0])
     body, pixels = decode(thumbnails[0])

@@ -55,7 +55,7 @@ def check(path, entries, encode_format: str = "original") -> list[str]:
 
 def test_a_difference_is_one_line():
     assert str(Difference("a.tar", "k", "cls", "1", "x\ny")) == "a.tar, k: cls: expected 1, found x y"
-    assert str(Difference("a.tar", "", "file", "there", "none")) == "a.tar: file: expected there, found none"
+    assert str(Difference("a.tar", "", "file", "present", "none")) == "a.tar: file: expected present, found none"
 
 
 @pytest.mark.parametrize("encode_format", ["original", "pixels", "jpg"])
@@ -66,8 +66,8 @@ def test_what_was_packed_has_no_difference(write_tar, encode_format):
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("offset", 7, "t.tar, k1: offset as the tar's header has it: expected"),
-        ("length", 7, "t.tar, k1: length as the tar's header has it: expected"),
+        ("offset", 7, "t.tar, k1: offset in the tar's header: expected"),
+        ("length", 7, "t.tar, k1: length in the tar's header: expected"),
         ("width", 7, "t.tar, k1: width: expected 7, found 90"),
         ("height", 7, "t.tar, k1: height: expected 7, found 60"),
         ("sha256", "00", "t.tar, k1: sha256: expected 00, found"),
@@ -85,7 +85,7 @@ def test_a_picture_that_does_not_decode_though_its_hash_is_right(write_tar, draw
     path, entries = write_tar(change=lambda members: [(n, cut if n == "k1.jpg" else body) for n, body in members])
     entries[1] |= {"length": len(cut), "sha256": pack.hashlib.sha256(cut).hexdigest()}
     [line] = check(path, entries)
-    assert line.startswith("t.tar, k1: picture: expected one that decodes, found")
+    assert line.startswith("t.tar, k1: picture: expected one that can be decoded, found")
 
 
 def test_another_format_and_size(write_tar, draw_jpg):
@@ -101,13 +101,13 @@ def test_another_format_and_size(write_tar, draw_jpg):
 def test_samples_that_are_too_many_too_few_or_elsewhere(write_tar):
     assert (
         check(*write_tar(change=lambda members: members[3:]))[-1]
-        == "t.tar, k0: members: expected there, found no jpg, no cls, no json"
+        == "t.tar, k0: members: expected present, found no jpg, no cls, no json"
     )
     assert check(*write_tar(change=lambda members: members[:-1])) == [
-        "t.tar, k2: members: expected there, found no json"
+        "t.tar, k2: members: expected present, found no json"
     ]
     assert check(*write_tar(change=lambda members: [*members, ("evil.jpg", b"x")])) == [
-        "t.tar, evil: member: expected none that the index doesn't name, found evil.jpg"
+        "t.tar, evil: member: expected none (it isn't in the index), found evil.jpg"
     ]
     assert check(*write_tar(change=lambda members: [*members[3:], *members[:3]])) == [
         "t.tar, k1: order: expected that of the index, found another"
@@ -128,6 +128,6 @@ def test_labels_and_json_of_another_picture(write_tar):
 def test_an_unreadable_tar_is_a_difference(tmp_path):
     assert check(tmp_path / "none.tar", []) == ["t.tar: file: expected readable, found No such file or directory"]
     (tmp_path / "odd.tar").write_bytes(b"x" * 2000)
-    assert check(tmp_path / "odd.tar", [])[0].startswith("t.tar: headers after none: expected whole, found ")
+    assert check(tmp_path / "odd.tar", [])[0].startswith("t.tar: headers after none: expected valid, found ")
     (tmp_path / "empty.tar").write_bytes(bytes(10240))
     assert check(tmp_path / "empty.tar", []) == []

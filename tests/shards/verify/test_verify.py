@@ -72,7 +72,7 @@ def test_a_whole_folder_passes_and_stays_as_it_is(whole, capsys):
     before = {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in root.rglob("*")}
     assert main(["verify", str(root)]) == 0
     assert (
-        capsys.readouterr().out == f"{root}: whole: 18 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
+        capsys.readouterr().out == f"{root}: no differences: 18 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
     )
     assert {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in root.rglob("*")} == before
 
@@ -132,7 +132,7 @@ def test_two_swapped_offsets_in_a_part(whole):
     lines = differences(whole)
     assert len(lines) == 4  # each in the tar, and where index.parquet has another
     assert lines[0].startswith(
-        f"test/00000.tar, {entry['key']}: offset as the tar's header has it: expected {entry['offset']}, found "
+        f"test/00000.tar, {entry['key']}: offset in the tar's header: expected {entry['offset']}, found "
     )
 
 
@@ -188,7 +188,7 @@ def test_a_lost_file_of_a_block(whole, name):
 def test_a_lost_index(whole, name):
     (whole / name).unlink()
     [line] = differences(whole)
-    assert line.startswith(f"{name}: file: expected there, found none; remake it: python -m shards finalize")
+    assert line.startswith(f"{name}: file: expected present, found none; make it with: python -m shards finalize")
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_a_tar_with_a_member_too_many_and_another_order(whole):
         extra = tarfile.TarInfo("evil.jpg")
         tar.addfile(extra, io.BytesIO())
     lines = differences(whole)
-    assert "train/00000.tar, evil: member: expected none that the index doesn't name, found evil.jpg" in lines
-    assert any(": offset as the tar's header has it" in line for line in lines)
+    assert "train/00000.tar, evil: member: expected none (it isn't in the index), found evil.jpg" in lines
+    assert any(": offset in the tar's header" in line for line in lines)
 
 
 def test_labels_and_json_of_another_picture(whole):
