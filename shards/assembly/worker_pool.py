@@ -25,7 +25,7 @@ def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
         ShardsError: one of the processes was killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards.commands"])  # all that a worker imports, once for all of them
+    context.set_forkserver_preload(["shards.assembly.repack"])  # imports all that the workers run
     resource_tracker.ensure_running()  # before hold_interrupts: it would unblock SIGINT
     with hold_interrupts():
         forkserver.ensure_running()
