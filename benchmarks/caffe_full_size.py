@@ -1,4 +1,4 @@
-"""Compares the full-size CaffeNet with the original: its forward pass, its gradients, and three steps of training.
+"""Compares the full-size CaffeNet with the original: the forward pass, the gradients and three training steps.
 
 Each difference is relative to the largest value of its blob.
 """
@@ -26,12 +26,12 @@ from stylefinetune.optim.lr_schedule import learning_rate
 SIZE = (227, 227)
 LABELS = torch.tensor([3, 17, 0, 8])
 STEPS = 3
-# That of train_step_solver.prototxt: rates of 1e-4, 1e-5, 1e-6.
+# As in train_step_solver.prototxt: learning rates of 1e-4, 1e-5, 1e-6.
 SOLVER = OptimConfig(base_lr=1e-4, gamma=0.1, stepsize=1, layers=(LayerRule("fc8_*", lr_mult=10.0),))
 
 
 class _Unchanged(Transform):
-    """Gives the net what a batch holds as it is: Caffe was given numbers drawn at random, not pictures."""
+    """Passes the batch to the net unchanged: the input in this comparison is random numbers, not pictures."""
 
     def __init__(self) -> None:
         super().__init__(torch.zeros(1, 1, 3), 1.0, CPU)
@@ -42,7 +42,7 @@ class _Unchanged(Transform):
 
 
 def build(last_layer: str, classes: int) -> nn.Module:
-    """Returns the net without dropout, with the weights that the golden folder's README describes."""
+    """Returns the net without dropout, with the weights described in the README of the golden folder."""
     net = build_model(ModelConfig(last_layer=last_layer, dropout=0.0), classes, [SIZE], seed=0)
     layers = [(name, layer) for name, layer in net.named_children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     for place, (name, layer) in enumerate(layers):
@@ -57,13 +57,13 @@ def build(last_layer: str, classes: int) -> nn.Module:
 
 
 def draw(seed: int, count: int) -> torch.Tensor:
-    """Returns the net's input that the README describes, float32[count, 3, 227, 227]."""
+    """Returns the input described in that README, float32[count, 3, 227, 227]."""
     drawn = np.random.RandomState(seed).uniform(-120, 130, (count, 3, *SIZE))
     return torch.from_numpy(drawn.astype(np.float32))
 
 
 def compare_forward(golden: Path) -> Iterator[Row]:
-    """Compares the output of every layer, of which the golden file holds samples and sums, and the last one whole."""
+    """Compares samples and sums of every layer's output, and all values of the last ones."""
     truth = np.load(golden / "caffenet" / "deploy_forward.npz")
     blobs = activations(build("fc8", 1000).eval(), draw(99, 2))
     blobs["prob"] = functional.softmax(torch.from_numpy(blobs["fc8"]), dim=1).numpy()
@@ -75,7 +75,7 @@ def compare_forward(golden: Path) -> Iterator[Row]:
 
 
 def compare_steps(golden: Path) -> Iterator[Row]:
-    """Compares the gradients, and the losses, weights and momenta of three steps."""
+    """Compares the gradients, and the losses, weights and momenta of three training steps."""
     truth = np.load(golden / "caffenet" / "train_steps.npz")
     net = build("fc8_flickr", 20).train()
     inputs = draw(98, len(LABELS))
@@ -107,7 +107,7 @@ def compare_steps(golden: Path) -> Iterator[Row]:
 
 
 def sampled(ours: Array, truth: Any, name: str) -> float:  # noqa: ANN401 -- an npz file
-    """Compares a blob with the golden file's samples of it, its largest value and its sum of squares."""
+    """Compares a blob with the samples, the largest value and the sum of squares in the golden file."""
     flat = ours.ravel().astype(np.float64)
     _, _, peak, squares = truth[f"{name}/stats"]
     samples = largest(flat[:: max(1, flat.size // 500)][:500], truth[f"{name}/stride"])

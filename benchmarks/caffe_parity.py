@@ -1,7 +1,8 @@
-"""Holds the trainer against the original Caffe's results, in one table: `python -m benchmarks.caffe_parity [GOLDEN]`.
+"""Compares the trainer with results of the original Caffe: `python -m benchmarks.caffe_parity [GOLDEN]`.
 
-GOLDEN is a folder of Caffe's own results, the compact copy in tests/golden unless given. Exits with 1 where one fails.
-A "tie" is over the tolerance: benchmarks.caffe_checks.TIE says why; the rows after it, against an exact run, must hold.
+GOLDEN is a folder of Caffe's own results; the default is the compact copy in tests/golden. Prints a table, and exits
+with 1 if a row fails. A row with the verdict "tie" exceeds the tolerance for the reason at benchmarks.caffe_checks.TIE;
+the rows that follow it compare with an exact run and must hold.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.caffe_checks import ROOT, Row
 from benchmarks.caffe_results import read_micro
 
 KINDS = ("finetune", "scratch", "itersize2")
-# In float64, those that meet the tie in float32.
+# Those that meet the tie in float32 run in float64 too.
 RUNS = [*((kind, "float32") for kind in KINDS), ("scratch", "float64"), ("itersize2", "float64")]
 RANKS = (1, 2, 3)
 
@@ -30,8 +31,8 @@ def compare_all(golden: Path, work: Path) -> Iterator[Row]:
     """Yields every comparison.
 
     Args:
-        golden: the folder of Caffe's results.
-        work: an empty folder, for runs and shards.
+        golden: folder of Caffe's results.
+        work: empty folder for runs and shards.
     """
     for form in ("original", "pixels"):
         yield from caffe_checks.compare_pictures(golden, work, form)
@@ -52,15 +53,15 @@ def compare_all(golden: Path, work: Path) -> Iterator[Row]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table and returns the exit code."""
+    """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.caffe_parity", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("golden", type=Path, nargs="?", default=ROOT / "tests" / "golden")
     golden: Path = parser.parse_args(arguments).golden.resolve()
     if not (golden / "micro").is_dir():
-        parser.error(f"{golden} holds none of Caffe's results")
-    torch.set_num_threads(1)  # as the runs have it
+        parser.error(f"{golden} contains no results of Caffe")
+    torch.set_num_threads(1)  # as in the runs
     began = time.monotonic()
     table = Table("what", "ranks", "largest difference", "tolerance", "", box=None, pad_edge=False)
     verdicts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What the original Caffe computed, read from a golden folder: the whole one, or the compact copy in tests/golden."""
+"""Reads results of the original Caffe from a golden folder: the complete one, or the compact copy in tests/golden."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from stylefinetune.caffe.files import read_caffemodel, read_solverstate
 Array = npt.NDArray[Any]
 Named = dict[str, Array]
 
-# Each run of the micro net: what Caffe called its files, and the weights that it began with.
+# For each run of the micro net: the prefix of Caffe's files, and its initial weights.
 PREFIXES = {"scratch": "micro", "finetune": "micro_ft", "itersize2": "micro_is2"}
 WEIGHTS = {
     "scratch": "scratch/micro_iter_0.caffemodel",
@@ -27,15 +27,15 @@ CUT = slice(14, 14 + 227)  # the centre of 256
 
 @dataclasses.dataclass(frozen=True)
 class MicroResults:
-    """What Caffe made of 60 iterations of the micro net; parameters are called as ours are, such as conv1.weight.
+    """Caffe's results of 60 iterations of the micro net; parameters have our names, such as conv1.weight.
 
     Attributes:
-        losses: float[60], each iteration's, before its update.
+        losses: float[60], the loss of each iteration before its update.
         tests: iteration -> (accuracy, loss).
-        weights: iterations done -> weights and biases.
-        momenta: iterations done -> momenta.
-        inputs: float64[60], the sum of each batch as the net is given it.
-        activations: each blob of iteration 0, of the batch's first pictures, after what works in place on it.
+        weights: number of updates -> weights and biases.
+        momenta: number of updates -> momenta.
+        inputs: float64[60], the sum of each batch's input to the net.
+        activations: blobs of iteration 0 for the first pictures of the batch, after in-place layers.
     """
 
     losses: Array
@@ -76,7 +76,7 @@ def read_micro(golden: Path, kind: str) -> MicroResults:
 
 
 def _read_itersize2(folder: Path, scratch: MicroResults) -> MicroResults:
-    """Reads its losses, tests and end; the rest is that of scratch, as two batches of 5 are one of 10."""
+    """Reads its losses, tests and final state; the rest equals that of scratch, as two batches of 5 equal one of 10."""
     log = (folder / "train.log").read_text(encoding="utf-8")
     losses = re.findall(r"Iteration \d+ \([^)]*\), loss = (\S+)", log)
     tested = re.findall(
@@ -105,9 +105,9 @@ def _our_name(name: str) -> str:
 
 
 def mean_picture() -> npt.NDArray[np.float32]:
-    """Returns the mean picture of preproc, float32[3, 256, 256], BGR, to the bit.
+    """Returns the mean picture of preproc, float32[3, 256, 256], BGR, bitwise.
 
-    It was drawn by this formula, so that the compact copy needs no mean256.binaryproto.
+    It was generated with this formula, so the compact copy needs no mean256.binaryproto.
     """
     y, x = np.mgrid[:256, :256].astype(np.float64)
     hills = 12 * np.cos((x - 128) / 90) * np.cos((y - 118) / 100) + 4 * np.sin((x + 2 * y) / 37)
@@ -115,7 +115,7 @@ def mean_picture() -> npt.NDArray[np.float32]:
 
 
 def read_pictures(golden: Path) -> tuple[list[str], list[str]]:
-    """Returns the sha256 of each picture of preproc/list.txt: as resized, uint8[3, 256, 256], and as the net's input.
+    """Returns the sha256 of each picture of preproc/list.txt: resized, uint8[3, 256, 256], and as input of the net.
 
     The input is float32[3, 227, 227]; both are BGR.
     """

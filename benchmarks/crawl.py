@@ -1,8 +1,8 @@
-"""How fast and how large a crawl is: `python -m benchmarks.crawl speed | size`.
+"""Measures the speed and the memory of a download: `python -m benchmarks.crawl speed | size`.
 
-speed: URLs to finished shards, beside img2dataset where --img2dataset names its program (in an environment of its own),
-in turns over the same URLs of the same server. size: the peak memory of each of our programs, for a tenth of a list and
-for all of it, through a proxy that answers for the whole web.
+speed: from URLs to finished shards, with the same URLs and the same server for every run. `--img2dataset PROGRAM`
+measures img2dataset, which should be in a separate environment, alternately with `shards`. size: the peak memory of
+each program, for a tenth of a list and for the complete list, through a proxy that answers for every host.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from rich.table import Table
 
 from benchmarks.caffe_checks import ROOT
 
-_SAMPLE_INTERVAL = 0.1  # seconds between two looks at the processes
-# Ours and img2dataset's flags for the same work: the bytes as they came, or JPEGs of 256 pixels a side.
+_SAMPLE_INTERVAL = 0.1  # seconds between two samples
+# Flags of `shards` and of img2dataset for the same work: the original bytes, or JPEGs of 256 pixels a side.
 FORMS = {
     "original": (["--encode_format=original"], ["--disable_all_reencoding=True", "--resize_mode=no"]),
     "jpg": (["--encode_format=jpg", "--image_size=256"], ["--image_size=256", "--resize_mode=border"]),
@@ -39,13 +39,13 @@ FORMS = {
 
 @dataclasses.dataclass
 class Usage:
-    """What one command took.
+    """Resources that one command used.
 
     Attributes:
-        seconds: on the clock.
+        seconds: wall-clock time.
         cpu: seconds of processor time by program.
-        peak: most resident bytes by program; where one runs as several processes, of all of them at one time.
-        kept: how many pictures its shards hold.
+        peak: peak resident bytes by program, summed over its processes.
+        kept: number of pictures in the shards.
     """
 
     seconds: float = 0.0
@@ -55,7 +55,7 @@ class Usage:
 
 
 class Watch(threading.Thread):
-    """Samples a process and its descendants until it is told to stop."""
+    """Samples a process and its descendants until `stop` is called."""
 
     def __init__(self, root: psutil.Process) -> None:
         super().__init__(daemon=True)
@@ -65,7 +65,7 @@ class Watch(threading.Thread):
         self.peak: dict[str, int] = defaultdict(int)
 
     def run(self) -> None:
-        """Samples until `stop`."""
+        """Samples until `stop` is called."""
         while not self._ended.wait(_SAMPLE_INTERVAL):
             resident: dict[str, int] = defaultdict(int)
             for process in [self._root, *self._root.children(recursive=True)]:
@@ -83,7 +83,7 @@ class Watch(threading.Thread):
         return "aria2c" if process.name().startswith("aria2c") else "workers"
 
     def stop(self) -> dict[str, float]:
-        """Ends the sampling and returns the processor time of each program."""
+        """Stops sampling and returns the processor time of each program."""
         self._ended.set()
         self.join()
         cpu: dict[str, float] = defaultdict(float)
@@ -93,28 +93,28 @@ class Watch(threading.Thread):
 
 
 def measure(command: list[str]) -> Usage:
-    """Runs a command to its end.
+    """Runs a command and returns the resources that it used.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: it failed; the message has the end of its output.
     """
-    os.sync()  # else it would wait for the disk to take what the run before it has written
-    with tempfile.TemporaryFile("w+") as said:
+    os.sync()  # otherwise it would wait for the disk to write the files of the previous run
+    with tempfile.TemporaryFile("w+") as output:
         began = time.monotonic()
-        process = psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
         watch = Watch(process)
         watch.start()
         code = process.wait()
         usage = Usage(time.monotonic() - began, watch.stop(), watch.peak)
         if code:
-            said.seek(0)
-            raise RuntimeError(f"{command[0]} failed with {code}:\n{said.read()[-2000:]}")
+            output.seek(0)
+            raise RuntimeError(f"{command[0]} failed with {code}:\n{output.read()[-2000:]}")
     return usage
 
 
 @contextlib.contextmanager
 def serve(*flags: str) -> Generator[str]:
-    """Runs the picture server and yields its address."""
+    """Runs the picture server; yields its address."""
     command = [sys.executable, "-m", "benchmarks.picture_server", *flags]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdin is not None
@@ -126,7 +126,7 @@ def serve(*flags: str) -> Generator[str]:
 
 
 def crawl_ours(listed: Path, out: Path, flags: list[str]) -> Usage:
-    """Assembles a list."""
+    """Downloads a list with `shards assemble`."""
     command = [sys.executable, "-m", "shards", "assemble", f"--list={listed}", f"--out={out}", "--workers=2"]
     usage = measure([*command, *flags])
     usage.kept = pq.read_metadata(out / "index.parquet").num_rows
@@ -134,7 +134,7 @@ def crawl_ours(listed: Path, out: Path, flags: list[str]) -> Usage:
 
 
 def crawl_theirs(program: str, listed: Path, out: Path, flags: list[str]) -> Usage:
-    """Lets img2dataset download the same list."""
+    """Downloads the same list with img2dataset."""
     command = [program, str(listed), "--input_format=csv", "--url_col=image_url", "--output_format=webdataset"]
     sizes = ["--number_sample_per_shard=1000", f"--output_folder={out}", "--enable_wandb=False"]
     usage = measure([*command, *sizes, *flags])
@@ -147,7 +147,7 @@ def crawl_theirs(program: str, listed: Path, out: Path, flags: list[str]) -> Usa
 
 
 def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
-    """Returns form, program and usage of each run: ours and theirs in turns."""
+    """Returns form, program and usage of each run; `shards` and img2dataset alternate."""
     listed = work / "list.csv"
     runs: list[tuple[str, str, Usage]] = []
     with serve() as url:
@@ -155,7 +155,7 @@ def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, st
             writer = csv.writer(file)
             writer.writerow(["image_url", "label"])
             writer.writerows([f"{url}/{number}.jpg", number % 20] for number in range(options.images))
-        # The same number of requests out at once; all URLs are of one host.
+        # The same number of active requests for both; all URLs have one host.
         count = options.processes * options.threads
         ours = [f"--connections={count}", f"--per_host={count}", *options.flag]
         theirs = [f"--processes_count={options.processes}", f"--thread_count={options.threads}"]
@@ -172,7 +172,7 @@ def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, st
 
 
 def compare_size(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
-    """Returns, for a tenth of the list and for all of it, what the crawl took."""
+    """Returns form, program and usage for a tenth of the list and for the complete list."""
     runs: list[tuple[str, str, Usage]] = []
     with serve(f"--missing={options.missing}") as url:
         for images in (options.images // 10, options.images):
@@ -183,8 +183,8 @@ def compare_size(options: argparse.Namespace, work: Path) -> list[tuple[str, str
     return runs
 
 
-def tell(runs: list[tuple[str, str, Usage]], images: int) -> None:
-    """Prints the median of each kind of run, and how many times as fast ours was."""
+def print_results(runs: list[tuple[str, str, Usage]], images: int) -> None:
+    """Prints the median of each kind of run, and the speed relative to img2dataset."""
     table = Table("", "", "runs", "s", "files/s", "kept", "CPU s", "peak MB", box=None, pad_edge=False)
     grouped: dict[tuple[str, str], list[Usage]] = defaultdict(list)
     for form, program, usage in runs:
@@ -215,21 +215,21 @@ def main(arguments: list[str]) -> None:
     speed, size = kinds.add_parser("speed"), kinds.add_parser("size")
     for kind in (speed, size):
         kind.add_argument(
-            "--flag", action="append", default=[], help="a further flag of assemble, such as --connections=32"
+            "--flag", action="append", default=[], help="further flag of assemble, such as --connections=32"
         )
     speed.add_argument("--images", type=int, default=8000)
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    speed.add_argument("--img2dataset", help="its program")
-    speed.add_argument("--processes", type=int, default=2, help="of img2dataset")
-    speed.add_argument("--threads", type=int, default=32, help="of each of them")
-    size.add_argument("--list", type=Path, required=True, help="the official list")
+    speed.add_argument("--img2dataset", help="path of the img2dataset program")
+    speed.add_argument("--processes", type=int, default=2, help="processes of img2dataset")
+    speed.add_argument("--threads", type=int, default=32, help="threads of each process of img2dataset")
+    size.add_argument("--list", type=Path, required=True, help="path of the official list")
     size.add_argument("--images", type=int, default=80_000)
-    size.add_argument("--missing", type=int, default=20, help="of a hundred URLs, how many are 404")
+    size.add_argument("--missing", type=int, default=20, help="percentage of URLs that answer 404")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         compare = compare_speed if options.kind == "speed" else compare_size
-        tell(compare(options, Path(folder)), options.images)
+        print_results(compare(options, Path(folder)), options.images)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Measures the engines side by side: `python -m benchmarks.engines [--ranks 2] [--batch_size 50] [--iterations 5]`.
+"""Compares the engines: `python -m benchmarks.engines [--ranks 2] [--batch_size 50] [--iterations 5]`.
 
-CaffeNet at full size on drawn noise. For PyTorch alone and DeepSpeed's stages 0 to 3, in turn and as often as --rounds
-says: seconds that making the engine takes, imports included, and seconds an iteration (the median of all rounds); the
-most memory that a rank took (resident on CPUs, allocated on GPUs); seconds for gathering the state and writing it, and
-its bytes. Prints a table.
+Trains the full-size CaffeNet on random noise with PyTorch and with DeepSpeed's stages 0 to 3, in turn, `--rounds`
+times. Prints a table of: the seconds to create the engine, including imports, and the seconds per iteration (medians
+over the rounds); the peak memory of a rank (resident on CPUs, allocated on GPUs); and the seconds to gather and write a
+checkpoint, and its size.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WARM_UP = 2
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one rank, or the ranks' worst, took; see the module's first lines."""
+    """The worst values over the ranks; seconds and bytes, as in the module's docstring."""
 
     start: float
     iteration: float
@@ -49,7 +49,7 @@ class Measured:
 
 
 def slice_of(world: World, size: int) -> Batch:
-    """Returns this rank's slice of a batch of noise."""
+    """Returns this rank's slice of a batch of random noise."""
     count = size * (world.rank + 1) // world.size - size * world.rank // world.size
     generator = torch.Generator().manual_seed(world.rank)
     pictures = torch.randint(0, 256, (count, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
@@ -60,7 +60,7 @@ def slice_of(world: World, size: int) -> Batch:
 
 
 def measure(config: Config, iterations: int) -> None:
-    """Trains on this rank among its peers, and leaves what was measured in the run's folder; for torchrun."""
+    """Trains on this rank under torchrun, and writes the measurements into the run directory."""
     world = World.join()
     net = build_model(config.model, CLASSES, [(SIDE, SIDE)], seed=0)
     transform = Transform(torch.full((1, 1, 3), 110.0), 1.0, world.device)
@@ -87,21 +87,21 @@ def measure(config: Config, iterations: int) -> None:
         size = sum(file.stat().st_size for file in path.iterdir())
     world.barrier()
     save = time.monotonic() - began
-    most = [-value for value in world.min(-torch.tensor([start, float(memory), save], dtype=torch.float64)).tolist()]
+    highest = [-value for value in world.min(-torch.tensor([start, float(memory), save], dtype=torch.float64)).tolist()]
     if world.is_main:
-        measured = Measured(most[0], statistics.median(seconds[WARM_UP:]), int(most[1]), most[2], size)
+        measured = Measured(highest[0], statistics.median(seconds[WARM_UP:]), int(highest[1]), highest[2], size)
         (Path(config.run_dir) / "measured.json").write_text(json.dumps(dataclasses.asdict(measured)))
     world.shutdown()
 
 
 def launch(engine: str, options: argparse.Namespace) -> Measured:
-    """Measures one engine, in processes of its own."""
+    """Measures one engine in separate processes."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = ["torch.distributed.run", f"--nproc_per_node={options.ranks}", "--rdzv_backend=c10d"]
         launcher += ["--rdzv_endpoint=127.0.0.1:0", "-m", "benchmarks.engines", f"--batch_size={options.batch_size}"]
-        asked = [f"--iterations={options.iterations}", f"--one={engine}", f"--folder={folder}"]
+        flags = [f"--iterations={options.iterations}", f"--one={engine}", f"--folder={folder}"]
         done = subprocess.run(
-            [sys.executable, "-m", *launcher, *asked],
+            [sys.executable, "-m", *launcher, *flags],
             cwd=ROOT,
             env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -135,7 +135,7 @@ def main() -> None:
         for engine, found in measured.items():
             found.append(launch(engine, options))
     print(f"{options.ranks} ranks, batch {options.batch_size}, {options.rounds} rounds of {options.iterations}\n")
-    print("| engine | s to make it | s an iteration | GB a rank | s to save | MB saved |\n|---|---|---|---|---|---|")
+    print("| engine | s to create | s per iteration | GB per rank | s to save | MB saved |\n|---|---|---|---|---|---|")
     for engine, found in measured.items():
         name = "torch" if engine == "torch" else f"deepspeed, stage {engine}"
         start, iteration, save = (

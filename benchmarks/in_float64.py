@@ -1,8 +1,9 @@
-"""Trains in float64: `python -m benchmarks.in_float64` takes what `python -m stylefinetune.train` takes.
+"""Trains in float64: `python -m benchmarks.in_float64` has the flags of `python -m stylefinetune.train`.
 
-The order of a float32 sum shows in its last digit, and with it where a maximum is a tie; in float64 it shows nowhere,
-on any number of ranks or threads and on any processor. What is then left of a difference from Caffe is Caffe's own
-rounding. `--turn_tie ITERATION`, on one rank, lets the tie in that iteration's pool1 fall the other way.
+In float32, the order of a sum changes its last digit, and that can decide which of two almost equal values is the
+maximum of a pooling window (a tie). In float64 the order has no visible effect, on any number of ranks or threads and
+on any processor; the remaining difference from Caffe is Caffe's own rounding. `--turn_tie ITERATION`, on one rank,
+reverses the decision of the tie in pool1 in that iteration.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from stylefinetune.training import setup
 
 
 class Float64Transform(Transform):
-    """A Transform whose result, computed in float32 as ever, is float64."""
+    """A Transform that computes in float32 as usual and returns float64."""
 
     def __call__(self, pictures: torch.Tensor, crops: Crops) -> torch.Tensor:
         """See Transform."""
@@ -27,25 +28,25 @@ class Float64Transform(Transform):
 
 
 class TieTurner:
-    """A forward hook of conv1: in one training iteration, its closest second in a window of pool1 becomes the first.
+    """A forward hook of conv1 that reverses the closest decision between two values in a window of pool1.
 
     Args:
-        iteration: which, of a run that begins at 0 with an iter_size of 1.
+        iteration: training iteration in which to do so; the run must begin at 0 and have an iter_size of 1.
     """
 
     def __init__(self, iteration: int) -> None:
         self._left = iteration
 
     def __call__(self, _conv1: nn.Module, _inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        """Returns conv1's output, [B, C, H, W], but for the one value that is lowered by twice its lead."""
-        if not torch.is_grad_enabled():  # a test's pass
+        """Returns conv1's output, [B, C, H, W]; the winning value is lowered by twice its lead over the second."""
+        if not torch.is_grad_enabled():  # a forward pass of a test
             return output
         self._left -= 1
         if self._left != -1:
             return output
         with torch.no_grad():
             planes = functional.relu(output).flatten(0, 1)
-            # Each window's nine values; one that is cut at the edge isn't looked at.
+            # The nine values of each window; windows cut off by the edge are not considered.
             first, second = functional.unfold(planes[:, None], kernel_size=3, stride=2).topk(2, dim=1).values.unbind(1)
             lead = torch.where(second > 0, first - second, torch.inf)
             plane, window = divmod(int(lead.argmin()), lead.shape[1])

@@ -1,8 +1,8 @@
-"""A web server on this machine for the crawl's benchmarks, quick enough not to be what is measured.
+"""A local web server for the download benchmarks, fast enough not to limit the measurement.
 
-`python -m benchmarks.picture_server` prints its address and serves until its standard input ends. Any path, or any URL
-when it is used as a proxy, is a JPEG of 500x333 pixels and some 44 KB whose bytes no other path has; of a hundred
-paths, as many as --missing says are 404.
+`python -m benchmarks.picture_server` prints its address and serves until its standard input is closed. It answers every
+path, and every URL when it is used as a proxy, with a JPEG of 500x333 pixels and about 44 KB, with different bytes for
+each path. `--missing` percent of the paths answer 404.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import zlib
 import cv2
 import numpy as np
 
-_PICTURES = 64  # that differ in their pixels, too
+_PICTURES = 64  # different pictures; the paths differ in a JPEG comment
 _QUALITY = 90
 _MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 def draw_jpgs(count: int) -> list[bytes]:
-    """Draws JPEGs, each between 40 and 48 KB, as photographs of that size have."""
+    """Generates JPEGs of 40 to 48 KB, like photographs of that size."""
     random = np.random.default_rng(0)
     jpgs: list[bytes] = []
     for _ in range(count):
@@ -32,7 +32,7 @@ def draw_jpgs(count: int) -> list[bytes]:
 
 
 class _Connection(asyncio.Protocol):
-    """Answers GET after GET on one connection."""
+    """Answers the GET requests of one connection."""
 
     def __init__(self, jpgs: list[bytes], missing: int) -> None:
         self._jpgs = jpgs
@@ -59,7 +59,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def serve(missing: int) -> None:
-    """Serves on a free port until standard input ends."""
+    """Serves on a free port until standard input is closed."""
     jpgs = draw_jpgs(_PICTURES)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(jpgs, missing), "127.0.0.1", 0, backlog=512)
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.picture_server", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--missing", type=int, default=0, help="of a hundred paths, how many are 404 (0)")
+    parser.add_argument("--missing", type=int, default=0, help="percentage of paths that answer 404 (default: 0)")
     asyncio.run(serve(parser.parse_args(arguments).missing))
 
 

@@ -1,8 +1,8 @@
-"""What an order of reading costs on a disk, and in randomness: `python -m benchmarks.staging disk FOLDER | mixing`.
+"""Measures orders of reading: `python -m benchmarks.staging disk FOLDER | mixing`.
 
-disk: makes shards in FOLDER, reads all their pictures in several orders, the system's memory of them dropped before
-each, then stages them to --stage and reads the copy. mixing: how mixed the classes of a batch are, and how sequential
-the reads, for a list in label order and for the same one permuted, as `assemble` does with a list of URLs.
+disk: makes shards in FOLDER and reads all pictures in several orders, with the page cache dropped before each; then
+stages the shards to `--stage` and reads the copy. mixing: how many classes a batch contains and how sequential the
+reads are, for a list sorted by label and for the same list permuted, as `assemble` does with a list of URLs.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from stylefinetune.data.staging import stage_shards
 from stylefinetune.distributed.world import World
 
 ROWS_PER_SHARD, BATCH, SEED = 1000, 50, 1
-CLASSES, SHARDS = 20, 80  # of the list whose mixing is looked at
+CLASSES, SHARDS = 20, 80  # of the list in `mixing`
 WINDOWS = (4, 16, 64)
 RANKS, NEAR = 8, 16
 Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
-    """Packs pictures of `size` random bytes, 1,000 a shard, with an index."""
+    """Packs pictures of `size` random bytes, 1,000 in each shard, and writes an index."""
     (root / "train").mkdir(parents=True)
     random, rows = np.random.default_rng(0), []
     for number in range(shards):
@@ -62,7 +62,7 @@ def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
 
 
 def order_of(entries: Entries, window: int | None) -> Rows:
-    """Returns an epoch's rows: in list order (None), permuted (0), or within a window."""
+    """Returns the rows of an epoch: in list order (None), permuted (0), or with a shuffle window."""
     if window is None:
         return np.arange(len(entries))
     within = ShuffleWindow.of(window, entries.shard, entries.offset) if window else None
@@ -70,8 +70,8 @@ def order_of(entries: Entries, window: int | None) -> Rows:
     return np.array([order.row(place) for place in range(len(entries))])
 
 
-def forget(root: Path) -> None:
-    """Has the system drop what it remembers of the tars; it keeps what isn't on the disk yet."""
+def drop_cache(root: Path) -> None:
+    """Drops the tars from the page cache, after flushing them to the disk."""
     for path in root.rglob("*.tar"):
         with path.open("rb") as tar:
             os.fsync(tar.fileno())
@@ -79,7 +79,7 @@ def forget(root: Path) -> None:
 
 
 def read(entries: Entries, root: Path, rows: Rows, readers: int) -> float:
-    """Reads all rows, a batch of one reader at a time, and returns MB/s."""
+    """Reads all rows with several threads, each a batch at a time, and returns MB/s."""
     files = {name: os.open(root / name, os.O_RDONLY) for name in set(entries.shard)}
     batches = [rows[first : first + BATCH].tolist() for first in range(0, len(rows), BATCH)]
 
@@ -98,14 +98,14 @@ def read(entries: Entries, root: Path, rows: Rows, readers: int) -> float:
     return int(entries.length.sum()) / seconds / 1e6
 
 
-def timed(act: Callable[[], float], rounds: int) -> str:
-    """Returns the median of several rounds and their range."""
-    found = [act() for _ in range(rounds)]
+def repeat(measure: Callable[[], float], rounds: int) -> str:
+    """Returns the median and the range of several rounds as text."""
+    found = [measure() for _ in range(rounds)]
     return f"{statistics.median(found):,.0f} ({min(found):,.0f}-{max(found):,.0f})"
 
 
 def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
-    """Reads shards made in `root`, in place and staged to `copy`."""
+    """Makes shards in `root` and reads them there and staged to `copy`."""
     index = make_shards(root, options.shards, options.bytes)
     entries, world = index.entries("train"), World(rank=0, size=1, device=torch.device("cpu"))
     size = int(entries.length.sum())
@@ -115,18 +115,18 @@ def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
         table.add_column(f"{count} at a time", justify="right")
 
     def fresh(folder: Path, rows: Rows, count: int) -> float:
-        forget(folder)
+        drop_cache(folder)
         return read(entries, folder, rows, count)
 
     orders: list[tuple[str, int | None]] = [("list order", None), ("permuted", 0)]
     for what, window in [*orders, *((f"window of {window}", window) for window in WINDOWS if window < options.shards)]:
         rows = order_of(entries, window)
-        found = [timed(lambda rows=rows, count=count: fresh(root, rows, count), options.rounds) for count in readers]
+        found = [repeat(lambda rows=rows, count=count: fresh(root, rows, count), options.rounds) for count in readers]
         table.add_row(f"in place, {what}", *found)
 
     def copied_alone() -> float:
         shutil.rmtree(copy, ignore_errors=True)
-        forget(root)
+        drop_cache(root)
         began = time.monotonic()
         for name in sorted(set(entries.shard)):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -137,26 +137,26 @@ def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
 
     def copied() -> float:
         shutil.rmtree(copy, ignore_errors=True)
-        forget(root)
+        drop_cache(root)
         began = time.monotonic()
         stage_shards(index, entries.shard, copy, world)
         return size / (time.monotonic() - began) / 1e6
 
-    table.add_row("copied and synced alone", timed(copied_alone, options.rounds))
-    table.add_row("staged: checked, too", timed(copied, options.rounds))
+    table.add_row("copied and flushed only", repeat(copied_alone, options.rounds))
+    table.add_row("staged, with checks", repeat(copied, options.rounds))
     began = time.monotonic()
     stage_shards(index, entries.shard, copy, world)
-    table.add_row("seconds to see that it is staged", f"{time.monotonic() - began:.2f}")
+    table.add_row("seconds to check that it is staged", f"{time.monotonic() - began:.2f}")
     rows = order_of(entries, 0)
-    found = [timed(lambda count=count: fresh(copy, rows, count), options.rounds) for count in readers]
+    found = [repeat(lambda count=count: fresh(copy, rows, count), options.rounds) for count in readers]
     table.add_row("copy, permuted", *found)
-    found = [timed(lambda count=count: read(entries, copy, rows, count), options.rounds) for count in readers]
-    table.add_row("copy in memory, permuted", *found)
+    found = [repeat(lambda count=count: read(entries, copy, rows, count), options.rounds) for count in readers]
+    table.add_row("copy in the page cache, permuted", *found)
     return table
 
 
 def mixing() -> Table:
-    """Looks at one epoch of each order."""
+    """Analyses one epoch of each order."""
     count = SHARDS * ROWS_PER_SHARD
     in_label_order = np.arange(count) // (count // CLASSES)
     permuted = np.random.default_rng(0).permutation(in_label_order)
@@ -182,26 +182,26 @@ def mixing() -> Table:
 
 
 def ahead(rows: Rows) -> Rows:
-    """Returns how many pictures further on than the last one of its shard each is; negative where it lies before."""
+    """Returns the distance of each read from the previous read of the same shard, in pictures; may be negative."""
     by_shard = rows[np.argsort(rows // ROWS_PER_SHARD, kind="stable")]
     return np.diff(by_shard)
 
 
 def near(rows: Rows) -> float:
-    """Returns the share of reads that begin within NEAR pictures after the last one of the same shard."""
+    """Returns the fraction of reads that are 1 to NEAR pictures after the previous read of the same shard."""
     steps = ahead(rows)
     return float(np.mean((steps > 0) & (steps <= NEAR)))
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table and returns the exit code."""
+    """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.staging", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["disk", "mixing"])
-    parser.add_argument("folder", type=Path, nargs="?", help="where to make shards; they are removed in the end")
-    parser.add_argument("--stage", type=Path, help="where to stage them (default: beside them)")
-    parser.add_argument("--shards", type=int, default=20, help="of 1,000 pictures")
-    parser.add_argument("--bytes", type=int, default=100_000, help="of a picture")
-    parser.add_argument("--readers", type=int, nargs="+", default=[1, 8], help="threads that read")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder for the shards; they are removed at the end")
+    parser.add_argument("--stage", type=Path, help="folder to stage them to (default: FOLDER)")
+    parser.add_argument("--shards", type=int, default=20, help="number of shards of 1,000 pictures")
+    parser.add_argument("--bytes", type=int, default=100_000, help="size of a picture")
+    parser.add_argument("--readers", type=int, nargs="+", default=[1, 8], help="numbers of reading threads")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     if options.what == "mixing":

@@ -1,7 +1,7 @@
-"""Holds a recipe that draws at random against the original Caffe: `python -m benchmarks.stochastic_parity [GOLDEN]`.
+"""Compares a recipe with random draws with the original Caffe: `python -m benchmarks.stochastic_parity [GOLDEN]`.
 
-With mirrors, crops and dropout no run can be compared with another one, but their means over many seeds can. Prints our
-means beside Caffe's; exits with 1 where one is more than three standard errors off.
+With mirrors, crops and dropout, single runs cannot be compared, but their means over many seeds can. Prints the means
+here and in Caffe, and exits with 1 if one differs by more than three standard errors.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from benchmarks.caffe_results import Array
 
 SEEDS = 60
 STANDARD_ERRORS = 3.0
-# 100 iterations from the source net's weights, the last layer drawn anew; tests of all 150 pictures. The golden files
-# name mirror, crop and dropout alone: the weights, the stepsize and the size of a test are those, of eleven that were
-# tried, whose means come closest.
+# 100 iterations from the weights of the source net, with a random last layer; tests of all 150 pictures. The golden
+# files record only mirror, crop and dropout. The weights, the stepsize and the test size are the closest of eleven
+# combinations that were tried.
 RECIPE = (
     *("--weights=source/micro_src_iter_200.caffemodel", "--data.mirror=true", "--data.crop_size=75"),
     *("--model.dropout=0.5", "--optim.stepsize=60", "--train.max_iter=100", "--train.test_interval=100"),
@@ -32,7 +32,7 @@ RECIPE = (
 
 
 def run_seeds(golden: Path, work: Path, seeds: range) -> Iterator[list[float]]:
-    """Trains with each seed and yields what stat/summary.txt has a line for, in its order."""
+    """Trains with each seed and yields the values of stat/summary.txt in its order."""
     shards: list[str] = []
     for seed in seeds:
         run_dir = work / str(seed)
@@ -47,14 +47,14 @@ def run_seeds(golden: Path, work: Path, seeds: range) -> Iterator[list[float]]:
 
 
 def read_summary(golden: Path) -> dict[str, tuple[float, float]]:
-    """Returns Caffe's mean and its standard error by what was measured."""
+    """Returns Caffe's mean and its standard error by name."""
     text = (golden / "micro" / "stat" / "summary.txt").read_text(encoding="utf-8")
     lines = re.findall(r"^(\S.*?) +mean (\S+) sd \S+ se (\S+)$", text, re.MULTILINE)
     return {what: (float(mean), float(error)) for what, mean, error in lines}
 
 
 def compare(values: Array, summary: dict[str, tuple[float, float]]) -> Iterator[Row]:
-    """Compares means: float[seeds, lines of the summary]; a difference counts in standard errors of itself."""
+    """Compares means of `values`, float[seeds, lines of the summary]; differences are in standard errors."""
     errors = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     for (what, (caffes, error)), mean, own in zip(summary.items(), values.mean(axis=0), errors, strict=True):
         yield Row(
@@ -63,12 +63,12 @@ def compare(values: Array, summary: dict[str, tuple[float, float]]) -> Iterator[
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table and returns the exit code."""
+    """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.stochastic_parity", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("golden", type=Path, nargs="?", default=ROOT / "tests" / "golden")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many runs")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of runs")
     options = parser.parse_args(arguments)
     golden: Path = options.golden.resolve()
     torch.set_num_threads(1)

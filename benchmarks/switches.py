@@ -1,10 +1,10 @@
-"""Holds each switch, and the large batch, against fp32: `python -m benchmarks.switches --work DIR [--only NAME]`.
+"""Compares precisions, memory format, compilation and large batches: `python -m benchmarks.switches --work DIR`.
 
-Trains the quickstart's recipe on its own sample, on two ranks, from several seeds: as it is, with each of
-train.precision bf16 and fp16, train.channels_last and train.compile, and with batches of 400 as in
-flickr_style_8gpu.yaml, as many pictures in an eighth of the iterations. One run is no answer, since equal recipes from
-other seeds end some points apart; so each row is the mean over the seeds of the accuracy over all test pictures at the
-end, and its standard deviation. DIR keeps sample and runs; the same command goes on there, and repeats nothing.
+Trains the quickstart's recipe on its sample on two ranks, with several seeds: unchanged; with train.precision bf16 and
+fp16, train.channels_last and train.compile; and with batches of 400 as in flickr_style_8gpu.yaml, in an eighth of the
+iterations. Prints the mean and the standard deviation of the final test accuracy over the seeds, because runs with
+different seeds differ by some points. DIR keeps the sample and the runs; the same command continues and repeats
+nothing.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from benchmarks.caffe_checks import ROOT, metrics
 SEEDS = (1, 2, 3)
 BF16, FP16 = "--train.precision=bf16", "--train.precision=fp16"
 CHANNELS_LAST, COMPILE = "--train.channels_last=true", "--train.compile=true"
-# 700 iterations of 50 with a drop after 500; an eighth of that, with flickr_style_8gpu.yaml's share of warm-up.
+# An eighth of the quickstart's 700 iterations and of its stepsize; 6 iterations of warm-up are the fraction that
+# flickr_style_8gpu.yaml has.
 LARGE = ("--data.batch_size=400", "--train.max_iter=88", "--optim.stepsize=63")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fp32": (),
@@ -37,10 +38,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def run(*command: str) -> None:
-    """Runs a program of the project's to its end.
+    """Runs a module of this project.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: it failed; the message has the end of its output.
     """
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -51,7 +52,7 @@ def run(*command: str) -> None:
 
 
 def assemble(work: Path) -> Path:
-    """Returns the sample's shards, with their mean, and makes them where they aren't there yet."""
+    """Returns the shards of the sample, with their mean; makes them if they do not exist."""
     shards, sample = work / "shards", work / "sample"
     if not (shards / "mean.npy").exists():
         with subprocess.Popen(
@@ -67,13 +68,13 @@ def assemble(work: Path) -> Path:
 
 
 def train(work: Path, variant: str, seed: int) -> float:
-    """Returns the test accuracy at the end of a run, and trains it unless it is there."""
+    """Returns the final test accuracy of a run; trains it if it is not complete."""
     run_dir = work / f"{variant}_{seed}"
     launcher = ("torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0")
     recipe = ("--config=configs/finetune/quickstart.yaml", f"--data.shards={assemble(work)}", f"--run_dir={run_dir}")
     quiet = ("--train.test_interval=0", "--tracking.wandb=disabled", f"--train.seed={seed}")
-    ending = run_dir / "exit.json"
-    if not ending.exists() or json.loads(ending.read_text(encoding="utf-8"))["code"] != 0:
+    exit_file = run_dir / "exit.json"
+    if not exit_file.exists() or json.loads(exit_file.read_text(encoding="utf-8"))["code"] != 0:
         run(*launcher, "-m", "stylefinetune.train", *recipe, *quiet, *VARIANTS[variant])
     return float(metrics(run_dir, "test")[-1]["accuracy"])
 
@@ -81,8 +82,8 @@ def train(work: Path, variant: str, seed: int) -> float:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.switches", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of the sample and the runs")
-    parser.add_argument("--only", choices=VARIANTS, action="append", help="a row; all unless given")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the sample and the runs")
+    parser.add_argument("--only", choices=VARIANTS, action="append", help="run only this row; may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
     work: Path = options.work.resolve()
