@@ -45,8 +45,8 @@ def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
     for number in range(shards):
         name = f"train/{number:05d}.tar"
         with tarfile.open(root / name, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for place in range(ROWS_PER_SHARD):
-                member, body = tarfile.TarInfo(f"{number:05d}{place:05d}.jpg"), random.bytes(size)
+            for position in range(ROWS_PER_SHARD):
+                member, body = tarfile.TarInfo(f"{number:05d}{position:05d}.jpg"), random.bytes(size)
                 member.size = size
                 tar.addfile(member, io.BytesIO(body))
                 rows.append((member.name[:-4], name, tar.offset - -(-size // 512) * 512, sha256(body).hexdigest()))
@@ -65,9 +65,9 @@ def order_of(entries: Entries, window: int | None) -> Rows:
     """Returns the rows of an epoch: in list order (None), permuted (0), or with a shuffle window."""
     if window is None:
         return np.arange(len(entries))
-    within = ShuffleWindow.of(window, entries.shard, entries.offset) if window else None
+    within = ShuffleWindow.from_index(window, entries.shard, entries.offset) if window else None
     order = DataOrder(len(entries), shuffle=True, seed=SEED, window=within)
-    return np.array([order.row(place) for place in range(len(entries))])
+    return np.array([order.row(position) for position in range(len(entries))])
 
 
 def drop_cache(root: Path) -> None:
@@ -161,8 +161,8 @@ def mixing() -> Table:
     in_label_order = np.arange(count) // (count // CLASSES)
     permuted = np.random.default_rng(0).permutation(in_label_order)
     names = [f"{row // ROWS_PER_SHARD:05d}" for row in range(count)]
-    places, blank = np.arange(count) % ROWS_PER_SHARD, [""] * count
-    entries = Entries(Path(), blank, in_label_order, names, places, places, places, places, blank)
+    positions, blank = np.arange(count) % ROWS_PER_SHARD, [""] * count
+    entries = Entries(Path(), blank, in_label_order, names, positions, positions, positions, positions, blank)
     table = Table(f"{count:,} pictures in {SHARDS} shards", box=None, pad_edge=False)
     for column in ("classes a batch", "permuted list", "neighbours in a batch", "sequential", f"of 1/{RANKS}, near"):
         table.add_column(column, justify="right")
@@ -174,7 +174,7 @@ def mixing() -> Table:
         table.add_row(
             what,
             *(f"{np.mean([len(np.unique(labels[b])) for b in batches]):.1f}" for labels in (in_label_order, permuted)),
-            f"{np.mean((np.diff(batch_of) == 0)[places[1:] > 0]):.2%}",
+            f"{np.mean((np.diff(batch_of) == 0)[positions[1:] > 0]):.2%}",
             f"{np.mean(ahead(rows) == 1):.1%}",
             f"{near(batches[:, : BATCH // RANKS].ravel()):.1%}",
         )
