@@ -1,4 +1,4 @@
-"""launch/train.sh: a run on one node or two, its signals, and the exit code that is the run's own."""
+"""launch/train.sh: a run on one node or two, its signals and its exit code."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ FLAGS = [
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout whose path has a space; the working folder is another one."""
+    """A checkout whose path has a space. The working folder is another one."""
     (tmp_path / "a checkout").symlink_to(ROOT)
     return tmp_path / "a checkout"
 
@@ -41,37 +41,37 @@ class Node:
     output: object
 
     def wait_for(self, iteration):
-        """Waits until the run is there."""
+        """Wait until the run has done `iteration` iterations."""
         end = time.monotonic() + 240
         while not ((self.run_dir / "metrics.jsonl").exists() and metrics(self.run_dir, "train")[iteration:]):
-            assert self.script.poll() is None, self.said()
+            assert self.script.poll() is None, self.read_output()
             assert time.monotonic() < end
             time.sleep(0.01)
 
     def wait_until_resumed(self, times):
-        """Waits until the run has gone on from a checkpoint so many times."""
+        """Wait until the run has resumed from a checkpoint `times` times."""
         end = time.monotonic() + 240
         while (self.run_dir / "train.log").read_text().count("Restoring previous solver status") < times:
-            assert self.script.poll() is None, self.said()
+            assert self.script.poll() is None, self.read_output()
             assert time.monotonic() < end
             time.sleep(0.1)
         self.wait_for(len(metrics(self.run_dir, "train")) + 5)
 
     def end(self):
-        """Returns its exit code and what it said, once it has ended by itself."""
-        return self.script.wait(timeout=400), self.said()
+        """Return its exit code and its output, once it has ended by itself."""
+        return self.script.wait(timeout=400), self.read_output()
 
-    def said(self):
+    def read_output(self):
         return self.output.read_text()
 
 
 @pytest.fixture
 def start(checkout, pixel_shards, tmp_path):
-    """Starts launch/train.sh; what a failed test leaves is ended."""
+    """Start launch/train.sh; processes that a failed test leaves behind are killed."""
     with contextlib.ExitStack() as started:
 
         def start(run, *flags, **settings):
-            # Not pipes, which a long run would fill and wait at.
+            # A file: a long run would fill a pipe and block.
             output = Path(started.enter_context(tempfile.NamedTemporaryFile(dir=tmp_path)).name)
             script = subprocess.Popen(
                 [
@@ -93,21 +93,21 @@ def start(checkout, pixel_shards, tmp_path):
 
 
 def end_all(script):
-    """Kills what is left of a script that is still there."""
+    """Kill a script that still runs, and its children."""
     if script.poll() is None:
-        left = psutil.Process(script.pid).children(recursive=True)
-        for process in [*left, script]:
+        children = psutil.Process(script.pid).children(recursive=True)
+        for process in [*children, script]:
             process.kill()
         script.wait(timeout=30)
 
 
 def two_nodes():
-    """Returns the settings of two nodes, both of them this machine."""
-    each = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NPROC_PER_NODE": "1"}
-    return [{**each, "NODE_RANK": str(node)} for node in range(2)]
+    """Return the settings of two nodes, both on this machine."""
+    settings = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NPROC_PER_NODE": "1"}
+    return [{**settings, "NODE_RANK": str(node)} for node in range(2)]
 
 
-def ending(run_dir):
+def exit_record(run_dir):
     return json.loads((run_dir / "exit.json").read_text())
 
 
@@ -115,57 +115,60 @@ def weights(run_dir):
     return (run_dir / "checkpoints" / "iter_100" / "model.safetensors").read_bytes()
 
 
+def test_a_signal_stops_the_run_and_the_exit_code_is_the_runs(start):
+    node = start("a run", "--train.max_iter=1000000", NPROC_PER_NODE="1")
+    node.wait_for(5)
+    node.script.send_signal(signal.SIGUSR1)
+    code, output = node.end()
+    assert code == 138, output
+    assert exit_record(node.run_dir)["reason"] == "stopped"
+
+
 @pytest.mark.slow
-def test_one_node_and_two_stopped_and_started_again_end_in_the_same_weights(start):
-    quiet = start("a quiet run", NPROC_PER_NODE="2")
-    assert quiet.end()[0] == 0
-    parted = start("a parted run", NPROC_PER_NODE="2")
-    parted.wait_for(20)
-    parted.script.send_signal(signal.SIGTERM)
-    code, said = parted.end()
-    assert code == 143, said
-    assert ending(parted.run_dir)["reason"] == "stopped"
-    at = ending(parted.run_dir)["iteration"]
-    nodes = [start("a parted run", **settings) for settings in two_nodes()]
-    nodes[0].wait_for(at + 5)
-    nodes[1].script.send_signal(signal.SIGINT)  # node 0 holds the store, so that the others miss it at once
+def test_a_run_that_is_stopped_on_one_node_and_then_on_two_ends_in_the_same_weights(start):
+    uninterrupted = start("an uninterrupted run", NPROC_PER_NODE="2")
+    assert uninterrupted.end()[0] == 0
+    stopped = start("a stopped run", NPROC_PER_NODE="2")
+    stopped.wait_for(20)
+    stopped.script.send_signal(signal.SIGTERM)
+    code, output = stopped.end()
+    assert code == 143, output
+    assert exit_record(stopped.run_dir)["reason"] == "stopped"
+    iteration = exit_record(stopped.run_dir)["iteration"]
+    nodes = [start("a stopped run", **settings) for settings in two_nodes()]
+    nodes[0].wait_for(iteration + 5)
+    nodes[1].script.send_signal(signal.SIGINT)  # node 0 runs the store, so the others would notice its end at once
     assert [node.end()[0] for node in nodes] == [130, 130]
-    assert ending(parted.run_dir)["requeue"] is False
-    nodes = [start("a parted run", **settings) for settings in two_nodes()]
+    assert exit_record(stopped.run_dir)["requeue"] is False
+    nodes = [start("a stopped run", **settings) for settings in two_nodes()]
     assert [node.end()[0] for node in nodes] == [0, 0]
-    assert weights(parted.run_dir) == weights(quiet.run_dir)
+    assert weights(stopped.run_dir) == weights(uninterrupted.run_dir)
 
 
 @pytest.mark.parametrize(
-    ("flags", "settings", "said"),
+    ("flags", "settings", "message"),
     [
-        (["--train.max_itr=3"], {}, "error: unknown key train.max_itr; did you mean train.max_iter?"),
         (["--data.shards=no where"], {}, "error: data.shards: no where"),
         ([], {"NNODES": "two"}, "launch/train.sh: NNODES is two; it must be a number of nodes, or MIN:MAX"),
         ([], {"NNODES": "2"}, "launch/train.sh: NNODES is 2; set MASTER_ADDR to node 0's name, on every node"),
         ([], {"NNODES": "2", "MASTER_ADDR": "n1"}, "launch/train.sh: NNODES is 2; set NODE_RANK to this node's number"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(start, flags, settings, said):
+def test_a_mistake_is_one_line_and_exit_code_2(start, flags, settings, message):
     node = start("a run", *flags, **settings)
-    code, told = node.end()
+    code, output = node.end()
     assert code == 2
-    (line,) = told.splitlines()
-    assert line.startswith(said)
+    (line,) = output.splitlines()
+    assert line.startswith(message)
     assert not node.run_dir.exists()
 
 
-def test_help_is_how_it_is_called():
-    done = subprocess.run([ROOT / "launch" / "train.sh", "--help"], capture_output=True, text=True, check=True)
-    assert "launch/train.sh --config FILE" in done.stdout
-
-
 @pytest.mark.slow
-def test_an_elastic_run_goes_on_with_the_node_that_is_left_and_with_one_that_comes(start):
-    """torchrun waits 30 s for further nodes when there are as many as it needs."""
-    settings = [{**each, "NNODES": "1:2"} for each in two_nodes()]
+def test_an_elastic_run_continues_with_one_node_less_and_with_one_more(start):
+    """torchrun waits 30 s for more nodes once it has the minimum."""
+    settings = [{**node, "NNODES": "1:2"} for node in two_nodes()]
     flags = ["--train.max_iter=1000000", "--checkpoint.snapshot=5", "--train.test_interval=0"]
-    nodes = [start("a run", *flags, **each) for each in settings]
+    nodes = [start("a run", *flags, **node) for node in settings]
     nodes[0].wait_for(20)
     end_all(nodes[1].script)  # a power cut
     nodes[0].wait_until_resumed(1)

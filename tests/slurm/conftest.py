@@ -1,4 +1,4 @@
-"""A real Slurm cluster of three virtual nodes on this machine, for the length of the session."""
+"""A real Slurm cluster of three virtual nodes on this machine, which lasts for the session."""
 
 import os
 import re
@@ -19,32 +19,32 @@ SBIN = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 
 class Cluster:
-    """Submits jobs, waits for them and cuts nodes' power."""
+    """Submit jobs, wait for them and cut the power of nodes."""
 
     def __init__(self, base):
         self.base = base
-        # A suite that itself runs inside a job must not hand its allocation on.
+        # If the tests run inside a job, they must not pass its allocation on.
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         self.env |= {"SLURM_CONF": f"{base}/etc/slurm.conf", "PATH": SBIN}
 
     def run(self, *command):
         done = subprocess.run(
-            [str(part) for part in command], env=self.env, text=True, capture_output=True, timeout=60, check=False
+            [str(part) for part in command], env=self.env, text=True, capture_output=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def sbatch(self, *arguments):
-        """Submits a job and returns its id."""
+        """Submit a job and return its id."""
         return self.run("sbatch", "--parsable", *arguments).split(";")[0]
 
     def show(self, job):
-        """Returns what Slurm says of each task of a job."""
+        """Return Slurm's description of each task of a job."""
         shown = self.run("scontrol", "-o", "show", "job", job).splitlines()
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown]
 
-    def wait(self, job, timeout=100):
-        """Waits until every task of a job has ended; `sbatch --wait` looks too rarely."""
+    def wait(self, job, timeout=400):
+        """Wait until every task of a job has ended; `sbatch --wait` polls too rarely."""
         end = time.monotonic() + timeout
         tasks = self.show(job)
         while any(task["JobState"] in BUSY for task in tasks):
@@ -54,13 +54,13 @@ class Cluster:
         return tasks
 
     def kill_node(self, node):
-        """Cuts its power."""
-        subprocess.run([HERE / "node-kill.sh", self.base, node], check=True, timeout=30)
+        """Cut the power of a node."""
+        subprocess.run([HERE / "node-kill.sh", self.base, node], check=True, timeout=120)
 
     def start_node(self, node):
-        """Brings it back, and waits until jobs may run there."""
-        subprocess.run([HERE / "node-up.sh", self.base, node], check=True, timeout=30)
-        end = time.monotonic() + 30
+        """Start a node again, and wait until jobs can run there."""
+        subprocess.run([HERE / "node-up.sh", self.base, node], check=True, timeout=120)
+        end = time.monotonic() + 120
         while self.run("sinfo", "-h", "-n", node, "-o", "%T") not in {"idle", "mixed"}:
             assert time.monotonic() < end
             time.sleep(0.2)
@@ -73,11 +73,11 @@ def slurm():
     ]
     if missing:
         pytest.skip(f"{missing[0]} is missing; tests/slurm/install.sh installs Debian's Slurm")
-    base = tempfile.mkdtemp(prefix="sl")  # short: unix sockets lie under it
+    base = tempfile.mkdtemp(prefix="sl")  # short: the paths of Unix sockets begin with it
     try:
         up = subprocess.run(
             [HERE / "up.sh", base, str(NODES)],
-            timeout=60,
+            timeout=200,
             check=False,
             capture_output=True,
             text=True,
@@ -86,5 +86,5 @@ def slurm():
         assert up.returncode == 0, up.stdout + up.stderr
         yield Cluster(base)
     finally:
-        subprocess.run([HERE / "down.sh", base], timeout=60, check=True)
+        subprocess.run([HERE / "down.sh", base], timeout=200, check=True)
         shutil.rmtree(base, ignore_errors=True)

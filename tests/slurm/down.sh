@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends the cluster in DIR with all its jobs, by its own pid files only; any number of times.
+# Ends the cluster in DIR and all its jobs, which it finds by the cluster's pid files. It may be run more than once.
 #
 #   tests/slurm/down.sh DIR
 set -uo pipefail
@@ -7,8 +7,8 @@ base=$1
 [[ -d $base/run ]] || exit 0
 export SLURM_CONF="$base/etc/slurm.conf"
 
-# A daemon whose parent doesn't reap stays a zombie, which kill -0 still finds: /proc knows. The command's name is
-# compared too, so that an old pid file never hits a stranger's process.
+# kill -0 also succeeds for a zombie, so the state comes from /proc. The command's name is compared too, so that an old
+# pid file never ends another process.
 is_alive() { # PID NAME
     local state
     [[ $(cat "/proc/$1/comm" 2>/dev/null) == "$2" ]] || return 1
@@ -30,8 +30,8 @@ stop() { # PIDFILE NAME SIGNAL
     rm -f "$1"
 }
 
-# Slurm without cgroups loses what was given a new parent, and a slurmstepd then waits for its output: of our own
-# orphans, end what names this cluster in its environment. Again, for their children.
+# Without cgroups, Slurm loses track of processes whose parent has exited, and a slurmstepd waits for their output. So end
+# our own orphans that have this cluster in their environment; repeat it for their children.
 sweep() {
     local process found
     for _ in 1 2 3; do
@@ -51,7 +51,7 @@ sweep() {
 
 controller=$base/run/slurmctld.pid
 if [[ -s $controller ]] && is_alive "$(<"$controller")" slurmctld; then
-    # The jobs first: a slurmstepd outlives its slurmd.
+    # Jobs first, since a slurmstepd outlives its slurmd.
     timeout 5 scancel --quiet --state=PENDING,RUNNING,SUSPENDED 2>/dev/null
     timeout 5 scancel --quiet --full --signal=KILL --state=RUNNING 2>/dev/null
     for _ in $(seq 30); do
@@ -63,13 +63,13 @@ shopt -s nullglob
 for file in "$base"/run/node.*.pid; do
     stop "$file" unshare KILL # the whole node
     node=${file##*/node.}
-    rm -f "$base/run/slurmd.${node%.pid}.pid" # holds a pid of the node's own process space
+    rm -f "$base/run/slurmd.${node%.pid}.pid" # contains a pid of the node's own namespace
 done
 for file in "$base"/run/slurmd.*.pid; do stop "$file" slurmd TERM; done
 stop "$controller" slurmctld TERM
 stop "$base/run/munged.pid" munged TERM
 if [[ $(cat "$base/etc/isolate" 2>/dev/null) == 0 ]]; then sweep; fi
-# In a container /etc/hosts is a mount, which can only be written in place.
+# In a container /etc/hosts is a mount, so it can't be replaced.
 if [[ -w /etc/hosts ]] && grep -q " # $base\$" /etc/hosts; then
     kept=$(grep -v " # $base\$" /etc/hosts)
     printf '%s\n' "$kept" >/etc/hosts

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian's Slurm and munge, of which the tests make a cluster of their own; starts no service.
+# Installs Debian's Slurm and munge, with which the tests start their own cluster. Starts no service.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 if command -v slurmctld >/dev/null && command -v munged >/dev/null; then exit 0; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Cuts a node's power: its slurmd, its job steps and all that runs in them end at once, and nobody is told.
+# Cuts a node's power: kills its slurmd, its job steps and their processes at once, without a message to the controller.
 #
 #   tests/slurm/node-kill.sh DIR NODE
 set -uo pipefail

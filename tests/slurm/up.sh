@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Brings up a real Slurm cluster of virtual nodes n1, n2, ... on this one host; down.sh DIR ends it.
+# Starts a real Slurm cluster of virtual nodes n1, n2, ... on this host. down.sh DIR ends it.
 #
 #   tests/slurm/up.sh DIR NODES        then: export SLURM_CONF=DIR/etc/slurm.conf
 #
-# Needs slurm-wlm and munge (install.sh). No systemd, no cgroups. Where it may, each node has a host name, an address
-# and a process space of its own, so that its power can be cut by killing one process; else node-kill.sh looks for them.
+# Needs slurm-wlm and munge (install.sh), but no systemd and no cgroups. If unshare is permitted, each node has its own
+# host name, address and process namespace, so that killing one process cuts its power. Otherwise node-kill.sh looks for
+# the node's processes.
 set -euo pipefail
-base=$1 # short: unix sockets lie under it, whose names have at most 108 bytes
+base=$1 # short: it begins the paths of Unix sockets, which have at most 108 bytes
 count=$2
 readonly CPUS=8 GPUS=8 MEMORY=16000
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,13 +15,13 @@ export PATH="$PATH:/usr/sbin:/sbin" SLURM_CONF="$base/etc/slurm.conf"
 me=$(id -un)
 
 states() { timeout 3 sinfo -h -o '%T %D' 2>/dev/null | sort; }
-# Ports that nobody listens on now; the controller's, then one a node.
+# The first of a row of free ports: one for the controller, then one per node.
 port=$(python3 -c 'import random, socket, sys
 for first in random.sample(range(16000, 30000, 10), 200):
     sockets = [socket.socket() for _ in range(int(sys.argv[1]) + 1)]
     try:
-        for place, one in enumerate(sockets):
-            one.bind(("", first + place))
+        for offset, one in enumerate(sockets):
+            one.bind(("", first + offset))
         print(first)
         break
     except OSError:
@@ -38,7 +39,7 @@ address() { if ((isolate)); then echo "127.0.0.$((10 + $1))"; else echo 127.0.0.
 munged --key-file="$base/munge/munge.key" --socket="$base/run/munge.socket" --pid-file="$base/run/munged.pid" \
     --log-file="$base/log/munged.log" --seed-file="$base/munge/munged.seed"
 
-# gres/gpu wants character devices; links to /dev/null will do, and need no mknod.
+# gres/gpu needs character devices; links to /dev/null are enough and need no mknod.
 for ((gpu = 0; gpu < GPUS; gpu++)); do ln -s /dev/null "$base/dev/nvidia$gpu"; done
 echo "NodeName=n[1-$count] Name=gpu File=$base/dev/nvidia[0-$((GPUS - 1))]" >"$base/etc/gres.conf"
 
@@ -53,7 +54,7 @@ AuthType=auth/munge
 AuthInfo=socket=$base/run/munge.socket,cred_expire=5
 CredType=cred/munge
 
-# Files named by job id of an earlier cluster are not to be met again.
+# Avoids the job ids of an earlier cluster, by which files are named.
 FirstJobId=$((1000 + RANDOM))
 
 SlurmctldPidFile=$base/run/slurmctld.pid
@@ -63,7 +64,7 @@ SlurmdSpoolDir=$base/spool.%n
 SlurmctldLogFile=$base/log/slurmctld.log
 SlurmdLogFile=$base/log/slurmd.%n.log
 
-# What a machine without cgroups can do.
+# For machines without cgroups.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -75,10 +76,10 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 GresTypes=gpu
-# The node lines below hold, not the hardware.
+# The node lines below count, not the hardware.
 SlurmdParameters=config_overrides
 
-# Quick to start a job and to miss a node.
+# Start jobs quickly and notice a lost node quickly.
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2,sched_min_interval=0,batch_sched_delay=0,default_queue_depth=1000
 SlurmdTimeout=10
@@ -104,7 +105,7 @@ CONF
     echo "PartitionName=main Nodes=n[1-$count] Default=YES MaxTime=INFINITE DefaultTime=10 State=UP"
 } >"$SLURM_CONF"
 
-# Jobs ask for the head node by name.
+# Jobs resolve the name of the head node.
 if [[ -w /etc/hosts ]]; then
     for ((node = 1; node <= count; node++)); do
         echo "$(address "$node") n$node # $base" >>/etc/hosts
@@ -116,11 +117,11 @@ for ((node = 1; node <= count; node++)); do
     mkdir -p "$base/spool.n$node"
     "$here/node-up.sh" "$base" "n$node"
 done
-for _ in $(seq 200); do
+for _ in $(seq 1200); do
     if [[ $(states) == "idle $count" ]]; then exit 0; fi
     sleep 0.1
 done
-echo "the cluster did not come up:" >&2
+echo "the cluster did not start:" >&2
 states >&2
 tail -n 20 "$base"/log/*.log >&2
 exit 1
