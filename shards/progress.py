@@ -1,6 +1,5 @@
 """Shows the progress of a command: a bar on a terminal, otherwise a line every ten seconds."""
 
-import collections
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -12,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 _LINE_INTERVAL = 10.0  # seconds
 _RATE_WINDOW = 10.0  # seconds over which rates are averaged
-_SAMPLE_INTERVAL = 0.5  # seconds
 
 T = TypeVar("T")
 
@@ -38,13 +36,17 @@ class ProgressLine:
         """Prepare to count up to `total` rows."""
         self._console = console
         self._total = total
-        self._alive = self._dead = self._bytes = 0
-        start = time.monotonic()
-        self._history = collections.deque([(start, 0, 0)])  # time, rows, bytes
-        self._next_line = start + _LINE_INTERVAL
-        columns = (TextColumn("downloading"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("", total=total, state="")
+        self._alive = self._dead = self._size = 0
+        self._next_line = time.monotonic() + _LINE_INTERVAL
+        self._bar = Progress(
+            *(TextColumn("downloading"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}")),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=_RATE_WINDOW,
+            get_time=time.monotonic,
+        )
+        self._rows = self._bar.add_task("", total=total, state="")
+        self._bytes = self._bar.add_task("", total=None, visible=False)  # only for its rate
 
     def __enter__(self) -> "ProgressLine":
         self._bar.start()
@@ -59,29 +61,23 @@ class ProgressLine:
         """Add rows with and without a picture, and `size` bytes; alive=-1, dead=1 moves a row that was counted."""
         self._alive += alive
         self._dead += dead
-        self._bytes += size
+        self._size += size
 
     def show(self) -> None:
         """Update the bar, or print a line if one is due."""
-        now = time.monotonic()
-        rows = self._alive + self._dead
-        if now - self._history[-1][0] >= _SAMPLE_INTERVAL:
-            self._history.append((now, rows, self._bytes))
-        while len(self._history) > 1 and now - self._history[1][0] > _RATE_WINDOW:
-            self._history.popleft()
+        done = self._alive + self._dead
+        self._bar.update(self._rows, completed=done)
+        self._bar.update(self._bytes, completed=self._size)
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=rows, state=self._state(now))
-        elif now >= self._next_line:
-            self._next_line = now + _LINE_INTERVAL
-            self._console.print(f"{rows}/{self._total} files, {self._state(now)}", highlight=False, soft_wrap=True)
+            self._bar.update(self._rows, state=self._state(done))
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_INTERVAL
+            self._console.print(f"{done}/{self._total} files, {self._state(done)}", highlight=False, soft_wrap=True)
 
-    def _state(self, now: float) -> str:
-        rows = self._alive + self._dead
-        if rows == self._total:
-            return f"packing, {self._alive} alive, {self._dead} dead"
-        then, rows_then, bytes_then = self._history[0]
-        seconds = max(now - then, 1e-3)
-        rate = (rows - rows_then) / seconds
-        remaining = f"{(self._total - rows) / rate:.0f} s" if rate else "?"
-        bytes_rate = decimal(int((self._bytes - bytes_then) / seconds))
-        return f"{rate:.0f} files/s, {bytes_rate}/s, {self._alive} alive, {self._dead} dead, ETA {remaining}"
+    def _state(self, done: int) -> str:
+        counts = f"{self._alive} alive, {self._dead} dead"
+        if done == self._total:
+            return f"packing, {counts}"
+        rows, size = self._bar.tasks
+        remaining = "?" if rows.time_remaining is None else f"{rows.time_remaining:.0f} s"
+        return f"{rows.speed or 0:.0f} files/s, {decimal(int(size.speed or 0))}/s, {counts}, ETA {remaining}"

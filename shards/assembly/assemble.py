@@ -18,7 +18,7 @@ from shards.assembly.pipeline import BlockTask, Pipeline
 from shards.assembly.retry import Retry, begin_retry, end_retry, parse_statuses
 from shards.assembly.row_order import open_or_create
 from shards.assembly.worker_pool import packing_pool
-from shards.config.schema import AssembleConfig
+from shards.config.schema import AssembleConfig, count_processes
 from shards.download.downloader import Downloader
 from shards.errors import ShardsError
 from shards.format.outcomes import Status
@@ -74,13 +74,13 @@ def _make_blocks(
         config = dataclasses.replace(config, out=work)  # the folder to name if aria2c can't write
     tasks = _plan_tasks(shard_dir, blocks, retry)
     images, total = sum(len(task.positions) for task in tasks), sum(map(shard_dir.size_of, blocks))
-    _print(console, f"Downloading {images} images with {config.worker_count} workers...")
+    _print(console, f"Downloading {images} images with {count_processes(config.workers)} workers...")
     if images < total:
         _print(console, f"{total - images} of {total} were done before; resuming in {session.name}")
     if tasks:
         progress = ProgressLine(console, images)
         with (
-            packing_pool(min(config.worker_count, len(tasks))) as pool,
+            packing_pool(min(count_processes(config.workers), len(tasks))) as pool,
             Downloader(config, work) as downloader,
             progress,
         ):

@@ -205,7 +205,7 @@ def _encode(body: bytes, sha256: str, encode_format: str, size: int) -> _Member:
     if encode_format == "original":
         kind, width, height = measure_picture(body)
         return _Member(kind, body, width, height, sha256)
-    pixels = resize_picture(inspect_picture(body).pixels, size)
+    pixels = resize_picture(inspect_picture(body), size)
     if encode_format == "pixels":
         npy = io.BytesIO()
         np.lib.format.write_array(npy, pixels, version=(1, 0), allow_pickle=False)

@@ -173,11 +173,6 @@ class AssembleConfig:
         return Partition.parse(self.partition) if self.partition is not None else None
 
     @property
-    def worker_count(self) -> int:
-        """The number of processes that decode and pack."""
-        return count_processes(self.workers)
-
-    @property
     def lists(self) -> Sequence[str]:
         """All values of --list."""
         return [self.list] if isinstance(self.list, str) else self.list

@@ -1,9 +1,9 @@
 """Checks, decodes and resizes pictures; the pixels are bit for bit those of Caffe's OpenCV."""
 
-import dataclasses
 import io
 import struct
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -37,19 +37,6 @@ class BadPicture(ValueError):  # noqa: N818 -- a result of a check, not an error
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture that passed every check.
-
-    Attributes:
-        format: jpg, png, webp, gif or bmp, detected from the first bytes.
-        pixels: decoded pixels, after EXIF orientation.
-    """
-
-    format: str
-    pixels: Pixels
 
 
 def decode_picture(body: bytes | memoryview) -> Pixels:
@@ -96,17 +83,17 @@ def read_member(body: bytes | memoryview, format: str) -> Pixels:  # noqa: A002 
     return _view_npy(body) if format == "npy" else decode_picture(body)
 
 
-def inspect_picture(body: bytes) -> Picture:
+def inspect_picture(body: bytes) -> Pixels:
     """Check and decode a response body; its size is checked before it is decoded.
 
     Raises:
         BadPicture: it must not be kept; the status gives the reason.
     """
-    kind, width, height = _check_header(body)
+    _, width, height = _check_header(body)
     pixels = decode_picture(body)
     if sorted(pixels.shape[:2]) != sorted((width, height)):  # sorted: EXIF may have turned it
         raise BadPicture(Status.CORRUPT, f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, not its {width}x{height}")
-    return Picture(kind, pixels)
+    return pixels
 
 
 def measure_picture(body: bytes) -> tuple[str, int, int]:
@@ -125,7 +112,7 @@ def measure_picture(body: bytes) -> tuple[str, int, int]:
             return kind, width, height
         if shape == reduced[::-1]:
             return kind, height, width
-    height, width, _ = inspect_picture(body).pixels.shape
+    height, width, _ = inspect_picture(body).shape
     return kind, width, height
 
 
@@ -201,16 +188,6 @@ def _jpg_size(body: bytes) -> tuple[int, int]:
             position += struct.unpack_from(">H", body, position)[0]
 
 
-def _png_size(body: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", body, 16)
-    return width, height
-
-
-def _gif_size(body: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from("<HH", body, 6)
-    return width, height
-
-
 def _bmp_size(body: bytes) -> tuple[int, int]:
     if body[14] == 12:  # OS/2 1.x
         width, height = struct.unpack_from("<HH", body, 18)
@@ -233,4 +210,10 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     raise BadPicture(Status.CORRUPT, f"webp that begins with a chunk {chunk!r}")
 
 
-_HEADER_READERS = {"jpg": _jpg_size, "png": _png_size, "gif": _gif_size, "bmp": _bmp_size, "webp": _webp_size}
+_HEADER_READERS: dict[str, Callable[[bytes], tuple[Any, ...]]] = {
+    "jpg": _jpg_size,
+    "png": lambda body: struct.unpack_from(">II", body, 16),
+    "gif": lambda body: struct.unpack_from("<HH", body, 6),
+    "bmp": _bmp_size,
+    "webp": _webp_size,
+}

@@ -10,7 +10,7 @@ OUTCOMES_FILE = "outcomes.parquet"
 
 
 class Status(enum.StrEnum):
-    """All possible results for a row; docs/crawl.md explains them."""
+    """All possible results for a row; docs/crawl_reference.md explains them."""
 
     KEPT = "kept"  # the picture is in a shard
     NOT_FOUND = "not_found"  # 404

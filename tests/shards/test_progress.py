@@ -17,26 +17,29 @@ def clock(monkeypatch):
 
 def test_without_a_terminal_lines_show_the_counts_rates_and_remaining_time(clock):
     text = io.StringIO()
-    with ProgressLine(Console(file=text), 10) as line:
-        line.count(alive=1, size=5000)
-        line.count(alive=1, size=5000)
-        line.count(dead=1)
-        line.count(alive=-1, dead=1)
+    with ProgressLine(Console(file=text), 100) as line:
         line.show()
-        clock[0] += 10
-        line.show()
-        line.show()
-        clock[0] += 10
-        line.count(alive=2, size=40_000)
-        line.show()
-        line.count(dead=5)
+        for _ in range(22):
+            clock[0] += 1
+            line.count(alive=2, size=5000)
+            line.count(alive=-1, dead=1)
+            line.show()
+        line.count(dead=56)
         clock[0] += 10
         line.show()
     assert text.getvalue().splitlines() == [
-        "3/10 files, 0 files/s, 1.0 kB/s, 1 alive, 2 dead, ETA 23 s",
-        "5/10 files, 0 files/s, 2.5 kB/s, 3 alive, 2 dead, ETA 20 s",
-        "10/10 files, packing, 3 alive, 7 dead",
+        "20/100 files, 2 files/s, 5.0 kB/s, 10 alive, 10 dead, ETA 40 s",
+        "40/100 files, 2 files/s, 5.0 kB/s, 20 alive, 20 dead, ETA 30 s",
+        "100/100 files, packing, 22 alive, 78 dead",
     ]
+
+
+def test_without_downloads_the_remaining_time_is_unknown(clock):
+    text = io.StringIO()
+    with ProgressLine(Console(file=text), 100) as line:
+        clock[0] += 10
+        line.show()
+    assert text.getvalue() == "0/100 files, 0 files/s, 0 bytes/s, 0 alive, 0 dead, ETA ?\n"
 
 
 def test_a_terminal_gets_a_bar():

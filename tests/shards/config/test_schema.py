@@ -1,14 +1,17 @@
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
-from shards.config.schema import AssembleConfig, Partition
+from shards.config.schema import AssembleConfig, Partition, count_processes
 from shards.errors import ConfigError
+from tests.programs import ROOT
 
 
 def test_workers_below_zero_leave_cores_free():
-    assert AssembleConfig(list="a", out=Path("x"), workers=-1000).worker_count == 1
-    assert AssembleConfig(list="a", out=Path("x"), workers=7).worker_count == 7
+    assert count_processes(-1000) == 1
+    assert count_processes(7) == 7
 
 
 def test_a_partition_is_parsed():
@@ -36,3 +39,10 @@ def test_a_proxys_password_is_not_in_the_message():
 @pytest.mark.parametrize("proxy", ["http://h:8080", "h:80", "127.0.0.1", "http://u:p@h:8080/", "http://[::1]:3128"])
 def test_a_valid_proxy_is_accepted(proxy):
     assert AssembleConfig(list="a", out=Path("x"), proxy=proxy).proxy == proxy
+
+
+def test_the_table_in_the_docs_has_every_setting():
+    text = (ROOT / "docs" / "crawl_reference.md").read_text().partition("## Settings of `assemble`\n")[2]
+    first_cells = re.findall(r"^\| (`.+?) \|", text.partition("\n## ")[0], re.MULTILINE)
+    names = {field.name for field in dataclasses.fields(AssembleConfig)}
+    assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) == names

@@ -14,9 +14,18 @@ def test_only_failures_that_may_not_recur_are_transient():
     assert not TRANSIENT_STATUSES & {Status.KEPT, Status.NOT_FOUND, Status.GONE, Status.PLACEHOLDER, Status.CORRUPT}
 
 
+def section(title):
+    text = (ROOT / "docs" / "crawl_reference.md").read_text()
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
 def test_the_table_in_the_docs_has_every_status_and_which_are_transient():
-    text = (ROOT / "docs" / "crawl.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (.+\.) \| (yes|no) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (yes|no)? ?\|$", section("Statuses"), re.MULTILINE)
     assert [name for name, _, _ in rows] == [str(status) for status in Status]
     assert {name for name, _, is_transient in rows if is_transient == "yes"} == TRANSIENT_STATUSES
-    assert len(rows) == text.count("\n| `")
+    assert len(rows) == section("Statuses").count("\n| `")
+
+
+def test_the_table_in_the_docs_has_every_column():
+    first_cells = re.findall(r"^\| (`.+?) \|", section("Columns of outcomes.parquet"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) == set(OUTCOMES_SCHEMA.names)
