@@ -50,11 +50,11 @@ def evaluate(arguments: list[str]) -> None:
     def forward(batch: Batch) -> torch.Tensor:
         return net(transform(batch.pictures, batch.crops))
 
-    slices = RankBatchSampler(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
+    sampler = RankBatchSampler(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
     world.drain_collectives()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
-    result = evaluate_batches(forward, load_batches(pictures, slices, workers, world.device), corrupt, world)
+    result = evaluate_batches(forward, load_batches(pictures, sampler, workers, world.device), corrupt, world)
     assert result is not None
     for line in corrupt.gather(world):
         if world.is_main:

@@ -68,8 +68,8 @@ def train(run: TrainingRun, progress: Progress) -> None:
     """
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
     world.drain_collectives()
-    slices = sampler_for_training(config, start, world.rank, world.size)
-    batches = load_batches(run.train_set, slices, config.data.workers, world.device)
+    sampler = sampler_for_training(config, start, world.rank, world.size)
+    batches = load_batches(run.train_set, sampler, config.data.workers, world.device)
     data_seconds = 0.0
     tracker.start(start)
     for iteration in range(start, config.train.max_iter):
@@ -119,8 +119,8 @@ def run_test(run: TrainingRun, progress: Progress) -> Progress:
     run.tracker.log_test_start(iteration)
     world.set_activity("testing", iteration)
     world.drain_collectives()
-    slices = sampler_for_testing(run.config, run.test_set.order.rows, iteration, world.rank, world.size)
-    batches = load_batches(run.test_set, slices, run.config.data.workers, world.device)
+    sampler = sampler_for_testing(run.config, run.test_set.order.rows, iteration, world.rank, world.size)
+    batches = load_batches(run.test_set, sampler, run.config.data.workers, world.device)
 
     def should_stop() -> bool:
         world.set_activity("testing", iteration)

@@ -22,14 +22,9 @@ from stylefinetune.errors import RankError
 
 
 class AsyncSaver:
-    """Saves the checkpoints of a run from rank 0 and removes the old ones.
+    """Saves the checkpoints of a run from rank 0 and removes the old ones. `progress` is saved already.
 
-    Args:
-        config: settings of the run.
-        world: the ranks.
-        means: what is subtracted from training and from test pictures.
-        progress: the progress that is saved already.
-        on_saved: called from a thread with the path of each complete checkpoint.
+    A thread calls `on_saved` with the path of each complete checkpoint.
     """
 
     def __init__(
@@ -120,22 +115,13 @@ class AsyncSaver:
             for old in checkpoints_to_remove(list_checkpoints(run_dir), path, progress.tests, self._config.checkpoint):
                 remove_folder(old)
         except OSError as error:
-            raise RankError(
-                f"{error.filename} can't be removed: {error.strerror}; check the permissions of {run_dir}"
-            ) from error
+            raise RankError(f"{error.filename} can't be removed: {error.strerror}; remove it by hand") from error
 
 
 def checkpoints_to_remove(
     found: list[Path], latest: Path, tests: list[dict[str, float]], config: CheckpointConfig
 ) -> list[Path]:
-    """Return the checkpoints of `found` to remove after `latest` is written.
-
-    Args:
-        found: checkpoints of the run, highest iteration first.
-        latest: the checkpoint just written.
-        tests: iteration and accuracy of the run's tests.
-        config: which checkpoints to keep.
-    """
+    """Return the checkpoints of `found`, highest iteration first, to remove after `latest` is written."""
     if config.keep_last == 0:
         return []
     kept = {latest, *found[: config.keep_last]}

@@ -52,54 +52,31 @@ class RemovedCheckpointError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """The progress of a run.
+    """The progress of a run."""
 
-    Attributes:
-        iteration: number of iterations done.
-        losses: the last train.average_loss losses, oldest first.
-        tests: iteration, accuracy and loss of each test so far.
-        seed: seed of the run.
-        classes: class names in label order.
-        index: fingerprint of the index of the training data.
-        picture_size: (height, width) of test pictures in pixels, before the crop.
-        input_size: (height, width) of the network's input in pixels, for tests.
-        corrupt: rows of the training split that cannot be decoded.
-    """
-
-    iteration: int
-    losses: list[float]
-    tests: list[dict[str, float]]
+    iteration: int  # number of iterations done
+    losses: list[float]  # the last train.average_loss losses, oldest first
+    tests: list[dict[str, float]]  # iteration, accuracy and loss of each test so far
     seed: int
-    classes: list[str]
-    index: str
-    picture_size: list[int]
-    input_size: list[int]
-    corrupt: list[int] = dataclasses.field(default_factory=list)
+    classes: list[str]  # names in label order
+    index: str  # fingerprint of the index of the training data
+    picture_size: list[int]  # (height, width) of test pictures in pixels, before the crop
+    input_size: list[int]  # (height, width) of the network's input in tests, in pixels
+    corrupt: list[int] = dataclasses.field(default_factory=list)  # rows of the training split that cannot be decoded
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint.
-
-    Attributes:
-        path: its folder.
-        progress: progress of the run.
-        config: settings of the run.
-        tensors: parameters and buffers by name.
-        slots: optimizer state: slot -> name of the parameter -> tensor.
-        scalars: see EngineState.
-        means: what is subtracted from training and from test pictures, see data.mean.load_mean.
-        skipped: a line for each newer checkpoint of the run that is damaged.
-    """
+    """The content of a checkpoint."""
 
     path: Path
     progress: Progress
     config: Config
-    tensors: dict[str, torch.Tensor]
-    slots: dict[str, dict[str, torch.Tensor]]
-    scalars: dict[str, float]
-    means: tuple[torch.Tensor, torch.Tensor]
-    skipped: tuple[str, ...] = ()
+    tensors: dict[str, torch.Tensor]  # parameters and buffers by name
+    slots: dict[str, dict[str, torch.Tensor]]  # optimizer state: slot -> name of the parameter -> tensor
+    scalars: dict[str, float]  # see EngineState
+    means: tuple[torch.Tensor, torch.Tensor]  # subtracted from training and from test pictures, see data.mean
+    skipped: tuple[str, ...] = ()  # a line for each newer checkpoint of the run that is damaged
 
     def build_network(self, device: torch.device) -> tuple[nn.Module, Transform]:
         """Return the trained network in evaluation mode, and the transform from pictures to its input."""
@@ -139,25 +116,23 @@ def save_checkpoint(
     Raises:
         RankError: it cannot be written; an earlier checkpoint of this iteration remains.
     """
-    final = checkpoint_path(run_dir, progress.iteration)
+
+    def write(folder: Path) -> None:
+        slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
+        save_file(_contiguous(state.parameters | state.buffers), folder / MODEL_FILE)
+        save_file(_contiguous(slots), folder / OPTIMIZER_FILE)
+        save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
+        content = {**dataclasses.asdict(progress), SCALARS: state.scalars}
+        (folder / PROGRESS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
+
+    path = checkpoint_path(run_dir, progress.iteration)
     try:
-        write_folder(final, lambda folder: _write(folder, progress, state, config, means))
+        write_folder(path, write)
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(SERIALIZING)
-        raise write_error(final, reason) from error
-    return final
-
-
-def _write(
-    folder: Path, progress: Progress, state: EngineState, config: Config, means: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
-    save_file(_contiguous(state.parameters | state.buffers), folder / MODEL_FILE)
-    save_file(_contiguous(slots), folder / OPTIMIZER_FILE)
-    save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
-    content = {**dataclasses.asdict(progress), SCALARS: state.scalars}
-    (folder / PROGRESS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        raise write_error(path, reason) from error
+    return path
 
 
 def checkpoint_path(run_dir: Path, iteration: int) -> Path:

@@ -111,12 +111,6 @@ def restore_solverstate(
     The run takes over Caffe's iteration, momenta and weights. Its position in the data follows from the iteration;
     Caffe itself would start again with the first picture.
 
-    Args:
-        config: settings of the run.
-        net: the network.
-        initial: progress of a new run.
-        means: what is subtracted from training and from test pictures.
-
     Raises:
         UserError: the state or its .caffemodel cannot be read, or belongs to another network.
     """
@@ -163,8 +157,8 @@ def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) ->
 
 def changed_settings(before: Config, now: Config) -> list[str]:
     """Return a line for each setting that differs from the checkpoint's and changes what is computed."""
-    previous, lines = dict(_settings(before)), list[str]()
-    for key, value in _settings(now):
+    previous, lines = dict(_flatten(dataclasses.asdict(before))), list[str]()
+    for key, value in _flatten(dataclasses.asdict(now)):
         unused = key.startswith("deepspeed.") and now.engine != "deepspeed"
         if value == previous[key] or unused or _matches(key, _WITHOUT_EFFECT):
             continue
@@ -177,14 +171,13 @@ def changed_settings(before: Config, now: Config) -> list[str]:
     return lines
 
 
-def _settings(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 -- a dataclass or a field of one
+def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting with its dotted key."""
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        if dataclasses.is_dataclass(item):
-            yield from _settings(item, f"{prefix}{field.name}.")
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + field.name, [dataclasses.asdict(rule) for rule in item] if field.name == "layers" else item
+            yield prefix + key, value
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
@@ -197,25 +190,18 @@ def check_resumed_data(checkpoint: Checkpoint, config: Config, classes: tuple[st
     Raises:
         UserError: the checkpoint was trained on other data.
     """
-    saved = checkpoint.progress
+    saved, shards, split = checkpoint.progress, config.data.shards, config.data.split
+    advice = "use another --run_dir"
     if len(classes) != len(saved.classes):
-        raise UserError(
-            f"{checkpoint.path} was trained on {len(saved.classes)} classes, {config.data.shards} has {len(classes)}; "
-            "use another --run_dir"
-        )
-    for label, (name, saved_name) in enumerate(zip(classes, saved.classes, strict=True)):
-        if name != saved_name:
-            raise UserError(
-                f"{checkpoint.path} was trained with class {label} called {saved_name!r}, {config.data.shards} calls "
-                f"it {name!r}; use another --run_dir"
-            )
-    if config.data.split != checkpoint.config.data.split:
-        raise UserError(
-            f"{checkpoint.path} was trained on split {checkpoint.config.data.split!r}, not {config.data.split!r}; "
-            "use another --run_dir"
-        )
-    if index != saved.index and not config.checkpoint.allow_other_index:
-        raise UserError(
-            f"{checkpoint.path} was trained on another index than {config.data.shards} now has; use another --run_dir, "
-            "or resume anyway with --checkpoint.allow_other_index=true"
-        )
+        difference = f"on {len(saved.classes)} classes, {shards} has {len(classes)}"
+    elif list(classes) != saved.classes:
+        label = next(label for label, name in enumerate(classes) if name != saved.classes[label])
+        difference = f"with class {label} called {saved.classes[label]!r}, {shards} calls it {classes[label]!r}"
+    elif split != checkpoint.config.data.split:
+        difference = f"on split {checkpoint.config.data.split!r}, not {split!r}"
+    elif index != saved.index and not config.checkpoint.allow_other_index:
+        difference = f"on another index than {shards} has now"
+        advice += ", or resume anyway with --checkpoint.allow_other_index=true"
+    else:
+        return
+    raise UserError(f"{checkpoint.path} was trained {difference}; {advice}")

@@ -26,15 +26,9 @@ class ProgressBar(Progress):
     """A bar of the completed iterations on stderr; log lines scroll above it."""
 
     def __init__(self, start: int, max_iter: int) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self.add_task("iterations", total=max_iter, completed=start)
+        columns = TextColumn("iteration"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        super().__init__(*columns, console=Console(stderr=True))
+        self._task = self.add_task("", total=max_iter, completed=start)
         self.start()
 
     def advance_to(self, completed: int) -> None:

@@ -14,19 +14,13 @@ NEVER = torch.iinfo(torch.int64).max
 
 @dataclasses.dataclass(frozen=True)
 class TestResult:
-    """The result of a test over all ranks, without corrupt pictures.
-
-    Attributes:
-        correct: pictures for which only the true class has the highest logit; Caffe counts a tie as wrong.
-        count: pictures tested.
-        loss: mean softmax cross-entropy.
-    """
+    """The result of a test over all ranks, without corrupt pictures."""
 
     __test__ = False  # for pytest
 
-    correct: int
+    correct: int  # pictures for which only the true class has the highest logit; Caffe counts a tie as wrong
     count: int
-    loss: float
+    loss: float  # mean softmax cross-entropy
 
     @property
     def accuracy(self) -> float:
@@ -58,12 +52,7 @@ class TestAccumulator:
 
 
 class LossWindow:
-    """The losses of the last iterations. Each rank keeps its part of them on its device until `gather`.
-
-    Args:
-        size: number of losses to keep.
-        losses: those of a resumed run, oldest first.
-    """
+    """The last `size` losses; a resumed run adds to `losses`. Each rank keeps its part on its device until `gather`."""
 
     def __init__(self, size: int, losses: list[float]) -> None:
         self._size = size

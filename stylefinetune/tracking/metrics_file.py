@@ -10,15 +10,9 @@ from stylefinetune.errors import RankError, write_error
 
 
 class MetricsFile:
-    """Appends to metrics.jsonl. A resumed run first drops the entries that it will write again.
+    """Appends to metrics.jsonl. A run first drops the entries that it will write again; `kept` has the others.
 
-    Args:
-        path: the file.
-        start: iteration that the run starts or resumes from.
-        tested: iterations whose tests will not run again.
-
-    Attributes:
-        kept: the entries of earlier starts that remain.
+    The run starts or resumes from iteration `start`, and does not repeat the tests of the iterations `tested`.
     """
 
     def __init__(self, path: Path, start: int, tested: list[int]) -> None:

@@ -3,12 +3,13 @@
 Only rank 0 logs; on the other ranks every method does nothing.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
@@ -19,14 +20,10 @@ from stylefinetune.tracking.metrics_file import MetricsFile
 from stylefinetune.tracking.wandb_run import WandbRun
 
 
-class Tracker:
+class Tracker(contextlib.AbstractContextManager["Tracker"]):
     """A context manager that logs the progress of a run.
 
-    Args:
-        config: settings of the run.
-        world: the ranks.
-        start: iteration that the run starts or resumes from.
-        tested: iterations whose tests will not run again.
+    The run starts or resumes from iteration `start`, and does not repeat the tests of the iterations `tested`.
     """
 
     def __init__(self, config: Config, world: World, start: int, tested: list[int]) -> None:
@@ -46,10 +43,6 @@ class Tracker:
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", start, tested)
         if config.tracking.wandb != "disabled":
             self._wandb = WandbRun(config, start, self._metrics.kept, self._log)
-
-    def __enter__(self) -> Self:
-        """Return the tracker."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -84,13 +77,9 @@ class Tracker:
         self._log_metrics(iteration, "test", {"accuracy": result.accuracy, **dataclasses.asdict(result)})
 
     def log_train(self, iteration: int, losses: list[float], rates: dict[str, float], data_seconds: float) -> None:
-        """Log an iteration.
+        """Log an iteration: the losses up to it, "lr" and the rate of each parameter group.
 
-        Args:
-            iteration: the iteration just done, from 0.
-            losses: of the last iterations, ending with this one.
-            rates: "lr" and the rate of each parameter group.
-            data_seconds: seconds since the last displayed iteration spent waiting for pictures.
+        The loop has waited `data_seconds` for pictures since the last displayed iteration.
         """
         (previous, then), now = self._last_display, time.monotonic()
         seconds, count = max(now - then - self._paused, 1e-9), iteration + 1 - previous

@@ -28,15 +28,10 @@ PHASES = ("train", "test")  # the other phases describe the process that logged 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The identity of a run at W&B, stored in RUN/wandb.json.
-
-    Attributes:
-        id: W&B's id of the run.
-        online: the server has a part of the run. Only an online start can find out which, so no start logs offline.
-    """
+    """The identity of a run at W&B, stored in RUN/wandb.json."""
 
     id: str
-    online: bool = False
+    online: bool = False  # the server has a part of the run; only an online start can find out which
 
     @classmethod
     def load_or_create(cls, run_dir: Path) -> "Identity":
@@ -57,13 +52,9 @@ class Identity:
 
 
 class WandbRun:
-    """A Weights & Biases run, online if possible, else offline. Its errors become warnings.
+    """A Weights & Biases run, online if possible, else offline. Its errors become warnings in `log`.
 
-    Args:
-        config: settings of the run.
-        start: iteration that the run starts or resumes from.
-        logged: entries of metrics.jsonl from earlier starts; those that W&B lacks are sent.
-        log: receives the messages to the user.
+    The run starts or resumes from iteration `start`. `logged` has the entries of metrics.jsonl from earlier starts.
     """
 
     def __init__(self, config: Config, start: int, logged: Iterable[dict[str, Any]], log: logging.Logger) -> None:
@@ -157,10 +148,8 @@ class WandbRun:
         mode = wandb.setup(settings).settings.mode if configured == "auto" else configured
         if mode != "online" or wandb.login(prompt=False, verify=False):
             return mode
-        self._log.info(
-            "Weights & Biases: no API key, logging offline (`wandb sync %s` sends the run later)",
-            self._run_dir / "wandb",
-        )
+        message = "Weights & Biases: no API key, logging offline (`wandb sync %s` sends the run later)"
+        self._log.info(message, self._run_dir / "wandb")
         return "offline"
 
     def _fail(self, error: Exception, remedy: str) -> None:
@@ -170,6 +159,8 @@ class WandbRun:
 
 
 def _init(config: Config, identity: Identity, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
+    settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
+    settings.finish_timeout_raises = True
     return wandb.init(
         project=config.tracking.project,
         name=config.tracking.name or Path(config.run_dir).name,
@@ -178,11 +169,5 @@ def _init(config: Config, identity: Identity, mode: str) -> Any:  # noqa: ANN401
         config=yaml.safe_load(dump_config(config)),
         dir=config.run_dir,
         mode=mode,  # pyright: ignore[reportArgumentType] -- one of its literals
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS,
-            finish_timeout_raises=True,
-        ),
+        settings=settings,
     )

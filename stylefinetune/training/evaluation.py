@@ -17,17 +17,12 @@ def evaluate_batches(
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TestResult | None:
-    """Evaluate each picture of `batches` once over all ranks, except corrupt ones; collective.
+    """Evaluate `batches`, the slices of this rank, with the logits of `forward`; collective.
 
-    Args:
-        forward: returns the logits of a batch.
-        batches: this rank's slices.
-        corrupt: collects the pictures that cannot be decoded.
-        world: the ranks.
-        should_stop: called before each batch.
+    `corrupt` collects the pictures that cannot be decoded, which the result does not count.
 
     Returns:
-        The same result on each rank; None if stopped.
+        The same result on each rank; None if `should_stop()` returned true before a batch.
     """
     accumulator = TestAccumulator(world.device)
     for batch in batches:

@@ -34,12 +34,9 @@ from stylefinetune.training.exit_record import EXIT_FILE, PREEMPTION_SIGNALS, Ex
 
 
 class ExitHandler:
-    """A context manager around training: RUN/exit.json records how it ends, and no rank waits for a lost one.
+    """A context manager around training, on each rank: exit.json records the end, and no rank waits for a lost one.
 
-    Args:
-        run_dir: folder of exit.json.
-        world: the ranks; each enters the context.
-        newest: finds the newest checkpoint of the run, which rank 0 writes and any rank may have to record.
+    `newest` finds the newest checkpoint of the run, which rank 0 writes and any rank may have to record.
     """
 
     def __init__(self, run_dir: Path, world: World, newest: Callable[[], Path | None] = lambda: None) -> None:

@@ -21,11 +21,9 @@ DEADLINE = 27.0  # seconds after the first signal; torchrun kills at 30
 
 
 class Preemption:
-    """A context manager that handles the signals; enter it in the main thread.
+    """A context manager that handles the signals; enter it in the main thread. A signal to one rank stops all.
 
-    Args:
-        world: the ranks; a signal to one rank stops all.
-        exit_now: ends the process; called from a thread with the signal and the reason.
+    `exit_now` ends the process. A thread calls it with the signal and the reason.
     """
 
     def __init__(self, world: World, exit_now: Callable[[signal.Signals, str], None]) -> None:

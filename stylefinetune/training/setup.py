@@ -38,60 +38,34 @@ from stylefinetune.training.preemption import Preemption
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup:
-    """The checked input of a run; nothing is written yet.
-
-    Attributes:
-        config: settings of the run.
-        index: index of the shards.
-        train_set: pictures to train on.
-        test_set: pictures to test on; None disables tests.
-        means: what is subtracted from training and from test pictures, see data.mean.load_mean.
-        net: the network with initial weights.
-        resumed: the checkpoint to resume from, if any.
-        progress: progress of the run so far.
-    """
+    """The checked input of a run; nothing is written yet."""
 
     config: Config
     index: ShardIndex
     train_set: PictureDataset
-    test_set: PictureDataset | None
-    means: tuple[torch.Tensor, torch.Tensor]
-    net: nn.Module
-    resumed: Checkpoint | None
+    test_set: PictureDataset | None  # None disables tests
+    means: tuple[torch.Tensor, torch.Tensor]  # subtracted from training and from test pictures, see data.mean
+    net: nn.Module  # with initial weights
+    resumed: Checkpoint | None  # the checkpoint to resume from
     progress: Progress
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """What the training loop works with.
-
-    Attributes:
-        config: settings of the run.
-        world: the ranks.
-        engine: updates the weights.
-        tracker: logs the progress.
-        train_set: pictures to train on.
-        test_set: pictures to test on; None disables tests.
-        corrupt_train: corrupt training pictures.
-        corrupt_test: corrupt test pictures.
-        losses: losses of the last iterations.
-        checkpoints: saves checkpoints.
-        preemption: knows whether to stop.
-        lr_mults: the distinct learning rate multipliers of the layers.
-    """
+    """The objects that the training loop uses."""
 
     config: Config
     world: World
     engine: Engine
     tracker: Tracker
     train_set: PictureDataset
-    test_set: PictureDataset | None
+    test_set: PictureDataset | None  # None disables tests
     corrupt_train: CorruptPictures
     corrupt_test: CorruptPictures
     losses: LossWindow
     checkpoints: AsyncSaver
     preemption: Preemption
-    lr_mults: list[float]
+    lr_mults: list[float]  # the distinct learning rate multipliers of the layers
 
 
 def pack_solver_pictures(config: Config, world: World) -> Config:

@@ -23,27 +23,27 @@ from stylefinetune.errors import UserError
 from stylefinetune.models.build import build_model
 from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.train import main
-from tests.programs import NARROW, ROOT, metrics, run, torchrun
+from tests.programs import NARROW, ROOT, metrics, python, run, torchrun, train_on
 
 TWENTY = ["--train.max_iter=20", "--train.test_interval=10", "--train.display=1", "--checkpoint.snapshot=0"]
 
 
 def train(*arguments):
-    """Trains on one rank in this process."""
+    """Train on one rank in this process."""
     with contextlib.chdir(ROOT):
         main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("flags", [[], ["--data.batch_size=5", "--train.iter_size=2"]], ids=["as it is", "iter_size 2"])
-def test_sixty_iterations_are_caffes(golden, micro, tmp_path, flags):
-    """To 1e-5 from the first to the last; two batches of 5 for an update see the same pictures as one of 10."""
+@pytest.mark.parametrize("flags", [[], ["--data.batch_size=5", "--train.iter_size=2"]], ids=["1 batch", "2 batches"])
+def test_sixty_iterations_match_caffe(golden, micro, tmp_path, flags):
+    """Within 1e-5 at each iteration. Two batches of 5 per update use the same pictures as one batch of 10."""
     start = f"--weights={golden / 'micro' / 'finetune' / 'micro_ft_iter_0'}.caffemodel"
     train(*micro, *flags, start, "--optim.base_lr=0.001", "--checkpoint.snapshot=1", f"--run_dir={tmp_path}")
     rows = list(compare_run(tmp_path, read_micro(golden, "finetune"), "finetune", 1))
     assert not [str(row) for row in rows if not row.holds]
 
 
-def test_a_run_learns_and_leaves_its_log_metrics_and_checkpoints(trained):
+def test_a_run_writes_metrics_and_checkpoints_at_its_intervals(trained):
     tests = metrics(trained, "test")
     assert [entry["iteration"] for entry in tests] == [0, 4, 8, 12]
     assert all(entry["count"] == 11 for entry in tests)
@@ -56,13 +56,13 @@ def test_a_run_learns_and_leaves_its_log_metrics_and_checkpoints(trained):
     assert saved == ["iter_10", "iter_12", "iter_5"]
     progress = json.loads((trained / "checkpoints" / "iter_10" / "progress.json").read_text())
     assert progress["iteration"] == 10
-    assert [told["iteration"] for told in progress["tests"]] == [0, 4, 8]
+    assert [test["iteration"] for test in progress["tests"]] == [0, 4, 8]
 
 
-def test_the_console_speaks_caffes_words(pixel_shards, tmp_path):
+def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
     schedule = ["--train.max_iter=3", "--train.test_interval=2", "--train.display=2", "--train.average_loss=2"]
     narrow = [*NARROW, *schedule, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}"]
-    done = run(sys.executable, "-m", "stylefinetune.train", *narrow)
+    done = python("-m", "stylefinetune.train", *narrow)
     assert done.returncode == 0, done.stderr
     number = r"-?[\d.]+(e-?\d+)?"
     patterns = [
@@ -97,12 +97,12 @@ def test_the_console_speaks_caffes_words(pixel_shards, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "precision"),
     [({}, "fp32"), ({"clip_gradients": 1.0}, "fp32"), ({"clip_gradients": 1.0}, "fp16")],
-    ids=["as it is", "clipped", "clipped in fp16"],
+    ids=["plain", "clipped", "clipped in fp16"],
 )
-def test_a_step_never_asks_for_a_value(flags, precision):
-    """PyTorch's fake tensors have shapes and no values: asking for one, which a host waits for its device for, fails.
+def test_a_step_never_reads_a_tensor_value(flags, precision):
+    """A read synchronizes with the device. It fails for PyTorch's fake tensors, which have shapes but no values.
 
-    nonzero() and indexing by a mask, whose shapes hang on values, fail as well.
+    nonzero() and indexing by a mask fail as well, since their shapes depend on values.
     """
     world = World(rank=0, size=1, device=torch.device("cpu"))
     model, settings = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), TrainConfig(precision=precision)
@@ -112,18 +112,18 @@ def test_a_step_never_asks_for_a_value(flags, precision):
         net.to = lambda _device: net  # PyTorch can't move fake parameters
         transform = Transform(torch.zeros(1, 1, 3), 1.0, world.device)
         engine = build_engine(config, net, (transform, transform), world, (43, 43))
-        places = torch.zeros(6, dtype=torch.int64)
-        pictures, crops = torch.zeros(6, 48, 48, 3, dtype=torch.uint8), Crops(places, places, places.bool(), (43, 43))
+        zeros = torch.zeros(6, dtype=torch.int64)
+        pictures, crops = torch.zeros(6, 48, 48, 3, dtype=torch.uint8), Crops(zeros, zeros, zeros.bool(), (43, 43))
         window = LossWindow(2, [])
         for iteration in range(3):
-            micro_batches = [Batch(pictures, places, crops, places, 6)] * 2
+            micro_batches = [Batch(pictures, zeros, crops, zeros, 6)] * 2
             window.add(engine.train_step(iteration, micro_batches, lr=0.1), iteration)
         with pytest.raises(DataDependentOutputException):
             window.first_not_finite(world)
 
 
-class ValuesAskedFor(TorchDispatchMode):
-    """Counts how often Python asks for a tensor's value, for which a host would wait for its device."""
+class ValueReads(TorchDispatchMode):
+    """Counts how often Python reads the value of a tensor, which synchronizes with the device."""
 
     def __init__(self):
         super().__init__()
@@ -134,28 +134,28 @@ class ValuesAskedFor(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-def test_the_loop_asks_for_values_only_where_something_is_told(pixel_shards, tmp_path):
-    def asked(iterations, display):
+def test_the_loop_reads_values_only_for_displayed_iterations(pixel_shards, tmp_path):
+    def count_reads(iterations, display):
         schedule = [f"--train.max_iter={iterations}", f"--train.display={display}", "--train.test_interval=0"]
         run_dir = tmp_path / f"{iterations} {display}"
-        with ValuesAskedFor() as values:
+        with ValueReads() as reads:
             train(
                 *NARROW, *schedule, "--checkpoint.snapshot=0", f"--data.shards={pixel_shards}", f"--run_dir={run_dir}"
             )
-        return values.count
+        return reads.count
 
-    assert asked(4, 0) == asked(9, 0) < asked(9, 3)
+    assert count_reads(4, 0) == count_reads(9, 0) < count_reads(9, 3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_step_on_a_gpu_waits_for_nothing(pixel_shards, tmp_path, monkeypatch):
+def test_a_step_on_a_gpu_does_not_synchronize(pixel_shards, tmp_path, monkeypatch):
     from stylefinetune.engines.torch_engine import TorchEngine
 
     steps, step = [], TorchEngine.train_step
 
     def watched(engine, iteration, micro_batches, lr):
-        if iteration:  # the first one also starts up cuDNN
+        if iteration:  # the first iteration initializes cuDNN
             torch.cuda.set_sync_debug_mode("error")
         try:
             steps.append(iteration)
@@ -168,11 +168,11 @@ def test_a_step_on_a_gpu_waits_for_nothing(pixel_shards, tmp_path, monkeypatch):
     assert steps == list(range(20))
 
 
-def test_two_ranks_do_what_one_does(pixel_shards, tmp_path):
-    """Random crops, mirrors and a shuffled order; no dropout, whose draws belong to a rank."""
+def test_two_ranks_match_one(pixel_shards, tmp_path):
+    """With random crops, mirrors and a shuffled order; without dropout, which is seeded per rank."""
     same = [*NARROW, *TWENTY, "--model.dropout=0", "--data.shuffle=true", f"--data.shards={pixel_shards}"]
     train(*same, f"--run_dir={tmp_path / 'one'}")
-    done = torchrun(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
+    done = train_on(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
     assert done.returncode == 0, done.stderr
     for phase in ("train", "test"):
         one, two = metrics(tmp_path / "one", phase), metrics(tmp_path / "two", phase)
@@ -182,11 +182,11 @@ def test_two_ranks_do_what_one_does(pixel_shards, tmp_path):
 
 
 def test_fewer_pictures_than_ranks_in_a_batch_and_in_the_last_test_batch(pixel_shards, tmp_path):
-    """A batch of 2 leaves the third rank nothing; 11 test pictures in batches of 10 leave two ranks nothing."""
+    """A batch of 2 has no picture for the third rank; the last of 11 test pictures is a batch for one rank."""
     few = [*NARROW, *TWENTY, "--model.dropout=0", "--data.batch_size=2", "--data.test.batch_size=10"]
     few = [*few, f"--data.shards={pixel_shards}"]
     train(*few, f"--run_dir={tmp_path / 'one'}")
-    done = torchrun(3, *few, f"--run_dir={tmp_path / 'three'}")
+    done = train_on(3, *few, f"--run_dir={tmp_path / 'three'}")
     assert done.returncode == 0, done.stderr
     one, three = (
         [entry["loss"] for phase in ("train", "test") for entry in metrics(tmp_path / name, phase)]
@@ -195,30 +195,32 @@ def test_fewer_pictures_than_ranks_in_a_batch_and_in_the_last_test_batch(pixel_s
     assert three == pytest.approx(one, abs=1e-5)
 
 
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one_on_three_ranks(pixel_shards, tmp_path):
-    """With dropout, crops and mirrors; three ranks, since two can't show an order of sums."""
+def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one_on_three_ranks(pixel_shards, tmp_path):
+    """With dropout, crops and mirrors. Three ranks, because the sum of two does not depend on their order."""
     same = [*NARROW, f"--data.shards={pixel_shards}", "--train.display=1", "--train.test_interval=4"]
     same = [*same, "--checkpoint.snapshot=6", "--train.average_loss=3"]
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    first = torchrun(3, *same, "--train.max_iter=12", f"--run_dir={whole}")
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    first = train_on(3, *same, "--train.max_iter=12", f"--run_dir={uninterrupted}")
     assert first.returncode == 0, first.stderr
-    shutil.copytree(whole, parted)
-    shutil.rmtree(parted / "checkpoints" / "iter_12")
-    second = torchrun(3, *same, "--train.max_iter=12", f"--run_dir={parted}")
+    shutil.copytree(uninterrupted, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "iter_12")
+    second = train_on(3, *same, "--train.max_iter=12", f"--run_dir={resumed}")
     assert second.returncode == 0, second.stderr
-    assert f"Restoring previous solver status from {parted}/checkpoints/iter_6" in second.stderr
+    assert f"Restoring previous solver status from {resumed}/checkpoints/iter_6" in second.stderr
     for file in ("model.safetensors", "optimizer.safetensors", "progress.json"):
-        ours, theirs = ((folder / "checkpoints" / "iter_12" / file).read_bytes() for folder in (parted, whole))
-        assert ours == theirs
+        actual, expected = (
+            (folder / "checkpoints" / "iter_12" / file).read_bytes() for folder in (resumed, uninterrupted)
+        )
+        assert actual == expected
     for phase in ("train", "test"):
-        told = [
+        actual, expected = [
             [(e["iteration"], e["loss"], e.get("lr"), e.get("accuracy")) for e in metrics(folder, phase)]
-            for folder in (parted, whole)
+            for folder in (resumed, uninterrupted)
         ]
-        assert told[0] == told[1]
+        assert actual == expected
 
 
-def test_a_finished_run_has_nothing_left_to_do(trained, pixel_shards, tmp_path):
+def test_a_finished_run_trains_no_further(trained, pixel_shards, tmp_path):
     run_dir = tmp_path / "again"
     shutil.copytree(trained, run_dir)
     before = (run_dir / "metrics.jsonl").read_text()
@@ -227,7 +229,7 @@ def test_a_finished_run_has_nothing_left_to_do(trained, pixel_shards, tmp_path):
     assert (run_dir / "metrics.jsonl").read_text() == before
 
 
-def test_frozen_layers_stay_as_they_are(pixel_shards, tmp_path):
+def test_frozen_layers_do_not_change(pixel_shards, tmp_path):
     rules = '--optim.layers=[{match: "fc8_*", lr_mult: 10}, {match: "*", lr_mult: 0}]'
     train(*NARROW, *TWENTY, rules, "--checkpoint.snapshot=10", f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
     early, late = (load_file(tmp_path / "checkpoints" / f"iter_{n}" / "model.safetensors") for n in (10, 20))
@@ -235,30 +237,13 @@ def test_frozen_layers_stay_as_they_are(pixel_shards, tmp_path):
     assert changed == {"fc8_flickr.weight", "fc8_flickr.bias"}
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(pixel_shards, tmp_path):
-    wild = ["--optim.base_lr=1e6", "--checkpoint.snapshot=1", f"--data.shards={pixel_shards}"]
-    astray = r"the (loss isn't finite at iteration|weights aren't finite after) \d+.*; lower optim\.base_lr"
-    with pytest.raises(UserError, match=astray):
-        train(*NARROW, *TWENTY, *wild, f"--run_dir={tmp_path}")
+def test_a_loss_that_is_not_finite_stops_the_run_and_finite_checkpoints_remain(pixel_shards, tmp_path):
+    diverging = ["--optim.base_lr=1e6", "--checkpoint.snapshot=1", f"--data.shards={pixel_shards}"]
+    message = r"the (loss isn't finite at iteration|weights aren't finite after) \d+.*; lower optim\.base_lr"
+    with pytest.raises(UserError, match=message):
+        train(*NARROW, *TWENTY, *diverging, f"--run_dir={tmp_path}")
     for saved in (tmp_path / "checkpoints").glob("iter_*"):
         assert np.isfinite(json.loads((saved / "progress.json").read_text())["losses"]).all()
-
-
-def test_resuming_on_other_pictures_or_another_net_is_refused(trained, original_shards, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(trained, run_dir)
-    other = [*NARROW, f"--data.shards={original_shards}", f"--run_dir={run_dir}", "--train.max_iter=14"]
-    with pytest.raises(UserError, match=r"another index than .* --checkpoint\.allow_other_index=true"):
-        train(*other)
-    wider = [*other, "--checkpoint.allow_other_index=true", "--model.widths=[8,16,16,16,16,32,64]"]
-    with pytest.raises(UserError, match=r"the run asks for fc7\.weight of 64x32, the checkpoint has 32x32"):
-        train(*wider)
-    with pytest.raises(UserError, match=r"is there already; remove"):
-        train(*other, "--resume=none")
-    with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
-        train(*other, "--resume=nowhere")
-    train(*other, "--checkpoint.allow_other_index=true")
-    assert (run_dir / "checkpoints" / "iter_14").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -268,49 +253,49 @@ def test_resuming_on_other_pictures_or_another_net_is_refused(trained, original_
         (["--optim.base_lrr=1"], "error: unknown key optim.base_lrr; did you mean optim.base_lr?"),
         (
             ["--run_dir=/dev/null"],
-            "error: rank 0: run_dir /dev/null can't be made: File exists; choose another --run_dir",
+            "error: rank 0: run_dir /dev/null can't be created: File exists; use another --run_dir",
         ),
         (["--weights=none.caffemodel"], "error: none.caffemodel can't be read: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(pixel_shards, tmp_path, flags, line):
     flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", *flags]
-    done = run(sys.executable, "-m", "stylefinetune.train", *flags)
+    done = python("-m", "stylefinetune.train", *flags)
     assert done.returncode == 2
-    said = [told for told in done.stderr.splitlines() if not re.match(r"I\d{4} ", told)]
-    assert len(said) == 1, done.stderr
-    assert said[0].startswith(line)
+    errors = [printed for printed in done.stderr.splitlines() if not re.match(r"I\d{4} ", printed)]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith(line)
 
 
-def test_under_torchrun_one_rank_tells_and_none_hangs(pixel_shards, tmp_path):
+def test_under_torchrun_one_rank_prints_the_error_and_none_hangs(pixel_shards, tmp_path):
     flags = [*NARROW, f"--data.shards={pixel_shards}", "--optim.layers=[{match: nope}]", f"--run_dir={tmp_path}"]
     done = torchrun(2, *flags)
     assert done.returncode == 1  # torchrun turns every failure into 1
-    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     layers = "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8_flickr"
-    assert told == [f"error: optim.layers: 'nope' matches no layer; the layers are {layers}"]
-    assert "stylefinetune/" not in done.stderr.replace(str(tmp_path), "")  # no traceback of ours
+    assert errors == [f"error: optim.layers: 'nope' matches no layer; the layers are {layers}"]
+    assert "stylefinetune/" not in done.stderr.replace(str(tmp_path), "")  # no traceback
 
 
-def test_a_shard_that_is_damaged_under_one_rank_is_more_than_a_run_puts_up_with(original_shards, tmp_path):
+def test_a_damaged_shard_exceeds_max_corrupt(original_shards, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(original_shards, shards)
     tar = shards / "train" / "00001.tar"
     tar.write_bytes(b"\0" * tar.stat().st_size)
-    done = torchrun(2, *NARROW, *TWENTY, f"--data.shards={shards}", f"--run_dir={tmp_path / 'run'}")
-    assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(told) == 1, done.stderr
+    done = train_on(2, *NARROW, *TWENTY, f"--data.shards={shards}", f"--run_dir={tmp_path / 'run'}")
+    assert done.returncodes == [4, 4]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, done.stderr
     assert re.match(
-        r"error: \d+ of 41 pictures are corrupt, the last of them .*train/00001\.tar: \S+; restore them", told[0]
+        r"error: \d+ of 41 pictures are corrupt, the last one is .*train/00001\.tar: \S+; restore them", errors[0]
     )
-    ending = json.loads((tmp_path / "run" / "exit.json").read_text())
-    assert (ending["code"], ending["reason"], ending["requeue"]) == (4, "data", False)
+    record = json.loads((tmp_path / "run" / "exit.json").read_text())
+    assert (record["code"], record["reason"], record["requeue"]) == (4, "data", False)
 
 
-def test_a_run_may_go_on_though_the_loss_is_no_number_but_saves_no_such_weights(pixel_shards, tmp_path):
-    wild = ["--optim.base_lr=1e6", "--checkpoint.snapshot=1", "--train.stop_on_nonfinite=false"]
-    train(*NARROW, *TWENTY, *wild, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
+def test_a_run_may_continue_with_a_loss_that_is_not_finite_but_does_not_save_the_weights(pixel_shards, tmp_path):
+    diverging = ["--optim.base_lr=1e6", "--checkpoint.snapshot=1", "--train.stop_on_nonfinite=false"]
+    train(*NARROW, *TWENTY, *diverging, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
     losses = [entry["loss"] for entry in metrics(tmp_path, "train")]
     assert len(losses) == 20
     assert not np.isfinite(losses[-1])
@@ -321,29 +306,29 @@ def test_a_run_may_go_on_though_the_loss_is_no_number_but_saves_no_such_weights(
         assert all(np.isfinite(weight).all() for weight in weights.values())
 
 
-def test_a_line_that_names_the_last_good_checkpoint_is_right_about_it(pixel_shards, tmp_path):
+def test_the_error_names_the_last_good_checkpoint(pixel_shards, tmp_path):
     flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--train.display=5"]
     train(*flags, "--train.max_iter=3", "--train.test_interval=0")
     before = (tmp_path / "checkpoints" / "iter_3" / "manifest.json").read_text()
-    wild = ["--train.max_iter=20", "--train.test_interval=0", "--optim.base_lr=1e9", "--checkpoint.snapshot=0"]
+    diverging = ["--train.max_iter=20", "--train.test_interval=0", "--optim.base_lr=1e9", "--checkpoint.snapshot=0"]
     with pytest.raises(
         UserError, match=r"the loss isn't finite at iteration \d+; the last good checkpoint is .*iter_3;"
     ):
-        train(*flags, *wild)
-    said = [line.split("] ")[1] for line in (tmp_path / "train.log").read_text().splitlines()]
-    resumed = said.index(f"Restoring previous solver status from {tmp_path}/checkpoints/iter_3")
-    assert said[resumed + 1 : resumed + 4] == [
-        "optim.base_lr was 0.01, is 1000000000.0 from here on",
-        "train.max_iter was 3, is 20 from here on",
+        train(*flags, *diverging)
+    lines = [line.split("] ")[1] for line in (tmp_path / "train.log").read_text().splitlines()]
+    resumed = lines.index(f"Restoring previous solver status from {tmp_path}/checkpoints/iter_3")
+    assert lines[resumed + 1 : resumed + 4] == [
+        "optim.base_lr changes from 0.01 to 1000000000.0",
+        "train.max_iter changes from 3 to 20",
         "Solving FlickrStyleCaffeNet",
     ]
     assert (tmp_path / "checkpoints" / "iter_3" / "manifest.json").read_text() == before
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["iter_3"]
-    ending = json.loads((tmp_path / "exit.json").read_text())
-    assert (ending["code"], ending["requeue"], ending["checkpoint"]) == (3, False, str(tmp_path / "checkpoints/iter_3"))
+    record = json.loads((tmp_path / "exit.json").read_text())
+    assert (record["code"], record["requeue"], record["checkpoint"]) == (3, False, str(tmp_path / "checkpoints/iter_3"))
 
 
-def test_corrupt_pictures_are_named_and_left_out_alike_on_any_number_of_ranks(original_shards, tmp_path):
+def test_corrupt_pictures_are_named_and_skipped_on_any_number_of_ranks(original_shards, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(original_shards, shards)
     index = ShardIndex.load(shards)
@@ -353,10 +338,10 @@ def test_corrupt_pictures_are_named_and_left_out_alike_on_any_number_of_ranks(or
         with (shards / entries.shard[row]).open("r+b") as tar:
             tar.seek(int(entries.offset[row]))
             tar.write(b"\0" * int(entries.length[row]))
-        named.append(f"{shards / entries.shard[row]}: {entries.key[row]} is corrupt and left out (")
+        named.append(f"{shards / entries.shard[row]}: {entries.key[row]} is corrupt and skipped (")
     same = [*NARROW, *TWENTY, "--model.dropout=0", "--data.max_corrupt=0.1", f"--data.shards={shards}"]
     train(*same, f"--run_dir={tmp_path / 'one'}")
-    done = torchrun(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
+    done = train_on(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
     assert done.returncode == 0, done.stderr
     for run_dir in (tmp_path / "one", tmp_path / "two"):
         log = (run_dir / "train.log").read_text()
@@ -367,15 +352,21 @@ def test_corrupt_pictures_are_named_and_left_out_alike_on_any_number_of_ranks(or
         assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=1e-5)
 
 
-def test_what_torchrun_tries_again_in_vain_leaves_at_once_and_the_first_end_stays_told(pixel_shards, tmp_path):
-    wild = [*NARROW, "--optim.base_lr=1e6", "--train.display=1", "--train.max_iter=1000", "--checkpoint.snapshot=1"]
+def test_a_useless_restart_by_torchrun_exits_at_once_and_the_first_record_stays(pixel_shards, tmp_path):
+    diverging = [
+        *NARROW,
+        "--optim.base_lr=1e6",
+        "--train.display=1",
+        "--train.max_iter=1000",
+        "--checkpoint.snapshot=1",
+    ]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1"]
     rendezvous = ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
-    flags = [*wild, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}"]
+    flags = [*NARROW, *diverging, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}"]
     done = run(*launcher, *rendezvous, *flags, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 1
-    told = json.loads((tmp_path / "exit.json").read_text())
-    assert (told["code"], told["reason"], told["restarts"]) == (3, "not finite", 0)
+    record = json.loads((tmp_path / "exit.json").read_text())
+    assert (record["code"], record["reason"], record["restarts"]) == (3, "not finite", 0)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert lines == [f"error: {told['message']}", f"error: not tried again by torchrun: {told['message']}"]
+    assert lines == [f"error: {record['message']}", f"error: not tried again by torchrun: {record['message']}"]
     assert done.stderr.count("Learning Rate Policy") == 1

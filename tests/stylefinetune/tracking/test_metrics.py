@@ -10,7 +10,7 @@ from stylefinetune.tracking.metrics import LossWindow, TestAccumulator
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def test_accuracy_counts_and_the_mean_loss():
+def test_accuracy_count_and_mean_loss():
     total = TestAccumulator(ALONE.device)
     total.add(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))
     total.add(torch.tensor([[0.0, 2.0]]), torch.tensor([1]))
@@ -28,7 +28,7 @@ def test_a_tie_counts_as_wrong_as_in_caffe():
     assert total.total(ALONE).correct == 1
 
 
-def test_the_window_keeps_the_last_losses_whenever_it_is_asked():
+def test_the_window_keeps_the_last_losses_across_gathers():
     window = LossWindow(3, [])
     for loss in (1.0, 2.0):
         window.add(torch.tensor(loss), 0)
@@ -42,13 +42,13 @@ def test_the_window_keeps_the_last_losses_whenever_it_is_asked():
     assert window.gather(ALONE) == [6.0, 7.0, 8.0]
 
 
-def test_a_resumed_window_goes_on_from_the_losses_it_had():
+def test_a_resumed_window_continues_from_its_losses():
     window = LossWindow(3, [1.0, 2.0, 3.0])
     window.add(torch.tensor(4.0), 0)
     assert window.gather(ALONE) == [2.0, 3.0, 4.0]
 
 
-def test_the_first_iteration_that_isnt_finite_is_remembered_though_its_loss_has_left_the_window():
+def test_the_first_iteration_that_is_not_finite_is_kept_after_its_loss_left_the_window():
     window = LossWindow(1, [])
     for iteration, loss in enumerate([1.0, 2.0, math.inf, 3.0, math.nan, 4.0]):
         window.add(torch.tensor(loss), iteration)

@@ -15,11 +15,11 @@ from tests.programs import run
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def waits_until(holds):
+def wait_until(condition):
     end = time.monotonic() + 20
-    while not holds() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.01)
-    return holds()
+    return condition()
 
 
 def never(by, why):
@@ -27,47 +27,47 @@ def never(by, why):
 
 
 @pytest.mark.parametrize("number", preemption.SIGNALS, ids=lambda number: number.name)
-def test_a_signal_becomes_an_answer(number):
+def test_a_signal_requests_a_stop(number):
     before = signal.getsignal(number)
     with Preemption(ALONE, never) as preemption:
         assert not preemption.requested()
         assert preemption.signal is None
         os.kill(os.getpid(), number)
-        assert waits_until(preemption.requested)
+        assert wait_until(preemption.requested)
         assert preemption.signal is number
     assert signal.getsignal(number) == before
 
 
-def test_an_echo_of_the_first_signal_is_no_second_one():
+def test_a_repeated_signal_within_a_second_counts_as_one():
     with Preemption(ALONE, never) as preemption:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
-        assert waits_until(preemption.requested)
+        assert wait_until(preemption.requested)
         time.sleep(0.2)
 
 
-def test_a_second_signal_leaves_at_once(monkeypatch):
+def test_a_second_signal_exits_at_once(monkeypatch):
     monkeypatch.setattr(preemption, "SAME_SIGNAL", 0.1)
-    left, told = threading.Event(), []
-    with Preemption(ALONE, lambda by, why: (told.append((by, why)), left.set())) as listener:
+    exited, calls = threading.Event(), []
+    with Preemption(ALONE, lambda by, why: (calls.append((by, why)), exited.set())) as listener:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert waits_until(listener.requested)
+        assert wait_until(listener.requested)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
-        assert left.wait(20)
-    assert told == [(signal.SIGINT, "the second signal")]
+        assert exited.wait(20)
+    assert calls == [(signal.SIGINT, "the second signal")]
 
 
-def test_a_run_that_cannot_agree_in_time_leaves(monkeypatch):
+def test_a_run_without_agreement_in_time_exits(monkeypatch):
     monkeypatch.setattr(preemption, "DEADLINE", 0.3)
-    left, told = threading.Event(), []
-    with Preemption(ALONE, lambda by, why: (told.append((by, why)), left.set())):
+    exited, calls = threading.Event(), []
+    with Preemption(ALONE, lambda by, why: (calls.append((by, why)), exited.set())):
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert left.wait(20)
-    assert told == [(signal.SIGUSR1, "0.3 s ago")]
+        assert exited.wait(20)
+    assert calls == [(signal.SIGUSR1, "0.3 s ago")]
 
 
-def test_nohup_is_respected():
+def test_sighup_stays_ignored_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Preemption(ALONE, never) as preemption:
@@ -84,26 +84,25 @@ from stylefinetune.training.preemption import Preemption
 from stylefinetune.distributed.world import World
 
 world = World.join()
-left = []
 with Preemption(world, lambda by, why: None) as preemption:
-    turns = 0
+    calls = 0
     while not preemption.requested():
-        turns += 1
-        if turns == 20 and world.rank == 1:
+        calls += 1
+        if calls == 20 and world.rank == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.01 * world.rank)
-        assert turns < 2000
-    print(f"rank {world.rank} left after {turns} turns by {preemption.signal.name}.", flush=True)
+        assert calls < 2000
+    print(f"rank {world.rank} stopped after {calls} calls by {preemption.signal.name}.", flush=True)
     world.shutdown()
 """
 
 
-def test_all_ranks_stop_at_the_same_turn(tmp_path):
+def test_all_ranks_stop_at_the_same_call(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=3", "--rdzv_backend=c10d"]
     done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    turns = {part.split("turns by SIGUSR1.")[0] for part in done.stdout.split(" left after ")[1:]}
-    assert len(turns) == 1, done.stdout
+    counts = {part.split("calls by SIGUSR1.")[0] for part in done.stdout.split(" stopped after ")[1:]}
+    assert len(counts) == 1, done.stdout
     assert done.stdout.count("by SIGUSR1.") == 3

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from stylefinetune.config.cli import parse_config
+from stylefinetune.data.corrupt_pictures import CorruptPictures
+from stylefinetune.data.loader import load_batches
+from stylefinetune.data.sampler import sampler_for_testing
+from stylefinetune.distributed.world import World
+from stylefinetune.training.evaluation import evaluate_batches
+from stylefinetune.training.setup import prepare_training
+from tests.programs import NARROW
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def evaluate(pixel_shards, tmp_path):
+    """Evaluates a network that always predicts class 0 on the test pictures."""
+    config = parse_config([*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path / 'run'}"])
+    pictures = prepare_training(config, ALONE).test_set
+
+    def evaluate(should_stop):
+        batches = load_batches(pictures, sampler_for_testing(config, len(pictures.entries), 0, 0, 1), 0, ALONE.device)
+        logits = torch.tensor([1.0, 0.0, 0.0, 0.0])
+        corrupt = CorruptPictures(pictures, 0.0, [])
+        return evaluate_batches(lambda batch: logits.expand(len(batch.labels), 4), batches, corrupt, ALONE, should_stop)
+
+    return evaluate
+
+
+def test_each_test_picture_is_counted_once(evaluate):
+    result = evaluate(lambda: False)
+    assert (result.correct, result.count) == (3, 11)  # labels 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2
+
+
+def test_a_stopped_evaluation_has_no_result(evaluate):
+    answers = iter([False, True])
+    assert evaluate(lambda: next(answers)) is None
