@@ -1,4 +1,4 @@
-"""Keeps count of the pictures of a split that can't be decoded, over all ranks, and names each once."""
+"""Counts the pictures of a split that can't be decoded, over all ranks, and reports each once."""
 
 from collections.abc import Iterable
 
@@ -10,49 +10,49 @@ from stylefinetune.errors import CorruptError
 
 
 class CorruptPictures:
-    """The corrupt pictures that were met so far; each rank holds those of its own slices until somebody asks.
+    """The corrupt pictures found so far; between two calls of `gather` each rank knows only those of its own slices.
 
     Args:
         pictures: the split.
-        share: of it that may be corrupt.
-        rows: known already, of a run that is resumed.
+        max_fraction: fraction of the split that may be corrupt.
+        rows: rows found before the run was resumed.
     """
 
-    def __init__(self, pictures: PictureDataset, share: float, rows: list[int]) -> None:
+    def __init__(self, pictures: PictureDataset, max_fraction: float, rows: list[int]) -> None:
         self._pictures = pictures
-        self._share = share
+        self._max_fraction = max_fraction
         self._known = set(rows)
-        self._fresh: set[int] = set()
+        self._new: set[int] = set()
 
-    def add_all(self, batches: Iterable[Batch]) -> None:
-        """Notes what batches of this rank lack."""
+    def add_batches(self, batches: Iterable[Batch]) -> None:
+        """Add the corrupt pictures of this rank's batches."""
         for batch in batches:
-            self._fresh.update(set(batch.corrupt) - self._known)
+            self._new.update(set(batch.corrupt) - self._known)
 
     def gather(self, world: World) -> list[str]:
-        """Returns a line for each picture that no rank had met before; collective.
+        """Return a line for each picture that any rank has found since the last call; collective.
 
         Raises:
-            CorruptError: they are more than the share allows; the same on every rank, however many there are.
+            CorruptError: the fraction is exceeded, on every rank alike and for any number of ranks.
         """
-        if world.sum(torch.tensor(len(self._fresh))).item() == 0:
+        if world.sum(torch.tensor(len(self._new))).item() == 0:
             return []
         total = self._pictures.order.rows
-        met = torch.zeros(total, dtype=torch.int32)
-        met[sorted(self._fresh)] = 1
-        fresh = torch.nonzero(world.sum(met)).flatten().tolist()
-        self._known.update(fresh)
-        self._fresh.clear()
+        is_corrupt = torch.zeros(total, dtype=torch.int32)
+        is_corrupt[sorted(self._new)] = 1
+        new = torch.nonzero(world.sum(is_corrupt)).flatten().tolist()
+        self._known.update(new)
+        self._new.clear()
         count = len(self._known)
-        if count > self._share * total:
+        if count > self._max_fraction * total:
             raise CorruptError(
-                f"{count} of {total} pictures are corrupt, the last of them {self._pictures.name(fresh[-1])}; "
-                f"restore them (python -m shards verify names what is damaged), or allow more with data.max_corrupt "
-                f"(now {self._share:g})"
+                f"{count} of {total} pictures are corrupt, the last one is {self._pictures.location(new[-1])}; restore "
+                "them (python -m shards verify lists the damage), or raise data.max_corrupt "
+                f"(now {self._max_fraction:g})"
             )
-        return [f"{self._pictures.name(row)} is corrupt and left out ({count} of {total} pictures)" for row in fresh]
+        return [f"{self._pictures.location(row)} is corrupt and skipped ({count} of {total} pictures)" for row in new]
 
     @property
     def rows(self) -> list[int]:
-        """The rows of all that were gathered."""
+        """The rows of all gathered pictures, ascending."""
         return sorted(self._known)

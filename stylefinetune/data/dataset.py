@@ -1,4 +1,4 @@
-"""From the index to batches, read from the shards by position, and the mean picture that goes with them."""
+"""Reads the pictures of a split from its shards, by their positions in the run."""
 
 import dataclasses
 import errno
@@ -22,15 +22,15 @@ MAX_OPEN_SHARDS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One rank's slice of a batch of b pictures; b may be 0.
+    """One rank's slice of a batch: b pictures, possibly 0.
 
     Attributes:
         pictures: uint8[b, H, W, 3], RGB.
         labels: int64[b].
-        crops: where each is cut.
-        positions: int64[b], each picture's n.
-        size: pictures of the whole batch, over all ranks.
-        corrupt: rows whose picture couldn't be decoded: a blank one of label CORRUPT_LABEL stands in its place.
+        crops: the crop of each picture.
+        positions: int64[b], the position of each picture in the run.
+        size: number of pictures of the whole batch, over all ranks.
+        corrupt: rows whose picture can't be decoded; a black picture with label CORRUPT_LABEL replaces it.
     """
 
     pictures: torch.Tensor
@@ -41,7 +41,7 @@ class Batch:
     corrupt: tuple[int, ...] = ()
 
     def pin_memory(self) -> "Batch":
-        """Returns the batch in page-locked memory; DataLoader calls it where there is a GPU."""
+        """Return the batch in page-locked memory; DataLoader calls this if there is a GPU."""
         return dataclasses.replace(
             self,
             pictures=self.pictures.pin_memory(),
@@ -54,20 +54,22 @@ class PictureDataset(Dataset[Batch]):
     """The pictures of a split, read by position.
 
     Args:
-        entries: where they lie.
-        phase: how they are cut, mirrored and shuffled.
-        seed: of crops, mirrors and shuffles.
-        folder: of a copy of the shards to read; messages name the shards all the same.
+        entries: the index entries of the split.
+        phase: how pictures are cropped, mirrored and shuffled.
+        seed: seed of crops, mirrors and shuffles.
+        folder: folder of a copy of the shards to read from; messages still name the original.
 
     Raises:
-        UserError: they are to be left as stored, and aren't of one size, or are smaller than the crop.
+        UserError: pictures are not resized and differ in size, or are smaller than the crop.
     """
 
     def __init__(self, entries: Entries, phase: PhaseConfig, seed: int, folder: Path | None = None) -> None:
         self.entries = entries
         self._folder = folder or entries.root
         self.phase = phase
-        window = ShuffleWindow.of(phase.shuffle_window, entries.shard, entries.offset) if phase.shuffle_window else None
+        window = None
+        if phase.shuffle_window:
+            window = ShuffleWindow.from_index(phase.shuffle_window, entries.shard, entries.offset)
         self.order = DataOrder(len(entries), phase.shuffle, seed, window)
         self.size = phase.image_size or _stored_size(entries)
         if phase.crop_size > min(self.size):
@@ -77,39 +79,39 @@ class PictureDataset(Dataset[Batch]):
         self._files: dict[str, int] = {}
 
     def __getitems__(self, positions: list[int]) -> Batch | UserError:
-        """Reads the pictures at `positions`; an error is returned, since a worker's traceback would bury it."""
+        """Return the pictures at `positions`, or the error: raised in a worker, it would be wrapped in a traceback."""
         rows = [self.order.row(position) for position in positions]
         labels = self.entries.label[rows]
-        stacked = np.zeros((len(rows), *self.size, 3), np.uint8)
+        pictures = np.zeros((len(rows), *self.size, 3), np.uint8)
         corrupt: list[int] = []
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             try:
-                stacked[place] = self._picture(row)
+                pictures[index] = self._read_picture(row)
             except BadPicture:
-                labels[place] = CORRUPT_LABEL
+                labels[index] = CORRUPT_LABEL
                 corrupt.append(row)
             except UserError as error:
                 return error
         return Batch(
-            pictures=torch.from_numpy(stacked),
+            pictures=torch.from_numpy(pictures),
             labels=torch.from_numpy(labels),
             corrupt=tuple(corrupt),
-            crops=self._crops(positions),
+            crops=self._draw_crops(positions),
             positions=torch.tensor(positions, dtype=torch.int64),
             size=0,
         )
 
-    def name(self, row: int) -> str:
-        """Returns where a row's picture lies: shard and key."""
+    def location(self, row: int) -> str:
+        """Return the shard and the key of a row's picture."""
         return f"{self.entries.root / self.entries.shard[row]}: {self.entries.key[row]}"
 
-    def _picture(self, row: int) -> Pixels:
-        entries, where = self.entries, self.name(row)
+    def _read_picture(self, row: int) -> Pixels:
+        entries, where = self.entries, self.location(row)
         try:
-            pixels = read_member(self._body(row), entries.format[row])
+            pixels = read_member(self._read_bytes(row), entries.format[row])
         except OSError as error:
             copy = "" if self._folder == entries.root else f" from its copy in {self._folder}"
-            raise DataError(f"{where} can't be read{copy} ({error.strerror}); is the shard still there?") from error
+            raise DataError(f"{where} can't be read{copy} ({error.strerror}); check that the shard exists") from error
         if pixels.shape[:2] == self.size:
             return pixels
         if entries.format[row] == "npy":
@@ -117,59 +119,58 @@ class PictureDataset(Dataset[Batch]):
             raise UserError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
         return resize_picture(pixels, *self.size)
 
-    def _body(self, row: int) -> bytes:
+    def _read_bytes(self, row: int) -> bytes:
         length = int(self.entries.length[row])
-        body = os.pread(self._file(self.entries.shard[row]), length, int(self.entries.offset[row]))
-        if len(body) < length:  # which is no matter of this picture's
+        content = os.pread(self._open_shard(self.entries.shard[row]), length, int(self.entries.offset[row]))
+        if len(content) < length:  # the shard is damaged, not this picture alone
             raise OSError(errno.ENODATA, "the shard has become shorter than the index says")
-        return body
+        return content
 
-    def _file(self, shard: str) -> int:
-        descriptor = self._files.get(shard)
-        if descriptor is None:
+    def _open_shard(self, shard: str) -> int:
+        if shard not in self._files:
             if len(self._files) >= MAX_OPEN_SHARDS:
-                for opened in self._files.values():
-                    os.close(opened)
+                for descriptor in self._files.values():
+                    os.close(descriptor)
                 self._files.clear()
-            descriptor = self._files[shard] = os.open(self._folder / shard, os.O_RDONLY)
-        return descriptor
+            self._files[shard] = os.open(self._folder / shard, os.O_RDONLY)
+        return self._files[shard]
 
-    def _crops(self, positions: list[int]) -> Crops:
-        slack = [side - cut for side, cut in zip(self.size, self.input_size, strict=True)]
+    def _draw_crops(self, positions: list[int]) -> Crops:
+        margins = [side - crop for side, crop in zip(self.size, self.input_size, strict=True)]
         if self.phase.training or self.phase.mirror:
-            draws = [self.order.draw(position) for position in positions]
+            values = [self.order.random_values(position) for position in positions]
         else:
-            draws = [(0, 0, 0)] * len(positions)
+            values = [(0, 0, 0)] * len(positions)
         if self.phase.training:
-            tops, lefts = ([draw[axis] % (slack[axis] + 1) for draw in draws] for axis in (0, 1))
+            tops, lefts = ([value[axis] % (margins[axis] + 1) for value in values] for axis in (0, 1))
         else:
-            tops, lefts = ([slack[axis] // 2] * len(positions) for axis in (0, 1))
+            tops, lefts = ([margins[axis] // 2] * len(positions) for axis in (0, 1))
         return Crops(
             top=torch.tensor(tops, dtype=torch.int64),
             left=torch.tensor(lefts, dtype=torch.int64),
-            mirror=torch.tensor([self.phase.mirror and mirror % 2 == 1 for _, _, mirror in draws], dtype=torch.bool),
+            mirror=torch.tensor([self.phase.mirror and mirror % 2 == 1 for _, _, mirror in values], dtype=torch.bool),
             size=self.input_size,
         )
 
 
 def _stored_size(entries: Entries) -> tuple[int, int]:
-    """Returns the (height, width) that all pictures have."""
+    """Return the common (height, width) of all pictures."""
     size = (int(entries.height[0]), int(entries.width[0]))
     others = np.flatnonzero((entries.height != size[0]) | (entries.width != size[1]))
     if len(others):
         row = int(others[0])
         raise UserError(
             f"{entries.root}: {entries.key[row]} is {entries.height[row]}x{entries.width[row]}, {entries.key[0]} "
-            f"{size[0]}x{size[1]}; set data.image_size to bring them to one size"
+            f"{size[0]}x{size[1]}; set data.image_size to resize them to one size"
         )
     return size
 
 
 def open_index(config: DataConfig) -> ShardIndex:
-    """Loads the index of `config.shards`.
+    """Load the index of `config.shards`.
 
     Raises:
-        UserError: there is none, or it can't be read.
+        UserError: it is missing or can't be read.
     """
     try:
         return ShardIndex.load(Path(config.shards))
@@ -178,16 +179,16 @@ def open_index(config: DataConfig) -> ShardIndex:
 
 
 def open_split(index: ShardIndex, split: str) -> Entries:
-    """Returns the pictures of `split`, having seen that they can be trained on.
+    """Return the entries of `split` after checking labels and shards.
 
     Raises:
         UserError: the split is empty, a label has no class, or a shard is missing or too short.
     """
     entries = index.entries(split)
     if len(entries) == 0:
-        there = ", ".join(index.splits) or "none"
+        splits = ", ".join(index.splits) or "none"
         raise UserError(
-            f"{index.root} holds no pictures of split {split!r} (there: {there}); assemble more of the list"
+            f"{index.root} holds no pictures of split {split!r} (there: {splits}); assemble more of the list"
         )
     classes = len(index.metadata.classes)
     outside = np.flatnonzero((entries.label < 0) | (entries.label >= classes))
@@ -195,7 +196,7 @@ def open_split(index: ShardIndex, split: str) -> Entries:
         row = int(outside[0])
         raise UserError(
             f"{index.root}: {entries.key[row]} has label {entries.label[row]}, outside the {classes} classes; "
-            "mend the list and assemble it again"
+            "fix the list and assemble it again"
         )
     ends: dict[str, int] = {}
     for shard, end in zip(entries.shard, (entries.offset + entries.length).tolist(), strict=True):

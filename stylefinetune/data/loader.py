@@ -9,40 +9,45 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from stylefinetune.data.dataset import Batch, PictureDataset
-from stylefinetune.data.loader_worker import hold_signals, start_worker
-from stylefinetune.data.sampler import BatchSlices
-from stylefinetune.errors import WORKER, DataError, UserError, ran_out_of_memory, worker_failed
+from stylefinetune.data.loader_worker import block_signals, start_worker
+from stylefinetune.data.sampler import RankBatchSampler
+from stylefinetune.errors import WORKER_ERROR, DataError, UserError, is_out_of_memory, worker_error_message
 
 
-def load_batches(pictures: PictureDataset, slices: BatchSlices, workers: int, device: torch.device) -> Iterator[Batch]:
-    """Yields this rank's slice of each batch in order, decoded ahead by `workers` processes, which start at once.
+def load_batches(
+    pictures: PictureDataset, sampler: RankBatchSampler, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Return an iterator over this rank's slices of the batches, in order.
+
+    `workers` processes decode ahead; they start at once. Zero decodes in this process.
 
     Raises:
         UserError: a shard can't be read, or a worker has failed.
     """
     loader = DataLoader(
         cast("Dataset[Batch | UserError]", pictures),
-        batch_sampler=cast("Any", slices),  # any iterable of lists will do
+        batch_sampler=cast("Any", sampler),  # PyTorch accepts any iterable of lists
         num_workers=workers,
-        collate_fn=cast("Any", _share),  # __getitems__ has made the batch already
+        collate_fn=cast("Any", _to_shared_memory),  # __getitems__ returns a complete batch
         worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
     )
-    with hold_signals():
+    with block_signals():
         decoded = iter(loader)
-    return _in_order(decoded, slices, workers)
+    return _add_sizes(decoded, sampler, workers)
 
 
-def _in_order(decoded: Iterator[Batch | UserError], slices: BatchSlices, workers: int) -> Iterator[Batch]:
-    for size in slices.sizes():
+def _add_sizes(decoded: Iterator[Batch | UserError], sampler: RankBatchSampler, workers: int) -> Iterator[Batch]:
+    """Set `size` of each batch, and raise the errors of workers."""
+    for size in sampler.sizes():
         try:
             batch = next(decoded)
         except Exception as error:
-            if workers == 0 or (ran_out_of_memory(error) and WORKER not in str(error)):
-                raise  # it is this very process that has failed
-            batch = DataError(worker_failed(error))
+            if workers == 0 or (is_out_of_memory(error) and WORKER_ERROR not in str(error)):
+                raise  # this process failed, not a worker
+            batch = DataError(worker_error_message(error))
         if isinstance(batch, UserError):
-            # PyTorch's handler complains of a dead worker at each signal to come, and breaks off its own tidying so.
+            # PyTorch's handler would raise for the dead worker again, and interrupt PyTorch's own clean-up.
             handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             del decoded
             signal.signal(signal.SIGCHLD, handler)
@@ -50,14 +55,14 @@ def _in_order(decoded: Iterator[Batch | UserError], slices: BatchSlices, workers
         yield dataclasses.replace(batch, size=size)
 
 
-def _share(batch: Batch | UserError) -> Batch | UserError:
-    """Puts a worker's batch where its rank sees it.
+def _to_shared_memory(batch: Batch | UserError) -> Batch | UserError:
+    """Move a worker's batch to shared memory.
 
-    PyTorch would do so later, in a thread whose errors get lost: where memory is short the batch would never come.
+    PyTorch would do this later, in a thread whose errors are lost: without memory, the batch would never arrive.
     """
     if get_worker_info() is not None and isinstance(batch, Batch):
         crops = batch.crops
         for tensor in (batch.pictures, batch.labels, batch.positions, crops.top, crops.left, crops.mirror):
-            if tensor.numel():  # an empty one can't be shared, and needn't
+            if tensor.numel():  # an empty tensor can't be shared
                 tensor.share_memory_()
     return batch

@@ -12,15 +12,15 @@ from stylefinetune.errors import UserError
 
 
 def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> torch.Tensor:
-    """Returns what is subtracted from every picture: float32 [H, W, 3] or, for levels, [1, 1, 3]; RGB.
+    """Return what is subtracted from every picture: float32 [H, W, 3], or [1, 1, 3] for data.mean_value; RGB.
 
     Args:
-        config: where the shards lie.
-        phase: names the mean.
-        size: (height, width) of the pictures before they are cut.
+        config: its `shards` is the folder of the default mean picture.
+        phase: its mean_file or mean_value.
+        size: (height, width) of the pictures before cropping.
 
     Raises:
-        UserError: the file is missing, unreadable or of another size than the pictures.
+        UserError: the file is missing or unreadable, or differs from the pictures in size.
     """
     if phase.mean_value:
         levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
@@ -34,7 +34,7 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
             mean = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
         except (ValueError, EOFError, OSError, TypeError) as error:
             raise UserError(
-                f"{path} can't be read as a mean picture; make it again with python -m shards mean"
+                f"{path} can't be read as a mean picture; create it again with python -m shards mean"
             ) from error
     else:
         mean = torch.from_numpy(read_mean(path).copy()).permute(1, 2, 0).flip(-1)

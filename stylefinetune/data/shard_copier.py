@@ -1,13 +1,13 @@
-"""Copies the shards that an index names to another folder, each whole or not at all, and each only once.
+"""Copies the shards that an index names to another folder, each atomically and only once.
 
-A copy is written beside, checked, synced, given its source's time of change, and renamed last. So whatever has the
-final name is whole, and as long as its size and time are the source's it is used again: nothing is copied at a second
-start, and only the rest after a kill.
+A copy is written under a temporary name, checked, synced, given the modification time of its source and renamed last.
+So a file with the final name is complete. It is used again while its size and time equal the source's: a second start
+copies nothing, and a start after a kill copies only the rest.
 
-Every picture is held against the index's SHA-256 as it streams by. A checksum of whole files would have to be made of
-what was read, and so could not tell what was read wrongly. A picture that isn't the index's is read once more: if it
-reads the same again the source has it so, and it is copied as it is, since what a run makes of it must not depend on
-where it is read. The system's own word that a file is on the disk is believed.
+The SHA-256 of every picture is compared with the index while the shard is copied. (A checksum of the file as it was
+read could not detect a read error.) A picture that differs is read a second time. If the result is the same, the source
+is corrupt and is copied as it is: what a run makes of a picture must not depend on the folder it is read from. Writes
+are not read back.
 """
 
 import contextlib
@@ -29,24 +29,24 @@ from shards.format import sync_path
 from shards.format.index import ShardIndex
 from stylefinetune.errors import UserError
 
-LOCK, PART = ".lock", ".part"
-CHUNK_BYTES = 1 << 23  # bytes read at a time
-WAIT = 0.1  # seconds between two looks at the lock
+LOCK_FILE, PART_SUFFIX = ".lock", ".part"
+CHUNK_BYTES = 1 << 23
+LOCK_POLL_SECONDS = 0.1
 
 
 class ShardCopier:
-    """What one process does for its node: whichever has the lock copies all that isn't there.
+    """Copies the missing shards, in steps. Of several processes of a node, the one that gets the lock copies.
 
     Args:
-        index: says what the shards hold.
-        shards: their names.
-        folder: where the copies lie.
+        index: the shards' index.
+        shards: names of the shards to copy.
+        folder: folder of the copies.
 
     Attributes:
-        done: every copy is there and whole.
-        has_lock: it is this process that copies.
-        copied: bytes so far.
-        total: bytes that it has to copy.
+        done: whether all copies are complete.
+        has_lock: whether this process is the one that copies.
+        copied: bytes copied so far.
+        total: bytes that this process has to copy.
     """
 
     def __init__(self, index: ShardIndex, shards: Iterable[str], folder: Path) -> None:
@@ -58,10 +58,10 @@ class ShardCopier:
         self._steps = self._run()
 
     def work(self, seconds: float) -> None:
-        """Goes on for about so long, or until it is done.
+        """Copy for about `seconds`, or until all is done.
 
         Raises:
-            UserError: the disk is too small, something can't be read or written, or a shard changes meanwhile.
+            UserError: the disk is too small, a file can't be read or written, or a shard changes meanwhile.
         """
         end = time.monotonic() + seconds
         try:
@@ -74,37 +74,37 @@ class ShardCopier:
         self.done = True
 
     def close(self) -> None:
-        """Leaves off, and lets go of the lock; what is whole stays."""
+        """Stop and release the lock; complete copies remain."""
         self._steps.close()
 
     def _run(self) -> Generator[None]:
         if not self._find_missing():
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
+        lock = os.open(self._folder / LOCK_FILE, os.O_RDONLY | os.O_CREAT, 0o644)
         try:
-            while not _try_flock(lock):
-                time.sleep(WAIT)
+            while not _try_lock(lock):
+                time.sleep(LOCK_POLL_SECONDS)
                 yield
             self.has_lock = True
-            for left_over in self._folder.rglob(f"*{PART}"):
-                left_over.unlink()
+            for part in self._folder.rglob(f"*{PART_SUFFIX}"):
+                part.unlink()
             missing = self._find_missing()
-            self._check_room(sum(missing.values()))
-            differing: list[str] = []
+            self._check_free_space(sum(missing.values()))
+            corrupt: list[str] = []
             for name in missing:
-                yield from self._copy(name, differing)
-            if differing:
+                yield from self._copy(name, corrupt)
+            if corrupt:
                 _warn(
-                    f"{len(differing)} pictures aren't those that the index names, the first of them {differing[0]}; "
-                    f"copied as they are: see python -m shards verify {self._index.root}"
+                    f"{len(corrupt)} pictures differ from the index's checksums, the first is {corrupt[0]}; they are "
+                    f"copied as they are, see python -m shards verify {self._index.root}"
                 )
         finally:
             self.has_lock = False
             os.close(lock)
 
     def _find_missing(self) -> dict[str, int]:
-        """Returns the sizes of the shards of which there is no whole copy."""
+        """Return the sizes of the shards without a complete copy."""
         missing: dict[str, int] = {}
         for name in self._shards:
             source, copy = (self._index.root / name).stat(), None
@@ -113,38 +113,38 @@ class ShardCopier:
             if copy is None or _version(copy) != _version(source):
                 missing[name] = source.st_size
             if copy and name in missing and self.has_lock:
-                _warn(f"{self._folder / name} has changed since it was copied, or its source has; copying it again")
+                _warn(f"{self._folder / name} or its source has changed since it was copied; copying it again")
         return missing
 
-    def _check_room(self, needed: int) -> None:
+    def _check_free_space(self, needed: int) -> None:
         self.total = needed
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise UserError(
-                f"{self._folder} has {decimal(free)} free and the shards need {decimal(needed)}; make room, or give "
-                "data.stage_dir a larger disk, or leave it out and read in place, with data.shuffle_window"
+                f"{self._folder} has {decimal(free)} free and the shards need {decimal(needed)}; free some space, set "
+                "data.stage_dir to a larger disk, or leave it empty and read in place, with data.shuffle_window"
             )
 
-    def _copy(self, name: str, differing: list[str]) -> Generator[None]:
-        """Copies one shard, and notes the pictures that aren't the index's."""
+    def _copy(self, name: str, corrupt: list[str]) -> Generator[None]:
+        """Copy one shard, and add its corrupt pictures to `corrupt`."""
         source, target = self._index.root / name, self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + PART)
+        part = target.with_name(target.name + PART_SUFFIX)
         try:
             with source.open("rb", CHUNK_BYTES) as reader, part.open("wb", CHUNK_BYTES) as writer:
                 before = os.fstat(reader.fileno())
-                odd: list[tuple[dict[str, Any], str]] = []
+                mismatches: list[tuple[dict[str, Any], str]] = []
                 for picture in self._pictures(name):
-                    yield from self._pass(reader, writer, picture["offset"] - reader.tell())
+                    yield from self._copy_bytes(reader, writer, picture["offset"] - reader.tell())
                     digest = hashlib.sha256()
-                    yield from self._pass(reader, writer, picture["length"], digest)
+                    yield from self._copy_bytes(reader, writer, picture["length"], digest)
                     if digest.hexdigest() != picture["sha256"]:
-                        odd.append((picture, digest.hexdigest()))
-                yield from self._pass(reader, writer, before.st_size - reader.tell())
+                        mismatches.append((picture, digest.hexdigest()))
+                yield from self._copy_bytes(reader, writer, before.st_size - reader.tell())
                 writer.flush()
-                for picture, digest in odd:
-                    if _is_so(picture, digest, reader, writer, source):
-                        differing.append(f"{source}: {picture['key']}")
+                for picture, digest in mismatches:
+                    if _is_corrupt_at_source(picture, digest, reader, writer, source):
+                        corrupt.append(f"{source}: {picture['key']}")
                 os.utime(writer.fileno(), ns=(time.time_ns(), before.st_mtime_ns))
                 os.fsync(writer.fileno())
                 if _version(os.fstat(reader.fileno())) != _version(before):
@@ -155,54 +155,55 @@ class ShardCopier:
             part.unlink(missing_ok=True)
 
     def _pictures(self, name: str) -> list[dict[str, Any]]:
-        """Returns what the index says of a shard's pictures, from front to back."""
+        """Return the index rows of a shard's pictures, by offset."""
         rows = self._index.table.filter(pc.field("shard") == name).select(["key", "offset", "length", "sha256"])
         return rows.sort_by("offset").to_pylist()
 
-    def _pass(self, reader: IO[bytes], writer: IO[bytes], count: int, digest: Any = None) -> Generator[None]:  # noqa: ANN401
-        """Passes on so many bytes."""
+    def _copy_bytes(self, reader: IO[bytes], writer: IO[bytes], count: int, digest: Any = None) -> Generator[None]:  # noqa: ANN401 -- hashlib has no public type
         while count > 0:
-            piece = _read(reader, min(count, CHUNK_BYTES))
-            writer.write(piece)
+            chunk = _read(reader, min(count, CHUNK_BYTES))
+            writer.write(chunk)
             if digest:
-                digest.update(piece)
-            count -= len(piece)
-            self.copied += len(piece)
+                digest.update(chunk)
+            count -= len(chunk)
+            self.copied += len(chunk)
             yield
 
 
 def _read(reader: IO[bytes], count: int) -> bytes:
     try:
-        piece = reader.read(count)
+        chunk = reader.read(count)
     except OSError as error:
         raise UserError(f"{reader.name} can't be read: {error.strerror}") from error
-    if not piece:
+    if not chunk:
         raise _changed(Path(reader.name))
-    return piece
+    return chunk
 
 
-def _is_so(picture: dict[str, Any], digest: str, reader: IO[bytes], writer: IO[bytes], source: Path) -> bool:
-    """Says whether a picture that isn't the index's is so in its shard; one that was read wrongly is put right."""
+def _is_corrupt_at_source(
+    picture: dict[str, Any], digest: str, reader: IO[bytes], writer: IO[bytes], source: Path
+) -> bool:
+    """Read a mismatching picture again; return whether it is the same. A read error is corrected in the copy."""
     offset, length = picture["offset"], picture["length"]
-    os.posix_fadvise(reader.fileno(), offset, length, os.POSIX_FADV_DONTNEED)  # not from memory again
-    body = os.pread(reader.fileno(), length, offset)
-    again = hashlib.sha256(body).hexdigest()
-    if again == picture["sha256"]:
-        os.pwrite(writer.fileno(), body, offset)
-    elif again != digest:
-        raise UserError(f"{source}: {picture['key']} reads differently each time; is its disk or network sound?")
-    return again == digest
+    os.posix_fadvise(reader.fileno(), offset, length, os.POSIX_FADV_DONTNEED)  # read from the disk, not the page cache
+    content = os.pread(reader.fileno(), length, offset)
+    second_digest = hashlib.sha256(content).hexdigest()
+    if second_digest == picture["sha256"]:
+        os.pwrite(writer.fileno(), content, offset)
+    elif second_digest != digest:
+        raise UserError(f"{source}: {picture['key']} reads differently each time; check its disk and its network")
+    return second_digest == digest
 
 
 def _changed(source: Path) -> UserError:
-    return UserError(f"{source} changed while it was copied; start again once nobody writes it")
+    return UserError(f"{source} changed while it was copied; start again once no process writes to it")
 
 
 def _version(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _try_flock(file: int) -> bool:
+def _try_lock(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,9 +1,9 @@
-"""Copies a run's shards to each node's own disk, since reads at random are slow on a network file system.
+"""Copies a run's shards to the local disk of each node, since random reads from a network file system are slow.
 
-A copy lies at STAGE_DIR/FINGERPRINT/train/00012.tar, the fingerprint being the index's. Of the processes of a node, be
-they one run's or several's, whoever has the lock copies (`stylefinetune.data.shard_copier`), and the kernel gives it to the next
-when that one dies. All ranks meet every second, so that each hears of the others' failures, and none waits for one that
-is gone.
+A copy is stored in STAGE_DIR/FINGERPRINT/train/00012.tar; the fingerprint is the index's. Of all processes of a node,
+also of different runs, the one that holds the lock copies (`stylefinetune.data.shard_copier`). If it dies, the kernel
+gives the lock to the next. All ranks synchronize once per second, so that each learns of the others' failures and none
+waits for a lost rank.
 """
 
 import contextlib
@@ -12,8 +12,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 from rich.console import Console
@@ -27,13 +25,13 @@ from stylefinetune.distributed.heartbeat import STARTING
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
 
-ROUND = 1.0  # seconds of work between two meetings of the ranks
-LINE_INTERVAL = 30.0  # seconds between two lines where there is no terminal
-LONGEST_LINE = 1000  # bytes that a rank may tell the others
+ROUND_SECONDS = 1.0  # time between two synchronizations of the ranks
+LINE_INTERVAL = 30.0  # seconds between two log lines if there is no terminal
+MAX_MESSAGE = 1000  # bytes of an error message sent to the other ranks
 
 
 def stage_folder(index: ShardIndex, config: DataConfig) -> Path | None:
-    """Returns where the shards of `index` are copied to on each node; None where they are read in place."""
+    """Return the folder of the copies on each node; None if the shards are read in place."""
     return Path(config.stage_dir) / index.fingerprint[:16] if config.stage_dir else None
 
 
@@ -44,85 +42,67 @@ def stage_shards(
     world: World,
     stop: Callable[[], signal.Signals | None] = lambda: None,
 ) -> None:
-    """Sees that each node's `folder` holds these shards of `index`; collective.
+    """Copy shards of `index` to `folder` on each node, unless they are there; collective.
 
     Args:
-        index: says what they hold.
-        shards: their names.
-        folder: on the node's own disk.
+        index: the shards' index.
+        shards: names of the shards.
+        folder: folder on the node's local disk.
         world: the ranks.
-        stop: asked every second for the signal, if any, that all ranks are to stop for; collective.
+        stop: called once per second; returns the signal for which all ranks stop, if any; collective.
 
     Raises:
-        UserError: one node can't copy them; the same line on every rank.
-        Stopped: the run was asked to stop; the shards that are whole stay.
+        UserError: a node can't copy them; the same message on every rank.
+        Stopped: the run was asked to stop; complete copies remain.
     """
-    with contextlib.closing(ShardCopier(index, shards, folder)) as copier, _Bar(folder, world) as bar:
+    console = Console(stderr=True, quiet=not world.is_main)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    task = bar.add_task("", total=None)
+    start = time.monotonic()
+    next_line = start + LINE_INTERVAL
+    with contextlib.closing(ShardCopier(index, shards, folder)) as copier, bar:
         while True:
-            world.set_activity("copying the shards", 0)
-            failure = None
-            try:
-                copier.work(ROUND)
-            except UserError as error:
-                failure = f"{socket.gethostname()}: {error}"
-            counts = [not copier.done, failure is not None, copier.has_lock, copier.copied, copier.total]
-            left, failed, copying, copied, total = world.sum(torch.tensor(counts, dtype=torch.float64)).tolist()
-            if failed:
-                raise UserError(_first(failure, world))
-            if not left:
-                bar.end(copied)
+            unfinished, copying, copied, total = _copy_round(copier, world)
+            if not unfinished:
                 break
             by = stop()
             if by:
-                raise Stopped(by, f"stopped by {by.name} while copying the shards; the same command goes on")
-            bar.show(copied, total, waiting=not copying)
+                line = f"stopped by {by.name} while copying the shards"
+                raise Stopped(by, f"{line}; run the same command again to continue")
+            what = f"copying the shards to {folder}" if copying else "waiting for another run's copy of the shards"
+            bar.update(task, completed=copied, total=total or None, description=what)
+            if not console.is_terminal and time.monotonic() >= next_line:
+                next_line = time.monotonic() + LINE_INTERVAL
+                _print(console, f"{what}: {decimal(copied)} of {decimal(total)}" if copying else what)
+    seconds = time.monotonic() - start
+    done = f"copied in {seconds:.1f} s: {decimal(copied)}" if copied else "already copied"
+    _print(console, f"shards in {folder} {done}")
     world.set_activity(STARTING, 0)
 
 
-def _first(failure: str | None, world: World) -> str:
-    """Returns the failure of the lowest rank that has one."""
-    speaker = world.min(torch.tensor(world.rank if failure else world.size)).item()
-    line = failure.encode()[:LONGEST_LINE] if failure and world.rank == speaker else b""
-    letters = world.sum(torch.tensor(list(line.ljust(LONGEST_LINE, b"\0"))))
-    return bytes(letters.tolist()).rstrip(b"\0").decode(errors="replace")
+def _copy_round(copier: ShardCopier, world: World) -> tuple[int, int, int, int]:
+    """Copy for a second; return the number of unfinished and of copying ranks, and the bytes copied and in total."""
+    world.set_activity("copying the shards", 0)
+    failure = None
+    try:
+        copier.work(ROUND_SECONDS)
+    except UserError as error:
+        failure = f"{socket.gethostname()}: {error}"
+    counts = [failure is not None, not copier.done, copier.has_lock, copier.copied, copier.total]
+    failed, unfinished, copying, copied, total = world.sum(torch.tensor(counts, dtype=torch.int64)).tolist()
+    if failed:
+        raise UserError(_first_failure(failure, world))
+    return unfinished, copying, copied, total
 
 
-class _Bar:
-    """How far all nodes together are: a bar on a terminal, a line now and then elsewhere; the lead's alone."""
+def _first_failure(failure: str | None, world: World) -> str:
+    """Return the message of the lowest rank that has failed; collective."""
+    first = world.min(torch.tensor(world.rank if failure else world.size)).item()
+    message = failure.encode()[:MAX_MESSAGE] if failure and world.rank == first else b""
+    characters = world.sum(torch.tensor(list(message.ljust(MAX_MESSAGE, b"\0"))))
+    return bytes(characters.tolist()).rstrip(b"\0").decode(errors="replace")
 
-    def __init__(self, folder: Path, world: World) -> None:
-        self._folder = folder
-        self._speaks = world.is_main
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        hidden = not (self._speaks and self._console.is_terminal)
-        self._bar = Progress(*columns, console=self._console, disable=hidden, transient=True)
-        self._task = self._bar.add_task("", total=None)
-        self._start = self._told = time.monotonic()
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def show(self, copied: float, total: float, *, waiting: bool) -> None:
-        """Shows bytes; or that it is another run's process that copies."""
-        what = "waiting for another run's copy of the shards" if waiting else f"copying the shards to {self._folder}"
-        self._bar.update(self._task, completed=copied, total=total or None, description=what)
-        if time.monotonic() - self._told >= LINE_INTERVAL and not self._console.is_terminal:
-            self._say(what if waiting else f"{what}: {decimal(int(copied))} of {decimal(int(total))}")
-
-    def end(self, copied: float) -> None:
-        """Tells what was done."""
-        seconds = time.monotonic() - self._start
-        done = f"copied in {seconds:.1f} s: {decimal(int(copied))}" if copied else "there already"
-        self._say(f"shards in {self._folder} {done}")
-
-    def _say(self, line: str) -> None:
-        self._told = time.monotonic()
-        if self._speaks:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

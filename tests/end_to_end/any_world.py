@@ -15,7 +15,7 @@ import torch
 from stylefinetune.config.data import DataConfig
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import BatchSlices
+from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.transforms import Transform
 from stylefinetune.errors import run_command
 from stylefinetune.train import main
@@ -31,7 +31,7 @@ def pictures_given(shards, rank, world_size, workers):
     transform = Transform(torch.zeros(1, 1, 3), 1.0, CPU)
     ramp = torch.arange(3 * 67 * 67).reshape(3, 67, 67)
     given = []
-    for batch in load_batches(pictures, BatchSlices(0, ITERATIONS * BATCH, BATCH, rank, world_size), workers, CPU):
+    for batch in load_batches(pictures, RankBatchSampler(0, ITERATIONS * BATCH, BATCH, rank, world_size), workers, CPU):
         sums = (transform(batch.pictures, batch.crops).long() * ramp).sum(dim=(1, 2, 3))
         keys = [pictures.entries.key[pictures.order.row(position)] for position in batch.positions.tolist()]
         columns = (keys, *(t.tolist() for t in (batch.crops.top, batch.crops.left, batch.crops.mirror, sums)))

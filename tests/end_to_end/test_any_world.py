@@ -15,7 +15,7 @@ from itertools import chain
 import pytest
 
 from shards.format.index import ShardIndex
-from tests.programs import ROOT, assemble, free_port, metrics, run
+from tests.programs import ROOT, assemble, free_port, metrics, python
 
 PROGRAM = ROOT / "tests" / "end_to_end" / "any_world.py"
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d"]
@@ -78,13 +78,13 @@ def read(folder, ranks):
 def alone(golden, shards, tmp_path_factory):
     """One process without torchrun."""
     folder = tmp_path_factory.mktemp("alone")
-    done = run(sys.executable, PROGRAM, folder, shards, *flags_of(golden, shards, folder / "run", 1), env=ENVIRONMENT)
+    done = python(PROGRAM, folder, shards, *flags_of(golden, shards, folder / "run", 1))
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def left_out(run_dir):
-    return [line for line in (run_dir / "train.log").read_text().splitlines() if " is corrupt and left out " in line]
+    return [line for line in (run_dir / "train.log").read_text().splitlines() if " is corrupt and skipped " in line]
 
 
 def assert_the_same_run(folder, alone, ranks):
@@ -119,8 +119,7 @@ def test_any_number_of_workers_is_given_the_same_pictures(alone):
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, tmp_path, ranks):
     flags = flags_of(golden, shards, tmp_path / "run", ranks)
-    where = [f"--nproc_per_node={ranks}", "--rdzv_endpoint=127.0.0.1:0"]
-    done = run(*LAUNCH, *where, PROGRAM, tmp_path, shards, *flags, env=ENVIRONMENT)
+    done = python(PROGRAM, tmp_path, shards, *flags, ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert_the_same_run(tmp_path, alone, ranks)
 
@@ -154,8 +153,7 @@ def test_two_nodes_of_two_ranks_do_what_one_process_does(golden, shards, alone, 
 
 def test_fewer_test_pictures_than_ranks_are_each_counted_once(alone):
     evaluate = ["-m", "stylefinetune.evaluate", alone / "run", "--split=few", "--workers=1"]
-    one = run(sys.executable, *evaluate, env=ENVIRONMENT)
-    four = run(*LAUNCH, "--nproc_per_node=4", "--rdzv_endpoint=127.0.0.1:0", *evaluate, env=ENVIRONMENT)
+    one, four = (python(*evaluate, ranks=ranks) for ranks in (1, 4))
     assert (one.returncode, four.returncode) == (0, 0), one.stderr + four.stderr
     assert " of 2)" in one.stdout
     assert four.stdout == one.stdout

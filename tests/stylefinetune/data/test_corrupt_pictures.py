@@ -16,7 +16,7 @@ BATCH = Batch(torch.zeros(0, 48, 48, 3), NONE, Crops(NONE, NONE, NONE.bool(), (4
 
 
 class Joined(World):
-    """A rank whose one peer has met what `theirs` says."""
+    """A rank of two; the other has found the corrupt rows in `theirs`."""
 
     theirs = frozenset()
 
@@ -32,30 +32,30 @@ def split(pixel_shards):
     return PictureDataset(open_split(open_index(data), "train"), data.phase(training=True), seed=1)
 
 
-def test_each_is_named_once_and_counted(split):
+def test_each_corrupt_picture_is_reported_once(split):
     corrupt = CorruptPictures(split, 0.1, [7])
-    corrupt.add_all([BATCH, dataclasses.replace(BATCH, corrupt=(3, 7)), dataclasses.replace(BATCH, corrupt=(3,))])
-    assert corrupt.gather(ALONE) == [f"{split.name(3)} is corrupt and left out (2 of 41 pictures)"]
-    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(3,))])
+    corrupt.add_batches([BATCH, dataclasses.replace(BATCH, corrupt=(3, 7)), dataclasses.replace(BATCH, corrupt=(3,))])
+    assert corrupt.gather(ALONE) == [f"{split.location(3)} is corrupt and skipped (2 of 41 pictures)"]
+    corrupt.add_batches([dataclasses.replace(BATCH, corrupt=(3,))])
     assert corrupt.gather(ALONE) == []
     assert corrupt.rows == [3, 7]
 
 
-def test_what_another_rank_met_counts_too(split):
+def test_corrupt_pictures_of_other_ranks_are_reported(split):
     corrupt, joined = CorruptPictures(split, 0.1, []), Joined(0, 2, torch.device("cpu"))
     joined.__class__.theirs = frozenset({3, 5})
-    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(3,))])
-    assert [line.split(" is ")[0] for line in corrupt.gather(joined)] == [split.name(3), split.name(5)]
+    corrupt.add_batches([dataclasses.replace(BATCH, corrupt=(3,))])
+    assert [line.split(" is ")[0] for line in corrupt.gather(joined)] == [split.location(3), split.location(5)]
     assert corrupt.rows == [3, 5]
 
 
-def test_more_than_the_share_stops_the_run_in_one_line(split):
+def test_exceeding_max_corrupt_is_an_error(split):
     corrupt = CorruptPictures(split, 2 / 41, [])
-    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(0, 1))])
+    corrupt.add_batches([dataclasses.replace(BATCH, corrupt=(0, 1))])
     assert len(corrupt.gather(ALONE)) == 2
-    corrupt.add_all([dataclasses.replace(BATCH, corrupt=(40,))])
+    corrupt.add_batches([dataclasses.replace(BATCH, corrupt=(40,))])
     with pytest.raises(
-        CorruptError, match=r"3 of 41 pictures are corrupt, the last of them .*: \S+; restore them"
+        CorruptError, match=r"3 of 41 pictures are corrupt, the last one is .*: \S+; restore them"
     ) as error:
         corrupt.gather(ALONE)
-    assert split.name(40) in str(error.value)
+    assert split.location(40) in str(error.value)

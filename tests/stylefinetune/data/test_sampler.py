@@ -6,7 +6,7 @@ import pytest
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.data import sampler
-from stylefinetune.data.sampler import BatchSlices, DataOrder, ShuffleWindow, rank_slice, train_slices
+from stylefinetune.data.sampler import DataOrder, RankBatchSampler, ShuffleWindow, rank_slice, sampler_for_training
 
 
 def flat(lists):
@@ -18,22 +18,22 @@ def config(**train):
 
 
 @pytest.mark.parametrize(("count", "size"), [(50, 8), (10, 3), (2, 3), (0, 2), (7, 7)])
-def test_rank_slices_cover_a_batch_once_and_differ_by_one_at_most(count, size):
+def test_rank_slices_partition_a_batch_and_differ_by_at_most_one(count, size):
     slices = [list(range(count)[rank_slice(count, rank, size)]) for rank in range(size)]
     assert flat(slices) == list(range(count))
-    lengths = [len(part) for part in slices]
+    lengths = [len(slice_) for slice_ in slices]
     assert max(lengths) - min(lengths) <= 1
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_list_order_wraps_in_the_middle_of_a_batch():
-    places = DataOrder(rows=7, shuffle=False, seed=0)
-    assert [places.row(n) for n in range(5, 16)] == [5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1]
+def test_list_order_continues_with_the_next_epoch_within_a_batch():
+    order = DataOrder(rows=7, shuffle=False, seed=0)
+    assert [order.row(n) for n in range(5, 16)] == [5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1]
 
 
-def test_every_shuffled_epoch_is_another_permutation_and_a_function_of_the_seed():
-    places = DataOrder(rows=50, shuffle=True, seed=3)
-    epochs = [[places.row(n) for n in range(50 * epoch, 50 * epoch + 50)] for epoch in range(3)]
+def test_every_epoch_has_another_permutation_that_depends_only_on_the_seed():
+    order = DataOrder(rows=50, shuffle=True, seed=3)
+    epochs = [[order.row(n) for n in range(50 * epoch, 50 * epoch + 50)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert [DataOrder(50, shuffle=True, seed=3).row(n) for n in range(50, 100)] == epochs[1]
@@ -41,12 +41,12 @@ def test_every_shuffled_epoch_is_another_permutation_and_a_function_of_the_seed(
 
 
 def test_the_permutation_is_the_same_in_every_release():
-    # Written down so that a run can be resumed by a later release, with a later NumPy.
+    # A later release, with a later NumPy, can resume a run only if the values stay the same.
     assert [DataOrder(10, shuffle=True, seed=1701).row(n) for n in range(10, 20)] == [2, 1, 5, 7, 3, 0, 4, 6, 8, 9]
-    window = ShuffleWindow.of(2, list("aaabbbccccdd"), np.arange(12))
+    window = ShuffleWindow.from_index(2, list("aaabbbccccdd"), np.arange(12))
     windowed = [DataOrder(12, shuffle=True, seed=1701, window=window).row(n) for n in range(12, 24)]
     assert windowed == [10, 5, 6, 11, 7, 0, 8, 9, 3, 1, 2, 4]
-    assert DataOrder(10, shuffle=False, seed=1701).draw(123456789) == (
+    assert DataOrder(10, shuffle=False, seed=1701).random_values(123456789) == (
         605166136364975624,
         3468943428180353842,
         9288176730830211930,
@@ -57,15 +57,15 @@ SHARDS = [f"{number:05d}.tar" for number, count in enumerate([40] * 11 + [7, 1])
 
 
 def windowed(size, epoch, seed=3):
-    """Returns the rows of an epoch; a row's place in its shard grows with its number."""
-    places = DataOrder(
-        len(SHARDS), shuffle=True, seed=seed, window=ShuffleWindow.of(size, SHARDS, np.arange(len(SHARDS)))
+    """Return the rows of an epoch; rows are stored in their shard in ascending order."""
+    order = DataOrder(
+        len(SHARDS), shuffle=True, seed=seed, window=ShuffleWindow.from_index(size, SHARDS, np.arange(len(SHARDS)))
     )
-    return [places.row(n) for n in range(len(SHARDS) * epoch, len(SHARDS) * (epoch + 1))]
+    return [order.row(n) for n in range(len(SHARDS) * epoch, len(SHARDS) * (epoch + 1))]
 
 
 @pytest.mark.parametrize("size", [1, 4, 13, 500])
-def test_a_windowed_epoch_has_every_picture_once_and_is_a_function_of_seed_and_epoch(size):
+def test_a_windowed_epoch_has_every_picture_once_and_depends_only_on_seed_and_epoch(size):
     epochs = [windowed(size, epoch) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(len(SHARDS))) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -74,69 +74,71 @@ def test_a_windowed_epoch_has_every_picture_once_and_is_a_function_of_seed_and_e
 
 
 @pytest.mark.parametrize("size", [1, 4, 13])
-def test_a_window_reads_each_shard_from_front_to_back_and_few_at_a_time(size):
+def test_a_window_reads_each_shard_from_front_to_back_and_few_shards_at_a_time(size):
     rows = windowed(size, 2)
     for name in set(SHARDS):
         read = [row for row in rows if SHARDS[row] == name]
         steps = [later - earlier for earlier, later in itertools.pairwise(read)]
-        assert sum(step != 1 for step in steps) <= 1  # where the epoch's end cuts it
+        assert sum(step != 1 for step in steps) <= 1  # a shard may span the end of the epoch
     at_once = [len({SHARDS[row] for row in rows[first : first + size]}) for first in range(len(rows) - size)]
     assert max(at_once) <= size
-    # Each of the window's takes its turn, but for two small ones that have few.
+    # The shards of the window are interleaved, except the two small ones.
     assert min(len({SHARDS[row] for row in rows[f : f + 3 * size]}) for f in range(len(rows) - 3 * size)) >= size - 2
 
 
-def test_a_window_wider_than_the_split_is_the_whole_split():
+def test_a_window_larger_than_the_split_equals_the_whole_split():
     assert windowed(500, 1) == windowed(13, 1)
 
 
-def test_a_window_goes_by_where_pictures_lie_not_by_the_order_of_the_list():
+def test_a_window_follows_the_offsets_in_the_shards_not_the_order_of_the_list():
     offsets = np.array([3, 0, 2, 1, 9, 8])
-    window = ShuffleWindow.of(1, ["a", "a", "b", "a", "b", "b"], offsets)
+    window = ShuffleWindow.from_index(1, ["a", "a", "b", "a", "b", "b"], offsets)
     rows = [DataOrder(6, shuffle=True, seed=0, window=window).row(n) for n in range(6)]
     assert rows in ([1, 3, 0, 2, 5, 4], [2, 5, 4, 1, 3, 0])
 
 
-def test_draws_are_uniform_and_independent_of_their_neighbours():
-    draws = np.array([DataOrder(1, shuffle=False, seed=5).draw(n) for n in range(4000)], dtype=np.uint64)
-    shares = (draws % np.uint64(2)).mean(axis=0)
-    assert np.all(np.abs(shares - 0.5) < 0.03)
-    bits = (draws % np.uint64(2)).astype(float)
+def test_random_values_are_uniform_and_independent_of_their_neighbours():
+    values = np.array([DataOrder(1, shuffle=False, seed=5).random_values(n) for n in range(4000)], dtype=np.uint64)
+    means = (values % np.uint64(2)).mean(axis=0)
+    assert np.all(np.abs(means - 0.5) < 0.03)
+    bits = (values % np.uint64(2)).astype(float)
     assert abs(np.corrcoef(bits[1:, 2], bits[:-1, 2])[0, 1]) < 0.06
     assert abs(np.corrcoef(bits[:, 0], bits[:, 1])[0, 1]) < 0.06
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8, 16])
-def test_the_ranks_together_see_what_one_sees(world_size):
-    whole = list(train_slices(config(), 2, 0, 1))
-    parts = [list(train_slices(config(), 2, rank, world_size)) for rank in range(world_size)]
-    assert [flat(batch) for batch in zip(*parts, strict=True)] == whole
-    assert whole[0] == list(range(20, 30))
-    assert len(whole) == 5
+def test_all_ranks_together_read_the_same_as_one_rank(world_size):
+    expected = list(sampler_for_training(config(), 2, 0, 1))
+    parts = [list(sampler_for_training(config(), 2, rank, world_size)) for rank in range(world_size)]
+    assert [flat(batch) for batch in zip(*parts, strict=True)] == expected
+    assert expected[0] == list(range(20, 30))
+    assert len(expected) == 5
 
 
-def test_iter_size_takes_as_many_batches_an_iteration():
-    batches = list(train_slices(config(iter_size=2), 3, 0, 1))
-    assert len(batches) == 8 == len(train_slices(config(iter_size=2), 3, 0, 1))
+def test_each_iteration_has_iter_size_batches():
+    batches = list(sampler_for_training(config(iter_size=2), 3, 0, 1))
+    assert len(batches) == 8 == len(sampler_for_training(config(iter_size=2), 3, 0, 1))
     assert batches[0][0] == 3 * 2 * 10
 
 
-def test_a_whole_test_sees_every_picture_once():
-    slices = sampler.test_slices(config(), 23, 5, 0, 1)
-    assert flat(slices) == list(range(23))
-    assert list(slices.sizes()) == [10, 10, 3]
+def test_a_full_test_reads_every_picture_once():
+    batches = sampler.sampler_for_testing(config(), 23, 5, 0, 1)
+    assert flat(batches) == list(range(23))
+    assert list(batches.sizes()) == [10, 10, 3]
 
 
-def test_no_batches_where_the_run_is_over():
-    over = BatchSlices(70, 70, 10, 0, 1)
+def test_a_finished_run_has_no_batches():
+    over = RankBatchSampler(70, 70, 10, 0, 1)
     assert list(over) == []
     assert len(over) == 0
 
 
-def test_the_test_cursor_carries_on_and_follows_from_the_iteration_alone():
-    starts = [sampler.test_slices(config(test_iter=4, test_interval=20), 150, i, 0, 1).start for i in (0, 20, 40, 55)]
+def test_each_partial_test_continues_after_the_previous_one():
+    starts = [
+        sampler.sampler_for_testing(config(test_iter=4, test_interval=20), 150, i, 0, 1).start for i in (0, 20, 40, 55)
+    ]
     assert starts == [0, 40, 80, 120]
     later = config(test_iter=4, test_interval=20, test_initialization=False)
-    assert [sampler.test_slices(later, 150, i, 0, 1).start for i in (20, 40)] == [0, 40]
+    assert [sampler.sampler_for_testing(later, 150, i, 0, 1).start for i in (20, 40)] == [0, 40]
     at_the_end = config(test_iter=4, test_interval=0)
-    assert sampler.test_slices(at_the_end, 150, 7, 0, 1).start == 40
+    assert sampler.sampler_for_testing(at_the_end, 150, 7, 0, 1).start == 40

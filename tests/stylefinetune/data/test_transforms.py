@@ -9,8 +9,8 @@ from stylefinetune.data.transforms import Crops, Transform
 CPU = torch.device("cpu")
 
 
-def as_caffe_does(picture, mean, top, left, mirror, scale):
-    """Transforms one picture by Caffe's DataTransformer rules, a pixel at a time."""
+def transform_like_caffe(picture, mean, top, left, mirror, scale):
+    """Transform one picture by Caffe's DataTransformer rules, pixel by pixel."""
     height, width = 7, 9
     out = np.empty((3, height, width), np.float32)
     for channel in range(3):
@@ -18,13 +18,13 @@ def as_caffe_does(picture, mean, top, left, mirror, scale):
             for column in range(width):
                 at = width - 1 - column if mirror else column
                 rgb = 2 - channel
-                level = np.float32(picture[top + row, left + column, rgb])
-                out[channel, row, at] = (level - mean[top + row, left + column, rgb]) * np.float32(scale)
+                value = np.float32(picture[top + row, left + column, rgb])
+                out[channel, row, at] = (value - mean[top + row, left + column, rgb]) * np.float32(scale)
     return out
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.00390625, 0.017])
-def test_cut_mean_scale_mirror_and_channels_follow_caffe_to_the_bit(scale):
+def test_crop_mean_scale_mirror_and_channels_are_bitwise_equal_to_caffe(scale):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (3, 12, 14, 3), dtype=np.uint8)
     mean = rng.uniform(90, 130, (12, 14, 3)).astype(np.float32)
@@ -33,26 +33,26 @@ def test_cut_mean_scale_mirror_and_channels_follow_caffe_to_the_bit(scale):
     out = Transform(torch.from_numpy(mean), scale, CPU)(torch.from_numpy(pictures), crops)
     assert out.shape == (3, 3, 7, 9)
     assert out.is_contiguous()
-    for place in range(3):
-        expected = as_caffe_does(pictures[place], mean, tops[place], lefts[place], mirrors[place], scale)
-        assert np.array_equal(out[place].numpy(), expected)
+    for index in range(3):
+        expected = transform_like_caffe(pictures[index], mean, tops[index], lefts[index], mirrors[index], scale)
+        assert np.array_equal(out[index].numpy(), expected)
 
 
-def test_levels_are_subtracted_everywhere():
+def test_mean_values_are_subtracted_from_every_pixel():
     crops = Crops(torch.tensor([1]), torch.tensor([1]), torch.tensor([False]), (2, 2))
     pictures = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
     out = Transform(torch.tensor([[[1.0, 2.0, 3.0]]]), 1.0, CPU)(pictures, crops)
     assert out[0, :, 0, 0].tolist() == [97.0, 98.0, 99.0]
 
 
-def test_a_slice_without_pictures_gives_an_empty_batch():
-    nothing = torch.empty(0, dtype=torch.int64)
-    crops = Crops(nothing, nothing, torch.empty(0, dtype=torch.bool), (5, 5))
+def test_an_empty_batch_stays_empty():
+    empty = torch.empty(0, dtype=torch.int64)
+    crops = Crops(empty, empty, torch.empty(0, dtype=torch.bool), (5, 5))
     out = Transform(torch.zeros(8, 8, 3), 1.0, CPU)(torch.empty(0, 8, 8, 3, dtype=torch.uint8), crops)
     assert out.shape == (0, 3, 5, 5)
 
 
-def test_the_net_input_is_caffes_on_its_own_pictures(golden):
+def test_the_network_input_equals_caffes_for_its_own_pictures(golden):
     names = [line.split()[0] for line in (golden / "preproc" / "list.txt").read_text().splitlines()]
     pixels = [resize_picture(decode_picture((golden / "preproc" / name).read_bytes()), 256) for name in names]
     mean = torch.from_numpy(mean_picture()).permute(1, 2, 0).flip(-1)
@@ -63,13 +63,13 @@ def test_the_net_input_is_caffes_on_its_own_pictures(golden):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_bits():
+def test_a_gpu_is_bitwise_equal_to_a_cpu():
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU here")
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (5, 20, 20, 3), generator=generator, dtype=torch.uint8)
     mean = torch.rand(20, 20, 3, generator=generator) * 255
     crops = Crops(torch.arange(5), torch.arange(5), torch.tensor([True, False, True, False, True]), (15, 15))
-    here = Transform(mean, 1.0, CPU)(pictures, crops)
-    there = Transform(mean, 1.0, torch.device("cuda"))(pictures, crops)
-    assert torch.equal(here, there.cpu())
+    on_cpu = Transform(mean, 1.0, CPU)(pictures, crops)
+    on_gpu = Transform(mean, 1.0, torch.device("cuda"))(pictures, crops)
+    assert torch.equal(on_cpu, on_gpu.cpu())

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from stylefinetune.caffe.schema import message_class
+from stylefinetune.data.mean import load_mean
+from stylefinetune.errors import UserError
+from tests.stylefinetune.data.loading import data_config, open_pictures, read_batches
+
+
+def mean_of(data, size=(48, 48), *, training=True):
+    return load_mean(data, data.phase(training=training), size)
+
+
+def test_the_default_mean_is_the_mean_of_the_training_split(pixel_shards):
+    mean = mean_of(data_config(pixel_shards))
+    whole = torch.cat([batch.pictures for batch in read_batches(open_pictures(pixel_shards), stop=41)])
+    assert mean.shape == (48, 48, 3)
+    assert torch.allclose(mean, whole.double().mean(0).float(), atol=1e-4)
+
+
+def test_mean_values_are_configured_as_bgr_and_returned_as_rgb(pixel_shards):
+    assert mean_of(data_config(pixel_shards, mean_value=(104, 117, 123))).flatten().tolist() == [123, 117, 104]
+    assert mean_of(data_config(pixel_shards, mean_value=(9,))).flatten().tolist() == [9, 9, 9]
+
+
+def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
+    missing = data_config(tmp_path)
+    with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: python -m shards mean"):
+        mean_of(missing)
+    with pytest.raises(UserError, match=r"is 48x48x3; the pictures \(data\.image_size\) are 64x64x3"):
+        mean_of(data_config(original_shards, image_size=64), (64, 64))
+    broken = tmp_path / "broken.npy"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="can't be read as a mean picture"):
+        mean_of(data_config(original_shards, mean_file=str(broken)))
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="can't be read as a mean picture"):
+        mean_of(data_config(original_shards, mean_file=str(objects)))
+    caffes = mean_of(data_config(original_shards, mean_file=str(golden / "micro" / "mean.binaryproto")), (80, 80))
+    assert caffes.shape == (80, 80, 3)
+
+
+def test_caffes_published_mean_is_found_by_its_name(original_shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    named = data_config(original_shards, mean_file="imagenet_mean", image_size=256)
+    with pytest.raises(UserError, match=r"fetch it with: python -m stylefinetune\.weights imagenet_mean"):
+        mean_of(named, (256, 256))
+    blob = message_class("BlobProto")(num=1, channels=3, height=256, width=256, data=range(3 * 256 * 256))
+    (tmp_path / "stylefinetune").mkdir()
+    (tmp_path / "stylefinetune" / "imagenet_mean.binaryproto").write_bytes(blob.SerializeToString())
+    assert mean_of(named, (256, 256))[0, 0].tolist() == [2 * 65536, 65536, 0]
