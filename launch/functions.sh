@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # For the other scripts to source, after they set `script` (such as launch/train.sh) and `home` (the checkout's folder).
+set -uo pipefail
 
 fail() { # MESSAGE
     printf '%s: %s\n' "${script:?}" "$1" >&2

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # For launch/train.sh, launch/deepspeed.sh and slurm/finetune.sh to source: checks a training run, starts it, passes
 # signals on to it and waits for its end.
+set -euo pipefail
 
 received="" # the last signal, such as TERM
 child=""    # process id of the launcher

@@ -88,7 +88,7 @@ def test_an_array_and_a_merge_job_make_the_same_as_one_machine(job):
     second = job.submit_merge()
     assert states(job.slurm.wait(second)) == ["COMPLETED"]
     job.assert_same_as_one_machine()
-    assert "Partition 3/4 is done" in job.output(3)
+    assert "Partition 3/4 is complete" in job.output(3)
 
 
 @pytest.mark.slow

@@ -199,6 +199,7 @@ def test_a_nodes_power_cut_moves_the_job_to_a_spare_node(job, uninterrupted):
     assert job.result() == uninterrupted.result()
 
 
+@pytest.mark.slow
 def test_the_jobs_exit_code_is_the_runs(job):
     job.submit("--train.max_iter=100000", sbatch=["--gpus-per-node=0"], NPROC_PER_NODE="1").wait_for(20)
     job.slurm.run("scancel", "--signal=INT", f"{job.id}.0")  # the step that srun started

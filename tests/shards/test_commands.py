@@ -1,0 +1,85 @@
+import contextlib
+import resource
+import sys
+
+import numpy as np
+import psutil
+import pytest
+
+from shards.commands import run_command
+from tests.loopback import Answer
+
+
+def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, capsys):
+    url = server.add("/a.jpg", Answer(draw_jpg(0)))
+    path = write_list([{"image_url": url, "label": 0, "split": "train"}])
+    out = str(tmp_path / "out")
+    assert run_command("assemble", ["--list", path, "--out", out, "--workers", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "Downloading 1 images with 1 workers...",
+        "Writing train/val for 1 successfully downloaded images.",
+    ]
+    assert run_command("finalize", [out]) == 0
+    assert "1 of 1 rows" in capsys.readouterr().out
+    assert run_command("mean", [out, "--image_size", "30"]) == 0
+    assert "mean of 1 pictures" in capsys.readouterr().out
+    assert np.load(tmp_path / "out" / "mean.npy").shape == (30, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["assemble", "--out", "x"], "--list"),
+        (["assemble", "--list", "nosuch.csv", "--out", "{tmp}/out"], "nosuch.csv"),
+        (["assemble", "--list", "nosuch.csv", "--out", "{tmp}/out", "--imags", "3"], "--imags"),
+        (["assemble", "--list", "{tmp}/list.csv", "--out", "{tmp}/list.csv"], "list.csv"),
+        (["finalize", "{tmp}/nothing"], "python -m shards assemble"),
+        (["mean", "{tmp}/nothing"], "python -m shards assemble"),
+        (["mean"], "DIR"),
+        (["mean", "{tmp}/nothing", "--image_size", "big"], "image_size: Expected an int. Got value: big"),
+        (["mean", "{tmp}/nothing", "--image_sizes", "3"], "unknown flag --image_sizes 3; did you mean --image_size?"),
+        (["verify", "{tmp}/nothing", "--stag", "x"], "unknown flag --stag x; did you mean --stage?"),
+        (["assemble", "--lis", "a", "--list", "b", "--out", "{tmp}/o"], "unknown flag --lis a; did you mean --list?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, part):
+    (tmp_path / "list.csv").write_text("image_url,label\nhttp://127.0.0.1:1/a,0\n")
+    command, *rest = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    assert run_command(command, rest) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "nothing").exists()
+
+
+@contextlib.contextmanager
+def limited_memory(size):
+    """Let this process allocate at most `size` more bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_out_of_memory_is_one_line(server, draw_jpg, write_list, tmp_path, capsys):
+    path = write_list([{"image_url": server.add("/a.jpg", Answer(draw_jpg(0))), "label": 0, "split": "train"}])
+    out = str(tmp_path / "out")
+    assert run_command("assemble", [f"--list={path}", f"--out={out}"]) == 0
+    with limited_memory(100 << 20):  # a sum of 4096x4096 pixels takes four times as much
+        assert run_command("mean", [out, "--image_size=4096"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: out of memory (")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["assemble", "finalize", "merge", "mean", "repack", "report", "verify"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, ["--help"])
+    assert caught.value.code == 0
+    assert f"python -m shards {command}" in capsys.readouterr().out
