@@ -1,5 +1,6 @@
 """Reads and checks the DIR of an assembly, and runs assemblies as separate processes that a test can stop."""
 
+import os
 import subprocess
 import sys
 import time
@@ -52,11 +53,12 @@ def serve_pictures(server: LoopbackServer, draw_jpg, count: int) -> list[dict]:
     ]
 
 
-def start_assemble(path: str, out: Path, *flags: str) -> "subprocess.Popen[str]":
+def start_assemble(path: str, out: Path, *flags: str, **environment: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "shards", "assemble", f"--list={path}", f"--out={out}"]
     return subprocess.Popen(
         [*command, "--rows_per_shard=5", "--workers=2", *flags],
         cwd=ROOT,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

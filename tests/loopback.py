@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal
 
 MAX_STALL = 30.0  # seconds after which a stalled answer ends even if nobody closed the server
@@ -29,6 +30,7 @@ class Answer:
         interval: seconds between two bytes of a "slow" transfer.
         delay: seconds before the answer begins.
         after_requests: how many requests must have reached the server before the answer begins.
+        condition: the answer begins once this returns true; None for no condition.
     """
 
     body: bytes = b""
@@ -40,6 +42,7 @@ class Answer:
     interval: float = SLOW_INTERVAL
     delay: float = 0.0
     after_requests: int = 0
+    condition: Callable[[], bool] | None = None
 
 
 def redirect(location: str, status: int = 302) -> Answer:
@@ -124,9 +127,12 @@ class LoopbackServer:
         if seconds:
             self._closing.wait(seconds)
 
-    def wait_for_requests(self, count: int):
+    def wait_until_due(self, answer: Answer):
+        self.pause(answer.delay)
         deadline = time.monotonic() + MAX_STALL
-        while len(self.requests) < count and time.monotonic() < deadline and not self._closing.is_set():
+        while time.monotonic() < deadline and not self._closing.is_set():
+            if len(self.requests) >= answer.after_requests and (answer.condition is None or answer.condition()):
+                return
             self.pause(0.02)
 
 
@@ -156,8 +162,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self):
         answer = self.server.owner.next_answer(self.path, dict(self.headers))
-        self.server.owner.pause(answer.delay)
-        self.server.owner.wait_for_requests(answer.after_requests)
+        self.server.owner.wait_until_due(answer)
         self.send_response(answer.status)
         headers = {"Content-Type": "image/jpeg", "Content-Length": str(len(answer.body))} | answer.headers
         if answer.transfer in {"no_length", "chunked", "endless"}:

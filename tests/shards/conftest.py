@@ -14,7 +14,7 @@ from tests.stores import CREDENTIALS, client, s3_server
 
 @pytest.fixture(scope="session")
 def draw_jpg():
-    """Draws a smooth JPEG that differs from any other number's."""
+    """Draws a smooth JPEG that is different for each number."""
 
     def draw(number: int, height: int = 60, width: int = 90) -> bytes:
         coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
@@ -26,7 +26,7 @@ def draw_jpg():
 
 @pytest.fixture
 def write_list(tmp_path):
-    """Writes a CSV list of the rows given, dicts with one set of keys, and returns its path."""
+    """Writes rows, dicts with the same keys, as a CSV list, and returns its path."""
 
     def write(rows: list[dict], name: str = "list.csv") -> str:
         with (tmp_path / name).open("w", newline="") as file:
@@ -40,7 +40,7 @@ def write_list(tmp_path):
 
 @pytest.fixture
 def run_assemble(tmp_path):
-    """Assembles in this process into tmp_path/out unless told otherwise, and returns what the console was told."""
+    """Assembles in this process, by default into tmp_path/out, and returns the console's output."""
 
     def run(**settings) -> str:
         text = io.StringIO()
@@ -53,7 +53,7 @@ def run_assemble(tmp_path):
 
 @pytest.fixture(scope="session")
 def s3_endpoint():
-    """An S3 server on this machine, for as long as the tests run."""
+    """The URL of a local S3 server."""
     with s3_server() as url:
         yield url
 
@@ -63,7 +63,7 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture
 def bucket(s3_endpoint, monkeypatch, tmp_path):
-    """The URL of a new bucket, whose server and credentials stand in the environment; stages lie in tmp_path/cache."""
+    """The URL of a new bucket, with server and credentials in the environment and stages in tmp_path/cache."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
@@ -75,6 +75,6 @@ def bucket(s3_endpoint, monkeypatch, tmp_path):
 
 @pytest.fixture
 def memory(monkeypatch, tmp_path):
-    """The URL of a store in this process; stages lie in tmp_path/cache."""
+    """The URL of a store in memory, with stages in tmp_path/cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return f"memory://store-{next(_NUMBERS)}"
