@@ -1,4 +1,4 @@
-"""launch/quickstart.sh itself, on a copy of the project with fewer pictures and iterations: interrupted, then whole."""
+"""launch/quickstart.sh on a copy of the project with fewer pictures and iterations: interrupted, then to its end."""
 
 import json
 import os
@@ -17,10 +17,12 @@ import pytest
 import yaml
 
 from launch import sample
-from launch.sample import Fate
+from launch.sample import LinkState
 from tests.programs import ROOT, run
 
 IMAGES = 240
+# No environment is active, so that the copy uses its own .venv.
+ENVIRONMENT = os.environ | {"PATH": "/usr/bin:/bin", "PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
 
 pytestmark = pytest.mark.slow
 
@@ -44,21 +46,21 @@ def change(path, **keys):
 
 
 def install(folder):
-    """Does what launch/install.sh does, without a download: a .venv that sees what is installed here."""
+    """Do what launch/install.sh does without a download: make a .venv that uses the packages installed here."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
     inside = {"base": str(folder / ".venv"), "platbase": str(folder / ".venv")}
     packages = Path(sysconfig.get_path("purelib", "venv", inside))
     (packages / "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    for name, module in (("pip", "pip"), ("torchrun", "torch.distributed.run")):
-        script = folder / ".venv" / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -m {module} "$@"\n')
-        script.chmod(0o755)
-    stamp = subprocess.run(["cksum"], input=(folder / "pyproject.toml").read_bytes(), capture_output=True, check=True)
+    pip = folder / ".venv" / "bin" / "pip"
+    pip.write_text('#!/bin/sh\nexec "$(dirname "$0")/python" -m pip "$@"\n')
+    pip.chmod(0o755)
+    files = b"".join((folder / name).read_bytes() for name in ("pyproject.toml", "launch/constraints.txt"))
+    stamp = subprocess.run(["cksum"], input=files, capture_output=True, check=True)
     (folder / ".venv" / "installed").write_bytes(stamp.stdout)
 
 
 def quickstart(project):
-    done = run(project / "launch" / "quickstart.sh", cwd="/", timeout=240)
+    done = run(project / "launch" / "quickstart.sh", cwd="/", timeout=600, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -71,18 +73,19 @@ def test_ctrl_c_ends_it_and_its_server(project):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=ENVIRONMENT,
     ) as process:
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
+            output += line
             if "Downloading" in line:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(30) != 0
-    assert "Starting." in said
-    port = int(re.search(r"http://127\.0\.0\.1:(\d+)", said)[1])
+    assert "Starting." in output
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)", output)[1])
     end = time.monotonic() + 10
     while listens(port):
-        assert time.monotonic() < end, "its server outlives it"
+        assert time.monotonic() < end, "its server still runs"
         time.sleep(0.1)
 
 
@@ -91,45 +94,45 @@ def listens(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_it_goes_on_and_its_summary_is_true(project):
-    said = quickstart(project)
-    assert "Going on where the last quickstart stopped." in said
+def test_it_continues_and_its_summary_is_correct(project):
+    output = quickstart(project)
+    assert "Continuing where the last quickstart stopped." in output
 
     outcomes = pq.read_table(project / "data/quickstart/outcomes.parquet").to_pylist()
     kept = {int(row["key"]) for row in outcomes if row["status"] == "kept"}
     asked = {int(row["key"]) for row in outcomes}
     assert len(asked) == IMAGES
-    assert kept == {index for index in asked if sample.fate(index) in {Fate.ALIVE, Fate.HEALS}}
-    assert f"{len(kept)} of {IMAGES} lived" in said
+    assert kept == {index for index in asked if sample.link_state(index) in {LinkState.ALIVE, LinkState.RECOVERS}}
+    assert f"{len(kept)} of {IMAGES} kept" in output
 
-    told = [json.loads(line) for line in (project / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
-    tests = [line for line in told if line["phase"] == "test"]
-    assert [line["iteration"] for line in tests] == [0, 10, 20]
+    entries = [json.loads(line) for line in (project / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
+    tests = [entry for entry in entries if entry["phase"] == "test"]
+    assert [test["iteration"] for test in tests] == [0, 10, 20]
     first, last = tests[0]["accuracy"], tests[-1]["accuracy"]
-    assert f"{first:.3f} untrained, {last:.3f} after 20 iterations" in said
+    assert f"{first:.3f} untrained, {last:.3f} after 20 iterations" in output
     evaluated = run(sys.executable, "-m", "stylefinetune.evaluate", "runs/quickstart", cwd=project)
     accuracy = float(re.search(r"accuracy = ([\d.e-]+)", evaluated.stdout)[1])
     assert accuracy == pytest.approx(last, abs=1e-5)
 
-    predicted = re.findall(r'^[\d.]+ - "(.*)"$', said, re.MULTILINE)
+    predicted = re.findall(r'^[\d.]+ - "(.*)"$', output, re.MULTILINE)
     assert len(predicted) == 5
     assert set(predicted) <= set(sample.style_names)
-    for path in re.findall(r"(?:data|runs)/quickstart[\w/.]*", said[said.index("Done,") :]):
+    for path in re.findall(r"(?:data|runs)/quickstart[\w/.]*", output[output.index("Done in") :]):
         assert (project / path.rstrip(".:")).exists(), path
 
 
-def test_a_third_run_has_nothing_left_to_do(project):
-    said = quickstart(project)
-    assert "its shards are complete" in said
-    assert "Downloading" not in said
-    assert "Iteration" not in said.split("Done,")[0]
+def test_a_third_run_has_nothing_to_do(project):
+    output = quickstart(project)
+    assert "its shards are complete" in output
+    assert "Downloading" not in output
+    assert "Iteration" not in output.split("Done in")[0]
 
 
 def test_a_change_starts_over(project):
     change(project / "configs/finetune/quickstart.yaml", train={"max_iter": 2, "test_interval": 1, "display": 1})
-    said = quickstart(project)
-    assert "Starting over" in said
-    assert "after 2 iterations" in said
+    output = quickstart(project)
+    assert "Starting over" in output
+    assert "after 2 iterations" in output
     assert sorted(path.name for path in (project / "runs/quickstart/checkpoints").iterdir()) == ["iter_2"]
 
 
@@ -137,4 +140,4 @@ def test_arguments_are_refused_in_one_line(project):
     done = run(project / "launch" / "quickstart.sh", "--images=5")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert run(project / "launch" / "quickstart.sh", "--help").stdout.startswith("The whole way")
+    assert run(project / "launch" / "quickstart.sh", "--help").stdout.startswith("Shows the whole project")
