@@ -1,4 +1,4 @@
-"""Runs told to W&B in processes of their own, which may be killed, and what must be at W&B of them."""
+"""Logs runs to W&B in separate processes, which may be killed, and compares the rows at W&B with metrics.jsonl."""
 
 import json
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.programs import run
 from tests.wandb_server import WandbServer
 
-# Trains nothing, but tells W&B what a run does that is tested each 4 iterations, displayed each 2, and saved each 5.
+# Logs what a run logs that tests every 4 iterations, displays every 2 and saves every 5; it trains nothing.
 PROGRAM = """
 import json, os, signal, sys, time
 import torch
@@ -49,25 +49,25 @@ tracker.close(failed=False)
 
 
 def environment(home: Path, server: WandbServer | None = None, **more: str) -> dict[str, str]:
-    """Returns the environment of a user who has an account at `server`, or none."""
+    """Return the environment of a user with an account at `server`, or with none."""
     home.mkdir(parents=True, exist_ok=True)
-    own = {"HOME": home, "NETRC": home / "netrc", "WANDB_CONFIG_DIR": home, "WANDB_CACHE_DIR": home}
+    folders = {"HOME": home, "NETRC": home / "netrc", "WANDB_CONFIG_DIR": home, "WANDB_CACHE_DIR": home}
     account = server.account if server else {"WANDB_API_KEY": ""}
-    return {**{name: str(value) for name, value in own.items()}, **account, **more}
+    return {**{name: str(value) for name, value in folders.items()}, **account, **more}
 
 
-def tell(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, linger=0.0):
-    """Tells of a run from iteration `start` to `stop`; returns what it said.
+def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, linger=0.0):
+    """Log a run from iteration `start` to `stop`; return its stderr.
 
     Args:
-        run_dir: the run's folder.
-        env: whose W&B account.
+        run_dir: folder of the run.
+        env: environment with the W&B account.
         mode: tracking.wandb.
-        start: the checkpoint that it goes on from.
+        start: checkpoint that the run resumes from.
         stop: max_iter.
-        ends: (iteration, after "test" or "train") at which it ends early.
-        killed: whether it is killed there; else it fails and closes.
-        linger: seconds from there to its end.
+        ends: (iteration, "test" or "train") after which the run ends early.
+        killed: whether it is killed then; otherwise it fails and closes.
+        linger: seconds until it ends.
     """
     arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, linger])
     done = run(sys.executable, "-c", PROGRAM, arguments, env=env)
@@ -78,14 +78,14 @@ def tell(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=T
 
 
 def sync(run_dir, env):
-    """Runs W&B's own program over what is kept offline."""
+    """Run `wandb sync` on the offline folders."""
     done = run(Path(sys.executable).with_name("wandb"), "sync", run_dir / "wandb", env=env, cwd=run_dir)
     assert done.returncode == 0, done.stderr
     assert "ERROR" not in done.stderr, done.stderr
 
 
-def told_rows(run_dir):
-    """Returns what metrics.jsonl holds as W&B's rows: a step, and all values of its iteration."""
+def local_rows(run_dir):
+    """Return metrics.jsonl as W&B's rows: a step and all values of its iteration."""
     rows: dict[int, dict[str, float]] = {}
     for entry in map(json.loads, (Path(run_dir) / "metrics.jsonl").read_text().splitlines()):
         iteration, phase = entry.pop("iteration"), entry.pop("phase")
@@ -97,7 +97,7 @@ def told_rows(run_dir):
 
 
 def remote_rows(server):
-    """Returns the rows of the one run that the server has."""
+    """Return the rows of the only run on the server."""
     (remote,) = server.runs.values()
     return [
         {"time": row["_timestamp"]} | {name: value for name, value in row.items() if name == "_step" or name[0] != "_"}
@@ -106,7 +106,7 @@ def remote_rows(server):
 
 
 def curves(rows):
-    """Returns the rows without what is of the process that told them, not of the run: times and speeds."""
+    """Return the rows without times and speeds, which differ between processes."""
     return [
         {
             name: value

@@ -34,7 +34,7 @@ from stylefinetune.models.build import build_model
 
 MODEL_FILE, OPTIMIZER_FILE, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 PROGRESS, CONFIG = "progress.json", "config.yaml"
-SCALARS = "scalars"  # key of progress.json beside the fields of Progress
+SCALARS = "scalars"  # key of progress.json in addition to the fields of Progress
 SERIALIZING = "Error while serializing: I/O error: "  # prefix of safetensors' message on a system error
 PHASES = ("train", "test")
 ATTEMPTS = 10  # to read a checkpoint of a run that removes old ones

@@ -8,7 +8,7 @@ import sys
 import time
 
 from tests.programs import NARROW, ROOT, run
-from tests.wandb_runs import curves, environment, remote_rows, told_rows
+from tests.wandb_runs import curves, environment, local_rows, remote_rows
 from tests.wandb_server import WandbServer
 
 SCHEDULE = ["--train.max_iter=24", "--train.test_interval=6", "--train.display=1", "--checkpoint.snapshot=5"]
@@ -32,7 +32,7 @@ def train(pixel_shards, run_dir, env, *flags, killed_at=None):
 
 
 def reached(run_dir):
-    """Returns the last iteration that was told of; a line may be half written."""
+    """Return the last logged iteration; a line may be incomplete."""
     path = run_dir / "metrics.jsonl"
     whole = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
     return max((json.loads(line)["iteration"] for line in whole), default=-1)
@@ -49,5 +49,5 @@ def test_the_history_is_the_uninterrupted_runs(pixel_shards, tmp_path):
         train(pixel_shards, tmp_path / "run", env)
         history = remote_rows(server)
     assert [row["_step"] for row in history] == list(range(25))
-    assert history == told_rows(tmp_path / "run")
-    assert curves(history) == curves(told_rows(tmp_path / "whole"))
+    assert history == local_rows(tmp_path / "run")
+    assert curves(history) == curves(local_rows(tmp_path / "whole"))

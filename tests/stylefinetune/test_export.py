@@ -101,10 +101,12 @@ def test_opencv_computes_the_logits_of_the_checkpoint_for_two_pictures(narrow_ch
     logits, prob = opencv_forward(opencv4, tmp_path, *files, np.stack(pictures), "fc8_wild")
     net, _ = checkpoint.read_checkpoint(narrow_checkpoint).build_network(torch.device("cpu"))
     with torch.no_grad():
-        ours = net(torch.from_numpy(np.stack(pictures)))
-    assert (ours[0] - ours[1]).abs().max() > 0.01 * ours.abs().max()  # the logits of the two pictures differ
-    assert np.abs(logits - ours.numpy()).max() <= 1e-4 * ours.abs().max()
-    assert np.abs(prob - ours.softmax(1).numpy()).max() <= 1e-4
+        expected = net(torch.from_numpy(np.stack(pictures)))
+    assert (
+        expected[0] - expected[1]
+    ).abs().max() > 0.01 * expected.abs().max()  # the logits of the two pictures differ
+    assert np.abs(logits - expected.numpy()).max() <= 1e-4 * expected.abs().max()
+    assert np.abs(prob - expected.softmax(1).numpy()).max() <= 1e-4
 
 
 def test_opencv_reads_weights_of_caffe_with_our_deploy_prototxt(golden, opencv4, tmp_path):

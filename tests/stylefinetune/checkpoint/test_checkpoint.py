@@ -80,9 +80,9 @@ def test_a_removed_checkpoint_is_not_called_damaged(tmp_path):
 
 
 def test_saving_again_replaces_the_folder_and_what_a_kill_left(tmp_path):
-    torn = tmp_path / "checkpoints" / ".iter_5.new"
-    torn.mkdir(parents=True)
-    (torn / "model.safetensors").write_bytes(b"torn")
+    partial = tmp_path / "checkpoints" / ".iter_5.new"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors").write_bytes(b"partial")
     save(tmp_path, seed=0)
     state, path = save(tmp_path, seed=1)
     assert torch.equal(checkpoint.read_checkpoint(path).tensors["fc7.bias"], state.parameters["fc7.bias"])

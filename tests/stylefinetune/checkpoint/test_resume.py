@@ -31,7 +31,7 @@ def test_resume_finds_the_checkpoint_that_the_config_names(tmp_path):
 
 
 def solver_state(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"):
-    """Writes a solver state after 7 iterations of CONFIG's network and, beside it, its weights."""
+    """Write a solver state after 7 iterations of the network of CONFIG, and its weights next to it."""
     net = build.build_model(CONFIG.model, len(CLASSES), [(43, 43)], seed=3)
     message, layers = message_class("NetParameter")(), {}
     for name, parameter in net.named_parameters():
