@@ -112,7 +112,7 @@ class ObjectStore:
                     ) from error
                 if delay is None:
                     reason = f"{type(error).__name__}: {reason}"[:300]
-                    message = f"{self.url} fails ({reason}); what is there stays, and the same command goes on"
+                    message = f"{self.url} fails ({reason}); what is there stays; run the same command to continue"
                     raise ShardsError(message) from error
                 time.sleep(delay)
         raise AssertionError

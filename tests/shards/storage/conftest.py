@@ -1,6 +1,8 @@
 import pytest
 
 from shards.storage import lock_holder
+from tests.assembly import serve_pictures
+from tests.loopback import Answer
 
 
 class Clock:
@@ -22,3 +24,13 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(lock_holder, "time", clock)
     return clock
+
+
+@pytest.fixture
+def pictures(server, draw_jpg, write_list):
+    """A list of 25 pictures, in 5 blocks of 5. Pictures 4, 8 and 12 are equal, and picture 9 isn't found."""
+    rows = serve_pictures(server, draw_jpg, 25)
+    for number in (8, 12):
+        server.add(f"/{number}.jpg", Answer(draw_jpg(4)))
+    server.add("/9.jpg", Answer(status=404))
+    return write_list(rows)

@@ -128,7 +128,7 @@ def test_all_of_dir_excludes_its_partitions_and_one_count_another(tmp_path, held
             refused = pytest.raises(ShardsError, match=f"in use by process {first.pid} on ")
             with contextlib.nullcontext() if is_free else refused:
                 lock_once(tmp_path, partition)
-            assert sorted((tmp_path / ".work").rglob("*")) == before  # the holder's files are unchanged, nothing remains
+            assert sorted((tmp_path / ".work").rglob("*")) == before  # only the holder's files, all of them
         assert send(first, "publish") == "published"
         first.stdin.close()
         assert first.wait(10) == 0
@@ -224,8 +224,8 @@ def test_a_suspended_nodes_lock_expires_and_it_publishes_nothing_when_it_resumes
         os.waitpid(first.pid, os.WUNTRACED)
         with exclusive_lock(tmp_path, partition) as work:
             first.send_signal(signal.SIGCONT)
-            answer = send(first, "publish")
-            assert re.search(rf"process {os.getpid()} on \S+ took over while this process was suspended", answer)
+            error = send(first, "publish")
+            assert re.search(rf"process {os.getpid()} on \S+ took over while this process was suspended", error)
             assert first.wait(10) == 2
             assert work.is_dir()
         assert not (tmp_path / "published").exists()
@@ -266,7 +266,11 @@ def test_a_process_killed_before_it_wrote_its_record_holds_nothing(tmp_path):
 
 
 def test_other_errors_pass_unchanged_and_nothing_temporary_remains(tmp_path):
-    with pytest.raises(ShardsError, match=r"^mine$"), exclusive_lock(tmp_path) as work:
-        (work / "x").write_text("x")
-        raise ShardsError("mine")
+    def fail():
+        with exclusive_lock(tmp_path) as work:
+            (work / "x").write_text("x")
+            raise ShardsError("mine")
+
+    with pytest.raises(ShardsError, match=r"^mine$"):
+        fail()
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Where a DIR is made, and who holds it."""
+"""The folder that a DIR is written in, and the lock on it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.assembly import serve_pictures
 from tests.stores import names_of, open_store
 
 
-def test_a_folder_is_itself_and_a_url_has_a_stage_of_its_own(tmp_path, monkeypatch):
+def test_a_folder_is_used_as_it_is_and_each_url_has_its_own_stage(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert session.local_root(Path("a/b")) == Path("a/b")
     assert session.local_root(Path("file:///a/b c")) == Path("/a/b c")
@@ -29,7 +29,7 @@ def test_a_folder_is_itself_and_a_url_has_a_stage_of_its_own(tmp_path, monkeypat
     assert session.local_root(Path("s3://bucket/DIR/")) == stages[0]
 
 
-def test_messages_speak_of_objects_not_of_the_stage(tmp_path):
+def test_error_messages_name_objects_and_not_the_stage(tmp_path):
     root = tmp_path / "stage"
     with (
         pytest.raises(ShardsError) as caught,
@@ -58,7 +58,7 @@ def test_a_damaged_object_is_named_and_can_be_made_again(server, draw_jpg, write
 
 
 @pytest.mark.parametrize("command", ["finalize", "merge", "verify"])
-def test_nothing_is_made_where_there_are_no_shards(memory, tmp_path, capsys, command):
+def test_nothing_is_created_under_a_url_without_shards(memory, tmp_path, capsys, command):
     assert main([command, f"{memory}/x"]) == 2
     error = capsys.readouterr().err
     assert f"{memory}/x: no shards here" in error
@@ -67,7 +67,7 @@ def test_nothing_is_made_where_there_are_no_shards(memory, tmp_path, capsys, com
     assert list((tmp_path / "cache").rglob("stage/*")) == []
 
 
-def test_the_second_of_two_drivers_is_refused(server, draw_jpg, write_list, run_assemble, memory, tmp_path):
+def test_the_second_of_two_processes_is_refused(server, draw_jpg, write_list, run_assemble, memory, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 10))
     url = Path(f"{memory}/x")
     with session.open_session(url), pytest.raises(ShardsError, match=f"^{memory}/x is in use by process "):
@@ -87,7 +87,7 @@ def test_the_second_of_two_drivers_is_refused(server, draw_jpg, write_list, run_
         (["mean", "file:///a/b"], "give its path, /a/b"),
     ],
 )
-def test_what_needs_a_folder_says_how_to_get_one(
+def test_commands_that_need_a_folder_explain_how_to_get_one(
     draw_jpg, run_assemble, tmp_path, monkeypatch, capsys, arguments, named
 ):
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,7 @@ def create(root: Path, recipe: Recipe = RECIPE, count: int = 20):
         )
 
 
-def test_rows_are_cut_into_blocks_split_by_split(tmp_path):
+def test_rows_are_divided_into_blocks_split_by_split(tmp_path):
     made = create(tmp_path)
     blocks = made.blocks()
     assert [block.shard for block in blocks][:3] == ["test/00000.tar", "test/00001.tar", "train/00000.tar"]
@@ -52,7 +52,7 @@ def test_rows_are_cut_into_blocks_split_by_split(tmp_path):
     assert sorted(row["row"] for block in blocks for row in made.rows_of(block)) == list(range(20))
 
 
-def test_what_is_stored_is_loaded(tmp_path):
+def test_a_stored_dir_is_loaded_unchanged(tmp_path):
     made = create(tmp_path)
     loaded = load_shard_dir(tmp_path)
     assert loaded.rows.equals(made.rows)
@@ -74,7 +74,7 @@ def test_what_is_stored_is_loaded(tmp_path):
         ({"classes": ("noir", "hazy")}, None),
     ],
 )
-def test_recipes_differ_in_all_that_cannot_grow(tmp_path, change, named):
+def test_recipes_differ_in_every_field_that_cannot_grow(tmp_path, change, named):
     assert create(tmp_path).recipe.difference(dataclasses.replace(RECIPE, **change)) == named
 
 
@@ -109,18 +109,18 @@ def write_block(root: Path, block: Block, count: int) -> None:
     pq.write_table(pa.table({"row": list(range(count))}), root / block.outcomes_part)
 
 
-def test_a_block_that_has_grown_is_committed_as_far_as_it_went(tmp_path):
+def test_a_block_that_has_grown_is_committed_up_to_its_old_rows(tmp_path):
     made = create(tmp_path)
     block = Block("train", 1)
     for count in (2, 3):
         write_block(tmp_path, block, count)
         assert made.committed_rows(block) == count
         assert made.is_committed(block) == (count == made.size_of(block))
-    (tmp_path / block.shard).write_bytes(b"1234")  # cut
+    (tmp_path / block.shard).write_bytes(b"1234")  # truncated
     assert made.committed_rows(block) == 0
 
 
-def test_a_damaged_part_is_left_for_a_message_and_not_made_again_behind_ones_back(tmp_path):
+def test_a_damaged_part_is_reported_and_not_silently_made_again(tmp_path):
     made = create(tmp_path)
     block = Block("train", 1)
     write_block(tmp_path, block, 3)
@@ -138,7 +138,7 @@ def test_a_damaged_part_is_left_for_a_message_and_not_made_again_behind_ones_bac
         read_part(tmp_path, block.outcomes_part)
 
 
-def test_the_last_block_has_the_rows_that_are_left(tmp_path):
+def test_the_last_block_has_the_remaining_rows(tmp_path):
     made = create(tmp_path)
     assert [made.size_of(block) for block in made.blocks()] == [len(made.rows_of(block)) for block in made.blocks()]
     assert made.size_of(Block("test", 1)) == 1
@@ -149,7 +149,7 @@ def test_a_folder_without_shards_names_the_command(tmp_path):
         load_shard_dir(tmp_path)
 
 
-def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
+def test_damaged_stored_rows_are_an_error(tmp_path):
     create(tmp_path)
     corrupt_parquet(tmp_path / "blocks" / "rows.parquet")
     with pytest.raises(ShardsError, match=r"rows\.parquet"):
@@ -160,7 +160,7 @@ def test_stored_rows_that_are_damaged_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_folder_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path, name):
+def test_a_folder_that_cannot_be_created_is_an_error_with_the_remedy(tmp_path, name):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ShardsError, match=r"can't be made or written \(Not a directory\); give a folder"):
         create(tmp_path / name)
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path, name
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(ShardsError, match="can't be made or written"):

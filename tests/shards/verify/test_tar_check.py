@@ -25,7 +25,7 @@ def recipe(encode_format: str) -> Recipe:
 
 @pytest.fixture
 def write_tar(tmp_path, draw_jpg):
-    """Writes a tar of ROWS and returns its path and its rows of the index; `change` gets the members before."""
+    """Writes a tar of ROWS, after `change` of its members, and returns its path and its rows of the index."""
 
     def write(encode_format: str = "original", change=lambda members: members):
         path, entries, members = tmp_path / "00000.tar", [], []
@@ -59,7 +59,7 @@ def test_a_difference_is_one_line():
 
 
 @pytest.mark.parametrize("encode_format", ["original", "pixels", "jpg"])
-def test_what_was_packed_has_no_difference(write_tar, encode_format):
+def test_a_packed_tar_has_no_differences(write_tar, encode_format):
     assert check(*write_tar(encode_format), encode_format) == []
 
 
@@ -73,14 +73,14 @@ def test_what_was_packed_has_no_difference(write_tar, encode_format):
         ("sha256", "00", "t.tar, k1: sha256: expected 00, found"),
     ],
 )
-def test_an_index_that_says_otherwise(write_tar, column, value, expected):
+def test_an_index_with_other_values(write_tar, column, value, expected):
     path, entries = write_tar()
     entries[1][column] = value
     [line] = check(path, entries)
     assert line.startswith(expected)
 
 
-def test_a_picture_that_does_not_decode_though_its_hash_is_right(write_tar, draw_jpg):
+def test_a_picture_with_the_right_hash_that_cannot_be_decoded(write_tar, draw_jpg):
     cut = draw_jpg(1)[:-300]
     path, entries = write_tar(change=lambda members: [(n, cut if n == "k1.jpg" else body) for n, body in members])
     entries[1] |= {"length": len(cut), "sha256": pack.hashlib.sha256(cut).hexdigest()}
@@ -98,7 +98,7 @@ def test_another_format_and_size(write_tar, draw_jpg):
     assert "t.tar, k1: size: expected 32x32, found 90x60" in check(path, entries, "jpg")
 
 
-def test_samples_that_are_too_many_too_few_or_elsewhere(write_tar):
+def test_additional_missing_and_reordered_samples(write_tar):
     assert (
         check(*write_tar(change=lambda members: members[3:]))[-1]
         == "t.tar, k0: members: expected present, found no jpg, no cls, no json"
@@ -120,9 +120,9 @@ def test_labels_and_json_of_another_picture(write_tar):
     def change(members):
         return [(name, {"k1.cls": b"7", "k2.json": b"{"}.get(name, body)) for name, body in members]
 
-    label, further = check(*write_tar(change=change))
+    label, metadata = check(*write_tar(change=change))
     assert label == "t.tar, k1: cls: expected 1, found b'7'"
-    assert further.startswith('t.tar, k2: json: expected {"image_url": "http://h/2"')
+    assert metadata.startswith('t.tar, k2: json: expected {"image_url": "http://h/2"')
 
 
 def test_an_unreadable_tar_is_a_difference(tmp_path):

@@ -22,7 +22,7 @@ from tests.loopback import Answer, LoopbackServer
 
 @pytest.fixture(scope="module", params=["original"])
 def made(request, draw_jpg, tmp_path_factory):
-    """20 rows in 5 blocks, of which 2 are gone and two of the same bytes, assembled once."""
+    """An assembled DIR of 20 rows in 5 blocks: two pictures are gone, and two are equal."""
     folder = tmp_path_factory.mktemp("made")
     lines = ["id,image_url,label,split,title"]
     with LoopbackServer() as server:
@@ -38,8 +38,8 @@ def made(request, draw_jpg, tmp_path_factory):
 
 
 @pytest.fixture
-def whole(made, tmp_path):
-    """A copy of it to damage."""
+def copy(made, tmp_path):
+    """A copy of it that a test may damage."""
     shutil.copytree(made, tmp_path / "out")
     return tmp_path / "out"
 
@@ -49,7 +49,7 @@ def differences(root) -> list[str]:
 
 
 def rewrite(path, change) -> None:
-    """Puts a Parquet file of changed rows in its own place."""
+    """Rewrites a Parquet file with changed rows."""
     table = pq.read_table(path)
     rows = table.to_pylist()
     changed = change(rows)
@@ -60,76 +60,77 @@ def entries(root, shard: str) -> list[dict]:
     return [row for row in pq.read_table(root / "index.parquet").to_pylist() if row["shard"] == shard]
 
 
-def flip(path, place: int) -> None:
+def flip(path, position: int) -> None:
     body = bytearray(path.read_bytes())
-    body[place] ^= 4
+    body[position] ^= 4
     path.write_bytes(body)
 
 
 @pytest.mark.parametrize("made", ["original", "pixels", "jpg"], indirect=True)
-def test_a_whole_folder_passes_and_stays_as_it_is(whole, capsys):
-    root = whole
+def test_a_complete_folder_passes_and_is_not_changed(copy, capsys):
+    root = copy
     before = {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in root.rglob("*")}
     assert main(["verify", str(root)]) == 0
     assert (
-        capsys.readouterr().out == f"{root}: no differences: 18 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
+        capsys.readouterr().out
+        == f"{root}: no differences: 18 pictures of 20 rows in 5 blocks, each read, hashed and decoded\n"
     )
     assert {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in root.rglob("*")} == before
 
 
-def test_a_flipped_bit_of_a_picture(whole, capsys):
-    entry = entries(whole, "train/00001.tar")[1]
-    flip(whole / entry["shard"], entry["offset"] + entry["length"] // 2)
-    [line] = differences(whole)
+def test_a_flipped_bit_of_a_picture(copy, capsys):
+    entry = entries(copy, "train/00001.tar")[1]
+    flip(copy / entry["shard"], entry["offset"] + entry["length"] // 2)
+    [line] = differences(copy)
     assert line.startswith(f"train/00001.tar, {entry['key']}: sha256: expected {entry['sha256']}, found ")
-    assert main(["verify", str(whole)]) == 1
-    assert capsys.readouterr().out.splitlines()[1].startswith(f"{whole}: 1 difference; 18 pictures")
+    assert main(["verify", str(copy)]) == 1
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"{copy}: 1 difference; 18 pictures")
 
 
-def test_any_flipped_bit_of_a_tar_is_found(whole):
-    """But for a header's fields beyond its checksum, none is free: data, padding, labels, JSON and the end."""
-    path = whole / "train" / "00000.tar"
+def test_any_flipped_bit_of_a_tar_is_found(copy):
+    """In data, padding, labels, JSON, the archive's end and the headers, which have checksums."""
+    path = copy / "train" / "00000.tar"
     body = path.read_bytes()
     random.seed(7)
-    places = [*random.sample(range(len(body)), 25), 0, 130, 512, 516, len(body) - 1]
+    positions = [*random.sample(range(len(body)), 25), 0, 130, 512, 516, len(body) - 1]
     with tarfile.open(path) as tar:
-        places += [member.offset + 100 for member in tar] + [member.offset_data + member.size - 1 for member in tar]
-    for place in places:
-        flip(path, place)
-        assert differences(whole), place
+        positions += [member.offset + 100 for member in tar] + [member.offset_data + member.size - 1 for member in tar]
+    for position in positions:
+        flip(path, position)
+        assert differences(copy), position
         path.write_bytes(body)
-    assert differences(whole) == []
+    assert differences(copy) == []
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.95, 1.0])
-def test_a_tar_that_was_cut(whole, kept):
-    path = whole / "train" / "00001.tar"
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.0])
+def test_a_truncated_tar(copy, share):
+    path = copy / "train" / "00001.tar"
     with tarfile.open(path) as tar:
         end = max(member.offset_data + member.size for member in tar)
-    os.truncate(path, int(end * kept))
-    lines = differences(whole)
+    os.truncate(path, int(end * share))
+    lines = differences(copy)
     assert lines
     assert all(line.startswith("train/00001.tar") for line in lines)
 
 
-def test_two_swapped_offsets_in_the_index(whole):
+def test_two_swapped_offsets_in_the_index(copy):
     def swap(rows):
         rows[1]["offset"], rows[2]["offset"] = rows[2]["offset"], rows[1]["offset"]
 
-    rewrite(whole / "index.parquet", swap)
-    lines = differences(whole)
+    rewrite(copy / "index.parquet", swap)
+    lines = differences(copy)
     assert len(lines) == 2
     assert all(re.match(r"index.parquet, p\d+: offset: expected \d+, found \d+$", line) for line in lines)
 
 
-def test_two_swapped_offsets_in_a_part(whole):
-    entry = entries(whole, "test/00000.tar")[0]
+def test_two_swapped_offsets_in_a_part(copy):
+    entry = entries(copy, "test/00000.tar")[0]
 
     def swap(rows):
         rows[0]["offset"], rows[1]["offset"] = rows[1]["offset"], rows[0]["offset"]
 
-    rewrite(whole / "blocks" / "test-00000.index.parquet", swap)
-    lines = differences(whole)
+    rewrite(copy / "blocks" / "test-00000.index.parquet", swap)
+    lines = differences(copy)
     assert len(lines) == 4  # each in the tar, and where index.parquet has another
     assert lines[0].startswith(
         f"test/00000.tar, {entry['key']}: offset in the tar's header: expected {entry['offset']}, found "
@@ -146,48 +147,48 @@ def test_two_swapped_offsets_in_a_part(whole):
         ("sha256", "00", "blocks/train-00000.index.parquet, {key}: sha256: expected 00, found"),
     ],
 )
-def test_an_edited_outcome(whole, column, value, expected):
+def test_an_edited_outcome(copy, column, value, expected):
     def edit(rows):
         rows[row][column] = value
 
-    part = whole / "blocks" / "train-00000.outcomes.parquet"
-    row = next(place for place, row in enumerate(pq.read_table(part).to_pylist()) if row["status"] == "kept")
+    part = copy / "blocks" / "train-00000.outcomes.parquet"
+    row = next(number for number, row in enumerate(pq.read_table(part).to_pylist()) if row["status"] == "kept")
     key = pq.read_table(part).to_pylist()[row]["key"]
     rewrite(part, edit)
     rewrite(
-        whole / "outcomes.parquet", lambda rows: [row | {column: value} if row["key"] == key else row for row in rows]
+        copy / "outcomes.parquet", lambda rows: [row | {column: value} if row["key"] == key else row for row in rows]
     )
-    assert any(line.startswith(expected.format(key=key)) for line in differences(whole)), differences(whole)
+    assert any(line.startswith(expected.format(key=key)) for line in differences(copy)), differences(copy)
 
 
-def test_an_edited_ledger(whole):
-    rewrite(whole / "outcomes.parquet", lambda rows: rows[:-1])
-    [line] = differences(whole)
+def test_edited_outcomes(copy):
+    rewrite(copy / "outcomes.parquet", lambda rows: rows[:-1])
+    [line] = differences(copy)
     assert line.startswith("outcomes.parquet, p")
     assert line.endswith("expected once, found 0 times")
 
 
-def test_a_wrong_duplicate(whole):
-    def forget(rows):
+def test_a_wrong_duplicate(copy):
+    def remove(rows):
         for row in rows:
             row["duplicate_of"] = None
 
-    rewrite(whole / "outcomes.parquet", forget)
-    assert differences(whole) == ["outcomes.parquet, p19: duplicate_of: expected 0, found None"]
+    rewrite(copy / "outcomes.parquet", remove)
+    assert differences(copy) == ["outcomes.parquet, p19: duplicate_of: expected 0, found None"]
 
 
 @pytest.mark.parametrize(
     "name", ["blocks/train-00002.index.parquet", "blocks/train-00002.outcomes.parquet", "train/00002.tar"]
 )
-def test_a_lost_file_of_a_block(whole, name):
-    (whole / name).unlink()
-    assert differences(whole) == [f"train/00002.tar: its block: expected committed, found no {name}"]
+def test_a_missing_file_of_a_block(copy, name):
+    (copy / name).unlink()
+    assert differences(copy) == [f"train/00002.tar: its block: expected committed, found no {name}"]
 
 
 @pytest.mark.parametrize("name", ["index.parquet", "outcomes.parquet"])
-def test_a_lost_index(whole, name):
-    (whole / name).unlink()
-    [line] = differences(whole)
+def test_a_missing_index(copy, name):
+    (copy / name).unlink()
+    [line] = differences(copy)
     assert line.startswith(f"{name}: file: expected present, found none; make it with: python -m shards finalize")
 
 
@@ -195,26 +196,26 @@ def test_a_lost_index(whole, name):
     "name",
     ["index.parquet", "outcomes.parquet", "blocks/test-00000.index.parquet", "blocks/test-00000.outcomes.parquet"],
 )
-def test_a_damaged_parquet_file(whole, name):
-    body = (whole / name).read_bytes()
-    (whole / name).write_bytes(body[:-20])
-    assert f"{name}: file: expected Parquet, found " in differences(whole)[0]
-    (whole / name).write_bytes(b"")
-    assert f"{name}: file: expected Parquet, found " in differences(whole)[0]
-    pq.write_table(pa.table({"a": [1]}), whole / name)
-    assert f"{name}: columns: expected " in differences(whole)[0]
+def test_a_damaged_parquet_file(copy, name):
+    body = (copy / name).read_bytes()
+    (copy / name).write_bytes(body[:-20])
+    assert f"{name}: file: expected Parquet, found " in differences(copy)[0]
+    (copy / name).write_bytes(b"")
+    assert f"{name}: file: expected Parquet, found " in differences(copy)[0]
+    pq.write_table(pa.table({"a": [1]}), copy / name)
+    assert f"{name}: columns: expected " in differences(copy)[0]
 
 
-def test_strays_and_left_overs(whole):
+def test_unknown_files_and_what_killed_processes_left(copy):
     for name in ("train/00007.tar", "lost.tar", "other/x.tar", "blocks/.train-00001.index.parquet.123"):
-        (whole / name).parent.mkdir(exist_ok=True)
-        (whole / name).write_bytes(b"x")
-    (whole / ".work" / "h-1").mkdir(parents=True)
-    (whole / "blocks" / "train-00001.0a.redo").mkdir()
-    (whole / "blocks" / "train-00001.0a.redo" / "shard.tar").write_bytes(b"x")
-    (whole / "report.html").write_text("nobody minds")
-    (whole / "mean.npy").write_text("nor this")
-    lines = differences(whole)
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_bytes(b"x")
+    (copy / ".work" / "h-1").mkdir(parents=True)
+    (copy / "blocks" / "train-00001.0a.redo").mkdir()
+    (copy / "blocks" / "train-00001.0a.redo" / "shard.tar").write_bytes(b"x")
+    (copy / "report.html").write_text("the user's")
+    (copy / "mean.npy").write_text("the user's")
+    lines = differences(copy)
     assert [line.split(":")[0] for line in lines] == [
         ".work",
         "blocks/.train-00001.index.parquet.123",
@@ -225,15 +226,15 @@ def test_strays_and_left_overs(whole):
     ]
 
 
-def test_a_key_that_stands_twice(whole):
-    rewrite(whole / "index.parquet", lambda rows: [*rows, rows[0]])
-    first, second = differences(whole)
+def test_a_repeated_key(copy):
+    rewrite(copy / "index.parquet", lambda rows: [*rows, rows[0]])
+    first, second = differences(copy)
     assert "once, found 2 times" in first
     assert "key: expected once, found 2 times" in second
 
 
-def test_a_tar_with_a_member_too_many_and_another_order(whole):
-    path = whole / "train" / "00000.tar"
+def test_a_tar_with_an_additional_member_and_another_order(copy):
+    path = copy / "train" / "00000.tar"
     with tarfile.open(path) as tar:
         samples = [(member, tar.extractfile(member).read()) for member in tar]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -241,45 +242,45 @@ def test_a_tar_with_a_member_too_many_and_another_order(whole):
             tar.addfile(member, io.BytesIO(body))
         extra = tarfile.TarInfo("evil.jpg")
         tar.addfile(extra, io.BytesIO())
-    lines = differences(whole)
+    lines = differences(copy)
     assert "train/00000.tar, evil: member: expected none (it isn't in the index), found evil.jpg" in lines
     assert any(": offset in the tar's header" in line for line in lines)
 
 
-def test_labels_and_json_of_another_picture(whole):
-    path = whole / "train" / "00000.tar"
+def test_labels_and_json_of_another_picture(copy):
+    path = copy / "train" / "00000.tar"
     with tarfile.open(path) as tar:
         members = {member.name: member for member in tar}
-    key = entries(whole, "train/00000.tar")[0]["key"]
+    key = entries(copy, "train/00000.tar")[0]["key"]
     body = bytearray(path.read_bytes())
     body[members[f"{key}.cls"].offset_data] = ord("7")
-    further = members[f"{key}.json"]
-    text = body[further.offset_data : further.offset_data + further.size]
-    body[further.offset_data : further.offset_data + further.size] = text.replace(b"http", b"ftps")
+    metadata = members[f"{key}.json"]
+    text = body[metadata.offset_data : metadata.offset_data + metadata.size]
+    body[metadata.offset_data : metadata.offset_data + metadata.size] = text.replace(b"http", b"ftps")
     path.write_bytes(body)
-    label, other = differences(whole)
+    label, other = differences(copy)
     assert label.startswith(f"train/00000.tar, {key}: cls: expected ")
     assert label.endswith("found b'7'")
     assert other.startswith(f"train/00000.tar, {key}: json: expected " + '{"image_url": "http:')
 
 
-def test_many_differences_are_counted_and_the_first_are_shown(whole, capsys):
-    rewrite(whole / "outcomes.parquet", lambda rows: [row | {"label": 7, "bytes": 1} for row in rows])
-    assert main(["verify", str(whole)]) == 1
+def test_many_differences_are_counted_and_the_first_are_shown(copy, capsys):
+    rewrite(copy / "outcomes.parquet", lambda rows: [row | {"label": 7, "bytes": 1} for row in rows])
+    assert main(["verify", str(copy)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21
     assert "40 differences, of which the first 20 are shown" in lines[-1]
 
 
-def test_index_metadata_of_something_else(whole):
-    table = pq.read_table(whole / "index.parquet")
+def test_index_metadata_of_another_dir(copy):
+    table = pq.read_table(copy / "index.parquet")
     fields = json.loads(table.schema.metadata[b"stylefinetune"]) | {"seed": 1}
-    pq.write_table(table.replace_schema_metadata({"stylefinetune": json.dumps(fields)}), whole / "index.parquet")
-    [line] = differences(whole)
+    pq.write_table(table.replace_schema_metadata({"stylefinetune": json.dumps(fields)}), copy / "index.parquet")
+    [line] = differences(copy)
     assert line.startswith("index.parquet: metadata: expected {")
 
 
-def test_retried_grown_and_judged_over_the_whole_ledger_it_is_whole(
+def test_a_folder_that_was_retried_grown_and_deduplicated_has_no_differences(
     server, draw_jpg, write_list, run_assemble, tmp_path
 ):
     def rows(count):
@@ -303,13 +304,13 @@ def test_retried_grown_and_judged_over_the_whole_ledger_it_is_whole(
     }
 
 
-def test_a_folder_that_is_being_written_is_not_judged(whole, capsys):
-    with file_lock.exclusive_lock(whole):
-        assert main(["verify", str(whole)]) == 2
-    assert f"{whole} is in use by process {os.getpid()}" in capsys.readouterr().err
+def test_a_folder_that_is_being_written_is_refused(copy, capsys):
+    with file_lock.exclusive_lock(copy):
+        assert main(["verify", str(copy)]) == 2
+    assert f"{copy} is in use by process {os.getpid()}" in capsys.readouterr().err
 
 
-def test_no_folder_is_a_mistake_of_the_users(tmp_path, capsys):
+def test_a_missing_folder_is_an_error_of_the_user(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nothing")]) == 2
     assert "no shards here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
