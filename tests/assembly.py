@@ -1,4 +1,4 @@
-"""Reads and checks the DIR of an assembly, and runs assemblies as separate processes that a test can stop."""
+"""Read and check the DIR of an assembly, and run assemblies as separate processes that a test can stop."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def outcomes_by_row(root: Path) -> dict[int, dict]:
 
 
 def stable_outcomes(root: Path) -> list[dict]:
-    """Returns the rows of outcomes.parquet without the volatile columns."""
+    """Return the rows of outcomes.parquet without the volatile columns."""
     rows = pq.read_table(root / "outcomes.parquet").to_pylist()
     return [{name: value for name, value in row.items() if name not in VOLATILE} for row in rows]
 
@@ -36,7 +36,7 @@ def tars_and_index(root: Path) -> dict[str, bytes]:
 
 
 def assert_tidy(root: Path) -> None:
-    """Checks that no files of unfinished work, of a retry or of a block replacement remain."""
+    """Check that no files of unfinished work, of a retry or of a block replacement remain."""
     assert not (root / ".work").exists()
     known = {"rows.parquet", "rules.json"}
     others = {path.name for path in (root / "blocks").iterdir()} - known
@@ -86,7 +86,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 
 
 def corrupt_parquet(path: Path) -> None:
-    """Flips a bit of a Parquet file so that Arrow raises neither an OSError nor a ValueError."""
+    """Flip a bit of a Parquet file so that Arrow raises neither an OSError nor a ValueError."""
     body = path.read_bytes()
     for position in reversed(range(len(body))):
         damaged = bytearray(body)

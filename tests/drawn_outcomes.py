@@ -33,7 +33,7 @@ def write_dir(
     sha_of=lambda row: hashlib.sha256(str(row).encode()).hexdigest(),
     message="why it failed",
 ) -> None:
-    """Writes a DIR of `rows` (ROWS_SCHEMA) in which each kept row has one of the RGB `pictures`, as JPEG."""
+    """Write a DIR of `rows` (ROWS_SCHEMA) in which each kept row has one of the RGB `pictures`, as JPEG."""
     work = root / ".work"
     work.mkdir(parents=True)
     recipe = shard_dir.Recipe("ab" * 32, -1, 831486, None, 0.2, "original", 0, 1000, classes)
@@ -69,7 +69,7 @@ def write_dir(
 
 
 def write_tar(path: Path, pictures: list[np.ndarray]) -> list[tuple[int, int, int, int]]:
-    """Writes the pictures as JPEG and returns offset, length, width and height of each."""
+    """Write the pictures as JPEG and return offset, length, width and height of each."""
     path.parent.mkdir()
     sizes = []
     with tarfile.open(path, "w") as tar:
@@ -85,7 +85,7 @@ def write_tar(path: Path, pictures: list[np.ndarray]) -> list[tuple[int, int, in
 
 
 def index_of(root: Path, pictures: list[np.ndarray]) -> pa.Table:
-    """Writes the RGB pictures into one tar of DIR and returns their index (INDEX_SCHEMA)."""
+    """Write the RGB pictures into one tar of DIR and return their index (INDEX_SCHEMA)."""
     stored_at = write_tar(root / "train" / "00000.tar", pictures)
     common = {"split": "train", "label": 0, "shard": "train/00000.tar", "format": "jpg"}
     entries = [
@@ -98,7 +98,7 @@ def index_of(root: Path, pictures: list[np.ndarray]) -> pa.Table:
 
 
 def draw_photo(number: int, height: int = 240, width: int = 360) -> np.ndarray:
-    """Draws an RGB picture whose amplitudes fall as 1 over the frequency, as in photographs."""
+    """Draw an RGB picture whose amplitudes fall as 1 over the frequency, as in photographs."""
     random = np.random.default_rng(number)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
@@ -109,7 +109,7 @@ def draw_photo(number: int, height: int = 240, width: int = 360) -> np.ndarray:
 
 
 def rows_from(lines: list[dict]) -> pa.Table:
-    """Returns a table of ROWS_SCHEMA; missing fields get default values."""
+    """Return a table of ROWS_SCHEMA; missing fields get default values."""
     filled = [
         {"row": number, "key": f"k{number}", "split": "train", "label": 0, "extra": "{}"} | line
         for number, line in enumerate(lines)

@@ -32,13 +32,13 @@ STATES = (
 
 
 def url_state(url: str) -> UrlState:
-    """Returns a URL's state, which depends on the URL alone."""
+    """Return a URL's state, which depends on the URL alone."""
     checksum = zlib.crc32(url.encode()) % 100
     return next((state for limit, state in STATES if checksum < limit), UrlState.ALIVE)
 
 
 class ForwardProxy(LoopbackServer):
-    """Answers `GET http://any-host/...`, the form in which a client asks its proxy; URLs without a label are a 404.
+    """Answer `GET http://any-host/...`, the form in which a client asks its proxy; URLs without a label are a 404.
 
     Attributes:
         counts: how often each URL was requested.

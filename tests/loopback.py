@@ -94,18 +94,18 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, path: str, *answers: Answer) -> str:
-        """Answers requests for `path` with each of `answers` in turn, then always with the last; returns the URL."""
+        """Answer requests for `path` with each of `answers` in turn, then always with the last; return the URL."""
         with self._lock:
             self._answers[path] = list(answers)
         return path if path.startswith("http") else self.url + path
 
     def request_times(self, path: str) -> list[float]:
-        """Returns when `path` was requested."""
+        """Return when `path` was requested."""
         with self._lock:
             return [request.time for request in self.requests if request.path == path]
 
     def next_answer(self, path: str, headers: dict[str, str]) -> Answer:
-        """Records a request and returns the answer to it."""
+        """Record a request and return the answer to it."""
         with self._lock:
             self.requests.append(ReceivedRequest(path, headers, time.monotonic()))
             answers = self._answers.get(path) or [Answer(b"no such path", 404, {"Content-Type": "text/plain"})]

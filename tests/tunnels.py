@@ -23,7 +23,7 @@ MAX_TUNNEL = 20.0  # seconds
 
 
 def write_certificate(path: Path) -> None:
-    """Writes a key and a self-signed certificate for HOST into one file, for the server and for the trust store."""
+    """Write a key and a self-signed certificate for HOST into one file, for the server and for the trust store."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
     now = dt.datetime.now(dt.UTC)
@@ -47,7 +47,7 @@ def write_certificate(path: Path) -> None:
 
 @contextlib.contextmanager
 def https_server(certificate: Path) -> Generator[LoopbackServer]:
-    """Serves over TLS."""
+    """Serve over TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     server = LoopbackServer()
@@ -58,7 +58,7 @@ def https_server(certificate: Path) -> Generator[LoopbackServer]:
 
 @contextlib.contextmanager
 def tunnel_proxy(target: LoopbackServer) -> Generator[str]:
-    """Runs a proxy that connects every CONNECT of user `me`, password `right`, to `target`; yields its host:port."""
+    """Run a proxy that connects every CONNECT of user `me`, password `right`, to `target`; yield its host:port."""
     proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Tunnel)
     proxy.daemon_threads, proxy.block_on_close = True, False
     proxy.target = target._server.server_address  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""Packs a list's pictures into shards, block by block."""
+"""Pack a list's pictures into shards, block by block."""

@@ -1,4 +1,4 @@
-"""Assembles a list into DIR: plans the blocks to make, runs the pipeline, and prints a summary."""
+"""Assemble a list into DIR: plan the blocks to make, run the pipeline, and print a summary."""
 
 import collections
 import contextlib
@@ -32,7 +32,7 @@ from shards.url_list.source import Source, read_source
 
 
 def assemble(config: AssembleConfig, console: Console) -> None:
-    """Makes DIR from the list, or resumes an earlier assembly, and prints the progress on the console.
+    """Make DIR from the list, or resume an earlier assembly, and print the progress on the console.
 
     Raises:
         ShardsError: the list, DIR or the machine is not as required; the same command can resume from DIR.
@@ -60,7 +60,7 @@ def assemble(config: AssembleConfig, console: Console) -> None:
 def _make_blocks(
     config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, *, is_local: bool
 ) -> collections.Counter[str]:
-    """Makes all missing blocks of this process's partition, and returns the number of rows by status."""
+    """Make all missing blocks of this process's partition, and return the number of rows by status."""
     root, work, remote, partition = session.root, session.work, session.remote, config.block_partition
     suffix = f"-{partition.index}-of-{partition.count}" if partition else ""
     blocks = blocks_of_partition(shard_dir, partition)
@@ -94,7 +94,7 @@ def _make_blocks(
 
 @contextlib.contextmanager
 def _full_disk_error(root: Path) -> Generator[None]:
-    """Raises a full disk's OSError as a ShardsError."""
+    """Raise a full disk's OSError as a ShardsError."""
     try:
         yield
     except OSError as error:
@@ -104,7 +104,7 @@ def _full_disk_error(root: Path) -> Generator[None]:
 
 
 def _plan_tasks(shard_dir: ShardDir, blocks: Iterable[Block], retry: Retry | None) -> list[BlockTask]:
-    """Returns a task for each block that has missing rows or rows to retry."""
+    """Return a task for each block that has missing rows or rows to retry."""
     tasks: list[BlockTask] = []
     for block in blocks:
         committed, size = shard_dir.committed_rows(block), shard_dir.size_of(block)

@@ -1,4 +1,4 @@
-"""Finds placeholders and duplicates, response bodies with the same bytes, among the outcomes of all rows."""
+"""Find placeholders and duplicates, response bodies with the same bytes, among the outcomes of all rows."""
 
 import dataclasses
 
@@ -16,35 +16,24 @@ _WITH_PICTURE = (Status.KEPT, Status.DUPLICATE, Status.PLACEHOLDER)
 
 @dataclasses.dataclass(frozen=True)
 class DuplicateRules:
-    """Rules for rows with equal response bodies.
+    """Rules for rows with equal response bodies."""
 
-    Attributes:
-        placeholder_urls: number of distinct URLs from which a body is a placeholder and not kept; 0 disables the rule.
-        drop_duplicates: whether only the first row in the list with the same body is kept.
-    """
-
+    # Number of distinct URLs from which a body is a placeholder and not kept; 0 disables the rule.
     placeholder_urls: int = 20
-    drop_duplicates: bool = False
+    drop_duplicates: bool = False  # whether only the first row in the list with the same body is kept
 
 
 @dataclasses.dataclass(frozen=True)
 class DuplicateVerdicts:
-    """The outcomes of N rows after their comparison.
+    """The outcomes of N rows after their comparison."""
 
-    Attributes:
-        statuses: str[N], new statuses.
-        duplicate_of: int64[N], first row with the same bytes, or -1.
-        urls: int64[N], number of URLs with the same bytes for new placeholders; 0 for other rows.
-        is_changed: bool[N], whether the status has changed.
-    """
-
-    statuses: npt.NDArray[np.object_]
-    duplicate_of: npt.NDArray[np.int64]
-    urls: npt.NDArray[np.int64]
-    is_changed: npt.NDArray[np.bool_]
+    statuses: npt.NDArray[np.object_]  # str[N], new statuses
+    duplicate_of: npt.NDArray[np.int64]  # int64[N], first row with the same bytes, or -1
+    urls: npt.NDArray[np.int64]  # int64[N], number of URLs with the same bytes for new placeholders; 0 for other rows
+    is_changed: npt.NDArray[np.bool_]  # bool[N], whether the status has changed
 
     def apply(self, part: pa.Table, start: int) -> pa.Table:
-        """Returns a block's outcomes (`OUTCOMES_SCHEMA`), which begin at row `start` of all, with their new values."""
+        """Return a block's outcomes (`OUTCOMES_SCHEMA`), which begin at row `start` of all, with their new values."""
         rows = slice(start, start + len(part))
         messages: list[str] = part.column("message").to_pylist()
         for position in np.flatnonzero(self.urls[rows]):
@@ -56,14 +45,14 @@ class DuplicateVerdicts:
 
 
 def find_duplicates(outcomes: pa.Table, rules: DuplicateRules) -> DuplicateVerdicts:
-    """Finds placeholders and duplicates among rows with the same bytes.
+    """Find placeholders and duplicates among rows with the same bytes.
 
     A row that is a placeholder or duplicate already stays one, since its bytes are not stored. It still counts, so that
     the result does not depend on the order in which rows were downloaded.
 
     Args:
         outcomes: DUPLICATE_COLUMNS of `OUTCOMES_SCHEMA`, for all rows that have an outcome.
-        rules: the rules to apply.
+        rules: the rules.
     """
     before = _to_objects(outcomes.column("status"))
     statuses = before.copy()
@@ -86,13 +75,13 @@ def find_duplicates(outcomes: pa.Table, rules: DuplicateRules) -> DuplicateVerdi
 
 
 def _to_objects(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """Returns a text column as an array that holds each distinct text in memory once."""
+    """Return a text column as an array that holds each distinct text in memory once."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
 def _encode_texts(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Returns a number from 1 for each text, equal for equal texts; 0 for null."""
+    """Return a number from 1 for each text, equal for equal texts; 0 for null."""
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.indices.fill_null(-1).to_numpy().astype(np.int64) + 1
 
@@ -100,7 +89,7 @@ def _encode_texts(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 def _count_urls(
     bodies: npt.NDArray[np.int64], urls: npt.NDArray[np.int64], has_picture: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Returns the number of distinct URLs for each body number; 0 for rows without a body."""
+    """Return the number of distinct URLs for each body number; 0 for rows without a body."""
     size, length = int(urls.max(initial=0)) + 1, int(bodies.max(initial=0)) + 1
     pairs = np.unique((bodies * size + urls)[has_picture & (bodies > 0)])
     return np.bincount(pairs // size, minlength=length)
@@ -109,7 +98,7 @@ def _count_urls(
 def _first_rows(
     bodies: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], is_kept: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Returns the lowest kept row for each body number, or -1."""
+    """Return the lowest kept row for each body number, or -1."""
     first = np.full(int(bodies.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, bodies[is_kept], rows[is_kept])
     return np.where(first == np.iinfo(np.int64).max, -1, first)

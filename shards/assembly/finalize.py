@@ -1,20 +1,19 @@
-"""Joins the parts of all blocks into index.parquet and outcomes.parquet, and drops placeholders and duplicates."""
+"""Join the parts of all blocks into index.parquet and outcomes.parquet, and drop placeholders and duplicates."""
 
 import collections
 import dataclasses
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from shards.assembly.deduplicate import DUPLICATE_COLUMNS, DuplicateRules, find_duplicates
-from shards.assembly.pack import PackJob, Results, pack_block
+from shards.assembly.pack import PackJob, Results, pack_block, to_outcome
 from shards.errors import ShardsError
 from shards.files import publish_file
 from shards.format.index import INDEX_FILE, IndexMetadata, write_index, write_parts
-from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Outcome, Status
+from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA
 from shards.storage.journal import recover_blocks
 from shards.storage.remote import RemoteShardDir
 from shards.storage.shard_dir import Block, ShardDir, read_part
@@ -24,15 +23,12 @@ _RULES_NAME = "blocks/rules.json"
 
 
 def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = None) -> collections.Counter[str]:
-    """Joins the parts of all committed blocks, in block order, and returns the number of rows by status.
+    """Join the parts of all committed blocks, in block order, and return the number of rows by status.
 
     A block with a placeholder or an unwanted duplicate is packed again without it. Equal parts give equal files, in
     whatever order they were written.
 
-    Args:
-        shard_dir: DIR.
-        work: folder for temporary files, on DIR's file system.
-        remote: the URL's DIR, if `shard_dir` is its stage.
+    `work` is on DIR's file system. `remote` is given if `shard_dir` is the stage of a URL.
 
     Raises:
         ShardsError: a part, or a tar to pack again, can't be read; or the URL can't be reached.
@@ -75,18 +71,14 @@ def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = No
 
 
 def _drop_duplicates(shard_dir: ShardDir, block: Block, changed: pa.Table, work: Path) -> None:
-    """Packs a block again without the pictures of the rows in `changed`, a table of their new outcomes."""
-    names = [field.name for field in dataclasses.fields(Outcome)]
-    results: Results = {}
-    for row in changed.to_pylist():
-        fields: dict[str, Any] = {name: row[name] for name in names} | {"status": Status(row["status"])}
-        results[row["row"]] = (Outcome(**fields), None)
+    """Pack a block again without the pictures of the rows in `changed`, a table of their new outcomes."""
+    results: Results = {row["row"]: (to_outcome(row), None) for row in changed.to_pylist()}
     job = PackJob.create(shard_dir, block, work, results, is_committed=True)
     pack_block(dataclasses.replace(job, rows=job.rows[: shard_dir.committed_rows(block)]))
 
 
 def read_rules(root: Path) -> DuplicateRules:
-    """Returns the rules that the last assembly of DIR was given.
+    """Return the rules that the last assembly of DIR was given.
 
     Raises:
         ShardsError: their file is damaged.
@@ -101,7 +93,7 @@ def read_rules(root: Path) -> DuplicateRules:
 
 
 def write_rules(root: Path, rules: DuplicateRules, work: Path) -> None:
-    """Stores the rules for DIR; they apply to rows that are still kept."""
+    """Store the rules for DIR; they apply to rows that are still kept."""
     draft = work / "rules.json"
     draft.write_text(json.dumps(dataclasses.asdict(rules)), encoding="utf-8")
     publish_file(draft, root / _RULES_NAME)

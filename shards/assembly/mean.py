@@ -1,4 +1,4 @@
-"""Computes the mean picture of a DIR's train split, which training subtracts from every picture."""
+"""Compute the mean picture of a DIR's train split, which training subtracts from every picture."""
 
 import concurrent.futures
 import os
@@ -19,7 +19,7 @@ _DEFAULT_SIZE = 256
 
 
 def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
-    """Writes DIR/mean.npy, float32[H, W, 3] RGB, and returns its path and the number of pictures.
+    """Write DIR/mean.npy, float32[H, W, 3] RGB, and return its path and the number of pictures.
 
     Args:
         root: DIR.
@@ -46,7 +46,7 @@ def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
 
 
 def compute_mean(entries: Entries, size: int) -> npt.NDArray[np.float32]:
-    """Returns the mean, float32[size, size, 3] RGB, of pictures decoded and resized as for training.
+    """Return the mean, float32[size, size, 3] RGB, of pictures decoded and resized as for training.
 
     The sum is one of integers, so it does not depend on the order of the threads.
 
@@ -64,7 +64,7 @@ def compute_mean(entries: Entries, size: int) -> npt.NDArray[np.float32]:
 
 
 def _sum(entries: Entries, numbers: list[int], size: int) -> npt.NDArray[np.int64]:
-    """Returns the sum of pictures of one shard, given by their index in `entries`."""
+    """Return the sum of pictures of one shard, given by their index in `entries`."""
     total = np.zeros((size, size, 3), np.int64)
     path = entries.root / entries.shard[numbers[0]]
     try:

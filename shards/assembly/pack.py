@@ -1,4 +1,4 @@
-"""Packs a block's response bodies into a reproducible tar with its index and outcomes parts, and commits them."""
+"""Pack a block's response bodies into a reproducible tar with its index and outcomes parts, and commit them."""
 
 import collections
 import dataclasses
@@ -36,33 +36,22 @@ Results: TypeAlias = dict[int, tuple[Outcome, Path | None]]
 
 @dataclasses.dataclass(frozen=True)
 class PackJob:
-    """The input for packing one block.
+    """The input for packing one block."""
 
-    Attributes:
-        root: DIR.
-        work: folder for temporary files, on DIR's file system; response bodies in it are deleted once read.
-        block: the block.
-        rows: its rows, with the columns of `ROWS_SCHEMA`.
-        results: results of the rows; rows of a committed block that are missing here stay as they are.
-        encode_format: original, pixels or jpg.
-        image_size: side in pixels of resized pictures.
-        is_committed: whether the block, or its first rows, are committed; it is replaced then.
-    """
-
-    root: Path
-    work: Path
+    root: Path  # DIR
+    work: Path  # folder for temporary files, on DIR's file system; response bodies in it are deleted once read
     block: Block
-    rows: list[dict[str, Any]]
-    results: Results
-    encode_format: str
-    image_size: int
-    is_committed: bool = False
+    rows: list[dict[str, Any]]  # its rows, with the columns of `ROWS_SCHEMA`
+    results: Results  # results of the rows; rows of a committed block that are missing here stay as they are
+    encode_format: str  # original, pixels or jpg
+    image_size: int  # side in pixels of resized pictures
+    is_committed: bool = False  # whether the block, or its first rows, are committed; it is replaced then
 
     @classmethod
     def create(
         cls, shard_dir: ShardDir, block: Block, work: Path, results: Results, *, is_committed: bool
     ) -> "PackJob":
-        """Returns the job for a block of DIR with all its rows."""
+        """Return the job for a block of DIR with all its rows."""
         root, recipe, rows = shard_dir.root, shard_dir.recipe, shard_dir.rows_of(block)
         return cls(root, work, block, rows, results, recipe.encode_format, recipe.image_size, is_committed)
 
@@ -87,7 +76,7 @@ class LoadedBlock:
     tar: Path
 
     def member(self, row: int) -> _Member | None:
-        """Returns the row's stored picture, or None.
+        """Return the row's stored picture, or None.
 
         Raises:
             ShardsError: the picture's checksum differs from the index.
@@ -107,7 +96,7 @@ class LoadedBlock:
 
 
 def pack_block(job: PackJob) -> collections.Counter[Status]:
-    """Checks a block's response bodies, packs the pictures, commits the block, and counts the results by status.
+    """Check a block's response bodies, pack the pictures, commit the block, and count the results by status.
 
     Tar and index depend only on the bodies and the list, not on attempts or times. If a committed block is replaced, a
     kill at any moment leaves either the complete old or the complete new block.
@@ -129,7 +118,7 @@ def pack_block(job: PackJob) -> collections.Counter[Status]:
 
 
 def load_block(root: Path, block: Block) -> LoadedBlock:
-    """Reads a committed block.
+    """Read a committed block.
 
     Raises:
         ShardsError: its index or outcomes part can't be read.
@@ -142,7 +131,7 @@ def load_block(root: Path, block: Block) -> LoadedBlock:
 
 
 def _pack(job: PackJob, old: LoadedBlock) -> list[dict[str, Any]]:
-    """Writes and commits all three files of the block, and returns its outcomes."""
+    """Write and commit all three files of the block, and return its outcomes."""
     draft = job.work / "draft.tar"
     entries: list[dict[str, Any]] = []
     outcomes: list[dict[str, Any]] = []
@@ -164,6 +153,13 @@ def _pack(job: PackJob, old: LoadedBlock) -> list[dict[str, Any]]:
     return outcomes
 
 
+def to_outcome(row: dict[str, Any]) -> Outcome:
+    """Return the outcome in a row of outcomes.parquet."""
+    fields: dict[str, Any] = {field.name: row[field.name] for field in dataclasses.fields(Outcome)}
+    fields["status"] = Status(fields["status"])
+    return Outcome(**fields)
+
+
 def _outcome_row(row: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     return {name: row[name] for name in _LIST_COLUMNS} | vars(outcome)
 
@@ -175,7 +171,7 @@ def _write_outcomes(outcomes: list[dict[str, Any]], job: PackJob) -> Path:
 
 
 def _check_body(download: Outcome, path: Path | None, extra: str, job: PackJob) -> tuple[Outcome, _Member | None]:
-    """Returns a row's final outcome, and the picture to store if it is kept."""
+    """Return a row's final outcome, and the picture to store if it is kept."""
     if path is None:
         return download, None
     body = path.read_bytes()
@@ -217,7 +213,7 @@ def _encode(body: bytes, sha256: str, encode_format: str, size: int) -> _Member:
 
 
 def _sample(row: dict[str, Any], member: _Member) -> dict[str, bytes]:
-    """Returns the members of a WebDataset sample: the picture, its label as text, and the list's other columns."""
+    """Return the members of a WebDataset sample: the picture, its label as text, and the list's other columns."""
     columns = {"image_url": row["image_url"]} | json.loads(row["extra"])
     return {
         member.format: member.body,
@@ -227,7 +223,7 @@ def _sample(row: dict[str, Any], member: _Member) -> dict[str, bytes]:
 
 
 def _entry(row: dict[str, Any], member: _Member, block: Block) -> dict[str, Any]:
-    """Returns the picture's row of the index, without its offset."""
+    """Return the picture's row of the index, without its offset."""
     return {name: row[name] for name in ("row", "key", "split", "label")} | {
         "shard": block.shard,
         "length": len(member.body),

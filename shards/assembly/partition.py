@@ -1,4 +1,4 @@
-"""Partitions a DIR's blocks among the tasks of several machines, and merges their results."""
+"""Partition a DIR's blocks among the tasks of several machines, and merge their results."""
 
 import collections
 import dataclasses
@@ -17,13 +17,7 @@ _TASKS_NAME = "blocks/tasks.json"
 
 
 def register_partition(root: Path, partition: Partition | None, work: Path) -> None:
-    """Stores the number of partitions in DIR, so that `merge` can name those with missing blocks.
-
-    Args:
-        root: DIR.
-        partition: this task's partition; None is all of DIR.
-        work: folder for temporary files, on DIR's file system.
-    """
+    """Store the number of partitions in DIR, so that `merge` can name those with missing blocks."""
     if partition is None:
         unpublish_file(root / _TASKS_NAME)
         return
@@ -33,13 +27,13 @@ def register_partition(root: Path, partition: Partition | None, work: Path) -> N
 
 
 def blocks_of_partition(shard_dir: ShardDir, partition: Partition | None) -> list[Block]:
-    """Returns a partition's blocks in order: every n-th of all blocks; without a partition, all."""
+    """Return a partition's blocks in order: every n-th of all blocks; without a partition, all."""
     blocks = shard_dir.blocks()
     return blocks[partition.index :: partition.count] if partition else blocks
 
 
 def count_partition(shard_dir: ShardDir, blocks: Iterable[Block]) -> collections.Counter[str]:
-    """Returns the number of rows of committed blocks by status, before placeholders and duplicates are dropped."""
+    """Return the number of rows of committed blocks by status, before placeholders and duplicates are dropped."""
     counts: collections.Counter[str] = collections.Counter()
     for block in blocks:
         counts.update(read_part(shard_dir.root, block.outcomes_part, ["status"]).column("status").to_pylist())
@@ -48,23 +42,16 @@ def count_partition(shard_dir: ShardDir, blocks: Iterable[Block]) -> collections
 
 @dataclasses.dataclass(frozen=True)
 class MergeResult:
-    """The result of a merge.
+    """The result of a merge."""
 
-    Attributes:
-        counts: number of rows by status; None if blocks are missing.
-        blocks: number of all blocks.
-        missing: number of missing blocks by partition.
-        partitions: number of partitions; 1 if DIR was not partitioned.
-    """
-
-    counts: Mapping[str, int] | None
-    blocks: int
-    missing: Mapping[int, int]
-    partitions: int
+    counts: Mapping[str, int] | None  # number of rows by status; None if blocks are missing
+    blocks: int  # number of all blocks
+    missing: Mapping[int, int]  # number of missing blocks by partition
+    partitions: int  # number of partitions; 1 if DIR was not partitioned
 
 
 def merge_partitions(out: Path, stage: Path | None = None) -> MergeResult:
-    """Writes index.parquet and outcomes.parquet if no block is missing; repeating it gives the same result.
+    """Write index.parquet and outcomes.parquet if no block is missing; repeating it gives the same result.
 
     If blocks are missing, nothing is written: placeholders are recognized by their number in all outcomes, so an
     incomplete index could contain pictures that the complete one does not.

@@ -1,4 +1,4 @@
-"""Takes blocks through download, packing and, if DIR is a URL, upload, with several blocks open at once."""
+"""Take blocks through download, packing and, if DIR is a URL, upload, with several blocks open at once."""
 
 import collections
 import concurrent.futures
@@ -32,36 +32,24 @@ _MAX_TRANSFERS = 4  # parallel transfers to and from a URL
 
 @dataclasses.dataclass(frozen=True)
 class BlockTask:
-    """A block with rows to download.
-
-    Attributes:
-        block: the block.
-        positions: positions of those rows in the block.
-        is_committed: whether the block has other rows, which are committed and stay.
-    """
+    """A block with rows to download."""
 
     block: Block
-    positions: Sequence[int]
-    is_committed: bool
+    positions: Sequence[int]  # positions of those rows in the block
+    is_committed: bool  # whether the block has other rows, which are committed and stay
 
 
 @dataclasses.dataclass
 class _OpenBlock:
-    """A block in progress.
-
-    Attributes:
-        task: the block and its rows to download.
-        folder: folder for the response bodies.
-        results: results so far.
-    """
+    """A block in progress."""
 
     task: BlockTask
-    folder: Path
+    folder: Path  # folder for the response bodies
     results: Results = dataclasses.field(default_factory=dict)
 
 
 class Pipeline:
-    """Runs the tasks of an assembly; each step of a block is a future with a callback."""
+    """A runner of assembly tasks; each step of a block is a future with a callback."""
 
     def __init__(
         self,
@@ -88,7 +76,7 @@ class Pipeline:
         self._steps: dict[Future[Any], Callable[[Any], None]] = {}  # step: callback
 
     def run(self, tasks: Iterable[BlockTask]) -> None:
-        """Runs all tasks until their blocks are committed."""
+        """Run all tasks until their blocks are committed."""
         waiting = collections.deque(tasks)
         try:
             while waiting or self._open:
@@ -106,7 +94,7 @@ class Pipeline:
             self._transfers.shutdown(cancel_futures=True)
 
     def _count_rows(self, opened: _OpenBlock) -> int:
-        """Returns a block's share of `_OPEN_ROWS`: all its rows for a URL, where its complete tar may be fetched."""
+        """Return a block's share of `_OPEN_ROWS`: all its rows for a URL, where its complete tar may be fetched."""
         return self._dir.size_of(opened.task.block) if self._remote else len(opened.task.positions)
 
     def _start(self, task: BlockTask) -> None:
@@ -128,7 +116,7 @@ class Pipeline:
         self._downloader.add(requests)
 
     def _add_result(self, row: int, outcome: Outcome, body: Path | None) -> None:
-        """Records a row's result; a block with all its results is packed."""
+        """Record a row's result; a block with all its results is packed."""
         self._progress.count(
             alive=int(body is not None), dead=int(body is None), size=body.stat().st_size if body else 0
         )
@@ -165,7 +153,7 @@ class Pipeline:
         shutil.rmtree(opened.folder)
 
     def _take_next_steps(self, timeout: float) -> None:
-        """Waits for a step to complete, and calls the callbacks of all completed steps."""
+        """Wait for a step to complete, and call the callbacks of all completed steps."""
         with hold_interrupts():  # an exception while a future is locked would leave it locked
             done, _ = concurrent.futures.wait(self._steps, timeout, concurrent.futures.FIRST_COMPLETED)
             completed = [(self._steps.pop(future), future.result()) for future in done]
@@ -174,7 +162,7 @@ class Pipeline:
 
 
 def _find_file(name: str, max_bytes: int) -> tuple[Outcome, Path | None]:
-    """Returns the result for a local picture of a Caffe list."""
+    """Return the result for a local picture of a Caffe list."""
     now = dt.datetime.now(dt.UTC)
     path = Path(name)
     try:

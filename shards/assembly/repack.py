@@ -1,4 +1,4 @@
-"""Makes shards in another format from shards of originals, without downloads, equal to those of an assembly."""
+"""Make shards in another format from shards of originals, without downloads, equal to those of an assembly."""
 
 import concurrent.futures
 import dataclasses
@@ -10,11 +10,11 @@ from typing import Literal
 from rich.console import Console
 
 from shards.assembly.finalize import finalize, read_rules, write_rules
-from shards.assembly.pack import PackJob, Results, load_block, pack_block
+from shards.assembly.pack import PackJob, Results, load_block, pack_block, to_outcome
 from shards.assembly.worker_pool import check_interrupt, hold_interrupts, packing_pool
 from shards.config.schema import MAX_IMAGE_SIZE, count_processes
 from shards.errors import ConfigError, ShardsError
-from shards.format.outcomes import Outcome, Status
+from shards.format.outcomes import Status
 from shards.location import refuse_url
 from shards.progress import track_progress
 from shards.storage.file_lock import exclusive_lock
@@ -48,13 +48,13 @@ class RepackConfig:
 
     @property
     def target(self) -> Path:
-        """Returns the folder of the new shards."""
+        """Return the folder of the new shards."""
         source = self.dir.resolve()
         return self.out or source.with_name(f"{source.name}-{self.encode_format}")
 
 
 def repack(config: RepackConfig, console: Console) -> None:
-    """Makes the new DIR, or updates it; blocks that match the old DIR are skipped.
+    """Make the new DIR, or update it; blocks that match the old DIR are skipped.
 
     Raises:
         ShardsError: the old DIR is damaged or has no originals, or the new one was made from something else.
@@ -88,7 +88,7 @@ def repack(config: RepackConfig, console: Console) -> None:
 
 
 def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
-    """Returns the new DIR with all rows of the old one, which may have grown since the last time.
+    """Return the new DIR with all rows of the old one, which may have grown since the last time.
 
     Raises:
         ShardsError: the new DIR was made from something else.
@@ -128,17 +128,15 @@ def _pack_blocks(
 
 
 def _pack_block(block: Block, source: Path, target: Path, work: Path) -> None:
-    """Packs a block of `target` from the originals in `source`.
+    """Pack a block of `target` from the originals in `source`.
 
     Raises:
         ShardsError: the block of originals is incomplete or damaged.
     """
     shard_dir, folder = _load(target), work / block.shard.replace("/", "-")
     folder.mkdir()
-    is_committed = shard_dir.committed_rows(block) > 0
-    pack_block(
-        PackJob.create(shard_dir, block, folder, _read_results(source, block, folder), is_committed=is_committed)
-    )
+    results, is_committed = _read_results(source, block, folder), shard_dir.committed_rows(block) > 0
+    pack_block(PackJob.create(shard_dir, block, folder, results, is_committed=is_committed))
     shutil.rmtree(folder)
 
 
@@ -146,9 +144,8 @@ _load = functools.cache(load_shard_dir)  # once in each worker process
 
 
 def _read_results(source: Path, block: Block, folder: Path) -> Results:
-    """Returns a block's outcomes, with its pictures as files in `folder`, as if they had just been downloaded."""
+    """Return a block's outcomes, with its pictures as files in `folder`, as if they had just been downloaded."""
     loaded = load_block(source, block)
-    names = [field.name for field in dataclasses.fields(Outcome)]
     results: Results = {}
     for row, outcome in loaded.outcomes.items():
         member = loaded.member(row)
@@ -161,7 +158,7 @@ def _read_results(source: Path, block: Block, folder: Path) -> Results:
         if member is not None:
             path = folder / str(row)
             path.write_bytes(member.body)
-        results[row] = (Outcome(**{name: outcome[name] for name in names}), path)
+        results[row] = (to_outcome(outcome), path)
     return results
 
 

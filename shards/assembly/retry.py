@@ -1,4 +1,4 @@
-"""--retry: selects the committed rows to request again, and remembers the selection until it is complete."""
+"""Select the committed rows that --retry requests again, and store the selection until it is complete."""
 
 import dataclasses
 import datetime as dt
@@ -16,18 +16,13 @@ _NOT_FAILED = {Status.KEPT, Status.DUPLICATE}
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """The rows to request again.
+    """The rows to request again."""
 
-    Attributes:
-        statuses: statuses of the rows.
-        since: start of this retry; rows requested later are done.
-    """
-
-    statuses: frozenset[Status]
-    since: dt.datetime
+    statuses: frozenset[Status]  # statuses of the rows
+    since: dt.datetime  # start of this retry; rows requested later are done
 
     def positions(self, root: Path, block: Block) -> list[int]:
-        """Returns the positions in a block of its committed rows that are to be requested again.
+        """Return the positions in a block of its committed rows that are to be requested again.
 
         Raises:
             ShardsError: the block's outcomes part can't be read.
@@ -38,7 +33,7 @@ class Retry:
 
 
 def parse_statuses(text: str) -> frozenset[Status]:
-    """Parses the value of --retry: failed, passing, or statuses separated by commas.
+    """Parse the value of --retry: failed, passing, or statuses separated by commas.
 
     Raises:
         ShardsError: a status does not exist, or its rows can't be retried.
@@ -56,13 +51,9 @@ def parse_statuses(text: str) -> frozenset[Status]:
 
 
 def begin_retry(root: Path, text: str | None, work: Path, suffix: str = "") -> Retry | None:
-    """Begins a retry, or resumes an unfinished one with the same statuses; without `text`, removes that one.
+    """Begin a retry, or resume an unfinished one with the same statuses; without `text`, remove that one.
 
-    Args:
-        root: DIR.
-        text: value of --retry, or None.
-        work: folder for temporary files, on DIR's file system.
-        suffix: suffix of the state file's name, unique for each partition.
+    The state file's name ends with `suffix`, which is unique for each partition.
 
     Raises:
         ShardsError: `text` is not valid.
@@ -89,5 +80,5 @@ def begin_retry(root: Path, text: str | None, work: Path, suffix: str = "") -> R
 
 
 def end_retry(root: Path, suffix: str = "") -> None:
-    """Records that the retry is complete."""
+    """Record that the retry is complete."""
     unpublish_file(root / _STATE_NAME.format(suffix))

@@ -1,4 +1,4 @@
-"""Creates a DIR's row order, and extends it if the list or --images has grown."""
+"""Create a DIR's row order, and extend it if the list or --images has grown."""
 
 import dataclasses
 import itertools
@@ -15,14 +15,9 @@ _COMPARED = ["row", "image_url", "split", "label"]
 
 
 def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selection: Selection) -> ShardDir:
-    """Returns DIR with its row order; new rows follow the existing ones.
+    """Return DIR with its row order; new rows follow the existing ones.
 
-    Args:
-        root: DIR.
-        recipe: settings of this assembly.
-        work: folder for temporary files, on DIR's file system.
-        source: the list; it is read only if DIR does not have its rows yet.
-        selection: which rows of the list to take.
+    The list is read only if DIR does not have its rows yet. `work` is on DIR's file system.
 
     Raises:
         ShardsError: DIR was made from another list or other settings, or has more rows.
@@ -42,7 +37,7 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selec
 
 
 def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, selection: Selection) -> ShardDir:
-    """Extends the stored row order.
+    """Extend the stored row order.
 
     Raises:
         ShardsError: the stored rows would change.
@@ -68,7 +63,7 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, se
 
 
 def _first_difference(stored: pa.Table, listed: pa.Table) -> int | None:
-    """Returns the lowest stored row that differs in the list or has another position in the order, or None."""
+    """Return the lowest stored row that differs in the list or has another position in the order, or None."""
     if stored.select(_COMPARED).equals(listed.select(_COMPARED)):
         return None
     old, new = (

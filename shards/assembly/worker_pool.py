@@ -19,7 +19,7 @@ _interrupted = threading.Event()
 
 @contextlib.contextmanager
 def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
-    """Yields a pool of `count` processes with one thread each; call `submit` within `hold_interrupts`.
+    """Yield a pool of `count` processes with one thread each; call `submit` within `hold_interrupts`.
 
     Raises:
         ShardsError: one of the processes was killed.
@@ -41,7 +41,7 @@ def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
 
 @contextlib.contextmanager
 def hold_interrupts() -> Generator[None]:
-    """Delays Ctrl-C until the end of the `with`, for the start of processes.
+    """Delay Ctrl-C until the end of the `with`, for the start of processes.
 
     Started processes inherit the signal mask. In this process the handler is needed as well, since another thread may
     receive the signal.
@@ -59,7 +59,7 @@ def hold_interrupts() -> Generator[None]:
 
 
 def handle_interrupt(*_: object) -> None:
-    """Handles Ctrl-C: raises KeyboardInterrupt once, and ignores further ones so that the cleanup completes.
+    """Handle Ctrl-C: raise KeyboardInterrupt once, and ignore further ones so that the cleanup completes.
 
     Raises:
         KeyboardInterrupt: always.
@@ -70,7 +70,7 @@ def handle_interrupt(*_: object) -> None:
 
 
 def check_interrupt() -> None:
-    """Raises a KeyboardInterrupt again that was lost; Python drops exceptions raised in a finalizer.
+    """Raise a KeyboardInterrupt again that was lost; Python drops exceptions raised in a finalizer.
 
     Raises:
         KeyboardInterrupt: `handle_interrupt` has been called.
@@ -80,7 +80,7 @@ def check_interrupt() -> None:
 
 
 def _begin_worker() -> None:
-    """Sets up a packing process: one thread, no reaction to Ctrl-C, and an exit when the main process exits."""
+    """Set up a packing process: one thread, no reaction to Ctrl-C, and an exit when the main process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()

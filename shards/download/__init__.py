@@ -1,1 +1,1 @@
-"""Downloads URLs through one aria2 daemon."""
+"""Download URLs through one aria2 daemon."""

@@ -1,4 +1,4 @@
-"""Starts, calls and stops an aria2 daemon."""
+"""Start, call and stop an aria2 daemon."""
 
 import contextlib
 import io
@@ -44,23 +44,19 @@ class _Client(aria2p.Client):
 
 
 class Aria2Daemon:
-    """An aria2c process, from `start` to `stop`, that listens on the loopback interface and requires a secret.
-
-    Attributes:
-        log: reader of the daemon's log.
-    """
+    """An aria2c process, from `start` to `stop`, that listens on the loopback interface and requires a secret."""
 
     log: Aria2Log
 
     def __init__(self, config: AssembleConfig, folder: Path) -> None:
-        """Prepares a daemon; `folder` is for its configuration file."""
+        """Prepare a daemon; `folder` is for its configuration file."""
         self._config = config
         self._folder = folder
         self._calls = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the daemon unless it is running.
+        """Start the daemon unless it is running.
 
         Raises:
             ShardsError: there is no aria2c, or it doesn't start.
@@ -69,13 +65,13 @@ class Aria2Daemon:
             self._process, self._client, self.log = _start(self._config, self._folder)
 
     def stop(self) -> None:
-        """Kills the daemon if it is running; unfinished downloads are lost."""
+        """Kill the daemon if it is running; unfinished downloads are lost."""
         if self._process is not None:
             _kill(self._process)
             self.log.join(1)
 
     def call(self, calls: list[tuple[str, list[Any]]]) -> list[Any]:
-        """Sends RPC calls, each a method (without "aria2.") and its parameters, in one request.
+        """Send RPC calls, each a method (without "aria2.") and its parameters, in one request.
 
         When it returns, the log has been read up to this request.
 
@@ -100,7 +96,7 @@ class Aria2Daemon:
 
 
 def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[bytes]", _Client, Aria2Log]:
-    """Starts the daemon on a free port of the loopback interface and waits until it answers.
+    """Start the daemon on a free port of the loopback interface and wait until it answers.
 
     Raises:
         ShardsError: it does not answer.
@@ -140,7 +136,7 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
 
 
 def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str, object]]:
-    """Returns aria2's configuration; its manual documents each option."""
+    """Return aria2's configuration; its manual documents each option."""
     agent = f"{USER_AGENT}/{metadata.version('stylefinetune')}"
     certificates = ssl.get_default_verify_paths().cafile  # Python's, so that SSL_CERT_FILE is used
     settings: list[tuple[str, object]] = [
@@ -177,7 +173,7 @@ def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str,
 
 
 def proxy_address(config: AssembleConfig) -> str | None:
-    """Returns the first proxy that downloads use, without its user and password, or None."""
+    """Return the first proxy that downloads use, without its user and password, or None."""
     found = next((proxy for name, proxy in _proxy_options(config.proxy).items() if proxy and name != "no-proxy"), None)
     return found.rpartition("@")[2] if found else None
 
@@ -192,7 +188,7 @@ def _proxy_options(proxy: str | None) -> dict[str, str | None]:
 
 @contextlib.contextmanager
 def _file_size_limit(limit: int) -> Generator[None]:
-    """Limits the file size of processes started within the `with`; aria2 has no limit on a body's size."""
+    """Limit the file size of processes started within the `with`; aria2 has no limit on a body's size."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
@@ -202,7 +198,7 @@ def _file_size_limit(limit: int) -> Generator[None]:
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", client: _Client) -> bool:
-    """Waits until the daemon answers; False if it has exited or 10 seconds have passed."""
+    """Wait until the daemon answers; False if it has exited or 10 seconds have passed."""
     deadline = time.monotonic() + 10
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(requests.RequestException, ValueError, aria2p.ClientException):
@@ -224,7 +220,7 @@ def _find_free_port() -> int:
 
 
 def find_aria2c() -> str:
-    """Returns the newer aria2c of the aria2c package and PATH; of two equal versions, the package's.
+    """Return the newer aria2c of the aria2c package and PATH; of two equal versions, the package's.
 
     Raises:
         ShardsError: there is none.

@@ -1,4 +1,4 @@
-"""Reads redirects, response headers and errors from aria2's log, which its RPC does not report."""
+"""Read redirects, response headers and errors from aria2's log, which its RPC does not report."""
 
 import collections
 import dataclasses
@@ -25,27 +25,19 @@ _STOPS = (b"Download complete:", b" not complete:")
 
 @dataclasses.dataclass
 class RequestTrace:
-    """The redirects and the last response of one URL.
+    """The redirects and the last response of one URL."""
 
-    Attributes:
-        host: host of the first request, without its port.
-        redirects: target of each redirect.
-        addresses: addresses by host name, for hosts that aria2 resolved after the first request.
-        http_status: status code of the last response.
-        retry_after: the last response's Retry-After in seconds, or None.
-        robots: the last response's X-Robots-Tag headers.
-    """
-
-    host: str = ""
-    redirects: list[str] = dataclasses.field(default_factory=list[str])
+    host: str = ""  # host of the first request, without its port
+    redirects: list[str] = dataclasses.field(default_factory=list[str])  # target of each redirect
+    # Addresses by host name, for hosts that aria2 resolved after the first request.
     addresses: dict[str, list[str]] = dataclasses.field(default_factory=dict[str, list[str]])
-    http_status: int | None = None
-    retry_after: float | None = None
-    robots: list[str] = dataclasses.field(default_factory=list[str])
+    http_status: int | None = None  # status code of the last response
+    retry_after: float | None = None  # the last response's Retry-After in seconds, or None
+    robots: list[str] = dataclasses.field(default_factory=list[str])  # the last response's X-Robots-Tag headers
 
     @property
     def final_url(self) -> str | None:
-        """Returns the target of the last redirect, or None if there was none."""
+        """Return the target of the last redirect, or None if there was none."""
         return self.redirects[-1] if self.redirects else None
 
 
@@ -72,7 +64,7 @@ class Aria2Log(threading.Thread):
         self._first_error: list[str] = []
 
     def run(self) -> None:
-        """Reads until the daemon exits."""
+        """Read until the daemon exits."""
         rest = b""
         with self._pipe:
             while chunk := self._pipe.read1(_CHUNK):
@@ -85,7 +77,7 @@ class Aria2Log(threading.Thread):
                 time.sleep(_PAUSE)
 
     def take_trace(self, url: str) -> RequestTrace:
-        """Returns the trace of a URL whose download has stopped, and removes it."""
+        """Return the trace of a URL whose download has stopped, and remove it."""
         with self._changed:
             cuid, trace = self._by_target.pop(_request_target(url), (b"", RequestTrace()))
             self._by_cuid.pop(cuid, None)
@@ -96,7 +88,7 @@ class Aria2Log(threading.Thread):
             return trace
 
     def wait_for_call(self, number: int, timeout: float) -> bool:
-        """Waits until the daemon's multicall `number` (from 1) has been read; False after `timeout` seconds.
+        """Wait until the daemon's multicall `number` (from 1) has been read; False after `timeout` seconds.
 
         The daemon logs an event before it reports it in a call's result.
         """
@@ -104,14 +96,14 @@ class Aria2Log(threading.Thread):
             return self._changed.wait_for(lambda: self._calls >= number, timeout)
 
     def wait_for_stop(self, timeout: float) -> None:
-        """Waits until a download has stopped since the last call."""
+        """Wait until a download has stopped since the last call."""
         with self._changed:
             self._changed.wait_for(lambda: self._stops > 0, timeout)
             self._stops = 0
 
     @property
     def error(self) -> str:
-        """Returns the first error in the log as one line, or the last lines if there is none."""
+        """Return the first error in the log as one line, or the last lines if there is none."""
         with self._changed:
             return " ".join(" ".join(self._first_error or self._last_lines).split())
 
@@ -189,7 +181,7 @@ def _read_response_header(trace: RequestTrace, line: bytes) -> None:
 
 
 def _parse_retry_after(retry_after: str) -> float | None:
-    """Parses a Retry-After header, a number of seconds or a date."""
+    """Parse a Retry-After header, a number of seconds or a date."""
     if retry_after.isdecimal():
         return float(retry_after[:9])
     try:
@@ -202,13 +194,13 @@ def _parse_retry_after(retry_after: str) -> float | None:
 
 
 def _connect_target(url: str) -> str:
-    """Returns the host:port of the CONNECT request for an https URL."""
+    """Return the host:port of the CONNECT request for an https URL."""
     host = urlsplit(url).netloc.rpartition("@")[2].lower()
     return host if re.search(r":\d+$", host) else f"{host.rstrip(':')}:443"
 
 
 def _request_target(url: str) -> str:
-    """Returns what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
+    """Return what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
     parts = urlsplit(url)
     host = re.sub(r":(80|443)?$", "", parts.netloc.rpartition("@")[2].lower())
     return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")

@@ -1,4 +1,4 @@
-"""Maps aria2's result of a download, and its redirects and headers, to an outcome status and a message."""
+"""Map aria2's result of a download, and its redirects and headers, to an outcome status and a message."""
 
 import dataclasses
 import re
@@ -35,23 +35,16 @@ _LOCAL_FAILURES = {9, 15, 16, 18}  # no disk space, or a local file or folder th
 
 @dataclasses.dataclass(frozen=True)
 class AttemptResult:
-    """The result of one attempt at a URL.
+    """The result of one attempt at a URL."""
 
-    Attributes:
-        status: KEPT if a response body was received; it may still not be a picture.
-        message: the reason for any other status, in one line.
-        trace: redirects and headers.
-        http_status: status code of the last response, if there was one.
-    """
-
-    status: Status
-    message: str
-    trace: RequestTrace = dataclasses.field(default_factory=RequestTrace)
-    http_status: int | None = None
+    status: Status  # KEPT if a response body was received; it may still not be a picture
+    message: str  # the reason for any other status, in one line
+    trace: RequestTrace = dataclasses.field(default_factory=RequestTrace)  # redirects and headers
+    http_status: int | None = None  # status code of the last response, if there was one
 
 
 def classify(result: dict[str, str], trace: RequestTrace, config: AssembleConfig) -> AttemptResult:
-    """Returns the result of a download that aria2 has stopped.
+    """Return the result of a download that aria2 has stopped.
 
     Args:
         result: its status, errorCode, errorMessage and totalLength from aria2.
@@ -88,11 +81,11 @@ def is_local_failure(result: dict[str, str]) -> bool:
 
 
 def error_message(result: dict[str, str]) -> str:
-    """Returns aria2's error message in one line."""
+    """Return aria2's error message in one line."""
     return " ".join(result.get("errorMessage", "").split())
 
 
 def find_http_status(result: dict[str, str], trace: RequestTrace) -> int | None:
-    """Returns the HTTP status of the last response, from aria2's error message or its log."""
+    """Return the HTTP status of the last response, from aria2's error message or its log."""
     http = re.search(r"status=(\d{3})", result.get("errorMessage", ""))
     return int(http[1]) if http else trace.http_status

@@ -1,4 +1,4 @@
-"""Downloads URLs with one aria2 daemon, which it controls over JSON-RPC."""
+"""Download URLs with one aria2 daemon, which it controls over JSON-RPC."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from shards.config.schema import AssembleConfig
 from shards.download.aria2_daemon import Aria2Daemon
@@ -28,17 +28,11 @@ _HOST = re.compile(r"//(?:[^/?#]*@)?([^/?#:]+)")
 
 @dataclasses.dataclass(frozen=True)
 class DownloadResult:
-    """The final result of one request.
+    """The final result of one request."""
 
-    Attributes:
-        row: row number in the list.
-        outcome: its status is KEPT if a response body was received; the body may still not be a picture.
-        body: file with the response body, or None.
-    """
-
-    row: int
-    outcome: Outcome
-    body: Path | None
+    row: int  # row number in the list
+    outcome: Outcome  # its status is KEPT if a response body was received; the body may still not be a picture
+    body: Path | None  # file with the response body, or None
 
 
 @dataclasses.dataclass
@@ -55,13 +49,13 @@ class _ActiveDownload:
 
 
 class Downloader:
-    """Downloads http and https URLs, with further attempts as configured, within a `with`.
+    """A downloader of http and https URLs, with further attempts as configured; use it in a `with`.
 
     The daemon starts with the first request and stops at the end of the `with`.
     """
 
     def __init__(self, config: AssembleConfig, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepares a downloader.
+        """Prepare a downloader.
 
         Args:
             config: limits, timeouts, number of attempts, proxy and rewrite rules.
@@ -80,13 +74,11 @@ class Downloader:
     def __enter__(self) -> "Downloader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._daemon.stop()
 
     def add(self, requests: Iterable[Request]) -> None:
-        """Queues requests; `poll` returns one result for each.
+        """Queue requests; `poll` returns one result for each.
 
         Raises:
             ShardsError: there is no aria2c, or it doesn't start.
@@ -102,7 +94,7 @@ class Downloader:
         return bool(self._active) or bool(len(self._queue))
 
     def poll(self, timeout: float) -> list[DownloadResult]:
-        """Returns the results since the last call; waits up to `timeout` seconds if there are none.
+        """Return the results since the last call; wait up to `timeout` seconds if there are none.
 
         Raises:
             ShardsError: the daemon has exited, or can't write.
@@ -116,8 +108,11 @@ class Downloader:
                 time.sleep(timeout)
             return results
         gids = [self._register(request, now) for request in requests]
-        calls = [("forceRemove", [gid]) for gid in aborted]
-        calls += [("addUri", [[_encode_url(self._active[gid].request.url)], self._options(gid)]) for gid in gids]
+        calls: list[tuple[str, list[Any]]] = [("forceRemove", [gid]) for gid in aborted]
+        for gid in gids:
+            download = self._active[gid]
+            options = {"gid": gid, "dir": str(download.request.folder), "out": download.file_name}
+            calls.append(("addUri", [[_encode_url(download.request.url)], options]))
         # purgeDownloadResult drops all results; aria2 does nothing else between two calls of one multicall.
         calls += [("tellStopped", [0, 2 * self._config.connections, _STATUS_KEYS]), ("purgeDownloadResult", [])]
         answers = self._daemon.call(calls)
@@ -133,7 +128,7 @@ class Downloader:
         return results
 
     def _take_requests(self, now: float) -> list[Request]:
-        """Takes the requests to start now; those whose host does not answer are queued at their rewritten URL."""
+        """Take the requests to start now; those whose host does not answer are queued at their rewritten URL."""
         taken: list[Request] = []
         for request in self._queue.take(self._config.connections - len(self._active), now):
             rewritten = self._policy.rewrite_unresponsive(request)
@@ -149,10 +144,6 @@ class Downloader:
         gid = f"{self._gids:016x}"
         self._active[gid] = _ActiveDownload(dataclasses.replace(request, attempts=request.attempts + 1), now)
         return gid
-
-    def _options(self, gid: str) -> dict[str, str]:
-        download = self._active[gid]
-        return {"gid": gid, "dir": str(download.request.folder), "out": download.file_name}
 
     def _abort_slow_or_large(self, now: float) -> list[str]:
         """Returns, once per watch interval, the gids of downloads that are too slow or announce too many bytes."""
@@ -174,7 +165,7 @@ class Downloader:
         return aborted
 
     def _collect(self, stopped: dict[str, str]) -> DownloadResult | None:
-        """Evaluates a download that aria2 has stopped."""
+        """Evaluate a download that aria2 has stopped."""
         download = self._active[stopped["gid"]]
         if is_local_failure(stopped):
             raise ShardsError(
@@ -192,7 +183,7 @@ class Downloader:
         return self._finish(stopped["gid"], self._policy.check_proxy(result))
 
     def _finish(self, gid: str, result: AttemptResult) -> DownloadResult | None:
-        """Returns the request's final result, or None if it is queued for another attempt."""
+        """Return the request's final result, or None if it is queued for another attempt."""
         download, now = self._active.pop(gid), self._clock()
         request = download.request
         following = self._policy.next_attempt(request, download.started, result, now)
@@ -227,7 +218,7 @@ def _cancelled_result(request: Request) -> DownloadResult:
 
 
 def _encode_url(url: str) -> str:
-    """Returns a URL with a lower-case scheme, an IDNA-encoded host and percent-encoded special characters."""
+    """Return a URL with a lower-case scheme, an IDNA-encoded host and percent-encoded special characters."""
     scheme, colon, rest = url.partition(":")
     host = _HOST.match(rest)
     if host and not host[1].isascii():

@@ -21,55 +21,35 @@ _SAME_URL_DELAY = 0.2  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A row's URL to download.
+    """A row's URL to download."""
 
-    Attributes:
-        row: row number in the list.
-        url: http or https URL.
-        folder: folder for the response body.
-        attempts: number of attempts made so far for this row.
-        rewritten_after: number of attempts made at the list's own URL; None while `url` is that URL.
-        last_status: the row's status if no further attempt is made.
-    """
-
-    row: int
-    url: str
-    folder: Path
-    attempts: int = 0
-    rewritten_after: int | None = None
-    last_status: Status = Status.CANCELLED
+    row: int  # row number in the list
+    url: str  # http or https URL
+    folder: Path  # folder for the response body
+    attempts: int = 0  # number of attempts made so far for this row
+    rewritten_after: int | None = None  # number of attempts made at the list's own URL; None while `url` is that URL
+    last_status: Status = Status.CANCELLED  # the row's status if no further attempt is made
 
     @functools.cached_property
     def host(self) -> str:
-        """Returns the URL's host and port."""
+        """Return the URL's host and port."""
         return urlsplit(self.url).netloc.rpartition("@")[2].lower()
 
 
 @dataclasses.dataclass
 class _Host:
-    """The queue and state of one host.
+    """The queue and state of one host."""
 
-    Attributes:
-        max_parallel: limit on parallel requests; halved by a refusal, raised again by each answer.
-        waiting: requests that may be released, in order.
-        in_flight: number of requests that are released and not yet finished.
-        next_by_rate: earliest time of the next request according to the rate limit.
-        paused_until: earliest time of the next request.
-        is_paused: whether the host waits for that time.
-        refusals: number of refusals in a row.
-        refused_at: time of the last refusal that was counted.
-        is_cancelled: whether the host has refused too often to be requested again.
-    """
-
-    max_parallel: float
+    max_parallel: float  # limit on parallel requests; halved by a refusal, raised again by each answer
+    # Requests that may be released, in order.
     waiting: collections.deque[Request] = dataclasses.field(default_factory=collections.deque[Request])
-    in_flight: int = 0
-    next_by_rate: float = 0.0
-    paused_until: float = 0.0
-    is_paused: bool = False
-    refusals: int = 0
-    refused_at: float = -math.inf
-    is_cancelled: bool = False
+    in_flight: int = 0  # number of requests that are released and not yet finished
+    next_by_rate: float = 0.0  # earliest time of the next request according to the rate limit
+    paused_until: float = 0.0  # earliest time of the next request
+    is_paused: bool = False  # whether the host waits for that time
+    refusals: int = 0  # number of refusals in a row
+    refused_at: float = -math.inf  # time of the last refusal that was counted
+    is_cancelled: bool = False  # whether the host has refused too often to be requested again
 
     @property
     def is_ready(self) -> bool:
@@ -88,7 +68,7 @@ class HostQueue:
     def __init__(
         self, per_host: int, rate: float = 0.0, max_refusals: int = 12, jitter: Callable[[], float] = random.random
     ) -> None:
-        """Creates an empty queue.
+        """Create an empty queue.
 
         Args:
             per_host: limit on parallel requests to one host.
@@ -113,12 +93,12 @@ class HostQueue:
         return self._count
 
     def put(self, request: Request, not_before: float = 0.0) -> None:
-        """Adds a request that may be released from the time `not_before` on."""
+        """Add a request that may be released from the time `not_before` on."""
         self._count += 1
         self._enqueue(request, not_before)
 
     def take(self, limit: int, now: float) -> list[Request]:
-        """Releases up to `limit` requests; pass each to `finish` afterwards."""
+        """Release up to `limit` requests; pass each to `finish` afterwards."""
         while self._delayed and self._delayed[0][0] <= now:
             self._enqueue(heapq.heappop(self._delayed)[2])
         while self._paused and self._paused[0][0] <= now:
@@ -144,27 +124,27 @@ class HostQueue:
         return taken
 
     def take_cancelled(self) -> list[Request]:
-        """Removes and returns the requests whose host has refused too often."""
+        """Remove and return the requests whose host has refused too often."""
         cancelled, self._cancelled = self._cancelled, []
         self._count -= len(cancelled)
         return cancelled
 
     def finish(self, request: Request) -> None:
-        """Marks a request from `take` as no longer in flight."""
+        """Mark a request from `take` as no longer in flight."""
         host = self._hosts[request.host]
         self._urls_in_flight.discard(request.url)
         host.in_flight -= 1
         self._update_ready(request.host, host)
 
     def record_answer(self, request: Request, started: float) -> None:
-        """Records that the host answered a request, sent at `started`, without refusing it."""
+        """Record that the host answered a request, sent at `started`, without refusing it."""
         host = self._hosts[request.host]
         if started > host.refused_at:
             host.refusals = 0
             host.max_parallel = min(self._per_host, host.max_parallel + 1 / host.max_parallel)
 
     def record_refusal(self, request: Request, started: float, now: float, retry_after: float = 0.0) -> None:
-        """Pauses the host of a request, sent at `started`, by its back-off and by at least `retry_after` seconds.
+        """Pause the host of a request, sent at `started`, by its back-off and by at least `retry_after` seconds.
 
         Of requests that were in flight together only the first refusal counts.
         """
@@ -207,7 +187,7 @@ class HostQueue:
             heapq.heappush(self._paused, (host.paused_until, name))
 
     def _cancel(self, name: str, host: _Host) -> None:
-        """Moves all requests of a host to the cancelled ones."""
+        """Move all requests of a host to the cancelled ones."""
         host.is_cancelled = True
         self._cancelled += [*host.waiting, *(request for _, _, request in self._delayed if request.host == name)]
         host.waiting.clear()
@@ -215,7 +195,7 @@ class HostQueue:
         heapq.heapify(self._delayed)
 
     def _update_ready(self, name: str, host: _Host) -> None:
-        """Adds the host to the ready ones or removes it; forgets a host without requests and without history."""
+        """Add the host to the ready ones or remove it; forget a host without requests and without history."""
         if host.is_ready:
             self._ready.setdefault(name)
             return

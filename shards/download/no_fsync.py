@@ -1,4 +1,4 @@
-"""Runs a program whose fsync calls do nothing: `python -I -S no_fsync.py PROGRAM ARGUMENT...`.
+"""Run a program whose fsync calls do nothing: `python -I -S no_fsync.py PROGRAM ARGUMENT...`.
 
 aria2 syncs each completed file, waits for that, and has no option against it. The files are response bodies that are
 deleted after packing, and blocks are synced when they are committed, so these syncs are not needed. A seccomp filter,
@@ -26,7 +26,7 @@ class _Filter(ctypes.Structure):
 
 
 def suppress_syncs() -> bool:
-    """Makes fsync and fdatasync do nothing in this process, also after exec; returns whether that was possible."""
+    """Make fsync and fdatasync do nothing in this process, also after exec; return whether that was possible."""
     known = _ARCHITECTURES.get(os.uname().machine)
     if sys.platform != "linux" or known is None:
         return False

@@ -1,4 +1,4 @@
-"""Checks redirects (http or https, no private address) and X-Robots-Tag headers."""
+"""Check redirects (http or https, no private address) and X-Robots-Tag headers."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ _IMPLIED_DIRECTIVES = {"none": ("noindex", "nofollow")}
 
 
 def find_refused_redirect(trace: RequestTrace, *, allow_private: bool) -> str | None:
-    """Returns the reason, in one line, why a URL's redirects are refused, or None.
+    """Return the reason, in one line, why a URL's redirects are refused, or None.
 
     A list's own URL may name any host, and a redirect may stay on that host. Any other host must have a public address,
     both as written in the URL and as resolved by aria2. Behind a proxy, which resolves names itself, only the address
@@ -38,7 +38,7 @@ def find_refused_redirect(trace: RequestTrace, *, allow_private: bool) -> str | 
 
 
 def _addresses_in(host: str) -> list[str]:
-    """Returns the address that a URL's host denotes without name resolution; empty for any name but localhost.
+    """Return the address that a URL's host denotes without name resolution; empty for any name but localhost.
 
     127.1, 2130706433 and 0x7f000001 are all 127.0.0.1. RFC 6761 reserves the name localhost for it.
     """
@@ -64,7 +64,7 @@ def _find_private(addresses: Iterable[str]) -> str | None:
 
 
 def find_disallowed_directive(headers: Iterable[str], disallowed: Collection[str]) -> str | None:
-    """Returns the first disallowed directive of a response's X-Robots-Tag headers, or None."""
+    """Return the first disallowed directive of a response's X-Robots-Tag headers, or None."""
     for header in headers:
         for directive in _directives_for_us(header.lower()):
             if directive in disallowed or not set(_IMPLIED_DIRECTIVES.get(directive, ())).isdisjoint(disallowed):
@@ -73,7 +73,7 @@ def find_disallowed_directive(headers: Iterable[str], disallowed: Collection[str
 
 
 def _directives_for_us(header: str) -> Generator[str]:
-    """Yields the directives for every robot or for ours; in "somebot: noindex, nofollow" both are for somebot alone."""
+    """Yield the directives for every robot or for ours; in "somebot: noindex, nofollow" both are for somebot alone."""
     robot = ""
     for part in header.split(","):
         name, colon, rest = part.partition(":")

@@ -1,4 +1,4 @@
-"""Decides after each attempt whether a row is finished, tried again later, or requested from a rewritten URL."""
+"""Decide after each attempt whether a row is finished, tried again later, or requested from a rewritten URL."""
 
 import collections
 import dataclasses
@@ -19,14 +19,10 @@ _MAX_PROXY_REFUSALS = 16  # if all of the first answers are 407, the proxy's cre
 
 
 class RetryPolicy:
-    """Tracks the hosts and the proxy, and decides on further attempts; it puts nothing into the queue.
-
-    Attributes:
-        queue: the queue whose hosts are paused after refusals.
-    """
+    """The state of hosts and proxy, and the decisions on further attempts; it puts nothing into its queue."""
 
     def __init__(self, config: AssembleConfig) -> None:
-        """Creates a policy with an empty queue."""
+        """Create a policy with an empty queue."""
         self._config = config
         self.queue = HostQueue(config.per_host, config.per_host_rate, _REFUSALS_PER_ATTEMPT * config.attempts)
         self._unanswered: collections.Counter[str] = collections.Counter()  # in a row, by host
@@ -35,11 +31,11 @@ class RetryPolicy:
         self._proxy_refusals = 0
 
     def rewrite_unresponsive(self, request: Request) -> Request | None:
-        """Returns the request at its rewritten URL if its host does not answer and a rule matches."""
+        """Return the request at its rewritten URL if its host does not answer and a rule matches."""
         return self._rewrite(request) if self._unanswered[request.host] >= _MAX_UNANSWERED else None
 
     def check_proxy(self, result: AttemptResult) -> AttemptResult:
-        """Counts refusals by the proxy, and returns the result with the status that a 407 stands for.
+        """Count refusals by the proxy, and return the result with the status that a 407 stands for.
 
         Raises:
             ShardsError: all answers so far are 407.
@@ -58,7 +54,7 @@ class RetryPolicy:
     def next_attempt(
         self, request: Request, started: float, result: AttemptResult, now: float
     ) -> tuple[Request, float] | None:
-        """Returns the request to make after an attempt, and its earliest time; None if the result is final."""
+        """Return the request to make after an attempt, and its earliest time; None if the result is final."""
         if self._is_unanswered(result):
             self._unanswered[request.host] += 1
             rewritten = self._rewrite(request)
@@ -87,6 +83,6 @@ class RetryPolicy:
         return result.http_status is None and result.status in _NO_ANSWER
 
     def _rewrite(self, request: Request) -> Request | None:
-        """Returns the request at its rewritten URL; None if no rule matches or it is rewritten already."""
+        """Return the request at its rewritten URL; None if no rule matches or it is rewritten already."""
         url = rewrite(request.url, self._config.rewrite) if request.rewritten_after is None else None
         return dataclasses.replace(request, url=url, rewritten_after=request.attempts) if url else None

@@ -1,4 +1,4 @@
-"""Rewrites URLs whose host does not answer, by the config's rules."""
+"""Rewrite URLs whose host does not answer, by the config's rules."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from shards.config.schema import Rewrite
 
 
 def rewrite(url: str, rules: Iterable[Rewrite]) -> str | None:
-    """Returns the URL rewritten by the first rule that matches; None if it is no http(s) URL or the same one."""
+    """Return the URL rewritten by the first rule that matches; None if it is no http(s) URL or the same one."""
     for rule in rules:
         found = re.match(rule.match, url)
         if found:

@@ -14,7 +14,7 @@ from tests.stores import CREDENTIALS, client, s3_server
 
 @pytest.fixture(scope="session")
 def draw_jpg():
-    """Draws a smooth JPEG that is different for each number."""
+    """Draw a smooth JPEG that is different for each number."""
 
     def draw(number: int, height: int = 60, width: int = 90) -> bytes:
         coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
@@ -26,7 +26,7 @@ def draw_jpg():
 
 @pytest.fixture
 def write_list(tmp_path):
-    """Writes rows, dicts with the same keys, as a CSV list, and returns its path."""
+    """Write rows, dicts with the same keys, as a CSV list, and return its path."""
 
     def write(rows: list[dict], name: str = "list.csv") -> str:
         with (tmp_path / name).open("w", newline="") as file:
@@ -40,7 +40,7 @@ def write_list(tmp_path):
 
 @pytest.fixture
 def run_assemble(tmp_path):
-    """Assembles in this process, by default into tmp_path/out, and returns the console's output."""
+    """Assemble in this process, by default into tmp_path/out, and return the console's output."""
 
     def run(**settings) -> str:
         text = io.StringIO()

@@ -34,7 +34,7 @@ NEVER = 10**9  # requests
 
 
 def block_picture(server: LoopbackServer, draw_jpg) -> None:
-    """Never answers requests for picture 7, so that the driver is still running when it is killed."""
+    """Leave requests for picture 7 unanswered, so that the driver is still running when it is killed."""
     server.add("/7.jpg", Answer(draw_jpg(7), after_requests=NEVER))
 
 
@@ -143,7 +143,7 @@ MAX_DELAYS = {"driver": 1.5, "aria2c": 0.4, "worker": 0.8}  # seconds from the s
 
 
 def serve_failing(server: LoopbackServer, draw_jpg, *, is_recovered: bool) -> list[dict]:
-    """Serves 36 pictures, each after a short delay; some fail, and some are the same placeholder."""
+    """Serve 36 pictures, each after a short delay; some fail, and some are the same placeholder."""
     rows = serve_pictures(server, draw_jpg, 36)
     for number in range(36):
         picture = draw_jpg(99 if number in PLACEHOLDERS else number)
@@ -156,7 +156,7 @@ def serve_failing(server: LoopbackServer, draw_jpg, *, is_recovered: bool) -> li
 
 
 def find_victim(driver: "subprocess.Popen[str]", kind: str) -> psutil.Process | None:
-    """Waits until the driver has such a process and returns it; None if the driver exits before."""
+    """Wait until the driver has such a process and return it; None if the driver exits before."""
     while driver.poll() is None:
         try:
             main = psutil.Process(driver.pid)
@@ -193,7 +193,7 @@ sys.addaudithook(count)
 
 
 class Killer:
-    """Runs an assembly and kills one of its processes, any number of times.
+    """Run an assembly and kill one of its processes, any number of times.
 
     Attributes:
         hits: number of kills by kind of process, without those that were too late.
@@ -209,7 +209,7 @@ class Killer:
         (self._hook / "sitecustomize.py").write_text(KILL_AT_STEP)
 
     def kill_once(self, kind: str, *flags: str) -> bool:
-        """Kills one process; returns False if the command was successful before."""
+        """Kill one process; return False if the command was successful before."""
         environment = {}
         if kind == REPLACING_DRIVER:
             environment = {"PYTHONPATH": str(self._hook), "KILL_AT_STEP": str(self._draw.randint(1, 7))}
@@ -305,7 +305,7 @@ def test_a_killed_retry_requests_no_row_twice(server, draw_jpg, write_list, run_
 
 
 def rows_since(out: Path) -> set[int]:
-    """Returns the rows of committed blocks that the unfinished retry in DIR has requested."""
+    """Return the rows of committed blocks that the unfinished retry in DIR has requested."""
     try:
         since = dt.datetime.fromisoformat(json.loads((out / "blocks" / "retry.json").read_text())["since"])
         parts = [pq.read_table(path).to_pylist() for path in out.glob("blocks/*.outcomes.parquet")]
@@ -316,7 +316,7 @@ def rows_since(out: Path) -> set[int]:
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str):
-    """Mounts a separate file system in memory; skips the test if that is not permitted."""
+    """Mount a separate file system in memory; skip the test if that is not permitted."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
@@ -332,7 +332,7 @@ def remount(folder: Path, options: str) -> None:
 
 
 def serve_large(server: LoopbackServer, draw_jpg, count: int, condition=None) -> list[dict]:
-    """Serves JPEGs of 50 KiB, padded after their end marker, each once the condition is true."""
+    """Serve JPEGs of 50 KiB, padded after their end marker, each once the condition is true."""
     return [
         {
             "image_url": server.add(f"/{i}.jpg", Answer(draw_jpg(i) + bytes(50 * 1024), condition=condition)),

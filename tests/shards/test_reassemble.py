@@ -10,14 +10,14 @@ from tests.loopback import Answer
 
 
 def take_requests(server) -> list[str]:
-    """Returns the paths requested since the last call."""
+    """Return the paths requested since the last call."""
     paths = [request.path for request in server.requests]
     server.requests.clear()
     return sorted(paths)
 
 
 def hide_all(server, count: int) -> None:
-    """Makes every picture unavailable, so that kept ones must come from DIR."""
+    """Make every picture unavailable, so that kept ones must come from DIR."""
     for number in range(count):
         server.add(f"/{number}.jpg", Answer(status=404))
 
@@ -83,7 +83,7 @@ def test_after_a_kill_once_the_order_is_extended_the_index_keeps_its_rows(
 
 
 def failing_list(server, draw_jpg, write_list) -> str:
-    """Serves 20 pictures, of which 3 and 8 fail temporarily and 5 permanently."""
+    """Serve 20 pictures, of which 3 and 8 fail temporarily and 5 permanently."""
     rows = serve_pictures(server, draw_jpg, 20)
     for number, status in {3: 500, 8: 500, 5: 404}.items():
         server.add(f"/{number}.jpg", Answer(status=status))
@@ -152,7 +152,7 @@ def test_an_invalid_status_is_refused_before_anything_is_created(server, write_l
 
 
 def repeating_list(server, draw_jpg, write_list, *, are_available: bool = True) -> str:
-    """Serves 24 pictures; every fourth is the same, and 1, 2 and 3 are the same."""
+    """Serve 24 pictures; every fourth is the same, and 1, 2 and 3 are the same."""
     rows = serve_pictures(server, draw_jpg, 24)
     for number in range(0, 24, 4):
         server.add(f"/{number}.jpg", Answer(draw_jpg(99)) if are_available else Answer(status=404))

@@ -35,7 +35,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"/>'
 
 
 def jpg(name: str) -> bytes:
-    """Draws a JPEG that is different for each name."""
+    """Draw a JPEG that is different for each name."""
     return encode(".jpg", smooth(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")))
 
 
@@ -77,7 +77,7 @@ def bad(name: str, status: str, body: bytes, format: str | None = None, **answer
 
 
 def to_another_host(scheme: str, host: str) -> Callable[[LoopbackServer], Answer]:
-    """Redirects to the same server by another host name."""
+    """Redirect to the same server by another host name."""
     return lambda server: redirect(f"{scheme}://{host}:{server.url.rpartition(':')[2]}/end.jpg")
 
 
@@ -176,7 +176,7 @@ class Crawl:
 
 
 def run_crawl(folder: Path, cases: list[Case], **settings) -> Crawl:
-    """Assembles all cases together, each from a separate port, so that no case's back-off delays another.
+    """Assemble all cases together, each from a separate port, so that no case's back-off delays another.
 
     The downloader's clock runs eight times as fast as the real one; aria2's timeout does not.
     """

@@ -9,7 +9,7 @@ from shards.format import outcomes
 
 
 def table_of(*rows: tuple[int, str, str, str | None]) -> pa.Table:
-    """Returns the outcomes of rows given as (row, image_url, status, body)."""
+    """Return the outcomes of rows given as (row, image_url, status, body)."""
     common = {"key": "k", "split": "train", "label": 0, "attempts": 1, "seconds": 0.0, "message": ""}
     lines = [
         common | {"row": row, "image_url": url, "status": status, "sha256": body, "time": dt.datetime.now(dt.UTC)}

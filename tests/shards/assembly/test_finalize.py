@@ -97,11 +97,11 @@ def test_a_damaged_part_is_an_error_with_its_remedy(assembled, part):
 
 
 class Killed(BaseException):
-    """Replaces a kill: no further file is changed."""
+    """A substitute for a kill: no further file is changed."""
 
 
 def kill_at(monkeypatch, step: int) -> None:
-    """Makes the n-th change to DIR the last one."""
+    """Make the n-th change to DIR the last one."""
     steps = itertools.count()
     for module in (sys.modules["shards.assembly.finalize"], journal):
         for function in (files.publish_file, files.unpublish_file):

@@ -10,7 +10,7 @@ from tests.loopback import Answer
 
 @pytest.fixture
 def assembled(server, draw_jpg, write_list, run_assemble, tmp_path):
-    """Assembles 10 pictures, every fifth in the test split, and returns DIR and the bytes of the train pictures."""
+    """Assemble 10 pictures, every fifth in the test split, and return DIR and the bytes of the train pictures."""
 
     def run(**settings):
         bodies = [draw_jpg(number, 40 + number, 50) for number in range(10)]

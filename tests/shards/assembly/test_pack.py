@@ -26,7 +26,7 @@ def outcome(status: Status = Status.KEPT, **fields) -> Outcome:
 
 @pytest.fixture
 def create_job(tmp_path):
-    """Creates a job for response bodies; None is a row that was not found."""
+    """Create a job for response bodies; None is a row that was not found."""
 
     def create(bodies: list[bytes | None], encode_format: str = "original", name: str = "out") -> PackJob:
         work = tmp_path / f"{name}-work"
@@ -196,7 +196,7 @@ def test_a_download_is_deleted_once_read_and_a_local_picture_is_not(create_job, 
 
 
 def select_rows(job: PackJob, rows: list[int]) -> PackJob:
-    """Returns a job that has new results for these rows of the committed block."""
+    """Return a job that has new results for these rows of the committed block."""
     results = {row: job.results[row] for row in rows}
     return dataclasses.replace(job, results=results, is_committed=True)
 
@@ -260,9 +260,7 @@ def test_a_damaged_tar_is_not_copied(create_job, draw_jpg):
         tar.seek(entry["offset"] + 50)
         tar.write(b"\xff\x00\xff")
     before = files(job)
-    with pytest.raises(
-        ShardsError, match=r"train/00003.tar is damaged at the picture k0; remove the file"
-    ):
+    with pytest.raises(ShardsError, match=r"train/00003.tar is damaged at the picture k0; remove the file"):
         pack_block(select_rows(job, [1]))
     assert files(job) == before
 

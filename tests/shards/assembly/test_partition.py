@@ -35,7 +35,7 @@ def listed(server, draw_jpg, write_list):
 
 
 def run_tasks(path, out, count, *flags):
-    """Runs all partitions in parallel and returns the output of each."""
+    """Run all partitions in parallel and return the output of each."""
     tasks = [start_assemble(path, out, f"--partition={index}/{count}", *flags) for index in range(count)]
     outputs = [task.communicate(timeout=100) for task in tasks]
     assert [task.returncode for task in tasks] == [0] * count, outputs

@@ -57,7 +57,7 @@ def run_repack(source: Path, out: Path, **settings) -> str:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Returns the contents of all files of a DIR except the outcomes, which contain times."""
+    """Return the contents of all files of a DIR except the outcomes, which contain times."""
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if "outcomes" not in name}
 

@@ -25,7 +25,7 @@ def numbered(count: int, start: int = 0) -> list[str]:
 
 @pytest.fixture
 def open_dir(tmp_path):
-    """Opens a DIR for a list, as an assembly with these settings does."""
+    """Open a DIR for a list, as an assembly with these settings does."""
 
     def open_(source: Source, root: Path = tmp_path, classes: tuple[str, ...] | None = None, **settings) -> ShardDir:
         selection = Selection(**{"seed": SEED, "classes": classes} | settings)
@@ -169,9 +169,7 @@ def test_a_new_class_that_sorts_last_is_added(open_dir):
 def test_a_new_class_that_changes_the_order_is_refused_without_classes(open_dir):
     open_dir(named("hazy", "noir"))
     grown = named("hazy", "noir", "bokeh")
-    with pytest.raises(
-        ShardsError, match="give --classes, a file with one name per line: hazy, noir, then"
-    ):
+    with pytest.raises(ShardsError, match="give --classes, a file with one name per line: hazy, noir, then"):
         open_dir(grown)
     made = open_dir(grown, classes=("hazy", "noir", "bokeh"))
     assert {row["row"]: row["label"] for row in made.rows.to_pylist()} == {0: 0, 1: 1, 2: 2}

@@ -25,7 +25,7 @@ def redirect(cuid: int, url: str) -> str:
 
 @pytest.fixture
 def read():
-    """Reads a log to its end with Aria2Log."""
+    """Read a log to its end with Aria2Log."""
 
     def run(log: str) -> Aria2Log:
         reading, writing = os.pipe()

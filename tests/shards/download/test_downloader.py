@@ -33,7 +33,7 @@ class ManualClock:
 
 @pytest.fixture
 def download(tmp_path):
-    """Downloads URLs, row by row, with a separate daemon and by default a fast clock and no limits on time."""
+    """Download URLs, row by row, with a separate daemon and by default a fast clock and no limits on time."""
 
     def run(*urls: str, clock=fast_clock, **settings) -> list[DownloadResult]:
         defaults = {"list": "x", "out": tmp_path, "timeout": 60, "deadline": 10**6, "attempts": 1}

@@ -22,14 +22,14 @@ def urls_of(requests: list[Request]) -> list[str]:
 
 
 def refuse(queue: HostQueue, now: float, retry_after: float = 0.0) -> None:
-    """Takes every released request and records a refusal for it."""
+    """Take every released request and records a refusal for it."""
     for taken in queue.take(100, now):
         queue.record_refusal(taken, now, now, retry_after)
         queue.finish(taken)
 
 
 def pause_after(queue: HostQueue, now: float) -> float:
-    """Returns how long after `now` the next request is released, rounded up to 0.01 s."""
+    """Return how long after `now` the next request is released, rounded up to 0.01 s."""
     for step in range(1, 100 * 100):
         taken = queue.take(1, now + step / 100)
         if taken:

@@ -30,7 +30,7 @@ def policy(**settings) -> RetryPolicy:
 def attempt(
     policy: RetryPolicy, result: AttemptResult, url: str = "http://old/a", **fields
 ) -> tuple[Request, float] | None:
-    """Makes one attempt that has the result, and returns what follows it."""
+    """Make one attempt that has the result, and return what follows it."""
     request = Request(0, url, Path("x"), **({"attempts": 1} | fields))
     policy.queue.put(request)
     policy.queue.take(1, NOW)
