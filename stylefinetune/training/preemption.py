@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from stylefinetune.distributed.world import World
@@ -45,7 +45,7 @@ class Preemption:
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # started by nohup
-            self._previous_handlers[number] = signal.signal(number, _ignore)
+            self._previous_handlers[number] = signal.signal(number, lambda *_: None)  # the thread handles it
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
@@ -88,7 +88,3 @@ class Preemption:
                     first, self._signal = time.monotonic(), number
                 elif time.monotonic() - first > SAME_SIGNAL:
                     self._exit_now(signal.Signals(number), "the second signal")
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the thread receives the signal."""
