@@ -129,7 +129,7 @@ def _pictures(report: Report) -> dict[str, Any]:
     wanted = {row for rows in chosen.values() for row in rows}
     wanted |= {row for rows in shown.values() for row in rows.values()}
     wanted |= {row for pair in pairs for row in (pair.row, pair.other)}
-    wanted |= {picture.row for picture in repeated[:_MAX_DUPLICATES]}
+    wanted |= {picture.first.row for picture in repeated[:_MAX_DUPLICATES]}
     return {
         "gallery": chosen,
         "hidden_classes": len(labels) - len(chosen),

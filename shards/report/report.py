@@ -5,7 +5,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,25 +22,11 @@ UNKNOWN_YEAR = "unknown"  # sorts after the years
 _OUTCOME_COLUMNS = ("row", "status", "bytes", "sha256", "message", "time")
 
 
-@dataclasses.dataclass(frozen=True)
-class RepeatedPicture:
-    """One response body that several URLs returned.
+class RepeatedPicture(NamedTuple):
+    """One file that several URLs returned: the first row of the list that has it, and the number of distinct URLs."""
 
-    Attributes:
-        sha256: of the body, hex.
-        urls: number of distinct URLs.
-        status: status of the first row that has it.
-        row: that row.
-        url: that row's URL.
-        bytes: length of the body.
-    """
-
-    sha256: str
+    first: ListedRow
     urls: int
-    status: str
-    row: int
-    url: str
-    bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +90,13 @@ class Report:
 
     def repeated_pictures(self, *, kept: bool) -> list[RepeatedPicture]:
         """Finds placeholders, or kept pictures with two URLs or more; those with the most URLs first."""
-        urls: dict[str, set[str]] = {}
-        first: dict[str, ListedRow] = {}
+        by_digest: dict[str, list[ListedRow]] = {}
         for row in sorted(self.rows, key=lambda row: row.row):
             if row.sha256 is not None and row.status == (KEPT if kept else Status.PLACEHOLDER):
-                urls.setdefault(row.sha256, set()).add(row.image_url)
-                first.setdefault(row.sha256, row)
-        found = [
-            RepeatedPicture(digest, len(urls[digest]), row.status, row.row, row.image_url, row.bytes or 0)
-            for digest, row in first.items()
-            if not kept or len(urls[digest]) > 1
-        ]
-        return sorted(found, key=lambda picture: (-picture.urls, picture.row))
+                by_digest.setdefault(row.sha256, []).append(row)
+        found = [RepeatedPicture(rows[0], len({row.image_url for row in rows})) for rows in by_digest.values()]
+        repeated = [picture for picture in found if not kept or picture.urls > 1]
+        return sorted(repeated, key=lambda picture: (-picture.urls, picture.first.row))
 
 
 def read_report(root: Path, *, near_duplicates: bool) -> Report:

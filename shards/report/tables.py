@@ -38,7 +38,8 @@ def _print_statuses(report: Report, console: Console) -> None:
     for status, count in sorted(overall.statuses.items(), key=lambda item: (-item[1], item[0])):
         example = Text(printable(examples.get(status, ""), _MAX_EXAMPLE), no_wrap=True)
         table.add_row(status, names[group_of(status)], f"{count:,}", format_share(count, overall.total), example)
-    _print(table, console)
+    console.print()
+    console.print(table)
 
 
 def _print_counts(title: str, rows: list[StatusCounts], console: Console) -> None:
@@ -49,7 +50,8 @@ def _print_counts(title: str, rows: list[StatusCounts], console: Console) -> Non
         numbers = [f"{counts[group.key]:,}" for group in shown]
         share = format_share(each.kept, each.total)
         table.add_row(Text(printable(each.name, 60)), f"{each.total:,}", f"{each.kept:,}", share, *numbers)
-    _print(table, console)
+    console.print()
+    console.print(table)
 
 
 def _print_leaks(report: Report, console: Console) -> None:
@@ -60,9 +62,8 @@ def _print_leaks(report: Report, console: Console) -> None:
     _print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates())}")
     if report.near_pairs is not None:
         _print_line(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
-    for picture in report.repeated_pictures(kept=False)[:5]:
-        size = f"{picture.urls:,} URLs, {picture.bytes:,} bytes"
-        _print_line(console, f"placeholder {picture.sha256[:16]}... of {size}")
+    for first, urls in report.repeated_pictures(kept=False)[:5]:
+        _print_line(console, f"placeholder {first.sha256 or '':.16}... of {urls:,} URLs, {first.bytes or 0:,} bytes")
 
 
 def _describe(leak: SplitLeak) -> str:
@@ -75,11 +76,6 @@ def _table(*titles: str) -> Table:
         is_text = number == 0 or title in {"", "for example"}
         table.add_column(title, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
     return table
-
-
-def _print(table: Table, console: Console) -> None:
-    console.print()
-    console.print(table)
 
 
 def _print_line(console: Console, line: str) -> None:

@@ -72,10 +72,7 @@ def lock_name(partition: Partition | None) -> str:
 
 
 def locks_conflict(name: str, holder: LockHolder, other: str, other_holder: LockHolder) -> bool:
-    """Checks whether two locks exclude each other.
-
-    All of DIR excludes every other lock, a partition itself and those of another count or plan.
-    """
+    """Checks whether two locks exclude each other: one of all of DIR, of one partition, or of another count or plan."""
     if name == other or WHOLE in {name, other}:
         return True
     return name.partition("-of-")[2] != other.partition("-of-")[2] or other_holder.plan not in {holder.plan, ""}
@@ -123,16 +120,10 @@ class Heartbeat:
 def find_renewed(
     records: Mapping[_Key, bytes], read: Callable[[_Key], bytes | None], interval: float, expiry: float
 ) -> tuple[_Key, LockHolder] | None:
-    """Watches locks, given with their records as last read, until one is renewed or all have expired.
+    """Watches locks until one is renewed, which shows that its holder is alive, or until all have expired.
 
-    Args:
-        records: the records.
-        read: reads a record; returns None where it is gone.
-        interval: seconds between two heartbeats of a holder.
-        expiry: seconds without a heartbeat after which a lock is free.
-
-    Returns:
-        The first lock that was renewed and its holder, which is alive; or None.
+    `records` has the locks' records as last read, and `read` reads one again; it returns None where the lock is gone.
+    A lock expires `expiry` seconds after its last heartbeat; holders send one every `interval` seconds.
     """
     watched, end = dict(records), time.monotonic() + expiry
     while watched and time.monotonic() < end:

@@ -47,20 +47,13 @@ class ObjectStore:
 
     def list(self) -> dict[str, int]:
         """Returns the size in bytes of every object, by its name under the URL; called first, never retried."""
-        found = self._call(lambda: self._fs.find(self._base, detail=True), is_retried=False)
+        found = self._call(lambda: self._fs.find(self._base, detail=True), is_retried=False) or {}
         sizes = {name[len(self._base) + 1 :]: int(info["size"]) for name, info in found.items()}
         return {name: size for name, size in sizes.items() if name and not name.endswith("/")}  # those mark folders
 
     def read(self, name: str, *, is_retried: bool = True) -> bytes | None:
         """Returns an object's bytes, or None if there is no such object."""
-
-        def read() -> bytes | None:
-            try:
-                return self._fs.cat_file(self._path(name))
-            except FileNotFoundError:
-                return None
-
-        return self._call(read, is_retried=is_retried)
+        return self._call(lambda: self._fs.cat_file(self._path(name)), is_retried=is_retried, missing_ok=True)
 
     def get(self, name: str, path: Path) -> None:
         """Downloads an object to a file."""
@@ -80,39 +73,34 @@ class ObjectStore:
 
     def remove(self, names: Iterable[str], *, is_retried: bool = True) -> None:
         """Removes objects one after another; ignores those that don't exist."""
-
-        def remove(name: str) -> None:
-            try:
-                self._fs.rm_file(self._path(name))
-            except FileNotFoundError:  # from stores other than S3
-                return
-
         for name in names:
-            self._call(lambda name=name: remove(name), is_retried=is_retried)
+            self._call(lambda name=name: self._fs.rm_file(self._path(name)), is_retried=is_retried, missing_ok=True)
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
 
-    def _call(self, call: Callable[[], _Result], *, is_retried: bool = True) -> _Result:
-        """Calls the store, and again after a delay if the error may be transient."""
+    def _call(
+        self, call: Callable[[], _Result], *, is_retried: bool = True, missing_ok: bool = False
+    ) -> _Result | None:
+        """Calls the store, and again after a delay if the error may be transient; None for what is missing."""
         for delay in (*(_RETRY_DELAYS if is_retried else ()), None):
             try:
                 return call()
             except Exception as error:  # the libraries' errors have no common base class
                 if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
                     raise  # this machine's disk is full
+                if missing_ok and isinstance(error, FileNotFoundError):
+                    return None
                 reason = " ".join(str(error).split())[:300]
                 if isinstance(error, FileNotFoundError):
-                    raise ShardsError(
-                        f"{self.url}: not found ({reason}); is the bucket's name right? It must be made before"
-                    ) from error
-                if isinstance(error, PermissionError):
-                    raise ShardsError(
-                        f"{self.url}: refused ({reason}); check the credentials, and what they may do there"
-                    ) from error
-                if delay is None:
+                    message = f"{self.url}: not found ({reason}); is the bucket's name right? It must be made before"
+                elif isinstance(error, PermissionError):
+                    message = f"{self.url}: refused ({reason}); check the credentials, and what they may do there"
+                elif delay is None:
                     reason = f"{type(error).__name__}: {reason}"[:300]
                     message = f"{self.url} fails ({reason}); what is there stays; run the same command to continue"
-                    raise ShardsError(message) from error
-                time.sleep(delay)
+                else:
+                    time.sleep(delay)
+                    continue
+                raise ShardsError(message) from error
         raise AssertionError

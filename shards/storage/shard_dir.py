@@ -126,11 +126,8 @@ class ShardDir:
     def blocks(self) -> list[Block]:
         """Returns every block, split by split, in row order."""
         size = self.recipe.rows_per_shard
-        return [
-            Block(split, number)
-            for split, positions in self._positions.items()
-            for number in range(-(-len(positions) // size))
-        ]
+        counts = {split: -(-len(positions) // size) for split, positions in self._positions.items()}
+        return [Block(split, number) for split, count in counts.items() for number in range(count)]
 
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
         """Returns the block's rows, each with the columns of `ROWS_SCHEMA`."""

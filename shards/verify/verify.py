@@ -117,14 +117,10 @@ def _expected_entries(
 ) -> list[dict[str, Any]]:
     """Returns the entries that the part of the index must have, with the columns that list and outcomes determine."""
     kept = {outcome["row"]: outcome for outcome in outcomes if outcome["status"] == Status.KEPT}
-    expected: list[dict[str, Any]] = []
-    for row in rows:
-        outcome = kept.get(row["row"])
-        if outcome:
-            entry = {name: row[name] for name in _LISTED} | {"shard": block.shard}
-            if recipe.encode_format == "original":
-                entry |= {"length": outcome["bytes"], "sha256": outcome["sha256"]}
-            expected.append(entry)
+    expected = [{name: row[name] for name in _LISTED} | {"shard": block.shard} for row in rows if row["row"] in kept]
+    for entry in expected if recipe.encode_format == "original" else ():
+        outcome = kept[entry["row"]]
+        entry |= {"length": outcome["bytes"], "sha256": outcome["sha256"]}
     return expected
 
 
@@ -159,9 +155,8 @@ def _check_outcomes(root: Path, parts: pa.Table, unread: set[int], differences: 
     rows = table.to_pylist()
     columns = [column for column in OUTCOMES_SCHEMA.names if column != "duplicate_of"]
     differences += _compare(name, parts.to_pylist(), [row for row in rows if row["row"] not in unread], columns)
-    by_row = operator.itemgetter("row")
-    kept = [row for row in sorted(rows, key=by_row, reverse=True) if row["status"] == Status.KEPT]
-    first = {row["sha256"]: row["row"] for row in kept}
+    last_first = sorted(rows, key=operator.itemgetter("row"), reverse=True)
+    first = {row["sha256"]: row["row"] for row in last_first if row["status"] == Status.KEPT}
     for row in rows:
         if row["status"] not in _STATUSES:
             differences.append(Difference(name, row["key"], "status", "one of the closed set", row["status"]))

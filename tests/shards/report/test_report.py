@@ -64,8 +64,10 @@ def test_equal_pictures_and_placeholders_are_found(server, draw_jpg, write_list,
     report = read_report(tmp_path / "out", near_duplicates=False)
     (splits,) = report.duplicates().shared.values()
     assert splits == {"test": 1, "train": 1}
-    assert [(picture.urls, picture.row) for picture in report.repeated_pictures(kept=True)] == [(2, 0), (2, 2)]
-    assert [(picture.urls, picture.status) for picture in report.repeated_pictures(kept=False)] == [(2, "placeholder")]
+    assert [(picture.urls, picture.first.row) for picture in report.repeated_pictures(kept=True)] == [(2, 0), (2, 2)]
+    assert [(picture.urls, picture.first.status) for picture in report.repeated_pictures(kept=False)] == [
+        (2, "placeholder")
+    ]
     assert report.owners(kept=True).shared == {"ann": {"test": 1, "train": 1}}
     assert report.first <= report.last
 
