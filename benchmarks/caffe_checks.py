@@ -1,4 +1,4 @@
-"""Compares the trainer with the original Caffe, a Row for each comparison: runs of the micro net, and pictures."""
+"""Compares runs of the micro net, and pictures, with the original Caffe; yields a Row for each comparison."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from stylefinetune.config.data import DataConfig, TestDataConfig
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.mean import load_mean
-from stylefinetune.data.sampler import BatchSlices
+from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.transforms import Transform
 from stylefinetune.models import build
 from stylefinetune.models.weights import load_weights
@@ -33,8 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 # At this iteration of scratch, two outputs of conv1 in one pooling window, both 81.2, differ by 4e-7, a twentieth of
-# what a float32 there can tell. Which of them wins, and gets the gradient, hangs on the order in which their terms are
-# summed: on the processor, the threads, the batch's slices. With exact sums from iteration 0 on, Caffe's wins.
+# the distance between neighbouring float32 numbers there. Which of them is the maximum, and gets the gradient, depends
+# on the order of sums: on the processor, the threads and the slices of the batch. With exact sums, it is the same as in
+# Caffe.
 TIE = 34
 
 
@@ -44,11 +45,10 @@ class Row:
 
     Attributes:
         what: what is compared.
-        ranks: on how many ranks it was computed.
-        difference: the largest.
-        tolerance: what it should be at most.
-        of_tie: a tie fell the other way than Caffe's; rows that follow hold the run against an exact one in which it
-            falls so, too.
+        ranks: number of ranks of the run.
+        difference: largest difference.
+        tolerance: largest allowed difference.
+        of_tie: the run decided the tie otherwise than Caffe; further rows compare it with an exact run that did so too.
     """
 
     what: str
@@ -59,14 +59,14 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Returns "holds", "tie" or, also for what is no number, "FAILS"."""
+        """Returns "holds", "tie" or "FAILS"; a difference that is NaN fails."""
         if self.difference <= self.tolerance:
             return "holds"
         return "tie" if self.of_tie else "FAILS"
 
     @property
     def holds(self) -> bool:
-        """Tells whether it may be as it is."""
+        """Whether the comparison does not fail."""
         return self.verdict != "FAILS"
 
     def __str__(self) -> str:
@@ -75,19 +75,19 @@ class Row:
 
 
 def run_solver(golden: Path, kind: str, ranks: int, run_dir: Path, *flags: str, precision: str = "float32") -> None:
-    """Runs one of Caffe's solvers as it is, in the folder of Caffe's files: here on 1 rank, or under torchrun.
+    """Runs one of Caffe's solver files in the folder of Caffe's files: in this process on 1 rank, else under torchrun.
 
     Args:
-        golden: the folder of Caffe's results.
-        kind: the solver: "scratch", "finetune" or "itersize2".
-        ranks: how many processes train together.
-        run_dir: the run's folder, absolute.
-        flags: win over the solver's values.
-        precision: "float32", as it ships, or "float64".
+        golden: folder of Caffe's results.
+        kind: solver: "scratch", "finetune" or "itersize2".
+        ranks: number of processes.
+        run_dir: run directory, absolute.
+        flags: further flags, which override the solver's values.
+        precision: "float32", the normal one, or "float64".
 
     Raises:
-        RuntimeError: it failed under torchrun; with the end of what it said.
-        UserError: it failed here.
+        RuntimeError: it failed under torchrun; the message has the end of its output.
+        UserError: it failed in this process.
     """
     resumed = any(flag.startswith("--resume=") for flag in flags)
     start = () if resumed else (f"--weights={WEIGHTS[kind]}",)
@@ -97,35 +97,41 @@ def run_solver(golden: Path, kind: str, ranks: int, run_dir: Path, *flags: str, 
         with contextlib.chdir(golden / "micro"), contextlib.redirect_stderr(io.StringIO()):
             train.main(arguments)
         return
-    launcher = ["torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     module = "stylefinetune.train" if precision == "float32" else "benchmarks.in_float64"
+    code, errors = run_on_ranks(ranks, module, arguments, golden / "micro")
+    if code:
+        raise RuntimeError(f"{kind} on {ranks} ranks in {precision} failed:\n{errors[-2000:]}")
+
+
+def run_on_ranks(ranks: int, module: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Runs a module in a folder under torchrun, and returns the exit code and what is on standard error."""
+    launcher = ["torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "--rdzv_endpoint=127.0.0.1:0", "-m", module, *arguments],
-        cwd=golden / "micro",
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise RuntimeError(f"{kind} on {ranks} ranks in {precision} failed:\n{done.stderr[-2000:]}")
+    return done.returncode, done.stderr
 
 
 def compare_run(
     run_dir: Path, truth: MicroResults, what: str, ranks: int, turned: MicroResults | None = None
 ) -> Iterator[Row]:
-    """Compares a run's losses and tests, and its checkpoints where Caffe's are known.
+    """Compares losses, tests and checkpoints of a run with Caffe's.
+
+    If Caffe has the weights of an iteration and the run does not, the difference is infinite.
 
     Args:
-        run_dir: of the run, which may have begun later than at 0 or ended earlier than at 60.
-        truth: what Caffe has.
-        what: opens each row.
-        ranks: of the run.
-        turned: what `run_turned` has, for a run that meets TIE: from there on it must be Caffe's or this one.
-
-    An iteration whose weights Caffe kept, and the run did not, makes a difference that is infinite.
+        run_dir: run directory; the run may begin after iteration 0 or end before 60.
+        truth: Caffe's results.
+        what: beginning of each row's name.
+        ranks: number of ranks of the run.
+        turned: result of `run_turned`, for a run that meets TIE: after it, the run must agree with Caffe or with this.
     """
-    # A loss is of before its iteration's update, a test and a checkpoint of after so many updates.
+    # The loss of iteration n is computed before its update; a test and a checkpoint of n, after n updates.
     if turned is None:
         yield from _compare_span(run_dir, truth, range(61), what, ranks)
         return
@@ -147,8 +153,8 @@ def _compare_span(run_dir: Path, truth: MicroResults, span: range, what: str, ra
     yield row("losses", list(losses), largest(list(losses.values()), truth.losses[list(losses)]))
     tests = {e["iteration"]: (e["accuracy"], e["loss"]) for e in metrics(run_dir, "test") if e["iteration"] in span}
     tests = {at: test for at, test in tests.items() if at in truth.tests}
-    for place, kind in enumerate(("test accuracies", "test losses")):
-        ours, theirs = ([told[at][place] for at in tests] for told in (tests, truth.tests))
+    for column, kind in enumerate(("test accuracies", "test losses")):
+        ours, theirs = ([results[at][column] for at in tests] for results in (tests, truth.tests))
         yield row(kind, list(tests), largest(ours, theirs))
     saved = {int(path.name.removeprefix("iter_")): path for path in (run_dir / "checkpoints").iterdir()}
     for kind, known, file, prefix in (
@@ -163,12 +169,12 @@ def _compare_span(run_dir: Path, truth: MicroResults, span: range, what: str, ra
 
 
 def run_turned(golden: Path, truth: MicroResults, run_dir: Path) -> MicroResults:
-    """Runs scratch with exact sums, but lets TIE fall the other way, and returns what it came to.
+    """Runs scratch with exact sums and the other decision at TIE, and returns its results.
 
     Args:
-        golden: the folder of Caffe's results.
-        truth: Caffe's of scratch: the result has what it has, of the same iterations.
-        run_dir: the run's folder, absolute.
+        golden: folder of Caffe's results.
+        truth: Caffe's results of scratch; those returned are of the same iterations.
+        run_dir: run directory, absolute.
     """
     run_solver(golden, "scratch", 1, run_dir, "--checkpoint.snapshot=1", f"--turn_tie={TIE}", precision="float64")
     saved = {at: run_dir / "checkpoints" / f"iter_{at}" for at in truth.weights}
@@ -176,7 +182,7 @@ def run_turned(golden: Path, truth: MicroResults, run_dir: Path) -> MicroResults
     return dataclasses.replace(
         truth,
         losses=np.array([entry["loss"] for entry in metrics(run_dir, "train")]),
-        tests={int(told["iteration"]): (told["accuracy"], told["loss"]) for told in metrics(run_dir, "test")},
+        tests={int(test["iteration"]): (test["accuracy"], test["loss"]) for test in metrics(run_dir, "test")},
         weights={at: load_file(folder / checkpoint.MODEL_FILE) for at, folder in saved.items()},
         momenta={
             at: {name.removeprefix(f"{MOMENTUM}/"): slot for name, slot in named.items()} for at, named in slots.items()
@@ -185,69 +191,69 @@ def run_turned(golden: Path, truth: MicroResults, run_dir: Path) -> MicroResults
 
 
 def metrics(run_dir: Path, phase: str) -> list[dict[str, float]]:
-    """Returns what a run told of one phase, "train" or "test"."""
+    """Returns the metrics of a run for one phase, "train" or "test"."""
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if entry["phase"] == phase]
 
 
 def largest(ours: object, theirs: object) -> float:
-    """Returns the largest absolute difference of two arrays; infinite where their shapes differ, or they are empty."""
+    """Returns the largest absolute difference of two arrays; infinite if their shapes differ or they are empty."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape and ours.size else float("inf")
 
 
 def relative(ours: object, theirs: object) -> float:
-    """Returns the largest difference over the largest value."""
+    """Returns the largest difference divided by the largest value."""
     return largest(ours, theirs) / float(np.abs(np.asarray(theirs)).max())
 
 
 def largest_of(ours: Mapping[str, Array], theirs: Mapping[str, Array], prefix: str = "") -> float:
-    """Returns the largest difference of all named arrays; infinite where the names, after ours' prefix, differ."""
+    """Returns the largest difference of all named arrays; infinite if the names, without our prefix, differ."""
     if {name.removeprefix(prefix) for name in ours} != set(theirs):
         return float("inf")
     return max(largest(ours[prefix + name], value) for name, value in theirs.items())
 
 
 def compare_small_batches(golden: Path, work: Path) -> Iterator[Row]:
-    """Compares batches of 2 on 3 ranks, of which one has nothing, with the same on 1 rank."""
-    told: list[list[float]] = []
+    """Compares batches of 2 on 3 ranks, one of which has an empty slice, with the same on 1 rank."""
+    logged: list[list[float]] = []
     for ranks in (1, 3):
         run_dir = work / f"small_{ranks}"
         run_solver(golden, "finetune", ranks, run_dir, "--data.batch_size=2")
-        told.append([entry["loss"] for phase in ("train", "test") for entry in metrics(run_dir, phase)])
+        logged.append([entry["loss"] for phase in ("train", "test") for entry in metrics(run_dir, phase)])
     weights = [
         load_file(work / f"small_{ranks}" / "checkpoints" / "iter_60" / checkpoint.MODEL_FILE) for ranks in (1, 3)
     ]
-    yield Row("finetune in batches of 2: losses, against 1 rank's", 3, largest(*told))
+    yield Row("finetune in batches of 2: losses, against 1 rank's", 3, largest(*logged))
     yield Row("finetune in batches of 2: weights at 60, against 1 rank's", 3, largest_of(*weights))
 
 
 def compare_resumed(golden: Path, truth: MicroResults, work: Path, turned: MicroResults) -> Iterator[Row]:
-    """Compares what follows Caffe's own solver state of iteration 20 with Caffe's straight run of scratch."""
+    """Compares a run that resumes from Caffe's solver state of iteration 20 with Caffe's own run of scratch."""
     run_dir = work / "resumed"
     run_solver(golden, "scratch", 1, run_dir, "--resume=scratch/micro_iter_20.solverstate")
     yield from compare_run(run_dir, truth, "scratch from the solverstate of 20", 1, turned)
 
 
 def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_dir: Path) -> Iterator[Row]:
-    """Compares what the micro net is given, its activations and its first update, relative to each blob's largest.
+    """Compares the micro net's input, activations and first update, relative to the largest value of each blob.
 
     Args:
-        golden: the folder.
+        golden: folder of Caffe's results.
         kind: "scratch" or "finetune".
-        truth: what Caffe has.
-        run_dir: of a run of that solver, which has a checkpoint of iteration 1.
+        truth: Caffe's results.
+        run_dir: directory of a run of that solver that has a checkpoint of iteration 1.
     """
     first = checkpoint.read_checkpoint(run_dir / "checkpoints" / "iter_1")
     data = first.config.data
     phase = data.phase(training=True)
     pictures = PictureDataset(open_split(open_index(data), phase.split), phase, first.progress.seed)
-    slices = BatchSlices(0, 60 * phase.batch_size, phase.batch_size, rank=0, world_size=1)
+    slices = RankBatchSampler(0, 60 * phase.batch_size, phase.batch_size, rank=0, world_size=1)
     batches = list(load_batches(pictures, slices, 0, CPU))
     transform = Transform(first.means[0], phase.scale, CPU)
     inputs = [transform(batch.pictures, batch.crops) for batch in batches]
     sums = [batch.numpy().astype(np.float64).sum() for batch in inputs]
-    yield Row(f"{kind}: sums of 60 batches as the net is given them", 1, largest(sums, truth.inputs), 0.0)
+    yield Row(f"{kind}: sums of the input of 60 batches", 1, largest(sums, truth.inputs), 0.0)
 
     net = build.build_model(first.config.model, len(first.progress.classes), [pictures.input_size], seed=0)
     load_weights(net, str(golden / "micro" / WEIGHTS[kind]), lambda _: None)
@@ -255,7 +261,7 @@ def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_di
     blobs["data"], last = inputs[0].numpy(), torch.from_numpy(blobs[first.config.model.last_layer])
     blobs["label"] = batches[0].labels.numpy()
     blobs["loss"] = functional.cross_entropy(last, batches[0].labels).numpy()
-    # What works in place, Caffe's ReLU does, leaves its result under the name of the blob that it is given.
+    # Caffe's ReLU works in place: its output has the name of its input blob.
     blobs |= {name.replace("relu", "conv" if name < "relu6" else "fc"): blobs[name] for name in blobs if "relu" in name}
     theirs = truth.activations
     worst = max(relative(blobs[name][: len(blob)] if blob.ndim else blobs[name], blob) for name, blob in theirs.items())
@@ -267,21 +273,21 @@ def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_di
 
 @torch.no_grad()
 def activations(net: nn.Module, blob: torch.Tensor) -> dict[str, Array]:
-    """Returns the output of each of the net's layers by its name."""
+    """Returns the output of each layer of the net by name."""
     found: dict[str, Array] = {}
     for name, layer in net.named_children():
         blob = layer(blob)
-        found[name] = blob.clone().numpy()  # the next layer may work in place
+        found[name] = blob.clone().numpy()  # copied, because the next layer may work in place
     return found
 
 
 def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
-    """Compares Caffe's pictures, packed as shards of a form and read as in testing, to the bit.
+    """Compares pictures that were packed into shards and read as for a test with Caffe's, bitwise.
 
     Args:
-        golden: the folder.
-        work: where the shards are made.
-        form: their encode_format: "original", resized when they are read, or "pixels", resized before.
+        golden: folder of Caffe's results.
+        work: folder for the shards.
+        form: encode_format of the shards: "original", resized when read, or "pixels", resized before.
     """
     shards = work / form
     size = ["--image_size=256"] if form == "pixels" else []
@@ -297,7 +303,7 @@ def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
     inputs = Transform(load_mean(config, phase, pictures.size), phase.scale, CPU)(batch.pictures, batch.crops)
     resized = batch.pictures.flip(-1).permute(0, 3, 1, 2)
     for what, ours, theirs in zip(
-        ("decoded and resized", "as the net's input"), (resized, inputs), read_pictures(golden), strict=True
+        ("decoded and resized", "as the input of the net"), (resized, inputs), read_pictures(golden), strict=True
     ):
         differing = sum(digest(array.numpy()) != caffes for array, caffes in zip(ours, theirs, strict=True))
         yield Row(f"{len(theirs)} pictures from shards of {form}, {what}: how many differ", 1, differing, 0.0)
@@ -305,4 +311,4 @@ def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
 
 def _read_all(pictures: PictureDataset) -> Batch:
     count = len(pictures.entries)
-    return next(load_batches(pictures, BatchSlices(0, count, count, rank=0, world_size=1), 0, CPU))
+    return next(load_batches(pictures, RankBatchSampler(0, count, count, rank=0, world_size=1), 0, CPU))
