@@ -61,7 +61,7 @@ class ReceivedRequest:
 class LoopbackServer:
     """A web server on a free port, within a `with`; paths that were not added are answered with 404.
 
-    A path that is a whole URL ("http://host/a.jpg") is requested by a client that uses this server as its proxy.
+    A path that is a complete URL ("http://host/a.jpg") is requested by a client that uses this server as its proxy.
 
     Attributes:
         requests: all requests so far, in order of arrival.

@@ -299,7 +299,7 @@ def test_a_killed_retry_requests_no_row_twice(server, draw_jpg, write_list, run_
     unblock_picture(server, draw_jpg)
     server.requests.clear()
     run_assemble(list=path, rows_per_shard=5, retry="failed")
-    assert {seen.path for seen in server.requests} == {f"/{row}.jpg" for row in set(range(20)) - done}
+    assert {request.path for request in server.requests} == {f"/{row}.jpg" for row in set(range(20)) - done}
     assert statuses(out) == {row: "kept" if row % 2 == 0 or row == 7 else "not_found" for row in range(20)}
     assert_tidy(out)
 

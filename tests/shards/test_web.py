@@ -27,8 +27,6 @@ from tests.assembly import outcomes_by_row
 from tests.loopback import Answer, LoopbackServer, redirect
 from tests.odd_pictures import encode, smooth
 
-pytestmark = pytest.mark.xdist_group("web")  # all cases share one assembly
-
 MAX_BYTES = 600_000
 HTML = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"/>'

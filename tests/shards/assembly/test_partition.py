@@ -49,7 +49,7 @@ def test_parallel_partitions_and_a_merge_equal_one_assembly(server, listed, run_
     out = tmp_path / "a DIR"
     outputs = run_tasks(listed, out, 3)
     assert f"Partition 2/3 is complete. When all 3 are, run: python -m shards merge '{out}'" in outputs[2]
-    assert len(server.requests) == len({seen.path for seen in server.requests}) == 60
+    assert len(server.requests) == len({request.path for request in server.requests}) == 60
     assert not (out / "index.parquet").exists()
     assert not (out / "outcomes.parquet").exists()
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_a_retry_by_partitions_requests_the_failed_rows_once(server, listed, dra
     server.requests.clear()
     for index in range(3):
         run_assemble(list=listed, rows_per_shard=5, retry="not_found", partition=f"{index}/3")
-    assert [seen.path for seen in server.requests] == ["/8.jpg"]
+    assert [request.path for request in server.requests] == ["/8.jpg"]
     partition.merge_partitions(tmp_path / "out")
     assert outcomes_by_row(tmp_path / "out")[8]["status"] == "kept"
     assert_tidy(tmp_path / "out")

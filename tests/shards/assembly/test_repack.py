@@ -25,8 +25,6 @@ from shards.verify.verify import verify
 from tests.assembly import stable_outcomes
 from tests.loopback import Answer, LoopbackServer
 
-pytestmark = pytest.mark.xdist_group("repack")  # all tests share the assembled shards
-
 ROOT = Path(__file__).parents[3]
 PICTURES = [0, 0, 2, *range(3, 20)]  # rows 0 and 1 have the same picture
 

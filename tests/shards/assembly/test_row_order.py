@@ -68,10 +68,10 @@ def test_an_unchanged_list_is_not_read_again(open_dir, monkeypatch):
 
 def test_more_images_extend_the_same_permutation(open_dir, tmp_path):
     source = listed(*numbered(20))
-    whole = open_dir(source, tmp_path / "whole")
+    complete = open_dir(source, tmp_path / "complete")
     for images in (5, 6, 13, -1):
         made = open_dir(source, tmp_path / "grown", images=images)
-        assert made.rows.equals(whole.rows.slice(0, images) if images > 0 else whole.rows)
+        assert made.rows.equals(complete.rows.slice(0, images) if images > 0 else complete.rows)
         assert load_shard_dir(tmp_path / "grown").recipe.images == images
 
 
@@ -90,10 +90,10 @@ def test_a_part_of_a_grown_list_has_the_order_of_the_complete_one(open_dir, tmp_
     for images in (4, 8):
         open_dir(listed(*numbered(10)), tmp_path / "part", images=images)
     part = open_dir(listed(*numbered(16)), tmp_path / "part", images=12)
-    open_dir(listed(*numbered(10)), tmp_path / "whole")
-    whole = open_dir(listed(*numbered(16)), tmp_path / "whole")
-    assert part.rows.equals(whole.rows.slice(0, 12))
-    assert open_dir(listed(*numbered(16)), tmp_path / "part").rows.equals(whole.rows)
+    open_dir(listed(*numbered(10)), tmp_path / "complete")
+    complete = open_dir(listed(*numbered(16)), tmp_path / "complete")
+    assert part.rows.equals(complete.rows.slice(0, 12))
+    assert open_dir(listed(*numbered(16)), tmp_path / "part").rows.equals(complete.rows)
 
 
 def test_stored_rows_keep_their_keys(open_dir):

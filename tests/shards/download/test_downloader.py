@@ -116,7 +116,7 @@ def test_another_attempt_requests_the_complete_body(server, download):
     assert one.outcome.status is Status.KEPT
     assert one.outcome.attempts == 3
     assert one.body.read_bytes() == BODY
-    assert not [seen for seen in server.requests if "Range" in seen.headers]
+    assert not [request for request in server.requests if "Range" in request.headers]
 
 
 def test_a_transient_failure_is_requested_as_often_as_configured(server, download):
@@ -222,7 +222,7 @@ def test_connections_to_a_host_are_limited(server, download):
 def test_requests_to_a_host_follow_its_rate_limit(server, download):
     urls = [server.add(f"/{i}.jpg", Answer(BODY)) for i in range(6)]
     download(*urls, per_host_rate=4.0)
-    times = sorted(seen.time for seen in server.requests)
+    times = sorted(request.time for request in server.requests)
     assert times[-1] - times[0] >= (5 / 4 - 0.3) / SPEED  # a lower bound on any machine
 
 
@@ -325,9 +325,9 @@ def test_after_several_unanswered_requests_a_host_is_not_requested_again(server,
     rules = (Rewrite(r"http://farm\d\.example\.com/", "http://live.example.com/"),)
     results = download(*urls, rewrite=rules, proxy=server.url, per_host=2, connections=64)
     assert {one.outcome.status for one in results} == {Status.KEPT}
-    asked = [seen.path for seen in server.requests if "farm" in seen.path]
-    assert 16 <= len(asked) <= 16 + 2 * 2
-    assert [one.outcome.attempts for one in results].count(1) == 60 - len(asked)
+    farm_requests = [request.path for request in server.requests if "farm" in request.path]
+    assert 16 <= len(farm_requests) <= 16 + 2 * 2
+    assert [one.outcome.attempts for one in results].count(1) == 60 - len(farm_requests)
 
 
 def test_without_requests_no_daemon_is_started(download):
