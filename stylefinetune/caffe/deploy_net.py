@@ -1,4 +1,4 @@
-"""Writes the deploy prototxt of a network for Caffe."""
+"""Describes a network as Caffe's deploy prototxt."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ INPUT, OUTPUT = "data", "prob"
 
 
 def deploy_net(net: nn.Module, name: str, input_size: tuple[int, int]) -> Any:  # noqa: ANN401 -- see message_class
-    """Returns a NetParameter that takes one picture to its classes' probabilities.
+    """Return a NetParameter that computes class probabilities from one picture.
 
     Args:
-        net: layers in a row, each applied to the last one's output.
-        name: the net's.
+        net: sequential network.
+        name: name of the net.
         input_size: (height, width) in pixels.
 
     Raises:
-        UserError: Caffe has no layer for one of the network's.
+        UserError: Caffe has no equivalent of a layer.
     """
     deploy = message_class("NetParameter")(name=name)
     data = deploy.layer.add(name=INPUT, type="Input", top=[INPUT])
@@ -27,7 +27,7 @@ def deploy_net(net: nn.Module, name: str, input_size: tuple[int, int]) -> Any:  
     blob = INPUT
     for layer_name, layer in net.named_children():
         if isinstance(layer, nn.Flatten) or (isinstance(layer, nn.Dropout) and layer.p == 0):
-            continue  # Caffe's InnerProduct flattens by itself, and its Dropout must drop something
+            continue  # Caffe's InnerProduct flattens, and its Dropout doesn't accept a ratio of 0
         in_place = isinstance(layer, (nn.ReLU, nn.Dropout))
         top = blob if in_place else layer_name
         _describe(layer, deploy.layer.add(name=layer_name, bottom=[blob], top=[top]))
@@ -37,7 +37,7 @@ def deploy_net(net: nn.Module, name: str, input_size: tuple[int, int]) -> Any:  
 
 
 def _describe(layer: nn.Module, message: Any) -> None:  # noqa: ANN401 -- see message_class
-    """Fills a LayerParameter's type and parameters."""
+    """Set the type and the parameters of a LayerParameter."""
     match layer:
         case nn.Conv2d(dilation=(1, 1), padding_mode="zeros"):
             message.type = "Convolution"
@@ -63,7 +63,7 @@ def _describe(layer: nn.Module, message: Any) -> None:  # noqa: ANN401 -- see me
             values = message.lrn_param
             values.local_size, values.alpha, values.beta, values.k = layer.size, layer.alpha, layer.beta, layer.k
         case _:
-            raise UserError(f"layer {message.name} ({layer}) can't be exported: Caffe has none like it")
+            raise UserError(f"layer {message.name} ({layer}) can't be exported: Caffe has no such layer")
 
 
 def _side(size: Any) -> int:  # noqa: ANN401 -- an int, or a tuple of them

@@ -1,4 +1,4 @@
-"""What Caffe's authors published: fetched once, checked, and from then on called by its name."""
+"""Downloads and checks the files that Caffe's authors published, and finds them by name afterwards."""
 
 import contextlib
 import dataclasses
@@ -17,26 +17,26 @@ import requests
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.errors import UserError
 
-# Where the files lie, tried in turn; a copy elsewhere is added here, or named with --mirror.
+# Tried in order; users can add others with --mirror.
 MIRRORS = ("http://dl.caffe.berkeleyvision.org",)
 
-_ATTEMPTS = 20  # times that a download which breaks off is taken up again, as long as it gets on
-_TIMEOUT = (15.0, 60.0)  # seconds for a connection, and without a byte
+_ATTEMPTS = 20  # requests per download, each of which continues where the previous one broke off
+_TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two reads
 _LARGEST_DOWNLOAD = 2**30
-_LARGEST_UNPACKED = 2**28  # bytes; caffe_ilsvrc12.tar.gz holds some 60 MB
+_LARGEST_UNPACKED = 2**28  # bytes; caffe_ilsvrc12.tar.gz has about 60 MB
 _LARGEST_MEMBER = 2**24
 _MAX_MEMBERS = 1000
-_CHUNK = 2**16  # bytes; a connection that breaks off loses those of the last one
+_CHUNK = 2**16  # bytes; a connection that breaks off loses at most the last chunk
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A file that is fetched.
+    """A published file.
 
     Attributes:
-        file: its name on the hosts.
-        sha1: its hash, hex; None where none was published.
-        member: the one file of an archive that is kept; None keeps the file itself.
+        file: name on the mirrors.
+        sha1: hash, hex; None if none was published.
+        member: file to extract from the archive; None if the file is not an archive.
     """
 
     file: str
@@ -44,8 +44,8 @@ class Published:
     member: str | None = None
 
     @property
-    def kept(self) -> str:
-        """Returns the name that it has in the cache."""
+    def cache_name(self) -> str:
+        """Name of the file in the cache."""
         return self.member or self.file
 
 
@@ -61,36 +61,36 @@ PUBLISHED = {
 
 
 class _MirrorError(Exception):
-    """A mirror that can't serve; the message says why in a few words."""
+    """Why a mirror can't be used, in a few words."""
 
 
 def locate_published(name: str) -> Path:
-    """Returns the path of the published file called `name`, or `name` itself as a path.
+    """Return the path of a published file, or of a local file: `name` itself.
 
     Raises:
-        UserError: it is published, but not fetched yet.
+        UserError: the published file has not been downloaded yet.
     """
     if name not in PUBLISHED:
         return Path(name)
-    path = _cache_folder() / PUBLISHED[name].kept
+    path = _cache_folder() / PUBLISHED[name].cache_name
     if not path.is_file():
         raise UserError(f"{name} isn't here yet; fetch it with: python -m stylefinetune.weights {name}")
     return path
 
 
 def fetch_published(name: str, mirrors: Sequence[str], show: Callable[[int, int], None]) -> Path:
-    """Fetches a published file into the cache, going on where an earlier attempt broke off.
+    """Download a published file into the cache, continuing an earlier attempt that broke off.
 
     Args:
         name: one of PUBLISHED.
-        mirrors: URLs of folders that hold it, tried in turn.
-        show: is told the bytes that are here and the bytes there are, 0 if unknown.
+        mirrors: URLs of folders with the file, tried in order.
+        show: called with the number of bytes received and in total, 0 if unknown.
 
     Raises:
-        UserError: no mirror serves it, or it isn't the file that was published.
+        UserError: no mirror has the published file.
     """
     wanted = PUBLISHED[name]
-    final = _cache_folder() / wanted.kept
+    final = _cache_folder() / wanted.cache_name
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(_MirrorError, OSError):
@@ -109,23 +109,23 @@ def fetch_published(name: str, mirrors: Sequence[str], show: Callable[[int, int]
         raise UserError(f"{error.filename or final}: {error.strerror}") from error
     use = "--data.mean_file FILE" if wanted.member else "--weights FILE"
     raise UserError(
-        f"{name} can't be fetched: {'; '.join(failures)}. Name another place with --mirror URL, "
-        f"or get {wanted.kept} by other means and pass its path: {use}"
+        f"{name} can't be fetched: {'; '.join(failures)}. Name another mirror with --mirror URL, "
+        f"or get {wanted.cache_name} elsewhere and pass its path: {use}"
     )
 
 
 def _fetch_from(url: str, part: BinaryIO, wanted: Published, final: Path, show: Callable[[int, int], None]) -> None:
-    """Completes `part` from `url`, checks it and puts it in its place."""
+    """Complete `part` from `url`, check it and move it to `final`."""
     while True:
-        begun = _size(part) > 0
+        continued = _size(part) > 0
         _download(url, part, show)
         try:
             _publish(part, wanted, final)
         except _MirrorError:
             part.truncate(0)
-            if not begun:
+            if not continued:
                 raise
-            # What an earlier attempt left may be at fault: once more from the first byte.
+            # The bytes of an earlier attempt may be damaged; download again from the first byte.
         else:
             return
 
@@ -148,7 +148,7 @@ def _publish(part: BinaryIO, wanted: Published, final: Path) -> None:
 
 
 def _check(path: Path, wanted: Published) -> None:
-    """Sees that a file is the one that was published: by its hash, or a mean picture by what it holds."""
+    """Check that a file is the published one: by its hash, or a mean picture by its content."""
     if wanted.sha1 is not None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha1").hexdigest()
@@ -160,7 +160,7 @@ def _check(path: Path, wanted: Published) -> None:
     except UserError as error:
         raise _MirrorError(f"has another file: {error}") from error
     if mean.shape != (3, 256, 256) or mean.min() < 0 or mean.max() > 255:
-        raise _MirrorError(f"has another file: {wanted.kept} in it is no mean of 256x256 pictures")
+        raise _MirrorError(f"has another file: {wanted.cache_name} in it is not a mean of 256x256 pictures")
 
 
 def _download(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> None:
@@ -176,13 +176,13 @@ def _download(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> Non
 
 
 def _download_rest(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> bool:
-    """Asks for what `part` lacks and writes what comes; False where it must be asked for anew, from the first byte."""
-    have = _size(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    """Download the missing bytes; return False if the download must restart from the first byte."""
+    size = _size(part)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         span = response.headers.get("Content-Range", "")
-        if have and response.status_code == requests.codes.requested_range_not_satisfiable:
-            if span == f"bytes */{have}":
+        if size and response.status_code == requests.codes.requested_range_not_satisfiable:
+            if span == f"bytes */{size}":
                 return True
             part.truncate(0)
             return False
@@ -190,33 +190,33 @@ def _download_rest(url: str, part: BinaryIO, show: Callable[[int, int], None]) -
             raise _MirrorError(f"answers {response.status_code}")
         if response.status_code != requests.codes.partial_content:
             part.truncate(0)
-            have = 0
-        elif not span.startswith(f"bytes {have}-"):
+            size = 0
+        elif not span.startswith(f"bytes {size}-"):
             part.truncate(0)
             return False
         length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdecimal() else 0
+        total = size + int(length) if length.isdecimal() else 0
         for chunk in response.iter_content(_CHUNK):
             part.write(chunk)
             part.flush()
-            have += len(chunk)
-            if have > _LARGEST_DOWNLOAD:
+            size += len(chunk)
+            if size > _LARGEST_DOWNLOAD:
                 raise _MirrorError("sends more than 1 GB")
-            show(have, total)
+            show(size, total)
     return True
 
 
 def _unpack(archive: Path, wanted: str) -> bytes:
-    """Reads one member of a .tar.gz by its name; nothing is written, and no other name or link is followed."""
+    """Read one member of a .tar.gz by name, without extracting others or following links."""
     try:
         with _BoundedGzip(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as members:
-            for place, member in enumerate(members):
-                if place >= _MAX_MEMBERS:
+            for count, member in enumerate(members):
+                if count >= _MAX_MEMBERS:
                     break
                 if member.name.removeprefix("./") != wanted:
                     continue
                 if not member.isreg() or member.size > _LARGEST_MEMBER:
-                    raise _MirrorError(f"has another archive: {wanted} in it is no file of a few hundred KB")
+                    raise _MirrorError(f"has another archive: {wanted} in it is not a file of a few hundred KB")
                 content = members.extractfile(member)
                 assert content is not None
                 return content.read()
@@ -226,23 +226,23 @@ def _unpack(archive: Path, wanted: str) -> bytes:
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """A .gz that ends in an error when it unpacks to more than _LARGEST_UNPACKED bytes."""
+    """A .gz file that raises an error above _LARGEST_UNPACKED bytes of unpacked content."""
 
-    _left = _LARGEST_UNPACKED
+    _remaining = _LARGEST_UNPACKED
 
     def read(self, size: int | None = -1) -> bytes:
-        """Reads as GzipFile does."""
-        wanted = self._left + 1
-        body = super().read(wanted if size is None or size < 0 else min(size, wanted))
-        self._left -= len(body)
-        if self._left < 0:
+        """See GzipFile."""
+        limit = self._remaining + 1
+        content = super().read(limit if size is None or size < 0 else min(size, limit))
+        self._remaining -= len(content)
+        if self._remaining < 0:
             raise tarfile.ReadError(f"more than {_LARGEST_UNPACKED // 2**20} MB")
-        return body
+        return content
 
 
 @contextlib.contextmanager
 def _open_part(path: Path) -> Generator[BinaryIO]:
-    """Opens what has been downloaded so far, for this process alone."""
+    """Open the partial download, for this process only."""
     with path.open("ab") as part:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,7 +263,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "doesn't answer"
     if isinstance(error, (requests.exceptions.MissingSchema, requests.exceptions.InvalidURL)):
-        return "is no URL"
+        return "is not a URL"
     if isinstance(error, requests.exceptions.InvalidSchema):
         return "is neither http nor https"
     return "can't be reached"

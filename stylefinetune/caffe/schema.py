@@ -1,8 +1,8 @@
-"""Caffe's protobuf messages, made at run time from a table, for its binary files and its prototxt texts alike.
+"""Caffe's protobuf messages, built at run time from a table, for binary and prototxt files.
 
-Names, field numbers, defaults and enum values are those of BVLC Caffe's caffe.proto. Every field of a solver and of a
-net's layers is here, also those of layers that this project has no use for: what isn't supported can then be refused by
-its name, where a text would else be called faulty. Only the V0 form of layers, older than 2014, is left out.
+Names, field numbers, defaults and enum values are those of BVLC Caffe's caffe.proto. The table has all fields of
+solvers and layers, also of unsupported layers, so that these can be reported by name instead of as syntax errors. Only
+the V0 format of layers, older than 2014, is missing.
 """
 
 import functools
@@ -58,7 +58,7 @@ _MESSAGES = {
         shape 7 BlobShape, data 5 packed float, diff 6 packed float, double_data 8 packed double,
         double_diff 9 packed double, num 1 int32=0, channels 2 int32=0, height 3 int32=0, width 4 int32=0
     """,
-    # Ours: a BlobProto's data as one string of bytes, which on disk is the same.
+    # Not in caffe.proto: a BlobProto's data as bytes; the encoding is the same.
     "PackedFloats": "data 5 bytes",
     "NetParameter": """
         name 1 string, layers 2 repeated V1LayerParameter, input 3 repeated string, input_dim 4 repeated int32,
@@ -225,12 +225,12 @@ _MESSAGES = {
 
 
 def message_class(name: str) -> Any:  # noqa: ANN401 -- the classes are made at run time
-    """Returns the class of the message called `name`, such as NetParameter; proto2, so HasField tells what was set."""
+    """Return the class of a message, for example NetParameter. It is proto2: HasField shows whether a field was set."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
 def enum_name(message: Message, field: str) -> str:
-    """Returns the name of an enum field's value, as a prototxt has it: "TEST" of a NetState's phase."""
+    """Return the name of an enum field's value, for example "TEST" for the phase of a NetState."""
     enum = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert enum is not None
     return enum.values_by_number[getattr(message, field)].name
@@ -240,7 +240,7 @@ def enum_name(message: Message, field: str) -> str:
 def _pool() -> descriptor_pool.DescriptorPool:
     file = descriptor_pb2.FileDescriptorProto(name="caffe_tables.proto", package=_PACKAGE, syntax="proto2")
     for name, values in _ENUMS.items():
-        # Each in a message of its own: the names of values must differ within a scope, and MAX is in two enums.
+        # Each enum is in a separate message: value names must be unique within a scope, and MAX is in two enums.
         enum = file.message_type.add(name=name).enum_type.add(name="Value")
         for value in values.split(","):
             value_name, number = value.split()

@@ -1,4 +1,4 @@
-"""A Caffe solver.prototxt and its net -> the keys of a Config; the pictures of their lists -> shards."""
+"""Converts a Caffe solver.prototxt and its net to a Config, and packs the pictures of their lists into shards."""
 
 import dataclasses
 import hashlib
@@ -13,11 +13,11 @@ from shards.assembly.assemble import assemble
 from shards.config.schema import AssembleConfig
 from shards.format import ShardsError
 from shards.format.index import INDEX_FILE
-from stylefinetune.caffe.prototxt import ImageList, NetText, as_written, parse_text, read_net, refuse_unless_default
+from stylefinetune.caffe.prototxt import ImageList, NetConfig, check_defaults, parse_text, read_net, round_float32
 from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 
-# Read below; or about the machine and the file formats, which are not Caffe's here.
+# Read below, or without effect here.
 _READ = {
     *("net", "test_iter", "test_interval", "test_initialization", "base_lr", "display", "average_loss", "max_iter"),
     *("iter_size", "lr_policy", "gamma", "power", "momentum", "weight_decay", "stepsize", "stepvalue"),
@@ -27,21 +27,21 @@ _WITHOUT_EFFECT = {"solver_mode", "device_id", "snapshot_format", "test_compute_
 
 
 def read_solver(path: Path) -> dict[str, Any]:
-    """Reads a solver.prototxt and the net that it names, whose paths are relative to the working directory.
+    """Read a solver.prototxt and its net; paths in them are relative to the working directory.
 
     Returns:
-        The keys of a Config that they set, nested. data.shards is empty: `with_shards` fills it.
+        The nested keys of a Config. data.shards is empty; `find_solver_lists` returns the folder.
 
     Raises:
-        UserError: one can't be read, or asks for what isn't supported; the message names it.
+        UserError: a file can't be read, or a setting is not supported; the message names it.
     """
     solver = parse_text(path, "SolverParameter")
-    refuse_unless_default(solver, str(path), free=_READ | _WITHOUT_EFFECT)
+    check_defaults(solver, str(path), free=_READ | _WITHOUT_EFFECT)
     for needed in ("net", "max_iter", "base_lr", "lr_policy"):
         if not solver.HasField(needed):
-            raise UserError(f"{path}: it sets no {needed}")
+            raise UserError(f"{path}: {needed} is missing")
     if len(solver.test_iter) > 1:
-        raise UserError(f"{path}: test_iter is given {len(solver.test_iter)} times; one test net is supported")
+        raise UserError(f"{path}: test_iter is set {len(solver.test_iter)} times; only one test net is supported")
     keys = _keys_of_net(read_net(Path(solver.net)), tests=bool(solver.test_interval and solver.test_iter))
     keys["optim"] |= _optim(solver)
     keys["train"] = {
@@ -63,7 +63,7 @@ def read_solver(path: Path) -> dict[str, Any]:
     return keys
 
 
-def _keys_of_net(net: NetText, *, tests: bool) -> dict[str, Any]:
+def _keys_of_net(net: NetConfig, *, tests: bool) -> dict[str, Any]:
     keys: dict[str, Any] = {section: dict(values) for section, values in net.keys.items()}
     keys["data"]["shards"] = ""
     if not tests:
@@ -73,7 +73,7 @@ def _keys_of_net(net: NetText, *, tests: bool) -> dict[str, Any]:
 
 def _optim(solver: Any) -> dict[str, Any]:  # noqa: ANN401 -- a message class made at run time
     optim: dict[str, Any] = {
-        name: as_written(getattr(solver, name))
+        name: round_float32(getattr(solver, name))
         for name in ("base_lr", "gamma", "power", "momentum", "weight_decay", "clip_gradients")
     }
     optim |= {"lr_policy": solver.lr_policy, "stepvalue": list(solver.stepvalue)}
@@ -84,11 +84,11 @@ def _optim(solver: Any) -> dict[str, Any]:  # noqa: ANN401 -- a message class ma
 
 @dataclasses.dataclass(frozen=True)
 class SolverLists:
-    """The pictures of a solver's net, and the shards that they become.
+    """The list files of a solver's net, and the folder of their shards.
 
     Attributes:
-        shards: the DIR, whose name follows from the lists' contents: a list that has changed is packed again.
-        texts: each split's list, its root_folder put before each path.
+        shards: folder of the shards. Its name is a hash of the lists, so a changed list is packed again.
+        texts: content of each split's list, with root_folder before each path.
         num_classes: outputs of the net's last layer.
     """
 
@@ -98,10 +98,10 @@ class SolverLists:
 
 
 def find_solver_lists(config: Config) -> SolverLists:
-    """Finds the lists of `config.solver`.
+    """Read the lists of `config.solver`.
 
     Raises:
-        UserError: one can't be read.
+        UserError: a file can't be read.
     """
     assert config.solver is not None
     net = read_net(Path(parse_text(Path(config.solver), "SolverParameter").net))
@@ -122,27 +122,27 @@ def _read_list(pictures: ImageList) -> str:
 
 
 def pack_solver_lists(lists: SolverLists) -> None:
-    """Packs the lists' pictures, as they are, into shards; at once where they are packed already.
+    """Pack the original pictures of the lists into shards, unless that is done already.
 
     Raises:
-        UserError: a picture is missing or can't be kept, or a label has no output.
+        UserError: a picture is missing or invalid, or a label is outside the classes.
     """
     if (lists.shards / INDEX_FILE).is_file():
         return
-    beside = lists.shards.with_name(f"{lists.shards.name}.lists")
-    beside.mkdir(parents=True, exist_ok=True)
-    (beside / "classes.txt").write_text("".join(f"{label}\n" for label in range(lists.num_classes)), encoding="utf-8")
+    folder = lists.shards.with_name(f"{lists.shards.name}.lists")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("".join(f"{label}\n" for label in range(lists.num_classes)), encoding="utf-8")
     for split, text in lists.texts.items():
-        (beside / f"{split}.txt").write_text(text, encoding="utf-8")
-    sources = [f"{split}={beside / split}.txt" for split in lists.texts]
-    settings = AssembleConfig(list=sources, out=lists.shards, classes=str(beside / "classes.txt"), workers=-1)
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    sources = [f"{split}={folder / split}.txt" for split in lists.texts]
+    settings = AssembleConfig(list=sources, out=lists.shards, classes=str(folder / "classes.txt"), workers=-1)
     try:
         assemble(settings, Console(stderr=True))
     except ShardsError as error:
         raise UserError(f"the net's pictures can't be packed: {error}") from error
     outcomes = pq.read_table(lists.shards / "outcomes.parquet", columns=["image_url", "status", "message"]).to_pylist()
-    lost = next((outcome for outcome in outcomes if outcome["status"] != "kept"), None)
-    if lost:
-        shutil.rmtree(lists.shards)  # so that the list is packed whole once it has been mended
-        reason = f"{lost['status']}: {lost['message']}"
-        raise UserError(f"{lost['image_url']}, of the net's list, can't be used ({reason}); mend it or its list")
+    failed = next((outcome for outcome in outcomes if outcome["status"] != "kept"), None)
+    if failed:
+        shutil.rmtree(lists.shards)  # the next start packs all pictures again
+        reason = f"{failed['status']}: {failed['message']}"
+        raise UserError(f"{failed['image_url']}, of the net's list, can't be used ({reason}); fix it or the list")

@@ -1,1 +1,1 @@
-"""Engines move the weights: one protocol, whatever trains underneath."""
+"""Engines train the network: one protocol, implemented with PyTorch and with DeepSpeed."""

@@ -1,4 +1,4 @@
-"""Makes the engine that the config asks for."""
+"""Builds the engine that the config selects."""
 
 import json
 import sys
@@ -9,17 +9,17 @@ from torch import nn
 from stylefinetune.config.schema import Config
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
-from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine, check_deepspeed, derive
+from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine, check_deepspeed, derive_config
 from stylefinetune.engines.engine import Engine
 from stylefinetune.engines.precision import check_precision
 from stylefinetune.engines.torch_engine import TorchEngine
 
 
 def check_engine(config: Config) -> None:
-    """Sees that the engine is there, and can do what the config asks for.
+    """Check that the engine is installed and supports the config.
 
     Raises:
-        UserError: it isn't, or can't.
+        UserError: it is not installed, or does not support a setting.
     """
     if config.engine == "deepspeed":
         check_deepspeed(config)
@@ -29,14 +29,14 @@ def check_engine(config: Config) -> None:
 def build_engine(
     config: Config, net: nn.Module, transforms: tuple[Transform, Transform], world: World, input_size: tuple[int, int]
 ) -> Engine:
-    """Returns the engine over `net`; collective.
+    """Return the engine that trains `net`; collective.
 
     Args:
-        config: the run's, whose folder is there.
-        net: on any device.
-        transforms: from a batch's pictures to the net's input, in training and in testing.
-        world: the ranks that train together.
-        input_size: (height, width) of the net's input in training.
+        config: config of the run; its run_dir exists.
+        net: the network, on any device.
+        transforms: from pictures to the network's input, for training and for testing.
+        world: the ranks.
+        input_size: (height, width) of the network's input in training.
     """
     if config.engine == "deepspeed":
         return DeepSpeedEngine(net, transforms, config, world)
@@ -44,11 +44,11 @@ def build_engine(
 
 
 def print_deepspeed_config(config: Config, world: World) -> None:
-    """Writes to stdout, once, what DeepSpeed would be told on these ranks.
+    """Print DeepSpeed's configuration for these ranks, once.
 
     Raises:
-        UserError: DeepSpeed isn't installed, or can't do what the config asks for.
+        UserError: DeepSpeed is not installed, or does not support a setting.
     """
     check_deepspeed(config)
     if world.is_main:
-        sys.stdout.write(json.dumps(derive(config, world.size), indent=2) + "\n")
+        sys.stdout.write(json.dumps(derive_config(config, world.size), indent=2) + "\n")

@@ -1,6 +1,6 @@
-"""Training with DeepSpeed: weights, gradients and momenta divided among the ranks, as its stage says (ZeRO).
+"""Trains with DeepSpeed, which partitions weights, gradients and momenta among the ranks (ZeRO).
 
-DeepSpeed is imported when an engine is made, and not before: that takes seconds, and the other engine does without it.
+DeepSpeed is imported only when an engine is built: the import takes seconds, and the other engine does not need it.
 """
 
 import contextlib
@@ -23,10 +23,16 @@ from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.engines.loss_scale import HostScaler, doubt, open_scaler, restore, scalars_of
-from stylefinetune.engines.precision import REDUCED, lay_out
-from stylefinetune.engines.torch_engine import dropout_seed, loss_share
-from stylefinetune.engines.zero_state import open_state
+from stylefinetune.engines.loss_scale import (
+    HostScaler,
+    build_scaler,
+    nan_below_min_scale,
+    restore_scaler,
+    scaler_scalars,
+)
+from stylefinetune.engines.precision import REDUCED, to_memory_format
+from stylefinetune.engines.torch_engine import dropout_seed, local_loss
+from stylefinetune.engines.zero_state import build_zero_state
 from stylefinetune.errors import UserError
 from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, param_groups
 
@@ -34,38 +40,38 @@ LOG = "deepspeed.log"
 
 
 def check_deepspeed(config: Config) -> None:
-    """Sees that a run can train with DeepSpeed.
+    """Check that a run can train with DeepSpeed.
 
     Raises:
-        UserError: it isn't installed, or can't do what the config asks for.
+        UserError: it is not installed, or does not support a setting.
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--engine deepspeed needs DeepSpeed: pip install 'deepspeed>=0.19.8', or use --engine torch")
     if config.optim.clip_gradients == 0:
         raise UserError(
-            "optim.clip_gradients is 0, which for DeepSpeed means not to clip; give -1, or use --engine torch"
+            "optim.clip_gradients is 0, which disables clipping in DeepSpeed; set -1, or use --engine torch"
         )
     stage = config.deepspeed.zero_stage
     if config.optim.lars_trust and stage > 0:
         raise UserError(
             f"optim.lars_trust is {config.optim.lars_trust:g}, but LARS needs the norms of whole tensors, which "
-            f"deepspeed.zero_stage {stage} cuts up; give deepspeed.zero_stage 0, or use --engine torch"
+            f"deepspeed.zero_stage {stage} partitions; set deepspeed.zero_stage to 0, or use --engine torch"
         )
     if config.train.compile:
-        raise UserError("train.compile is for --engine torch; leave it out, or leave out --engine deepspeed")
+        raise UserError("train.compile is for --engine torch; remove it, or remove --engine deepspeed")
 
 
-def derive(config: Config, world_size: int) -> dict[str, Any]:
-    """Returns what DeepSpeed is told: its JSON, as a dict."""
+def derive_config(config: Config, world_size: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration."""
     stage, clip = config.deepspeed.zero_stage, config.optim.clip_gradients
     zero: dict[str, Any] = {"stage": stage}
     if stage in (1, 2) and clip < 0:
-        zero["compute_grad_norm"] = False  # it would wait for the device, and leave a step out where it isn't finite
+        zero["compute_grad_norm"] = False  # it would wait for the device, and skip the step if it is not finite
     derived = {
-        # Slices differ in size, and the loss is weighed by us; DeepSpeed only wants to be told some number.
+        # Required by DeepSpeed, but without effect: slices differ in size, and this module weights the loss.
         "train_micro_batch_size_per_gpu": max(1, config.data.batch_size // world_size),
         "gradient_accumulation_steps": config.train.iter_size,
-        # Caffe clips the sum over the micro-batches, DeepSpeed their mean; not told, it would clip to 1.
+        # Caffe clips the sum over the micro-batches, DeepSpeed the mean. DeepSpeed's default is 1.
         "gradient_clipping": max(0.0, clip / config.train.iter_size),
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -86,30 +92,30 @@ def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """An Engine over `net`.
+    """An Engine.
 
     Args:
-        net: on any device; its parameters' requires_grad is set from optim.layers.
-        transforms: from a batch's pictures to the net's input, in training and in testing.
-        config: the run's.
-        world: the ranks that train together.
+        net: the network, on any device; requires_grad of its parameters is set from optim.layers.
+        transforms: from pictures to the network's input, for training and for testing.
+        config: config of the run.
+        world: the ranks.
 
     Raises:
-        UserError: DeepSpeed refuses what deepspeed.extra asks for.
+        UserError: DeepSpeed rejects deepspeed.extra.
     """
 
     def __init__(self, net: nn.Module, transforms: tuple[Transform, Transform], config: Config, world: World) -> None:
         self._config = config
         self._world = world
         self._train_transform, self._test_transform = transforms
-        net = net.to(world.device)  # DeepSpeed fails on weights in channels_last; the pictures' layout is enough
+        net = net.to(world.device)  # DeepSpeed fails on channels-last weights; channels-last pictures suffice
         parameters = dict(net.named_parameters())
         self._optimizer = CaffeSGD(param_groups(net, config.optim.layers), config.optim)
-        self._optimizer.state.clear()  # DeepSpeed puts other tensors in the parameters' place
-        with _quiet(Path(config.run_dir) / LOG):
+        self._optimizer.state.clear()  # DeepSpeed replaces the parameters by other tensors
+        with _redirect_output(Path(config.run_dir) / LOG):
             self._engine = _initialize(net, self._optimizer, config, world)
-        self._state = open_state(self._engine.optimizer, parameters, config.deepspeed.zero_stage)
-        self._scaler = _open_scaler(self._engine, world, enabled=config.train.precision == "fp16")
+        self._state = build_zero_state(self._engine.optimizer, parameters, config.deepspeed.zero_stage)
+        self._scaler = _build_scaler(self._engine, world, enabled=config.train.precision == "fp16")
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
@@ -119,34 +125,36 @@ class DeepSpeedEngine:
             group["lr"] = lr
         if isinstance(self._scaler, HostScaler):
             self._engine.optimizer.override_loss_scale(self._scaler.value)
-        shares: list[torch.Tensor] = []
+        losses: list[torch.Tensor] = []
         for batch in micro_batches:
             pictures = self._train_transform(batch.pictures, batch.crops)
-            logits = self._engine(lay_out(pictures, self._config.train))
-            share = loss_share(logits.float(), batch, len(micro_batches))
-            # DeepSpeed takes the mean over the ranks.
-            self._engine.backward(share * self._world.size, scale_wrt_gas=False)
+            logits = self._engine(to_memory_format(pictures, self._config.train))
+            loss = local_loss(logits.float(), batch, len(micro_batches))
+            # DeepSpeed averages over the ranks.
+            self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
             self._engine.step()
-            shares.append(share.detach())
-        overflow: bool = getattr(self._engine.optimizer, "overflow", False)  # a gradient isn't finite; nothing moved
+            losses.append(loss.detach())
+        overflow: bool = getattr(
+            self._engine.optimizer, "overflow", False
+        )  # a gradient is not finite; the update was skipped
         if isinstance(self._scaler, HostScaler):
             self._scaler.update(overflow=overflow)
         if self._scaler.is_enabled():
-            shares.append(doubt(self._scaler, shares[0]))
+            losses.append(nan_below_min_scale(self._scaler, losses[0]))
         elif overflow:
-            shares.append(torch.full_like(shares[0], math.nan))
-        return torch.stack(shares).sum()
+            losses.append(torch.full_like(losses[0], math.nan))
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         self._engine.eval()
         pictures = self._test_transform(batch.pictures, batch.crops)
-        return self._engine(lay_out(pictures, self._config.train)).float()
+        return self._engine(to_memory_format(pictures, self._config.train)).float()
 
     def scalars(self) -> dict[str, float]:
         """See Engine."""
-        return scalars_of(self._scaler)
+        return scaler_scalars(self._scaler)
 
     @torch.no_grad()
     def state(self) -> EngineState:
@@ -160,37 +168,37 @@ class DeepSpeedEngine:
         """See Engine."""
         for name, tensor in self._engine.module.named_buffers():
             tensor.copy_(state.buffers[name])
-        self._state.put(state.parameters, state.slots[MOMENTUM])
-        restore(self._scaler, state.scalars)
+        self._state.load(state.parameters, state.slots[MOMENTUM])
+        restore_scaler(self._scaler, state.scalars)
 
 
 def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
-    import deepspeed  # noqa: PLC0415 -- see the module's first lines
+    import deepspeed  # noqa: PLC0415 -- see the module's docstring
     import deepspeed.ops  # noqa: PLC0415
     from deepspeed.runtime.config import DeepSpeedConfigError  # noqa: PLC0415
 
-    # For inference only; where it counts as compatible, each start compiles it, for a minute and a half the first time.
+    # For inference only. If it counts as compatible, each start compiles it, which takes 90 s the first time.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not dist.is_initialized():  # a world of one; DeepSpeed would ask for mpi4py
+    if not dist.is_initialized():  # a world of one; DeepSpeed would require mpi4py
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # as World takes it
+    os.environ.setdefault("LOCAL_RANK", "0")  # the same default as in World
     try:
-        return deepspeed.initialize(model=net, optimizer=optimizer, config=derive(config, world.size))[0]
+        return deepspeed.initialize(model=net, optimizer=optimizer, config=derive_config(config, world.size))[0]
     except (ValueError, TypeError, AttributeError, AssertionError, ImportError, DeepSpeedConfigError) as error:
         if not config.deepspeed.extra:
             raise
-        said = " ".join(str(error).split())
-        raise UserError(f"DeepSpeed refuses what deepspeed.extra asks for: {said}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"DeepSpeed rejects deepspeed.extra: {reason}") from error
 
 
-def _open_scaler(engine: Any, world: World, *, enabled: bool) -> GradScaler | HostScaler:  # noqa: ANN401
-    """Returns what scales the loss, and has DeepSpeed use it instead of its own.
+def _build_scaler(engine: Any, world: World, *, enabled: bool) -> GradScaler | HostScaler:  # noqa: ANN401
+    """Return the loss scaler, and make DeepSpeed use it instead of its own.
 
-    Where gradients are divided, its own would see a rank's part of them alone, so that the other ranks knew nothing of
-    an infinite one; and clipping wouldn't know of its scale.
+    If gradients are partitioned, DeepSpeed's scaler would check only this rank's partition, so the other ranks would
+    miss an infinite gradient; and its clipping would ignore the scale.
     """
-    scaler = open_scaler(world.device, enabled=enabled)
+    scaler = build_scaler(world.device, enabled=enabled)
     if not enabled:
         return scaler
     if engine.torch_autocast_z0_gradscaler is not None:
@@ -202,11 +210,11 @@ def _open_scaler(engine: Any, world: World, *, enabled: bool) -> GradScaler | Ho
 
 
 @contextlib.contextmanager
-def _quiet(log: Path) -> Generator[None]:
-    """Sends what DeepSpeed says to a file: what it prints as long as the block lasts, what it logs for good."""
-    log.parent.mkdir(parents=True, exist_ok=True)  # the lead may be later than this rank
+def _redirect_output(log: Path) -> Generator[None]:
+    """Redirect DeepSpeed's output to a file: its prints within the context, its log messages for good."""
+    log.parent.mkdir(parents=True, exist_ok=True)  # rank 0 may not have created it yet
     file = log.open("a", buffering=1, encoding="utf-8")
-    # It calls what PyTorch has renamed since, and would be told so at every step.
+    # DeepSpeed calls deprecated functions of PyTorch at every step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    with contextlib.redirect_stdout(file):  # its logger keeps the stream that it finds when it is imported
+    with contextlib.redirect_stdout(file):  # its logger keeps the stdout of the time of the import
         yield

@@ -1,4 +1,4 @@
-"""The protocol that the loop knows an engine by."""
+"""The interface between the training loop and an engine."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from stylefinetune.data.dataset import Batch
 
 @dataclasses.dataclass(frozen=True)
 class EngineState:
-    """Everything that training changes, whichever engine holds it and on however many ranks.
+    """Everything that training changes; the same for every engine and number of ranks.
 
     Attributes:
-        parameters: fp32 masters by name.
-        buffers: the network's, by name.
-        slots: what the optimizer keeps for each parameter: slot -> parameter's name -> tensor of its shape.
-        scalars: numbers that training changes besides, by name, such as fp16's loss scale.
+        parameters: fp32 weights by name.
+        buffers: buffers of the network by name.
+        slots: state of the optimizer: slot -> parameter name -> tensor of the parameter's shape.
+        scalars: other numbers by name, for example the loss scale of fp16.
     """
 
     parameters: dict[str, torch.Tensor]
@@ -27,33 +27,33 @@ class EngineState:
 
 
 class Engine(Protocol):
-    """Trains one network on all ranks; every method is collective: all ranks call it, in the same order."""
+    """Trains a network on all ranks. Every method is collective: all ranks call the same ones in the same order."""
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
-        """Updates the weights once, from the micro-batches' mean gradient.
+        """Update the weights once, with the mean gradient of the micro-batches.
 
         Args:
-            iteration: seeds dropout.
-            micro_batches: this rank's slices.
-            lr: before the layers' multipliers.
+            iteration: seed of dropout.
+            micro_batches: this rank's slices of them.
+            lr: learning rate before the layers' multipliers.
 
         Returns:
-            This rank's share of the loss, a scalar on the device: the ranks' sum is the mean over all pictures.
+            This rank's part of the loss, a scalar on the device: the sum over the ranks is the mean over all pictures.
         """
         ...
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Returns the logits, float[b, classes], in testing mode and without gradients."""
+        """Return the logits, float[b, classes], in evaluation mode and without gradients."""
         ...
 
     def scalars(self) -> dict[str, float]:
-        """Returns the state's scalars alone, having waited for the device where there are any."""
+        """Return the scalars of the state; waits for the device if there are any."""
         ...
 
     def state(self) -> EngineState:
-        """Returns the state; its tensors may be the engine's own, so write them before the next step."""
+        """Return the state; the next step may overwrite its tensors."""
         ...
 
     def load(self, state: EngineState) -> None:
-        """Puts a state back."""
+        """Load a state."""
         ...

@@ -1,4 +1,4 @@
-"""Dynamic loss scaling, which keeps gradients within float16's range, by the rule of torch.amp.GradScaler."""
+"""Dynamic loss scaling for float16, by the rule of torch.amp.GradScaler."""
 
 import math
 from typing import Any, Protocol
@@ -6,43 +6,43 @@ from typing import Any, Protocol
 import torch
 from torch.amp import GradScaler
 
-LOSS_SCALE, GOOD_STEPS = "loss_scale", "good_steps"  # as a checkpoint calls them
-LEAST = 2.0**-16  # of a scale: where gradients aren't finite even so, a smaller one won't help
-# GradScaler begins with 2**16, for inputs near 1. Those here are pixel levels, with gradients as large: of the original
-# Caffe's micro run the first three updates would be left out.
-FIRST = 2.0**12
-_GROWTH, _BACKOFF, _INTERVAL = 2.0, 0.5, 2000  # GradScaler's own
+LOSS_SCALE, GOOD_STEPS = "loss_scale", "good_steps"  # names in a checkpoint
+MIN_SCALE = 2.0**-16  # below it, gradients that are not finite have another cause than the scale
+# GradScaler starts with 2**16, for inputs near 1. Pixel values are larger, and so are the gradients: with 2**16 the
+# first three updates of Caffe's micro run would be skipped.
+INITIAL_SCALE = 2.0**12
+_GROWTH, _BACKOFF, _INTERVAL = 2.0, 0.5, 2000  # GradScaler's defaults
 
 
 class Scaler(Protocol):
-    """What is used of torch.amp.GradScaler, which doesn't wait for the device, and of HostScaler, which is told."""
+    """The common methods of torch.amp.GradScaler and HostScaler."""
 
     def is_enabled(self) -> bool:
-        """Says whether it does anything."""
+        """Return whether the loss is scaled."""
         ...
 
     def scale(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Returns `outputs` times the scale."""
+        """Return `outputs` times the scale."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns its numbers; empty where it does nothing."""
+        """Return the state; empty if scaling is disabled."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Puts them back."""
+        """Load a state."""
         ...
 
 
 class HostScaler:
-    """The rule of torch.amp.GradScaler for whoever is told by others that a gradient wasn't finite.
+    """The rule of torch.amp.GradScaler for an engine that detects overflows itself.
 
     Attributes:
-        value: what the loss is multiplied by, and gradients are divided by.
+        value: factor of the loss; gradients are divided by it.
     """
 
     def __init__(self) -> None:
-        self.value = FIRST
+        self.value = INITIAL_SCALE
         self._good = 0
 
     def is_enabled(self) -> bool:
@@ -54,7 +54,7 @@ class HostScaler:
         return outputs * self.value
 
     def update(self, *, overflow: bool) -> None:
-        """Takes note of an iteration, and whether a gradient wasn't finite in it and the update was left out."""
+        """Adjust the scale after an iteration; `overflow`: a gradient was not finite and the update was skipped."""
         self._good = 0 if overflow else self._good + 1
         if overflow:
             self.value *= _BACKOFF
@@ -70,25 +70,25 @@ class HostScaler:
         self.value, self._good = state_dict["scale"], state_dict["_growth_tracker"]
 
 
-def open_scaler(device: torch.device, *, enabled: bool) -> GradScaler:
-    """Returns a scaler that begins with FIRST, or one that does nothing."""
-    return GradScaler(device.type, init_scale=FIRST, enabled=enabled)
+def build_scaler(device: torch.device, *, enabled: bool) -> GradScaler:
+    """Return a scaler that starts with INITIAL_SCALE, or a disabled one."""
+    return GradScaler(device.type, init_scale=INITIAL_SCALE, enabled=enabled)
 
 
-def scalars_of(scaler: Scaler) -> dict[str, float]:
-    """Returns what a checkpoint keeps of a scaler; empty where it does nothing."""
+def scaler_scalars(scaler: Scaler) -> dict[str, float]:
+    """Return the scalars of a checkpoint; empty if scaling is disabled."""
     state = scaler.state_dict()
     return {LOSS_SCALE: state["scale"], GOOD_STEPS: state["_growth_tracker"]} if state else {}
 
 
-def restore(scaler: Scaler, scalars: dict[str, float]) -> None:
-    """Puts back what `scalars_of` returned; where that is nothing, the scaler stays as it is."""
+def restore_scaler(scaler: Scaler, scalars: dict[str, float]) -> None:
+    """Load what `scaler_scalars` returned; if that is empty, the scaler does not change."""
     state = scaler.state_dict()
     if state and LOSS_SCALE in scalars:
-        mine = {"scale": scalars[LOSS_SCALE], "_growth_tracker": int(scalars[GOOD_STEPS])}
-        scaler.load_state_dict({**state, **mine})
+        loaded = {"scale": scalars[LOSS_SCALE], "_growth_tracker": int(scalars[GOOD_STEPS])}
+        scaler.load_state_dict({**state, **loaded})
 
 
-def doubt(scaler: Scaler, loss: torch.Tensor) -> torch.Tensor:
-    """Returns NaN where the scale has fallen below LEAST, else 0: a scalar as `loss` is, which isn't waited for."""
-    return torch.where(scaler.scale(torch.ones_like(loss)) < LEAST, math.nan, 0.0)
+def nan_below_min_scale(scaler: Scaler, loss: torch.Tensor) -> torch.Tensor:
+    """Return NaN if the scale is below MIN_SCALE, else 0: a scalar on the device of `loss`; does not wait for it."""
+    return torch.where(scaler.scale(torch.ones_like(loss)) < MIN_SCALE, math.nan, 0.0)

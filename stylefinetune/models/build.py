@@ -1,27 +1,27 @@
-"""From a config to a network with freshly filled layers."""
+"""Builds the network of a config, with initial weights."""
 
 import torch
 from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
-from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, is_free_name, pooled_size
+from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, is_valid_last_layer, pooled_size
 
 
 def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> nn.Module:
-    """Builds the network that `model` describes; equal seeds give equal weights on every rank.
+    """Build the network that `model` describes; equal seeds give equal weights on every rank.
 
     Args:
-        model: its widths, fillers and names.
+        model: widths, fillers and names.
         num_classes: outputs of the last layer.
-        input_sizes: (height, width) in pixels of every input that it is to take, in training and in testing.
-        seed: of the fillers.
+        input_sizes: (height, width) in pixels of the inputs in training and in testing.
+        seed: seed of the initial weights.
 
     Raises:
-        UserError: an input is too small for it, they don't fit one network, or the last layer's name is taken.
+        UserError: an input is too small, the inputs need different layers, or the last layer's name is in use.
     """
-    if not is_free_name(model.last_layer):
-        raise UserError(f"model.last_layer is {model.last_layer!r}, which the network has already; choose another name")
+    if not is_valid_last_layer(model.last_layer):
+        raise UserError(f"model.last_layer is {model.last_layer!r}, a name that is already in use; choose another name")
     for size in input_sizes:
         if min(size) < SMALLEST_INPUT:
             raise UserError(
@@ -31,7 +31,7 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
     if len({tuple(map(pooled_size, size)) for size in input_sizes}) > 1:
         raise UserError(
             f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
-            "layers of different sizes; bring data.crop_size and data.test.crop_size closer"
+            "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
         )
     net = CaffeNet(
         CaffeNetShape(

@@ -1,4 +1,4 @@
-"""CaffeNet as Caffe has it: AlexNet with pooling before normalization, at any width, input size and class count."""
+"""Caffe's CaffeNet: AlexNet with pooling before normalization; any widths, input size and number of classes."""
 
 import dataclasses
 import math
@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-SMALLEST_INPUT = 39  # pixels a side that leave one pixel after pool5
+SMALLEST_INPUT = 39  # pixels per side; pool5 then has an output of one pixel
 
 
 @dataclasses.dataclass(frozen=True)
 class CaffeNetShape:
-    """What sets the sizes of a CaffeNet's layers.
+    """The sizes of a CaffeNet's layers.
 
     Attributes:
         widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
         num_classes: outputs of the last layer.
-        last_layer: its name.
+        last_layer: name of the last layer.
         input_size: (height, width) of the input in pixels, 227x227 for the published weights.
-        dropout: share of fc6's and fc7's outputs dropped in training.
+        dropout: fraction of fc6's and fc7's outputs that is dropped in training.
     """
 
     widths: tuple[int, int, int, int, int, int, int]
@@ -32,10 +32,10 @@ class CaffeNetShape:
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
-    """In fp32 at least, whatever the layers around it compute in.
+    """Local response normalization in fp32 or higher precision, also under autocast.
 
-    It squares what it is given. conv1 makes hundreds of pixel levels, whose squares float16 can't hold: they would turn
-    infinite, and the outputs 0.
+    It squares its input. The outputs of conv1 are in the hundreds, so their squares exceed the range of float16: they
+    would become infinite, and the outputs 0.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- as the class above calls it
@@ -44,9 +44,9 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 
 class CaffeNet(nn.Sequential):
-    """[B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
+    """Network from [B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
-    Layers carry Caffe's names, so that a .caffemodel is copied by name.
+    Layers have Caffe's names, so that a .caffemodel can be copied by name.
     """
 
     def __init__(self, shape: CaffeNetShape) -> None:
@@ -89,7 +89,7 @@ class CaffeNet(nn.Sequential):
         )
 
     def fill(self, stds: Sequence[float], biases: Sequence[float], generator: torch.Generator) -> None:
-        """Fills conv1 to fc7 and the last layer with Caffe's gaussian (weights) and constant (biases) fillers."""
+        """Initialize conv1 to fc7 and the last layer with Caffe's gaussian (weights) and constant (biases) fillers."""
         layers = [layer for layer in self.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
         for layer, std, bias in zip(layers, stds, biases, strict=True):
             nn.init.normal_(layer.weight, std=std, generator=generator)
@@ -97,14 +97,14 @@ class CaffeNet(nn.Sequential):
             nn.init.constant_(layer.bias, bias)
 
 
-def is_free_name(name: str) -> bool:
-    """Tells whether the last layer may be called `name`: no other layer is, nor anything else that the network has."""
+def is_valid_last_layer(name: str) -> bool:
+    """Return whether the last layer can be called `name`: no other layer and no attribute of the network is."""
     trunk = re.fullmatch(r"(conv|relu|pool|norm|fc|drop)[1-7]|flatten", name)
     return trunk is None and not hasattr(CaffeNet, name) and not hasattr(nn.Module(), name)
 
 
 def pooled_size(input_size: int) -> int:
-    """Returns the side of pool5's output for a side of the input; Caffe's pooling rounds up."""
+    """Return the side of pool5's output for a side of the input; Caffe's pooling rounds up."""
     size = (input_size - 11) // 4 + 1
     for _ in ("pool1", "pool2", "pool5"):
         size = math.ceil((size - 3) / 2) + 1

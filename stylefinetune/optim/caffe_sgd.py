@@ -1,4 +1,4 @@
-"""Caffe's SGD with a learning rate and a decay per layer."""
+"""Caffe's SGD, with learning rate and weight decay multipliers per layer."""
 
 import fnmatch
 from collections.abc import Callable
@@ -16,26 +16,26 @@ MOMENTUM = "momentum_buffer"
 class CaffeSGD(torch.optim.Optimizer):
     """V = momentum * V + lr * lr_mult * (gradient + weight_decay * decay_mult * W); W = W - V.
 
-    torch.optim.SGD keeps the learning rate outside V, so that a drop of the rate acts on past gradients too; in
-    Caffe each gradient keeps the rate that it came with.
+    In torch.optim.SGD the learning rate is outside V, so a drop of the rate also affects past gradients. In Caffe each
+    gradient is added to V with the rate of its own iteration.
 
-    With optim.lars_trust, LARS (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017): what is
-    added to each tensor's V is multiplied by its local rate
+    optim.lars_trust enables LARS (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017): the
+    term added to a tensor's V is multiplied by the tensor's local rate
 
         trust * |W| / (|gradient| + weight_decay * decay_mult * |W|)
 
-    in L2 norms of the whole tensor. As in its authors' own code, of NVIDIA's Caffe, biases have one too, and it is 1
-    where a norm is 0; unlike there, lr_mult holds beside it.
+    in L2 norms of the whole tensor. As in the authors' code, NVIDIA's Caffe, biases have a local rate too, and it is 1
+    if a norm is 0. Unlike there, lr_mult applies as well.
 
-    torch.amp.GradScaler doesn't wait to learn whether all gradients are finite: it sets `found_inf`, a scalar on the
-    device, and where that isn't 0 nothing is changed.
+    torch.amp.GradScaler does not wait until it knows whether all gradients are finite. It sets `found_inf`, a scalar on
+    the device; if that is not 0, a step changes nothing.
 
     Args:
         groups: parameter groups with `lr_mult` and `decay_mult`.
-        optim: momentum, weight decay and LARS; the rate is written to each group's `lr` before a step.
+        optim: momentum, weight decay and LARS; the caller sets each group's `lr` before a step.
     """
 
-    _step_supports_amp_scaling = True  # what GradScaler goes by
+    _step_supports_amp_scaling = True  # read by GradScaler
 
     def __init__(self, groups: list[dict[str, Any]], optim: OptimConfig) -> None:
         super().__init__(groups, {"lr": optim.base_lr, "momentum": optim.momentum, "weight_decay": optim.weight_decay})
@@ -51,7 +51,7 @@ class CaffeSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Updates every parameter from its gradient."""
+        """Update every parameter from its gradient."""
         assert closure is None
         found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
@@ -66,13 +66,13 @@ class CaffeSGD(torch.optim.Optimizer):
                     velocity.mul_(group["momentum"]).add_(update, alpha=rate)
                     parameter.sub_(velocity)
                 else:
-                    moved, skip = velocity.mul(group["momentum"]).add_(update, alpha=rate), found_inf > 0
-                    parameter.copy_(torch.where(skip, parameter, parameter - moved))
-                    velocity.copy_(torch.where(skip, velocity, moved))
+                    new_velocity, skip = velocity.mul(group["momentum"]).add_(update, alpha=rate), found_inf > 0
+                    parameter.copy_(torch.where(skip, parameter, parameter - new_velocity))
+                    velocity.copy_(torch.where(skip, velocity, new_velocity))
 
 
 def _local_rate(parameter: torch.Tensor, decay: float, trust: float) -> torch.Tensor:
-    """Returns LARS's local rate, a scalar on the device, which isn't waited for."""
+    """Return the local rate of LARS, a scalar on the device; does not wait for the device."""
     assert parameter.grad is not None
     weight, gradient = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(parameter.grad)
     rate = trust * weight / (gradient + decay * weight)
@@ -80,7 +80,7 @@ def _local_rate(parameter: torch.Tensor, decay: float, trust: float) -> torch.Te
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:
-    """Scales all gradients together so that their L2 norm is at most `limit`, without waiting for the device."""
+    """Scale all gradients so that their total L2 norm is at most `limit`; does not wait for the device."""
     gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
     factor = (limit / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
     for gradient in gradients:
@@ -88,10 +88,9 @@ def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:
 
 
 def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str, Any]]:
-    """Groups the net's trained parameters by (lr_mult, decay_mult) and freezes the others.
+    """Group the trained parameters by (lr_mult, decay_mult) and freeze those with lr_mult 0.
 
-    A parameter whose lr_mult is 0 stops asking for a gradient, so none is computed for what lies below the lowest
-    trained layer.
+    Frozen parameters require no gradient, so the backward pass ends at the lowest trained layer.
 
     Raises:
         UserError: a rule matches no layer, or every layer is frozen.
@@ -109,17 +108,17 @@ def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str,
             group = groups.setdefault(key, {"params": [], "lr_mult": lr_mult, "decay_mult": decay_mult})
             group["params"].append(parameter)
     if not groups:
-        raise UserError("optim.layers freezes every layer; give at least one an lr_mult above 0")
+        raise UserError("optim.layers freezes every layer; set lr_mult above 0 for at least one")
     return list(groups.values())
 
 
 def lr_mults(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[float]:
-    """Returns the distinct lr_mult of the net's trained parameters, ascending."""
+    """Return the distinct lr_mult of the trained parameters, ascending."""
     return sorted({multipliers(name, rules)[0] for name, _ in net.named_parameters()} - {0.0})
 
 
 def multipliers(name: str, rules: tuple[LayerRule, ...]) -> tuple[float, float]:
-    """Returns (lr_mult, decay_mult) of the parameter called `name`, such as fc8_flickr.bias."""
+    """Return (lr_mult, decay_mult) of a parameter, for example fc8_flickr.bias."""
     layer, _, blob = name.rpartition(".")
     rule = next((rule for rule in rules if fnmatch.fnmatchcase(layer, rule.match)), LayerRule(match=layer))
     if blob != "bias":

@@ -1,4 +1,4 @@
-"""The learning rate of an iteration, by Caffe's policies."""
+"""Learning rate schedules: Caffe's policies and a linear warm-up."""
 
 import bisect
 import math
@@ -7,16 +7,16 @@ from stylefinetune.config.schema import OptimConfig
 
 
 def learning_rate(optim: OptimConfig, iteration: int, max_iter: int) -> float:
-    """Returns the rate that iteration `iteration` (from 0, counted before its update) trains with.
+    """Return the learning rate of an iteration, counted from 0.
 
-    Policies, as Caffe's SGDSolver::GetLearningRate names them: fixed; step: base_lr * gamma ^ floor(iteration /
-    stepsize); multistep: gamma ^ (how many of stepvalue are reached); exp: gamma ^ iteration; inv:
+    Policies of Caffe's SGDSolver::GetLearningRate: fixed; step: base_lr * gamma ^ floor(iteration /
+    stepsize); multistep: gamma ^ (number of stepvalues <= iteration); exp: gamma ^ iteration; inv:
     (1 + gamma * iteration) ^ -power; poly: (1 - iteration / max_iter) ^ power; sigmoid:
     1 / (1 + exp(-gamma * (iteration - stepsize))).
 
-    With warmup_iter, the first so many iterations have (iteration + 1) / warmup_iter of that, as in Goyal et al.,
-    "Accurate, Large Minibatch SGD" (2017), but from 0 instead of the small batch's rate. The policy counts from
-    iteration 0 all the same, so that its drops stay where they are.
+    In the first warmup_iter iterations the rate is multiplied by (iteration + 1) / warmup_iter, as in Goyal et al.,
+    "Accurate, Large Minibatch SGD" (2017), but starting from 0 instead of the small batch's rate. The policy still
+    counts from iteration 0, so the warm-up does not delay its drops.
     """
     match optim.lr_policy:
         case "fixed":

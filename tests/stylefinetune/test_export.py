@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
-from torch import nn
 
 from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import read_caffemodel, read_mean
@@ -155,20 +153,6 @@ def test_a_mean_value_becomes_a_mean_picture_and_the_scale_is_noted(trained, tmp
     assert read_mean(mean)[:, 0, 0].tolist() == [104, 117, 123]
     assert read_mean(mean).shape == (3, 48, 48)
     assert "times 0.017" in text.read_text()
-
-
-def test_a_dropout_of_0_is_skipped():
-    net = nn.Sequential(OrderedDict(fc1=nn.Linear(3, 4), drop1=nn.Dropout(0), drop2=nn.Dropout(0.25)))
-    layers = deploy_net(net, "Small", (1, 1)).layer
-    assert [layer.name for layer in layers] == ["data", "fc1", "drop2", "prob"]
-    assert layers[2].dropout_param.dropout_ratio == 0.25
-    assert (list(layers[2].bottom), list(layers[2].top), list(layers[3].bottom)) == (["fc1"], ["fc1"], ["fc1"])
-
-
-@pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 3, dilation=2)])
-def test_a_layer_that_caffe_does_not_have_is_named(layer):
-    with pytest.raises(UserError, match=r"layer odd \(.*\) can't be exported"):
-        deploy_net(nn.Sequential(OrderedDict(odd=layer)), "Odd", (9, 9))
 
 
 def test_the_command_prints_its_files_and_a_mistake_is_one_line(trained, tmp_path):

@@ -41,7 +41,7 @@ def test_a_net_becomes_the_keys_of_a_config(text, read):
     assert (data["test"]["crop_size"], data["test"]["split"]) == (75, "test")
 
 
-def test_what_each_phase_asks_of_its_pictures_is_honoured(text, read):
+def test_the_data_settings_of_each_phase_are_read(text, read):
     train = "mirror: true crop_size: 60 mean_value: 104 mean_value: 117 mean_value: 123 scale: 0.017"
     images = 'source: "a b.txt" batch_size: 7 shuffle: true new_height: 64 new_width: 72 root_folder: "pictures/"'
     changed = text.replace('mirror: false mean_file: "mean.binaryproto" }', train + " }", 1)
@@ -59,14 +59,14 @@ def test_without_a_mean_nothing_is_subtracted(text, read):
     assert read(text.replace('mean_file: "mean.binaryproto"', "", 1)).keys["data"]["mean_value"] == [0.0]
 
 
-def test_dropout_of_one_ratio_is_read(text, read):
-    for place in (6, 7):
-        relu = f'layer {{ name: "relu{place}"'
-        drop = f'layer {{ name: "drop{place}" type: "Dropout" bottom: "fc{place}" top: "fc{place}" '
+def test_equal_dropout_ratios_are_read(text, read):
+    for number in (6, 7):
+        relu = f'layer {{ name: "relu{number}"'
+        drop = f'layer {{ name: "drop{number}" type: "Dropout" bottom: "fc{number}" top: "fc{number}" '
         end = text.index("}", text.index(relu)) + 1
         text = text[:end] + "\n" + drop + "dropout_param { dropout_ratio: 0.4 } }" + text[end:]
     assert read(text).keys["model"]["dropout"] == 0.4
-    with pytest.raises(UserError, match="layers drop6, drop7: dropout of one ratio"):
+    with pytest.raises(UserError, match="layers drop6, drop7: only equal dropout"):
         read(text.replace("dropout_ratio: 0.4", "dropout_ratio: 0.3", 1))
 
 
@@ -95,9 +95,13 @@ def test_a_net_without_a_test_phase_is_only_trained(text, read):
         (
             'name: "relu1" type: "ReLU"',
             'name: "relu1" type: "PReLU"',
-            r"ReLU next after conv1, and here it is layer relu1",
+            r"expected ReLU after conv1 as in CaffeNet, found layer relu1",
         ),
-        ('name: "conv3"', 'name: "conv3_new"', r"Convolution conv3 after norm2, and here it is layer conv3_new"),
+        (
+            'name: "conv3"',
+            'name: "conv3_new"',
+            r"expected Convolution conv3 after norm2 as in CaffeNet, found layer conv3_new",
+        ),
         ('bottom: "pool1" top: "norm1"', 'bottom: "conv1" top: "norm1"', "layer norm1: its bottom is conv1"),
         ('type: "gaussian" std: 0.01', 'type: "xavier"', "layer conv1: a weight_filler other than gaussian"),
         ('type: "constant" value: 0', 'type: "gaussian" std: 1', "layer conv1: a bias_filler other than constant"),
@@ -110,32 +114,34 @@ def test_a_net_without_a_test_phase_is_only_trained(text, read):
             r"layer data \(TRAIN\): image_data_param: rand_skip 5",
         ),
         ('source: "train.txt"', 'source: "train.txt" is_color: false', "is_color False"),
-        ('source: "train.txt"', 'source: "train.txt" new_height: 5', "new_height and new_width go together"),
+        ('source: "train.txt"', 'source: "train.txt" new_height: 5', "set both new_height and new_width, or neither"),
         ('source: "train.txt" ', "", "image_data_param has no source"),
         ("mirror: false", "mirror: false force_gray: true", "transform_param: force_gray True"),
-        ('type: "ImageData"', 'type: "Data"', r"TRAIN wants one ImageData layer.*data \(Data\)"),
+        ('type: "ImageData"', 'type: "Data"', r"phase TRAIN needs one ImageData layer.*data \(Data\)"),
         ('type: "SoftmaxWithLoss"', 'type: "HingeLoss"', "layer loss: a layer of type HingeLoss isn't supported"),
         ('name: "MicroFlickrStyle"', 'name: "x" layers { name: "old" type: CONVOLUTION }', "layers name:"),
         ("num_output: 8 ", "num_outputs: 8 ", r"net.prototxt:\d+:\d+.*num_outputs"),
         ("layer {", "layer ", r"net.prototxt:\d+"),
     ],
 )
-def test_what_is_not_caffenets_is_refused_by_its_layer(text, read, old, new, line):
+def test_a_difference_from_caffenet_is_an_error_that_names_the_layer(text, read, old, new, line):
     assert old in text
     with pytest.raises(UserError, match=line) as error:
         read(text.replace(old, new, 1))
     assert "\n" not in str(error.value)
 
 
-def test_a_layer_that_is_too_much_or_missing_is_named(text, read):
-    extra = 'layer { name: "again" type: "ReLU" bottom: "fc8_flickr" top: "fc8_flickr" }'
-    with pytest.raises(UserError, match="layer again: a layer of type ReLU isn't supported here"):
+def test_an_additional_or_missing_layer_is_an_error(text, read):
+    extra = 'layer { name: "extra" type: "ReLU" bottom: "fc8_flickr" top: "fc8_flickr" }'
+    with pytest.raises(UserError, match="layer extra: a layer of type ReLU isn't supported here"):
         read(text + extra)
-    with pytest.raises(UserError, match="CaffeNet has Convolution conv1 after data, and here the net ends"):
+    with pytest.raises(
+        UserError, match="expected Convolution conv1 after data as in CaffeNet, found the end of the net"
+    ):
         read(text[: text.index('layer {\n  name: "conv1"')])
 
 
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+def test_an_unreadable_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"none\.prototxt can't be read: No such file"):
         parse_text(tmp_path / "none.prototxt", "SolverParameter")
     binary = tmp_path / "binary.prototxt"

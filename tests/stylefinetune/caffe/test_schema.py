@@ -8,7 +8,7 @@ BINARY = {".caffemodel": "NetParameter", ".solverstate": "SolverState", ".binary
 
 
 def unknown_fields(message):
-    """Returns how many fields of `message`, and of those in it, the schema doesn't know."""
+    """Return the number of unknown fields in `message` and its nested messages."""
     inner = [
         part
         for field, value in message.ListFields()
@@ -18,17 +18,17 @@ def unknown_fields(message):
     return len(UnknownFieldSet(message)) + sum(map(unknown_fields, inner))
 
 
-def test_caffes_binary_files_have_no_unknown_field_and_are_written_back_to_the_byte(golden):
+def test_caffes_binary_files_have_no_unknown_field_and_are_rewritten_byte_identically(golden):
     files = [path for path in sorted(golden.rglob("*")) if path.suffix in BINARY]
     assert {path.suffix for path in files} == set(BINARY)
     for path in files:
-        body = path.read_bytes()
-        message = message_class(BINARY[path.suffix]).FromString(body)
+        content = path.read_bytes()
+        message = message_class(BINARY[path.suffix]).FromString(content)
         assert unknown_fields(message) == 0, path
-        assert message.SerializeToString() == body, path
+        assert message.SerializeToString() == content, path
 
 
-def test_caffes_texts_are_read(golden):
+def test_caffes_prototxt_files_are_parsed(golden):
     texts = sorted(golden.rglob("*.prototxt"))
     assert texts
     for path in texts:
@@ -49,7 +49,7 @@ def test_caffes_texts_are_read(golden):
     assert net.layer[2].convolution_param.weight_filler.std == pytest.approx(0.01)
 
 
-def test_what_a_text_leaves_out_has_caffes_default_and_is_known_to_be_unset():
+def test_unset_fields_have_caffes_defaults_and_are_known_to_be_unset():
     solver = message_class("SolverParameter")()
     assert (solver.type, solver.regularization_type, solver.test_initialization) == ("SGD", "L2", True)
     assert (solver.random_seed, solver.clip_gradients, solver.average_loss, solver.iter_size) == (-1, -1, 1, 1)
@@ -73,11 +73,11 @@ def test_what_a_text_leaves_out_has_caffes_default_and_is_known_to_be_unset():
         'input: "data" input_dim: 1 input_dim: 3 input_dim: 227 input_dim: 227 force_backward: true',
     ],
 )
-def test_layers_that_this_project_has_no_use_for_are_no_syntax_errors(text):
+def test_unsupported_layers_are_parsed(text):
     assert len(text_format.Parse(text, message_class("NetParameter")()).ListFields()) > 0
 
 
-def test_a_name_that_caffe_does_not_know_is_refused():
+def test_a_field_that_caffe_does_not_have_is_an_error():
     with pytest.raises(text_format.ParseError, match='no field named "base_lrr"'):
         text_format.Parse("base_lrr: 1", message_class("SolverParameter")())
     with pytest.raises(KeyError):

@@ -16,7 +16,7 @@ from tests.programs import metrics, torchrun
 
 @pytest.fixture
 def work(golden, tmp_path, monkeypatch):
-    """A folder with the micro net, its pictures and solvers, as the working directory: Caffe's paths start there."""
+    """A copy of the micro net, its pictures and solvers, as the working directory: paths are relative to it."""
     folder = tmp_path / "work"
     shutil.copytree(golden / "micro", folder, ignore=shutil.ignore_patterns("*.npz", "resume", "stat"))
     monkeypatch.chdir(folder)
@@ -37,7 +37,7 @@ def test_a_solver_becomes_the_keys_of_a_config():
     assert config.data.phase(training=False).crop_size == 75
 
 
-def test_what_a_solver_leaves_out_has_caffes_default_not_ours(work):
+def test_settings_missing_in_a_solver_have_caffes_defaults_not_ours(work):
     (work / "bare.prototxt").write_text('net: "train_val.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 5')
     config = parse_config(["--solver", "bare.prototxt"], read_solver)
     assert (config.optim.momentum, config.optim.weight_decay) == (0.0, 0.0)
@@ -46,7 +46,7 @@ def test_what_a_solver_leaves_out_has_caffes_default_not_ours(work):
     assert config.run_dir == "bare"
 
 
-def test_flags_win_over_the_solver_and_the_solver_over_the_config(work):
+def test_flags_override_the_solver_and_the_solver_overrides_the_config(work):
     (work / "mine.yaml").write_text("optim: {base_lr: 0.5, power: 3}\ntrain: {max_iter: 7}\n")
     flags = ["--train.max_iter=9", "--solver=solver_finetune.prototxt", "--config=mine.yaml"]
     config = parse_config(flags, read_solver)
@@ -70,22 +70,22 @@ def test_weights_and_policies_of_a_solver_are_read(work):
         ("solver_type: NESTEROV", "solver_type 1 isn't supported"),
         ('regularization_type: "L1"', "regularization_type L1 isn't supported"),
         ("snapshot_after_train: false", "snapshot_after_train False isn't supported"),
-        ("test_iter: 3", "test_iter is given 2 times; one test net is supported"),
+        ("test_iter: 3", "test_iter is set 2 times; only one test net is supported"),
         ('train_net: "a"', "train_net a isn't supported"),
         ('test_state { stage: "x" }', "test_state"),
         ("nonsense: 3", r"bad\.prototxt:\d+:\d+.*nonsense"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(work, addition, line):
+def test_an_unsupported_setting_is_an_error_that_names_it(work, addition, line):
     (work / "bad.prototxt").write_text((work / "solver_finetune.prototxt").read_text() + addition)
     with pytest.raises(UserError, match=line):
         parse_config(["--solver=bad.prototxt"], read_solver)
 
 
-def test_a_solver_without_a_net_or_with_one_that_is_not_there_is_one_line(work):
+def test_a_missing_net_is_an_error(work):
     text = (work / "solver_finetune.prototxt").read_text()
     (work / "bare.prototxt").write_text(text.replace('net: "train_val.prototxt"', ""))
-    with pytest.raises(UserError, match="it sets no net"):
+    with pytest.raises(UserError, match="net is missing"):
         parse_config(["--solver=bare.prototxt"], read_solver)
     (work / "bare.prototxt").write_text(text.replace("train_val", "gone"))
     with pytest.raises(UserError, match=r"gone\.prototxt can't be read"):
@@ -95,7 +95,7 @@ def test_a_solver_without_a_net_or_with_one_that_is_not_there_is_one_line(work):
         parse_config(["--solver=bare.prototxt"], read_solver)
 
 
-def test_the_lists_are_packed_once_and_again_when_they_changed(work):
+def test_the_lists_are_packed_once_and_again_after_a_change(work):
     config = parse_config(["--solver=solver_finetune.prototxt"], read_solver)
     lists = find_solver_lists(config)
     pack_solver_lists(lists)
@@ -113,7 +113,7 @@ def test_the_lists_are_packed_once_and_again_when_they_changed(work):
     assert len(ShardIndex.load(changed.shards).entries("train")) == 50
 
 
-def test_root_folder_stands_before_each_path(work):
+def test_root_folder_is_a_prefix_of_each_path(work):
     text = (work / "train_val.prototxt").read_text()
     (work / "train_val.prototxt").write_text(text.replace('source: "t', 'root_folder: "images/" source: "t'))
     for name in ("train.txt", "test.txt"):
@@ -123,7 +123,7 @@ def test_root_folder_stands_before_each_path(work):
     assert len(ShardIndex.load(lists.shards).entries("train")) == 193
 
 
-def test_a_picture_that_is_missing_or_a_label_without_output_stops_the_run(work):
+def test_a_missing_picture_or_a_label_outside_the_classes_is_an_error(work):
     listed = (work / "train.txt").read_text()
     (work / "train.txt").write_text("images/gone.png 3\n" + listed)
     config = parse_config(["--solver=solver_finetune.prototxt"], read_solver)
@@ -139,8 +139,8 @@ def test_a_picture_that_is_missing_or_a_label_without_output_stops_the_run(work)
         find_solver_lists(config)
 
 
-def test_a_solver_runs_as_it_is_on_two_ranks_and_goes_on_where_it_was(work, golden):
-    """Saved at 20, cut short there, and run again: the end is that of Caffe's uninterrupted run."""
+def test_an_unchanged_solver_trains_on_two_ranks_and_resumes(work, golden):
+    """Stopped at iteration 20 and resumed, the run ends like Caffe's uninterrupted run."""
     weights = "--weights=finetune/micro_ft_iter_0.caffemodel"
     flags = ["--solver=solver_finetune.prototxt", weights, "--tracking.wandb=disabled", "--data.workers=0"]
     with contextlib.chdir(work):
@@ -156,4 +156,4 @@ def test_a_solver_runs_as_it_is_on_two_ranks_and_goes_on_where_it_was(work, gold
     model = load_file(run_dir / "checkpoints" / "iter_60" / "model.safetensors")
     assert np.abs(model["fc8_flickr.weight"] - truth["w60/fc8_flickr.0"]).max() <= 1e-5
     progress = json.loads((run_dir / "checkpoints" / "iter_60" / "progress.json").read_text())
-    assert [told["iteration"] for told in progress["tests"]] == [0, 20, 40, 60]
+    assert [test["iteration"] for test in progress["tests"]] == [0, 20, 40, 60]

@@ -22,7 +22,7 @@ def test_the_defaults_are_the_flickr_style_recipe():
     assert config.checkpoint.snapshot == 10000
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+def test_flags_override_the_file_and_the_file_overrides_the_defaults(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("run_dir: runs/mine\noptim: {base_lr: 0.5, gamma: 0.2}\n")
     config = parse_config(["--config", str(file), "--optim.base_lr=0.25", "--data.mean_value=[104, 117, 123]"])
@@ -38,7 +38,7 @@ def test_layer_rules_are_read_in_order(tmp_path):
     assert rules == (LayerRule("fc8_*", 10.0), LayerRule("*", 0.0, bias_lr_mult=1.0))
 
 
-def test_what_is_dumped_is_read_back_equal(tmp_path):
+def test_a_dumped_config_is_loaded_equal(tmp_path):
     config = parse_config(
         ["--optim.layers=[{match: conv*, lr_mult: 0}]", "--data.test.crop_size=200", "--train.seed=5"]
     )
@@ -48,7 +48,7 @@ def test_what_is_dumped_is_read_back_equal(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_is_read_and_opens_with_cost_expectation_and_command(recipe):
+def test_every_recipe_is_valid_and_begins_with_cost_expectation_and_command(recipe):
     config = cli.load_config(recipe)
     assert config.run_dir == f"runs/{recipe.stem}"
     opening = recipe.read_text().split("\n\n")[0]
@@ -56,12 +56,12 @@ def test_every_recipe_is_read_and_opens_with_cost_expectation_and_command(recipe
     assert f"--config configs/finetune/{recipe.name}" in opening
 
 
-def test_the_recipe_file_of_the_100k_run_spells_out_the_defaults():
+def test_the_recipe_of_the_100k_run_lists_the_defaults():
     recipe = cli.load_config(next(path for path in RECIPES if path.stem == "flickr_style"))
     assert recipe == Config()
 
 
-def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_times_the_size():
+def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times_the_size():
     large, small = cli.load_config(next(path for path in RECIPES if path.stem == "flickr_style_8gpu")), Config()
     assert large.data.batch_size == 8 * small.data.batch_size
     for ours, theirs in (
@@ -73,9 +73,9 @@ def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_t
         assert ours * large.data.batch_size == theirs * small.data.batch_size
     assert large.optim.base_lr == 8 * small.optim.base_lr
     assert learning_rate(large.optim, 0, large.train.max_iter) < small.optim.base_lr
-    for share in (0.1, 0.3, 0.99):
-        theirs = learning_rate(small.optim, round(share * small.train.max_iter), small.train.max_iter)
-        assert learning_rate(large.optim, round(share * large.train.max_iter), large.train.max_iter) == 8 * theirs
+    for fraction in (0.1, 0.3, 0.99):
+        theirs = learning_rate(small.optim, round(fraction * small.train.max_iter), small.train.max_iter)
+        assert learning_rate(large.optim, round(fraction * large.train.max_iter), large.train.max_iter) == 8 * theirs
     scaled = {
         "run_dir": large.run_dir,
         "data": dataclasses.replace(small.data, batch_size=400),
@@ -83,7 +83,7 @@ def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_t
         "train": dataclasses.replace(small.train, max_iter=12500, test_interval=125),
         "checkpoint": dataclasses.replace(small.checkpoint, snapshot=1250),
     }
-    assert large == dataclasses.replace(small, **scaled)  # and all else is the same
+    assert large == dataclasses.replace(small, **scaled)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_recipe_for_8_gpus_sees_what_the_100k_run_sees_in_batches_of_eight_t
         (["stray"], "stray"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_key_value_and_remedy(arguments, line):
+def test_an_error_is_one_line_that_names_key_value_and_remedy(arguments, line):
     with pytest.raises(UserError) as error:
         parse_config(arguments)
     assert line in str(error.value)
@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line_that_names_key_value_and_remedy(arguments, line):
         ("optim: {layers: [{match: a, match: b}]}", "merge the two `match` sections"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_too(tmp_path, text, line):
+def test_an_error_in_the_file_is_one_line(tmp_path, text, line):
     file = tmp_path / "broken.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as error:
@@ -147,7 +147,7 @@ def test_a_mistake_in_the_file_is_one_line_too(tmp_path, text, line):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_text_is_one_line(tmp_path):
+def test_a_binary_file_is_an_error(tmp_path):
     file = tmp_path / "broken.yaml"
     file.write_bytes(b"\xff\xfe: 1")
     with pytest.raises(UserError, match=r"broken\.yaml isn't YAML: .*can't decode"):

@@ -3,7 +3,7 @@ import pytest
 from stylefinetune.config.data import DataConfig, TestDataConfig
 
 
-def test_testing_is_as_training_but_for_mirror_and_shuffle():
+def test_testing_shares_the_settings_of_training_except_mirror_and_shuffle():
     data = DataConfig(batch_size=7, crop_size=200, mirror=True, shuffle=True, mean_file="a.npy", scale=0.5)
     training, testing = (data.phase(training=training) for training in (True, False))
     windowed = DataConfig(shuffle=True, shuffle_window=8)
@@ -15,20 +15,20 @@ def test_testing_is_as_training_but_for_mirror_and_shuffle():
         assert phase.image_size == (256, 256)
 
 
-def test_testing_has_its_own_where_it_is_given():
+def test_settings_for_testing_override_those_of_training():
     own = TestDataConfig(split="val", batch_size=3, image_size=(80, 100), crop_size=0, mirror=True, scale=2.0)
     phase = DataConfig(test=own).phase(training=False)
     assert (phase.split, phase.batch_size, phase.image_size, phase.crop_size) == ("val", 3, (80, 100), 0)
     assert (phase.mirror, phase.scale) == (True, 2.0)
 
 
-def test_a_mean_of_one_kind_replaces_one_of_the_other():
+def test_mean_values_for_testing_replace_the_mean_file():
     data = DataConfig(mean_file="a.npy", test=TestDataConfig(mean_value=(104.0, 117.0, 123.0)))
     phase = data.phase(training=False)
     assert (phase.mean_file, phase.mean_value) == ("", (104.0, 117.0, 123.0))
 
 
-def test_0_leaves_pictures_as_they_are_stored():
+def test_an_image_size_of_0_does_not_resize():
     assert DataConfig(image_size=0, crop_size=75).phase(training=True).image_size is None
 
 
@@ -50,6 +50,6 @@ def test_0_leaves_pictures_as_they_are_stored():
         ),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_key(data, line):
+def test_an_invalid_value_is_an_error_that_names_the_key(data, line):
     with pytest.raises(ValueError, match=line):
         data()

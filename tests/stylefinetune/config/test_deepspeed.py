@@ -4,13 +4,13 @@ from stylefinetune.config.cli import dump_config, load_config, parse_config
 from stylefinetune.config.deepspeed import DeepSpeedConfig
 from stylefinetune.errors import UserError
 
-FURTHER = {"zero_optimization": {"reduce_bucket_size": 50000000, "overlap_comm": True}, "wall_clock_breakdown": True}
+EXTRA = {"zero_optimization": {"reduce_bucket_size": 50000000, "overlap_comm": True}, "wall_clock_breakdown": True}
 
 
-def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
+def test_extra_keys_pass_through_the_command_line_and_config_yaml(tmp_path):
     line = 'zero_optimization: {reduce_bucket_size: 50000000, overlap_comm: true}, "wall_clock_breakdown": true'
     config = parse_config(["--engine=deepspeed", "--deepspeed.zero_stage=3", f"--deepspeed.extra={{{line}}}"])
-    assert config.deepspeed == DeepSpeedConfig(zero_stage=3, extra=FURTHER)
+    assert config.deepspeed == DeepSpeedConfig(zero_stage=3, extra=EXTRA)
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "config.yaml") == config
 
@@ -29,12 +29,12 @@ def test_further_keys_go_through_the_command_line_and_config_yaml(tmp_path):
         ("{zero_optimization: {cpu_offload: true}}", "cpu_offload can't be combined"),
     ],
 )
-def test_what_follows_from_our_own_keys_is_refused_by_name(extra, remedy):
+def test_derived_and_unsupported_keys_are_refused_by_name(extra, remedy):
     with pytest.raises(UserError, match=r"deepspeed\.extra: ") as refused:
         parse_config([f"--deepspeed.extra={extra}"])
     assert remedy in str(refused.value)
 
 
-def test_a_stage_that_there_is_not_is_refused():
+def test_an_unknown_stage_is_refused():
     with pytest.raises(UserError, match=r"deepspeed\.zero_stage.*0, 1, 2, 3.*4"):
         parse_config(["--deepspeed.zero_stage=4"])

@@ -1,8 +1,7 @@
-"""What the tests of DeepSpeed's side share: starting it takes long, so that each number of ranks starts it once."""
+"""Fixtures of the DeepSpeed tests. Starting DeepSpeed takes long, so it starts once per number of ranks."""
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from stylefinetune.distributed.world import World
-from tests.programs import ROOT, run
+from tests.programs import ROOT, python
 from tests.stylefinetune.engines.every_stage import pack, train, with_torch
 
 PROGRAM = ROOT / "tests" / "stylefinetune" / "engines" / "every_stage.py"
@@ -21,7 +20,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """PyTorch alone: the state after two iterations, the losses of the next three, and the state after them."""
+    """A run with PyTorch: the state after two iterations, the losses of the next three, and the state after them."""
 
     start: Tensors
     losses: list[float]
@@ -29,18 +28,18 @@ class Alone:
 
 
 @dataclasses.dataclass(frozen=True)
-class WentOn:
-    """So many ranks that went on with DeepSpeed from Alone.start.
+class DeepSpeedRun:
+    """A run on several ranks that continued from Alone.start with DeepSpeed.
 
     Attributes:
-        folder: what they left, see every_stage.py.
-        told: the same, by stage.
-        said: on the console.
+        folder: folder of its files, see every_stage.py.
+        results: content of results.json.
+        output: output on the console.
     """
 
     folder: Path
-    told: dict[str, Any]
-    said: str
+    results: dict[str, Any]
+    output: str
 
 
 @pytest.fixture(scope="session")
@@ -52,12 +51,10 @@ def alone():
 
 
 @pytest.fixture(scope="session", params=[1, 3], ids=["1 rank", "3 ranks"])
-def went_on(alone, tmp_path_factory, request):
-    """On 2 ranks, tests/end_to_end/test_deepspeed.py shows it."""
-    folder = tmp_path_factory.mktemp("went on")
+def deepspeed_run(alone, tmp_path_factory, request):
+    """The run on 1 and on 3 ranks; tests/end_to_end/test_deepspeed.py tests 2."""
+    folder = tmp_path_factory.mktemp("deepspeed")
     save_file(alone.start, folder / "start.safetensors")
-    launch = ["-m", "torch.distributed.run", f"--nproc_per_node={request.param}", "--rdzv_backend=c10d"]
-    launch = [*launch, "--rdzv_endpoint=127.0.0.1:0"] if request.param > 1 else []
-    done = run(sys.executable, *launch, PROGRAM, folder, env={"OMP_NUM_THREADS": "1"}, timeout=240)
+    done = python(PROGRAM, folder, ranks=request.param)
     assert done.returncode == 0, done.stderr
-    return WentOn(folder, json.loads((folder / "told.json").read_text()), done.stdout + done.stderr)
+    return DeepSpeedRun(folder, json.loads((folder / "results.json").read_text()), done.stdout + done.stderr)

@@ -1,6 +1,7 @@
-"""Run under torchrun: trains a small net with DeepSpeed at each stage, from a state that PyTorch alone has written.
+"""A program of one rank or several: trains a small net with DeepSpeed at each stage, from a state written by PyTorch.
 
-python every_stage.py FOLDER: reads FOLDER/start.safetensors, and leaves stage_N.safetensors and told.json there.
+python every_stage.py FOLDER: reads FOLDER/start.safetensors, and writes stage_N.safetensors and results.json there.
+python every_stage.py FOLDER compiled: trains with torch.compile instead, and writes results.json alone.
 
 The layers are odd: one is frozen, some have sizes that no number of ranks divides, and of two micro-batches the second
 has two pictures, so that the third of three ranks has none.
@@ -24,7 +25,7 @@ from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.engines.precision import check_precision as check_switches
+from stylefinetune.engines.precision import check_precision
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import UserError
 from stylefinetune.models import build
@@ -177,7 +178,7 @@ def try_lars(world, folder):
 def try_compiled(world):
     """Two micro-batches, the second of which leaves the third of three ranks none, on the same ranks."""
     try:
-        check_switches(TrainConfig(compile=True), world.device)
+        check_precision(TrainConfig(compile=True), world.device)
     except UserError as error:
         return {"can't": str(error)}
     compiled, plain = small(world, compile=True), small(world)
@@ -256,16 +257,21 @@ def try_overflow(world, folder):
     return {"loss": losses[0], "left as it was": same(pack(engine.state()), start)}
 
 
+def try_deepspeed(world, folder):
+    results = {str(stage): try_stage(stage, world, folder) for stage in STAGES}
+    results["lars"] = try_lars(world, folder)
+    results["refused"] = try_refused(world, folder)
+    results["overflow"] = try_overflow(world, folder)
+    results["bf16"] = try_bf16(
+        world, folder
+    )  # DeepSpeed sets a global of the process for bf16 and fp16, so they are last
+    results["fp16"] = {stage: try_fp16(stage, world, folder) for stage in STAGES}
+    return results
+
+
 if __name__ == "__main__":
-    shared = Path(sys.argv[1])
-    ranks = World.join()
-    told = {str(stage): try_stage(stage, ranks, shared) for stage in STAGES}
-    told["lars"] = try_lars(ranks, shared)
-    told["compiled"] = try_compiled(ranks)
-    told["refused"] = try_refused(ranks, shared)
-    told["overflow"] = try_overflow(ranks, shared)
-    told["bf16"] = try_bf16(ranks, shared)  # of this and what follows DeepSpeed keeps a note for the whole process
-    told["fp16"] = {stage: try_fp16(stage, ranks, shared) for stage in STAGES}
+    shared, ranks = Path(sys.argv[1]), World.join()
+    results = try_compiled(ranks) if sys.argv[2:] == ["compiled"] else try_deepspeed(ranks, shared)
     if ranks.is_main:
-        (shared / "told.json").write_text(json.dumps(told))
+        (shared / "results.json").write_text(json.dumps(results))
     ranks.shutdown()

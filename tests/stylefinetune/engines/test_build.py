@@ -14,10 +14,10 @@ from tests.programs import run
 from tests.stylefinetune.engines.conftest import ALONE
 from tests.stylefinetune.engines.every_stage import net, transforms
 
-NOT_TO_CLIP = OptimConfig(clip_gradients=0.0)
+CLIP_AT_0 = OptimConfig(clip_gradients=0.0)
 
 
-def test_pytorch_alone_is_the_default_and_needs_no_deepspeed(monkeypatch):
+def test_the_torch_engine_is_the_default_and_needs_no_deepspeed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     build.check_engine(Config())
     assert isinstance(build.build_engine(Config(), net(0.5), transforms(ALONE), ALONE, (43, 43)), TorchEngine)
@@ -25,23 +25,23 @@ def test_pytorch_alone_is_the_default_and_needs_no_deepspeed(monkeypatch):
         build.check_engine(Config(engine="deepspeed"))
 
 
-def test_what_deepspeed_can_not_do_is_refused_for_it_alone():
-    build.check_engine(Config(optim=NOT_TO_CLIP))
+def test_settings_unsupported_by_deepspeed_are_accepted_for_the_torch_engine():
+    build.check_engine(Config(optim=CLIP_AT_0))
     with pytest.raises(UserError, match=r"optim\.clip_gradients"):
-        build.check_engine(Config(optim=NOT_TO_CLIP, engine="deepspeed"))
+        build.check_engine(Config(optim=CLIP_AT_0, engine="deepspeed"))
 
 
-def test_deepspeed_is_not_imported_unless_it_trains():
+def test_deepspeed_is_not_imported_with_the_training_command():
     words = "import sys, stylefinetune.train; print('deepspeed' in sys.modules)"
     done = run(sys.executable, "-c", words)
     assert done.stdout == "False\n", done.stderr
 
 
-def test_the_lead_alone_shows_what_deepspeed_would_be_told(capsys):
+def test_only_rank_0_prints_the_configuration_of_deepspeed(capsys):
     build.print_deepspeed_config(Config(), dataclasses.replace(ALONE, rank=1, size=2))
     assert capsys.readouterr().out == ""
     build.print_deepspeed_config(Config(), dataclasses.replace(ALONE, rank=0, size=2))
-    told = json.loads(capsys.readouterr().out)
-    assert told["train_micro_batch_size_per_gpu"] == 25
-    assert told["zero_optimization"]["stage"] == 1
+    results = json.loads(capsys.readouterr().out)
+    assert results["train_micro_batch_size_per_gpu"] == 25
+    assert results["zero_optimization"]["stage"] == 1
     assert not torch.distributed.is_initialized()

@@ -37,9 +37,9 @@ def batch(count=6, size=None, seed=0):
     )
 
 
-def part(whole, pictures):
-    crops = Crops(whole.crops.top[pictures], whole.crops.left[pictures], whole.crops.mirror[pictures], (43, 43))
-    return Batch(whole.pictures[pictures], whole.labels[pictures], crops, whole.positions[pictures], whole.size)
+def subset(batch, pictures):
+    crops = Crops(batch.crops.top[pictures], batch.crops.left[pictures], batch.crops.mirror[pictures], (43, 43))
+    return Batch(batch.pictures[pictures], batch.labels[pictures], crops, batch.positions[pictures], batch.size)
 
 
 def changed(before, after):
@@ -50,7 +50,7 @@ def snapshot(state):
     return {name: value.clone() for name, value in state.parameters.items()}
 
 
-def test_the_first_step_is_the_gradient_times_the_layers_rate():
+def test_the_first_step_is_the_gradient_times_the_rate_of_the_layer():
     trained, reference = engine(dropout=0.0), engine(dropout=0.0)
     before = snapshot(trained.state())
     loss = trained.train_step(0, [batch()], lr=0.01)
@@ -65,22 +65,22 @@ def test_the_first_step_is_the_gradient_times_the_layers_rate():
         assert torch.allclose(before[name] - trained.state().parameters[name], update, atol=1e-7)
 
 
-def test_micro_batches_of_any_cut_add_up_to_the_whole_batch():
+def test_micro_batches_add_up_to_the_whole_batch():
     whole, cut = engine(dropout=0.0), engine(dropout=0.0)
     whole_loss = whole.train_step(0, [batch(6, size=6)], lr=0.01)
-    halves = [part(batch(6, size=3), slice(0, 3)), part(batch(6, size=3), slice(3, 6))]
+    halves = [subset(batch(6, size=3), slice(0, 3)), subset(batch(6, size=3), slice(3, 6))]
     cut_loss = cut.train_step(0, halves, lr=0.01)
     assert cut_loss.item() == pytest.approx(whole_loss.item(), abs=1e-6)
     for name, value in whole.state().parameters.items():
         assert torch.allclose(value, cut.state().parameters[name], atol=1e-7)
 
 
-def test_dropout_follows_from_seed_and_iteration():
+def test_dropout_depends_only_on_seed_and_iteration():
     losses = [engine().train_step(iteration, [batch()], lr=0.0).item() for iteration in (4, 4, 5)]
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_testing_is_without_dropout_and_moves_nothing():
+def test_forward_has_no_dropout_and_changes_nothing():
     tested = engine()
     before = snapshot(tested.state())
     first, again = tested.forward(batch()), tested.forward(batch())
@@ -94,7 +94,7 @@ def test_testing_is_without_dropout_and_moves_nothing():
 @pytest.mark.parametrize(
     "further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": True}, {"precision": "fp16"}], ids=str
 )
-def test_a_state_that_is_put_back_goes_on_bitwise(further):
+def test_training_after_loading_a_state_is_bitwise_equal(further):
     straight, other = engine(**further), engine(**further)
     straight.train_step(0, [batch(seed=1)], lr=0.01)
     other.train_step(7, [batch(seed=9)], lr=0.05)
@@ -107,7 +107,7 @@ def test_a_state_that_is_put_back_goes_on_bitwise(further):
     assert changed(ours, theirs) == set()
 
 
-def test_channels_last_lays_out_weights_and_what_the_layers_make_and_changes_no_state():
+def test_channels_last_applies_to_weights_and_activations_and_changes_no_state():
     laid_out, plain = engine(dropout=0.0, channels_last=True), engine(dropout=0.0)
     layouts = []
     for layer in ("conv1", "conv4"):
@@ -125,7 +125,7 @@ def test_channels_last_lays_out_weights_and_what_the_layers_make_and_changes_no_
     assert plain.net.get_submodule("conv4").weight.is_contiguous()
 
 
-def test_bf16_computes_in_bfloat16_and_keeps_loss_logits_and_state_in_fp32():
+def test_bf16_computes_in_bfloat16_with_loss_logits_and_state_in_fp32():
     trained, plain = engine(dropout=0.0, precision="bf16"), engine(dropout=0.0)
     computed = []
     fc7 = trained.net.get_submodule("fc7")
@@ -141,7 +141,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_loss_logits_and_state_in_fp32():
     }
 
 
-def test_fp16_computes_in_float16_and_leaves_out_an_update_whose_gradients_overflow():
+def test_fp16_computes_in_float16_and_skips_updates_whose_gradients_overflow():
     trained, plain = engine(dropout=0.0, precision="fp16"), engine(dropout=0.0)
     computed, before = [], snapshot(trained.state())
     fc7 = trained.net.get_submodule("fc7")
@@ -160,13 +160,13 @@ def test_fp16_computes_in_float16_and_leaves_out_an_update_whose_gradients_overf
     assert changed(before, trained.state().parameters) != set()
 
 
-def test_a_loss_scale_that_has_fallen_out_of_sight_is_told_as_a_loss_that_is_not_finite():
+def test_a_loss_scale_below_the_minimum_makes_the_loss_nan():
     trained = engine(precision="fp16")
     trained.load(dataclasses.replace(trained.state(), scalars={"loss_scale": 2.0**-17, "good_steps": 0}))
     assert trained.train_step(0, [batch()], lr=0.01).isnan()
 
 
-def test_a_layer_that_was_frozen_starts_at_rest():
+def test_a_layer_that_was_frozen_starts_with_zero_momentum():
     frozen = engine(layers=(LayerRule("fc8_*"), LayerRule("*", lr_mult=0.0)))
     frozen.train_step(0, [batch()], lr=0.01)
     assert set(frozen.state().slots["momentum_buffer"]) == {"fc8_flickr.weight", "fc8_flickr.bias"}
@@ -176,10 +176,10 @@ def test_a_layer_that_was_frozen_starts_at_rest():
     assert np.isfinite(thawed.train_step(1, [batch()], lr=0.01).item())
 
 
-def test_gradients_are_clipped_together_as_a_sum_over_the_micro_batches():
+def test_the_clipped_norm_is_that_of_the_sum_over_the_micro_batches():
     plain, clipped, loose = engine(dropout=0.0), engine(dropout=0.0, clip=0.5), engine(dropout=0.0, clip=1e9)
     before = snapshot(plain.state())
-    halves = [part(batch(6, size=3), slice(0, 3)), part(batch(6, size=3), slice(3, 6))]
+    halves = [subset(batch(6, size=3), slice(0, 3)), subset(batch(6, size=3), slice(3, 6))]
     for one in (plain, clipped, loose):
         for group in one.optimizer.param_groups:
             group["weight_decay"] = 0.0

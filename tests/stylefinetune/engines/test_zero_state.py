@@ -5,20 +5,22 @@ from safetensors.torch import load_file
 from tests.stylefinetune.engines.conftest import ALONE
 from tests.stylefinetune.engines.every_stage import STAGES, pack, unpack, with_torch
 
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_before_the_first_step_the_state_is_the_nets_at_rest(went_on, stage):
-    assert went_on.told[str(stage)]["fresh is the net"]
+pytestmark = pytest.mark.xdist_group("deepspeed engine")  # they share a session's fixture
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_one_process_wrote_is_read_back_bitwise(went_on, stage):
-    assert went_on.told[str(stage)]["read back"]
+def test_before_the_first_step_momenta_are_zero(deepspeed_run, stage):
+    assert deepspeed_run.results[str(stage)]["fresh is the net"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_a_stage_wrote_is_read_back_bitwise_by_one_process(went_on, stage):
-    ours = load_file(went_on.folder / f"stage_{stage}.safetensors")
+def test_a_state_of_one_process_is_loaded_bitwise(deepspeed_run, stage):
+    assert deepspeed_run.results[str(stage)]["read back"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_state_of_any_stage_is_loaded_bitwise_by_one_process(deepspeed_run, stage):
+    ours = load_file(deepspeed_run.folder / f"stage_{stage}.safetensors")
     assert "conv1.weight" in ours
     assert "momentum_buffer/conv1.weight" not in ours  # frozen
     alone = with_torch(ALONE)
@@ -29,10 +31,10 @@ def test_what_a_stage_wrote_is_read_back_bitwise_by_one_process(went_on, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_resuming_is_bitwise_with_dropout_too(went_on, stage):
-    assert went_on.told[str(stage)]["resumed bitwise"]
+def test_resuming_is_bitwise_equal_also_with_dropout(deepspeed_run, stage):
+    assert deepspeed_run.results[str(stage)]["resumed bitwise"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_layer_that_was_frozen_starts_at_rest(went_on, stage):
-    assert went_on.told[str(stage)]["at rest"] == ["conv2.weight"]
+def test_a_layer_that_was_frozen_starts_with_zero_momentum(deepspeed_run, stage):
+    assert deepspeed_run.results[str(stage)]["at rest"] == ["conv2.weight"]

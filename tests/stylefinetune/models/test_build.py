@@ -8,30 +8,30 @@ from stylefinetune.models import build
 NARROW = ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer="fc8_mine")
 
 
-def test_the_net_is_the_configs():
+def test_the_network_follows_the_config():
     net = build.build_model(NARROW, 7, [(80, 80), (75, 75)], seed=1)
     assert net(torch.zeros(2, 3, 75, 75)).shape == (2, 7)
     assert net.get_submodule("fc8_mine").out_features == 7
 
 
-def test_equal_seeds_give_equal_nets():
+def test_equal_seeds_give_equal_weights():
     one, same, other = (build.build_model(NARROW, 7, [(80, 80)], seed) for seed in (1, 1, 2))
     assert torch.equal(one.get_submodule("fc7").weight, same.get_submodule("fc7").weight)
     assert not torch.equal(one.get_submodule("fc7").weight, other.get_submodule("fc7").weight)
 
 
 @pytest.mark.parametrize("name", ["conv1", "relu7", "flatten", "drop6", "fill", "train", "training", "forward"])
-def test_a_name_that_is_taken_is_refused(name):
-    with pytest.raises(UserError, match="which the network has already; choose another name"):
+def test_a_layer_name_in_use_is_refused(name):
+    with pytest.raises(UserError, match="a name that is already in use; choose another name"):
         build.build_model(ModelConfig(last_layer=name), 7, [(80, 80)], seed=1)
 
 
 @pytest.mark.parametrize("size", [(38, 80), (80, 20)])
-def test_too_small_an_input_is_one_line(size):
+def test_a_too_small_input_is_an_error(size):
     with pytest.raises(UserError, match=r"data\.crop_size makes inputs of \d+x\d+ pixels, too small.*at least 39"):
         build.build_model(NARROW, 7, [size], seed=1)
 
 
-def test_inputs_that_need_two_networks_are_refused():
+def test_inputs_that_need_different_layers_are_refused():
     with pytest.raises(UserError, match="80x80 and 227x227 pixels need fully connected layers of different sizes"):
         build.build_model(NARROW, 7, [(80, 80), (227, 227)], seed=1)

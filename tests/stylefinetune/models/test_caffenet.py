@@ -17,7 +17,7 @@ def shape(**changes):
     return CaffeNetShape(**{**fields, "dropout": 0.5, **changes})
 
 
-def test_the_full_size_net_has_caffenets_parameters():
+def test_the_full_size_network_has_the_parameters_of_caffenet():
     net = CaffeNet(shape(widths=WIDTHS, input_size=(227, 227)))
     sizes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     assert sizes["conv1.weight"] == (96, 3, 11, 11)
@@ -34,25 +34,25 @@ def test_pooling_rounds_up(input_size, expected):
     assert net(torch.zeros(1, 3, input_size, input_size)).shape == (1, 20)
 
 
-def test_fillers_are_caffes_and_follow_the_seed():
+def test_initial_weights_are_caffes_and_depend_on_the_seed():
     model = ModelConfig()
 
-    def filled(seed):
+    def initialized(seed):
         net = CaffeNet(shape(widths=(96, 256, 64, 64, 64, 64, 64), input_size=(227, 227)))
         net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
         return net
 
-    net = filled(1)
+    net = initialized(1)
     assert net.conv1.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert net.fc6.weight.std().item() == pytest.approx(0.005, rel=0.05)
     assert net.conv1.bias.unique().tolist() == [0.0]
     assert net.conv2.bias.unique().tolist() == [1.0]
     assert net.get_submodule("fc8_flickr").bias.unique().tolist() == [0.0]
-    assert torch.equal(net.conv3.weight, filled(1).conv3.weight)
-    assert not torch.equal(net.conv3.weight, filled(2).conv3.weight)
+    assert torch.equal(net.conv3.weight, initialized(1).conv3.weight)
+    assert not torch.equal(net.conv3.weight, initialized(2).conv3.weight)
 
 
-def test_dropout_is_off_in_testing_and_inverted_in_training():
+def test_dropout_is_off_in_testing_and_scales_up_in_training():
     net = CaffeNet(shape(dropout=0.5))
     pictures = torch.randn(2, 3, 80, 80)
     net.eval()
@@ -64,21 +64,21 @@ def test_dropout_is_off_in_testing_and_inverted_in_training():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_normalization_computes_in_fp32_since_the_square_of_what_conv1_makes_overflows_in_float16(dtype):
+def test_normalization_computes_in_fp32_since_squares_overflow_in_float16(dtype):
     norm1 = CaffeNet(shape()).get_submodule("norm1")
-    made = (torch.rand(2, 8, 5, 5) * 1000).to(dtype)
+    activations = (torch.rand(2, 8, 5, 5) * 1000).to(dtype)
     with torch.autocast("cpu", dtype=dtype):
-        assert torch.equal(norm1(made), norm1(made.float()))
-    assert norm1(made).min() > 0
+        assert torch.equal(norm1(activations), norm1(activations.float()))
+    assert norm1(activations).min() > 0
 
 
-def test_an_empty_slice_goes_through_forward_and_backward():
+def test_an_empty_batch_has_zero_gradients():
     net = CaffeNet(shape())
     net(torch.empty(0, 3, 80, 80)).sum().backward()
     assert all(parameter.grad.abs().sum() == 0 for parameter in net.parameters())
 
 
-def test_inputs_need_not_be_square():
+def test_inputs_may_be_rectangular():
     net = CaffeNet(shape(input_size=(80, 120))).eval()
     assert net(torch.zeros(1, 3, 80, 120)).shape == (1, 20)
     assert net.get_submodule("fc6").in_features == 16 * 2 * 3

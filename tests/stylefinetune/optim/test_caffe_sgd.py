@@ -18,7 +18,7 @@ def small_net():
     return layers
 
 
-def test_the_update_is_caffes_rule_with_the_rate_inside_the_momentum():
+def test_the_update_is_caffes_with_the_rate_inside_the_momentum():
     layers = small_net()
     optim = OptimConfig(momentum=0.9, weight_decay=0.05)
     optimizer = CaffeSGD(param_groups(layers, RULES), optim)
@@ -41,25 +41,25 @@ def test_the_update_is_caffes_rule_with_the_rate_inside_the_momentum():
         assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6)
 
 
-def test_lars_gives_each_tensor_its_own_rate_by_the_papers_formula():
+def test_lars_scales_the_rate_of_each_tensor_by_the_papers_formula():
     layers = small_net()
     with torch.no_grad():
-        layers.get_submodule("fc7").bias.zero_()  # of norm 0: its local rate is 1
+        layers.get_submodule("fc7").bias.zero_()  # its norm is 0, so its local rate is 1
     optim = OptimConfig(momentum=0.9, weight_decay=0.05, lars_trust=0.01)
     optimizer = CaffeSGD(param_groups(layers, RULES), optim)
     weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
     velocity = {name: np.zeros_like(value) for name, value in weights.items()}
-    locals_seen = {name: [] for name in weights}
+    local_rates = {name: [] for name in weights}
     for step, lr in enumerate((2.0, 0.5)):
-        for place, (name, value) in enumerate(layers.named_parameters()):
-            gradient = np.arange(1.0, 1 + value.numel()).reshape(value.shape) * (1 + step) / (3 + place)
+        for index, (name, value) in enumerate(layers.named_parameters()):
+            gradient = np.arange(1.0, 1 + value.numel()).reshape(value.shape) * (1 + step) / (3 + index)
             value.grad = torch.tensor(gradient, dtype=torch.float32)
             lr_mult, decay = {"fc8_flickr": 10}.get(name.split(".")[0], 1), 0.05
             if name.endswith("bias"):
                 lr_mult, decay = 2 * lr_mult, 0.0
             norm = np.sqrt((weights[name] ** 2).sum())
             local = 0.01 * norm / (np.sqrt((gradient**2).sum()) + decay * norm) if norm else 1.0
-            locals_seen[name].append(local)
+            local_rates[name].append(local)
             velocity[name] = 0.9 * velocity[name] + lr * lr_mult * local * (gradient + decay * weights[name])
             weights[name] = weights[name] - velocity[name]
         for group in optimizer.param_groups:
@@ -68,19 +68,19 @@ def test_lars_gives_each_tensor_its_own_rate_by_the_papers_formula():
     for name, value in layers.named_parameters():
         assert np.allclose(value.detach().numpy(), weights[name], rtol=1e-5, atol=1e-6), name
         assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6), name
-    assert locals_seen["fc7.bias"][0] == 1
-    assert len({local for seen in locals_seen.values() for local in seen}) == 12
+    assert local_rates["fc7.bias"][0] == 1
+    assert len({rate for rates in local_rates.values() for rate in rates}) == 12
 
 
-def test_lars_asks_for_no_number_of_the_device():
-    layers = small_net().to("meta")  # where there are none
+def test_lars_does_not_wait_for_the_device():
+    layers = small_net().to("meta")  # has no values to read
     optimizer = CaffeSGD(param_groups(layers, RULES), OptimConfig(lars_trust=0.01))
     for value in layers.parameters():
         value.grad = torch.empty_like(value)
     optimizer.step()
 
 
-def test_lars_leaves_a_tensor_without_gradient_to_its_decay():
+def test_lars_applies_only_the_decay_to_a_tensor_with_zero_gradient():
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data.fill_(1.0)
     layer.weight.grad = torch.zeros_like(layer.weight)
@@ -102,7 +102,7 @@ def test_lars_leaves_a_tensor_without_gradient_to_its_decay():
         ("fc7.weight", (LayerRule("fc*", lr_mult=3.0), LayerRule("fc7", lr_mult=5.0)), (3.0, 1.0)),
     ],
 )
-def test_the_first_rule_that_matches_a_layer_holds(name, rules, expected):
+def test_the_first_rule_that_matches_a_layer_applies(name, rules, expected):
     assert multipliers(name, rules) == expected
 
 
@@ -113,7 +113,7 @@ def test_parameters_are_grouped_by_their_multipliers():
     assert lr_mults(small_net(), RULES) == [1.0, 2.0, 10.0, 20.0]
 
 
-def test_frozen_layers_ask_for_no_gradient_and_none_flows_below_the_lowest_trained_layer():
+def test_frozen_layers_have_no_gradient_and_the_backward_pass_ends_at_the_lowest_trained_layer():
     layers = small_net()
     param_groups(layers, (LayerRule("fc8_*"), LayerRule("*", lr_mult=0.0)))
     hidden = layers.get_submodule("fc7")(layers.get_submodule("conv1")(torch.ones(1, 3)))
@@ -125,7 +125,7 @@ def test_frozen_layers_ask_for_no_gradient_and_none_flows_below_the_lowest_train
     ]
 
 
-def test_a_rule_that_matches_nothing_is_one_line_that_names_the_layers():
+def test_a_rule_that_matches_no_layer_is_an_error_that_lists_the_layers():
     with pytest.raises(UserError, match=r"'fc9_\*' matches no layer; the layers are conv1, fc7, fc8_flickr"):
         param_groups(small_net(), (LayerRule("fc9_*"),))
 

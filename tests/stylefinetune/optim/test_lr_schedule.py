@@ -30,5 +30,5 @@ from stylefinetune.optim.lr_schedule import learning_rate
         ({"warmup_iter": 50, "lr_policy": "poly"}, 24, 0.001 * 0.76 * 0.5),
     ],
 )
-def test_each_policy_gives_caffes_rate(settings, iteration, expected):
+def test_each_policy_gives_the_rate_of_caffe(settings, iteration, expected):
     assert learning_rate(OptimConfig(**settings), iteration, max_iter=100) == pytest.approx(expected, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Damages small files of Caffe's in every way that a disk, a network or an enemy can, and reads them."""
+"""Reads small Caffe files after random damage, random protobuf messages and random bytes."""
 
 import contextlib
 import resource
@@ -13,13 +13,13 @@ from stylefinetune.caffe.files import read_caffemodel, read_mean, read_solversta
 from stylefinetune.caffe.schema import message_class
 from stylefinetune.errors import UserError
 
-MEMORY = 256  # MB that all the readings of a test may add to the process
+MEMORY = 256  # MB that the reads of a test may add to the process
 BOUNDED = settings(
     max_examples=150, deadline=2000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-def new_form():
+def new_format():
     net = message_class("NetParameter")(name="Small")
     layer = net.layer.add(name="conv1", type="Convolution", bottom=["data"], top=["conv1"])
     layer.convolution_param.num_output = 2
@@ -29,7 +29,7 @@ def new_form():
     return net.SerializeToString()
 
 
-def old_form():
+def old_format():
     net = message_class("NetParameter")(name="Small")
     layer = net.layers.add(name="fc8", type=14)
     layer.blobs.add(data=range(6), num=1, channels=1, height=2, width=3)
@@ -49,8 +49,8 @@ def mean():
 
 
 FILES = [
-    pytest.param(read_caffemodel, new_form(), id="new form"),
-    pytest.param(read_caffemodel, old_form(), id="old form"),
+    pytest.param(read_caffemodel, new_format(), id="new format"),
+    pytest.param(read_caffemodel, old_format(), id="old format"),
     pytest.param(read_solverstate, solver_state(), id="solver state"),
     pytest.param(read_mean, mean(), id="mean"),
 ]
@@ -63,9 +63,9 @@ def bounded_memory():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY * 1024
 
 
-def read_or_refuse(read, folder, body):
+def check_read(read, folder, content):
     path = folder / "file"
-    path.write_bytes(body)
+    path.write_bytes(content)
     line = ""
     try:
         read(path)
@@ -75,33 +75,33 @@ def read_or_refuse(read, folder, body):
     assert len(line) < 500 + len(str(path))
 
 
-@pytest.mark.parametrize(("read", "body"), FILES)
-def test_whole_it_is_read(read, body, tmp_path):
+@pytest.mark.parametrize(("read", "content"), FILES)
+def test_an_undamaged_file_is_read(read, content, tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(body)
+    path.write_bytes(content)
     found = read(path)
     if read is read_mean:
         assert np.array_equal(found, np.arange(12, dtype=np.float32).reshape(3, 2, 2))
 
 
-@pytest.mark.parametrize(("read", "body"), FILES)
-def test_cut_anywhere(read, body, tmp_path):
-    for length in range(len(body)):
-        read_or_refuse(read, tmp_path, body[:length])
+@pytest.mark.parametrize(("read", "content"), FILES)
+def test_truncated_anywhere(read, content, tmp_path):
+    for length in range(len(content)):
+        check_read(read, tmp_path, content[:length])
 
 
-@pytest.mark.parametrize(("read", "body"), FILES)
-def test_bytes_changed_dropped_and_put_in(read, body, tmp_path):
-    place = st.integers(0, len(body))
-    edit = st.tuples(place, st.integers(0, 3), st.binary(max_size=12))
+@pytest.mark.parametrize(("read", "content"), FILES)
+def test_bytes_replaced_deleted_and_inserted(read, content, tmp_path):
+    position = st.integers(0, len(content))
+    edit = st.tuples(position, st.integers(0, 3), st.binary(max_size=12))
 
     @BOUNDED
     @given(st.lists(edit, min_size=1, max_size=4))
     def damage(edits):
-        damaged = bytearray(body)
-        for start, dropped, put_in in edits:
-            damaged[start : start + dropped] = put_in
-        read_or_refuse(read, tmp_path, bytes(damaged))
+        damaged = bytearray(content)
+        for start, deleted, inserted in edits:
+            damaged[start : start + deleted] = inserted
+        check_read(read, tmp_path, bytes(damaged))
 
     with bounded_memory():
         damage()
@@ -115,7 +115,7 @@ def varint(value):
     return bytes([*out, value])
 
 
-# What looks like protobuf: fields of any number and wire type, nested and repeated, with lengths that may be lies.
+# Random protobuf: fields of any number and wire type, nested and repeated, some with wrong lengths.
 NUMBERS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 100, 1001, 2**29 - 1])
 SIZES = st.one_of(st.integers(0, 300), st.sampled_from([2**31 - 1, 2**32, 2**63, 2**64 - 1]))
 SCALARS = st.one_of(
@@ -139,33 +139,33 @@ MESSAGES = st.recursive(
 
 
 @pytest.mark.parametrize("read", [read_caffemodel, read_solverstate, read_mean])
-def test_whatever_looks_like_protobuf(read, tmp_path):
+def test_random_protobuf_messages(read, tmp_path):
     @BOUNDED
     @given(st.lists(MESSAGES, max_size=6))
-    def invent(parts):
-        read_or_refuse(read, tmp_path, b"".join(parts))
+    def read_message(parts):
+        check_read(read, tmp_path, b"".join(parts))
 
     with bounded_memory():
-        invent()
+        read_message()
 
 
 @pytest.mark.parametrize("read", [read_caffemodel, read_solverstate, read_mean])
-def test_noise(read, tmp_path):
+def test_random_bytes(read, tmp_path):
     @BOUNDED
     @given(st.binary(max_size=400))
-    def noise(body):
-        read_or_refuse(read, tmp_path, body)
+    def read_bytes(content):
+        check_read(read, tmp_path, content)
 
     with bounded_memory():
-        noise()
+        read_bytes()
 
 
 @pytest.mark.parametrize("depth", [50, 99, 101, 10_000])
-def test_nested_deep(depth, tmp_path):
-    """A solver's net within a net is the one place where messages could nest without end."""
+def test_deeply_nested_messages(depth, tmp_path):
+    """Nested messages are refused or read, at any depth."""
     inner = b""
     for _ in range(depth):
         inner = varint(100 << 3 | 2) + varint(len(inner)) + inner
     with bounded_memory():
         for read in (read_caffemodel, read_solverstate, read_mean):
-            read_or_refuse(read, tmp_path, inner)
+            check_read(read, tmp_path, inner)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stylefinetune.caffe.files import read_caffemodel, write_caffemodel
+from stylefinetune.caffe.schema import message_class
+from stylefinetune.config.schema import ModelConfig
+from stylefinetune.errors import UserError
+from stylefinetune.models import build
+from stylefinetune.models.weights import load_weights
+
+WIDTHS = (8, 16, 24, 24, 16, 32, 32)
+
+
+def net(last_layer="fc8_flickr", classes=20):
+    return build.build_model(ModelConfig(widths=WIDTHS, last_layer=last_layer), classes, [(80, 80)], seed=1)
+
+
+def test_layers_are_copied_by_name_and_other_layers_reported_or_kept(golden):
+    source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
+    initial, tuned, lines = net(), net(), []
+    load_weights(tuned, str(source), lines.append)
+    assert lines == ["Ignoring source layer fc8"]
+    blobs = read_caffemodel(source)
+    assert torch.equal(tuned.get_submodule("conv1").weight.detach(), torch.from_numpy(blobs["conv1"][0]))
+    assert torch.equal(tuned.get_submodule("fc7").bias.detach(), torch.from_numpy(blobs["fc7"][1]))
+    assert torch.equal(tuned.get_submodule("fc8_flickr").weight, initial.get_submodule("fc8_flickr").weight)
+
+
+def test_later_files_win(golden, tmp_path):
+    second = tmp_path / "second.safetensors"
+    save_file({"fc7.bias": torch.full((32,), 7.0)}, second)
+    source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
+    tuned = net()
+    load_weights(tuned, f"{source},{second}", lambda _: None)
+    assert tuned.get_submodule("fc7").bias.unique().tolist() == [7.0]
+
+
+def test_legacy_shapes_of_fully_connected_layers_are_accepted(tmp_path):
+    file = tmp_path / "old.safetensors"
+    weight = torch.arange(32.0 * 64).reshape(1, 1, 32, 64)
+    save_file({"fc6.weight": weight, "fc6.bias": torch.ones(1, 1, 1, 32)}, file)
+    tuned = net()
+    load_weights(tuned, str(file), lambda _: None)
+    assert torch.equal(tuned.get_submodule("fc6").weight.detach(), weight.reshape(32, 64))
+
+
+def test_another_shape_is_an_error_that_suggests_to_rename_the_layer(golden):
+    source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
+    with pytest.raises(UserError, match=r"fc8\.weight as 30x32, the network as 20x32; .*rename the layer"):
+        load_weights(net(last_layer="fc8"), str(source), lambda _: None)
+
+
+def caffemodel(path, **layers):
+    message = message_class("NetParameter")()
+    for name in layers:
+        message.layer.add(name=name, type="InnerProduct")
+    write_caffemodel(path, message, {name: [np.ones(shape, np.float32) for shape in layers[name]] for name in layers})
+    return str(path)
+
+
+def test_a_layer_with_fewer_or_more_blobs_is_refused_as_in_caffe(tmp_path):
+    fewer = caffemodel(tmp_path / "fewer.caffemodel", fc7=[(32, 32)])
+    with pytest.raises(UserError, match=r"differ in fc7\.bias, which the file lacks; .*rename the layer"):
+        load_weights(net(), fewer, lambda _: None)
+    more = caffemodel(tmp_path / "more.caffemodel", fc7=[(32, 32), (32,), (1,)])
+    with pytest.raises(UserError, match=r"differ in fc7\.2, which the network lacks"):
+        load_weights(net(), more, lambda _: None)
+
+
+def test_only_leading_dimensions_of_1_are_ignored(tmp_path):
+    turned = caffemodel(tmp_path / "turned.caffemodel", fc8_flickr=[(32, 1), (1,)])
+    with pytest.raises(UserError, match=r"fc8_flickr\.weight as 32x1, the network as 1x32"):
+        load_weights(net(classes=1), turned, lambda _: None)
+
+
+def test_an_unusable_file_is_one_line(tmp_path):
+    unknown = tmp_path / "strange.safetensors"
+    save_file({"layer1.weight": torch.ones(2)}, unknown)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not at all")
+    for file, line in [
+        (tmp_path / "none.caffemodel", "can't be read"),
+        (tmp_path / "none.safetensors", "can't be read"),
+        (tmp_path / "model.pth", "neither a .caffemodel, a .safetensors nor a checkpoint's folder"),
+        (broken, "can't be read"),
+        (unknown, "shares no layer with the network; it holds layer1"),
+    ]:
+        with pytest.raises(UserError) as error:
+            load_weights(net(), str(file), lambda _: None)
+        assert line in str(error.value)
+        assert "\n" not in str(error.value)
