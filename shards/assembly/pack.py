@@ -135,7 +135,7 @@ def _pack(job: PackJob, old: LoadedBlock) -> list[dict[str, Any]]:
     draft = job.work / "draft.tar"
     entries: list[dict[str, Any]] = []
     outcomes: list[dict[str, Any]] = []
-    with draft.open("wb") as file, SampleWriter(file) as tar:
+    with draft.open("wb", buffering=2**20) as file, SampleWriter(file) as tar:
         for row in job.rows:
             if row["row"] in job.results:
                 outcome, member = _check_body(*job.results[row["row"]], row["extra"], job)
