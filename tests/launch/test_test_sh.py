@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -69,3 +70,14 @@ def test_a_slow_tier_without_tests_passes_but_a_selection_without_tests_fails(ch
     assert (done.returncode, "none selected" in done.stdout) == (0, True)
     done, _ = run_tests(checkout, EXIT_OF_pytest="5")
     assert (done.returncode, "FAILED (5)" in done.stdout) == (1, True)
+
+
+def test_a_group_of_tests_runs_in_one_process(tmp_path):
+    """The Slurm tests share a cluster. Some releases of pytest and pytest-xdist together ignore groups silently."""
+    test = 'def test(number, worker_id):\n    open(f"{worker_id}.txt", "w").close()\n'
+    marks = '@pytest.mark.xdist_group("g")\n@pytest.mark.parametrize("number", range(6))\n'
+    (tmp_path / "test_group.py").write_text(f"import pytest\n\n{marks}{test}")
+    program = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert "6 passed" in done.stdout, done.stdout
+    assert len(list(tmp_path.glob("gw*.txt"))) == 1

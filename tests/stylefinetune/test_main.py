@@ -56,7 +56,7 @@ def test_a_command_is_the_module_of_its_name(call, command, monkeypatch):
 
 
 def test_the_exit_code_and_the_message_are_the_commands(tmp_path):
-    done = python("-m", "stylefinetune", "evaluate", tmp_path / "none")
+    done = run(sys.executable, "-m", "stylefinetune", "evaluate", tmp_path / "none")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
