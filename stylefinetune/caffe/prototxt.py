@@ -116,7 +116,7 @@ def read_net(path: Path) -> NetConfig:
     assert train is not None
     test = _read_data(phases["TEST"], "TEST", path)
     networks = [_match_caffenet(phases[phase], path) for phase, data in (("TRAIN", train), ("TEST", test)) if data]
-    data: dict[str, Any] = {**train.keys, "test": {**test.keys, "split": "test"} if test else {"split": ""}}
+    data: dict[str, Any] = {**train[1], "test": {**test[1], "split": "test"} if test else {"split": ""}}
     learned = [layer for layer in networks[0] if layer.type in {"Convolution", "InnerProduct"}]
     parameters = [getattr(layer, _PARAM[layer.type]) for layer in learned]
     outputs = [parameter.num_output for parameter in parameters]
@@ -129,17 +129,7 @@ def read_net(path: Path) -> NetConfig:
         "dropout": _dropout(networks[0], path),
     }
     optim = {"layers": [_layer_rule(layer, path) for layer in learned]}
-    return NetConfig(
-        {"data": data, "model": model, "optim": optim}, outputs[-1], train.pictures, test and test.pictures
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    """An ImageData layer: its list file and its keys of section data."""
-
-    pictures: ImageList
-    keys: dict[str, Any]
+    return NetConfig({"data": data, "model": model, "optim": optim}, outputs[-1], train[0], test and test[0])
 
 
 def _is_in(layer: Any, phase: str, path: Path) -> bool:  # noqa: ANN401
@@ -153,8 +143,8 @@ def _is_in(layer: Any, phase: str, path: Path) -> bool:  # noqa: ANN401
     return not layer.include or any(enum_name(rule, "phase") == phase for rule in layer.include)
 
 
-def _read_data(layers: list[Any], phase: str, path: Path) -> _Data | None:
-    """Read the ImageData layer of a phase; None if there is none for testing."""
+def _read_data(layers: list[Any], phase: str, path: Path) -> tuple[ImageList, dict[str, Any]] | None:
+    """Return the list file and the `data` keys of a phase; None if there is none for testing."""
     found = [layer for layer in layers if not layer.bottom]
     if not found and phase == "TEST":
         return None
@@ -183,7 +173,7 @@ def _read_data(layers: list[Any], phase: str, path: Path) -> _Data | None:
         # Without a file and values, Caffe subtracts nothing.
         "mean_value": [round_float32(v) for v in transform.mean_value] or ([] if transform.mean_file else [0.0]),
     }
-    return _Data(ImageList(images.source, images.root_folder), keys)
+    return ImageList(images.source, images.root_folder), keys
 
 
 def _match_caffenet(layers: list[Any], path: Path) -> list[Any]:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -34,7 +34,7 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
         namespace = parser.instantiate(parser.parse_args(_in_order(arguments, read_solver)))
         return Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
     except (ArgumentError, ValueError, TypeError) as error:
-        raise UserError(_one_line(str(error), _keys(Config()))) from error
+        raise UserError(_one_line(str(error), list(parser.get_defaults().keys()))) from error
 
 
 def build_parser() -> ArgumentParser:
@@ -106,24 +106,8 @@ def load_config(path: Path) -> Config:
 
 def dump_config(config: Config) -> str:
     """Return `config` as YAML; `load_config` reads it back to an equal Config."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in cast("dict[str, object]", value).items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in cast("tuple[object, ...]", value)]
-    return value
-
-
-def _keys(value: object, prefix: str = "") -> list[str]:
-    """Return the dotted names of all settings."""
-    keys: list[str] = []
-    for field in dataclasses.fields(cast("Any", value)):
-        item = getattr(value, field.name)
-        keys += _keys(item, f"{prefix}{field.name}.") if dataclasses.is_dataclass(item) else [prefix + field.name]
-    return keys
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists
+    return yaml.safe_dump(plain, sort_keys=False)
 
 
 def _one_line(message: str, known: list[str]) -> str:

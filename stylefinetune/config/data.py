@@ -7,6 +7,14 @@ from typing import Any
 _SHARED = ("batch_size", "image_size", "crop_size", "mean_file", "mean_value", "scale")
 
 
+def require_minimum(section: str, config: object, minimum: float, *names: str) -> None:
+    """Raise ValueError if one of the named settings is below `minimum`, 0 or 1."""
+    for name in names:
+        value = getattr(config, name)
+        limit = "must not be negative" if minimum == 0 else f"must be at least {minimum:g}"
+        require(value >= minimum, f"{section}.{name} is {value}; it {limit}")
+
+
 def require(condition: bool, message: str) -> None:  # noqa: FBT001 -- like assert
     """Raise ValueError with `message`, one line that names the key, unless the condition holds."""
     if not condition:
@@ -19,16 +27,9 @@ class PhaseConfig:
 
     Attributes:
         training: crop at random; otherwise at the centre.
-        split: name of the split; empty if there is none.
-        batch_size: pictures per batch, over all ranks.
         image_size: (height, width) of all pictures after resizing; None does not resize.
-        crop_size: side of the square crop; 0 does not crop.
-        mirror: flip half of the pictures left to right.
-        shuffle: shuffle the pictures in every epoch; otherwise list order.
-        shuffle_window: number of shards whose pictures are mixed at a time; 0 mixes all.
-        mean_file: mean picture to subtract; DIR/mean.npy if empty.
-        mean_value: mean values to subtract instead: B,G,R, or one value for all channels.
-        scale: factor applied after the mean is subtracted.
+
+    See DataConfig for the others.
     """
 
     training: bool
@@ -45,7 +46,7 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         prefix = "data" if self.training else "data.test"
-        require(self.batch_size >= 1, f"{prefix}.batch_size is {self.batch_size}; it must be at least 1")
+        require_minimum(prefix, self, 1, "batch_size")
         require(
             min(self.image_size or (1,)) >= 1,
             f"{prefix}.image_size is {list(self.image_size or ())}; sides must be at least 1 (0 alone doesn't resize)",
@@ -141,7 +142,7 @@ class DataConfig:
             self.shuffle_window == 0 or (self.shuffle_window > 0 and self.shuffle),
             f"data.shuffle_window is {self.shuffle_window}; it must not be negative, and needs data.shuffle",
         )
-        require(self.workers >= 0, f"data.workers is {self.workers}; it must not be negative")
+        require_minimum("data", self, 0, "workers")
         require(0 <= self.max_corrupt <= 1, f"data.max_corrupt is {self.max_corrupt:g}; it must be between 0 and 1")
         self.phase(training=True)
         self.phase(training=False)

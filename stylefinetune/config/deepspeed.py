@@ -7,45 +7,27 @@ from typing import Any, Literal, cast
 from stylefinetune.config.data import require
 
 # DeepSpeed's keys that are derived from our settings; each includes the keys below it.
-DERIVED_KEYS = {
-    "train_batch_size": "data.batch_size",
-    "train_micro_batch_size_per_gpu": "data.batch_size",
-    "gradient_accumulation_steps": "train.iter_size",
-    "managed_gradient_accumulation": "train.iter_size",
-    "gradient_clipping": "optim.clip_gradients",
-    "zero_optimization.compute_grad_norm": "optim.clip_gradients",
-    "optimizer": "optim",
-    "zero_allow_untested_optimizer": "optim",
-    "scheduler": "optim.lr_policy",
-    "zero_optimization.stage": "deepspeed.zero_stage",
-    "bf16": "train.precision",
-    "bfloat16": "train.precision",
-    "fp16": "train.precision",
-    "data_types": "train.precision",
-    "torch_autocast": "train.precision",
-    "wandb": "tracking.wandb",
+_DERIVED = {
+    "data.batch_size": ("train_batch_size", "train_micro_batch_size_per_gpu"),
+    "train.iter_size": ("gradient_accumulation_steps", "managed_gradient_accumulation"),
+    "train.precision": ("bf16", "bfloat16", "fp16", "data_types", "torch_autocast"),
+    "optim": ("optimizer", "zero_allow_untested_optimizer"),
+    "optim.lr_policy": ("scheduler",),
+    "optim.clip_gradients": ("gradient_clipping", "zero_optimization.compute_grad_norm"),
+    "tracking.wandb": ("wandb",),
+    "deepspeed.zero_stage": ("zero_optimization.stage",),
 }
+DERIVED_KEYS = {key: ours for ours, keys in _DERIVED.items() for key in keys}
 # Keys that move weights or momenta to where checkpoints can't find them, or that change what is trained.
+_UNSUPPORTED_ZERO = (
+    *("cpu_offload", "cpu_offload_params", "offload_optimizer", "offload_param"),
+    *("zero_quantized_gradients", "zero_quantized_weights", "zero_quantized_nontrainable_weights"),
+    *("mics_shard_size", "zero_hpz_partition_size", "zenflow"),
+)
 UNSUPPORTED_KEYS = (
-    "zero_optimization.cpu_offload",
-    "zero_optimization.cpu_offload_params",
-    "zero_optimization.mics_shard_size",
-    "zero_optimization.offload_optimizer",
-    "zero_optimization.offload_param",
-    "zero_optimization.zenflow",
-    "zero_optimization.zero_hpz_partition_size",
-    "zero_optimization.zero_quantized_gradients",
-    "zero_optimization.zero_quantized_nontrainable_weights",
-    "zero_optimization.zero_quantized_weights",
-    "compression_training",
-    "data_efficiency",
-    "data_parallel_size",
-    "elasticity",
-    "expert_parallel",
-    "hybrid_engine",
-    "progressive_layer_drop",
-    "sequence_parallel_size",
-    "tensor_parallel",
+    *(f"zero_optimization.{key}" for key in _UNSUPPORTED_ZERO),
+    *("data_parallel_size", "expert_parallel", "sequence_parallel_size", "tensor_parallel"),
+    *("compression_training", "data_efficiency", "elasticity", "hybrid_engine", "progressive_layer_drop"),
 )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from typing import Literal, TypeAlias
 
-from stylefinetune.config.data import DataConfig, require
+from stylefinetune.config.data import DataConfig, require, require_minimum
 from stylefinetune.config.deepspeed import DeepSpeedConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
@@ -104,12 +104,9 @@ class OptimConfig:
     layers: tuple[LayerRule, ...] = (LayerRule(match="fc8_*", lr_mult=10.0),)
 
     def __post_init__(self) -> None:
-        require(self.base_lr >= 0, f"optim.base_lr is {self.base_lr}; it must not be negative")
-        require(self.stepsize >= 1, f"optim.stepsize is {self.stepsize}; it must be at least 1")
-        require(self.warmup_iter >= 0, f"optim.warmup_iter is {self.warmup_iter}; it must not be negative")
-        require(self.lars_trust >= 0, f"optim.lars_trust is {self.lars_trust}; it must not be negative")
+        require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay")
+        require_minimum("optim", self, 1, "stepsize")
         require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
-        require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it must not be negative")
         require(
             list(self.stepvalue) == sorted(self.stepvalue),
             f"optim.stepvalue is {list(self.stepvalue)}; the iterations must be ascending",
@@ -160,10 +157,8 @@ class TrainConfig:
     stall_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("max_iter", "iter_size", "average_loss"):
-            require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("test_interval", "test_iter", "display", "seed"):
-            require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
+        require_minimum("train", self, 1, "max_iter", "iter_size", "average_loss")
+        require_minimum("train", self, 0, "test_interval", "test_iter", "display", "seed")
         require(self.stall_seconds > 0, f"train.stall_seconds is {self.stall_seconds:g}; it must be above 0")
         require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
 
@@ -187,8 +182,7 @@ class CheckpointConfig:
     allow_other_index: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("snapshot", "keep_last", "keep_every"):
-            require(getattr(self, name) >= 0, f"checkpoint.{name} is {getattr(self, name)}; it must not be negative")
+        require_minimum("checkpoint", self, 0, "snapshot", "keep_last", "keep_every")
 
 
 @dataclasses.dataclass(frozen=True)

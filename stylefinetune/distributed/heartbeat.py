@@ -10,23 +10,12 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
+from stylefinetune.distributed.rendezvous import Store
 from stylefinetune.errors import EXIT_LOST_RANK
 
 STARTING = "starting"
-
-
-class Store(Protocol):
-    """The methods used of torch.distributed's stores."""
-
-    def set(self, key: str, value: str, /) -> None:
-        """Write a value."""
-        ...
-
-    def multi_get(self, keys: list[str], /) -> list[bytes]:
-        """Read several values; waits for missing ones."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

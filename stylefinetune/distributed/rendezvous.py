@@ -23,7 +23,7 @@ class Store(Protocol):
         ...
 
     def multi_get(self, keys: list[str], /) -> list[bytes]:
-        """Read several values."""
+        """Read several values; waits for missing ones."""
         ...
 
     def check(self, keys: list[str], /) -> bool:

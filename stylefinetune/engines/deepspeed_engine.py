@@ -15,7 +15,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.amp import GradScaler
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 
 from stylefinetune.config.schema import Config
@@ -25,6 +24,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.engines.loss_scale import (
     HostScaler,
+    Scaler,
     build_scaler,
     nan_below_min_scale,
     restore_scaler,
@@ -192,7 +192,7 @@ def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: Worl
         raise UserError(f"DeepSpeed rejects deepspeed.extra: {reason}") from error
 
 
-def _build_scaler(engine: Any, world: World, *, enabled: bool) -> GradScaler | HostScaler:  # noqa: ANN401
+def _build_scaler(engine: Any, world: World, *, enabled: bool) -> Scaler:  # noqa: ANN401
     """Return the loss scaler, and make DeepSpeed use it instead of its own.
 
     If gradients are partitioned, DeepSpeed's scaler would check only this rank's partition, so the other ranks would

@@ -1,7 +1,7 @@
 """Dynamic loss scaling for float16, by the rule of torch.amp.GradScaler."""
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.amp import GradScaler
@@ -12,26 +12,6 @@ MIN_SCALE = 2.0**-16  # below it, gradients that are not finite have another cau
 # first three updates of Caffe's micro run would be skipped.
 INITIAL_SCALE = 2.0**12
 _GROWTH, _BACKOFF, _INTERVAL = 2.0, 0.5, 2000  # GradScaler's defaults
-
-
-class Scaler(Protocol):
-    """The common methods of torch.amp.GradScaler and HostScaler."""
-
-    def is_enabled(self) -> bool:
-        """Return whether the loss is scaled."""
-        ...
-
-    def scale(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return `outputs` times the scale."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state; empty if scaling is disabled."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state."""
-        ...
 
 
 class HostScaler:
@@ -46,11 +26,11 @@ class HostScaler:
         self._good = 0
 
     def is_enabled(self) -> bool:
-        """See Scaler."""
+        """Return whether the loss is scaled."""
         return True
 
     def scale(self, outputs: torch.Tensor) -> torch.Tensor:
-        """See Scaler."""
+        """Return `outputs` times the scale."""
         return outputs * self.value
 
     def update(self, *, overflow: bool) -> None:
@@ -62,12 +42,15 @@ class HostScaler:
             self.value, self._good = self.value * _GROWTH, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """See Scaler."""
+        """Return the state."""
         return {"scale": self.value, "_growth_tracker": self._good}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See Scaler."""
+        """Load a state."""
         self.value, self._good = state_dict["scale"], state_dict["_growth_tracker"]
+
+
+Scaler = GradScaler | HostScaler
 
 
 def build_scaler(device: torch.device, *, enabled: bool) -> GradScaler:

@@ -5,11 +5,13 @@ deepspeed.utils.safe_get_full_optimizer_state, work only after the first step, o
 can't set a tensor whose size isn't a multiple of the number of ranks. So this module reads and writes the partitions in
 DeepSpeed's own layout.
 
-Each class takes the optimizer that deepspeed.initialize returns for an fp32 net, and the parameters by name.
+Each class takes the optimizer that deepspeed.initialize returns for an fp32 net, and the parameters by name. `gather`
+returns all parameters, and the momenta of the trained ones. `load` sets them; a missing momentum becomes zero. Both are
+collective.
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,25 +21,6 @@ from stylefinetune.optim.caffe_sgd import MOMENTUM
 
 Tensors = dict[str, torch.Tensor]
 Parameters = dict[str, nn.Parameter]
-
-
-class ZeroState(Protocol):
-    """The weights and momenta of a stage; both methods are collective."""
-
-    def gather(self) -> tuple[Tensors, Tensors]:
-        """Return all parameters, and the momenta of the trained ones."""
-        ...
-
-    def load(self, parameters: Tensors, momenta: Tensors) -> None:
-        """Set the parameters and the momenta; a missing momentum becomes zero."""
-        ...
-
-
-def build_zero_state(optimizer: Any, parameters: Parameters, stage: int) -> ZeroState:  # noqa: ANN401 -- DeepSpeed has no types
-    """Return the state of a stage, 0 to 3, with zero momenta."""
-    if stage == 0:
-        return _Stage0(optimizer, parameters)
-    return _Stage1And2(optimizer, parameters) if stage < 3 else _Stage3(optimizer, parameters)
 
 
 class _Stage0:
@@ -137,6 +120,16 @@ class _Stage3(_Partitioned):
                 rows = partition.new_zeros(dist.get_world_size(), part.stop - part.start)
                 _copy_or_zero(rows.view(-1)[: tensor.ds_numel], momenta.get(name))
                 partition[part] = rows[dist.get_rank()]
+
+
+ZeroState = _Stage0 | _Stage1And2 | _Stage3
+
+
+def build_zero_state(optimizer: Any, parameters: Parameters, stage: int) -> ZeroState:  # noqa: ANN401 -- DeepSpeed has no types
+    """Return the state of a stage, 0 to 3, with zero momenta."""
+    if stage == 0:
+        return _Stage0(optimizer, parameters)
+    return _Stage1And2(optimizer, parameters) if stage < 3 else _Stage3(optimizer, parameters)
 
 
 def _gather(partition: torch.Tensor) -> torch.Tensor:

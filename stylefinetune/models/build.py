@@ -5,7 +5,7 @@ from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
-from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, CaffeNetShape, is_valid_last_layer, pooled_size
+from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, is_valid_last_layer, pooled_size
 
 
 def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> nn.Module:
@@ -33,15 +33,7 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
             f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
             "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
         )
-    net = CaffeNet(
-        CaffeNetShape(
-            widths=model.widths,
-            num_classes=num_classes,
-            last_layer=model.last_layer,
-            input_size=input_sizes[0],
-            dropout=model.dropout,
-        )
-    )
+    net = CaffeNet(model, num_classes, input_sizes[0])
     net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
     return net
 

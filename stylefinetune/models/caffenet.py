@@ -1,6 +1,5 @@
 """Caffe's CaffeNet: AlexNet with pooling before normalization; any widths, input size and number of classes."""
 
-import dataclasses
 import math
 import re
 from collections import OrderedDict
@@ -9,26 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from stylefinetune.config.schema import ModelConfig
+
 SMALLEST_INPUT = 39  # pixels per side; pool5 then has an output of one pixel
-
-
-@dataclasses.dataclass(frozen=True)
-class CaffeNetShape:
-    """The sizes of a CaffeNet's layers.
-
-    Attributes:
-        widths: outputs of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
-        num_classes: outputs of the last layer.
-        last_layer: name of the last layer.
-        input_size: (height, width) of the input in pixels, 227x227 for the published weights.
-        dropout: fraction of fc6's and fc7's outputs that is dropped in training.
-    """
-
-    widths: tuple[int, int, int, int, int, int, int]
-    num_classes: int
-    last_layer: str
-    input_size: tuple[int, int]
-    dropout: float
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -38,8 +20,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     would become infinite, and the outputs 0.
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- as the class above calls it
-        """Returns what nn.LocalResponseNorm does, float32 or, of that, float64."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- the name in the base class
+        """See nn.LocalResponseNorm; the output is float32, or float64 for a float64 input."""
         return super().forward(input.to(torch.promote_types(input.dtype, torch.float32)))
 
 
@@ -47,12 +29,17 @@ class CaffeNet(nn.Sequential):
     """Network from [B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
     Layers have Caffe's names, so that a .caffemodel can be copied by name.
+
+    Args:
+        model: widths, dropout and the name of the last layer.
+        num_classes: outputs of the last layer.
+        input_size: (height, width) of the input in pixels, 227x227 for the published weights.
     """
 
-    def __init__(self, shape: CaffeNetShape) -> None:
-        c1, c2, c3, c4, c5, f6, f7 = shape.widths
-        assert min(shape.input_size) >= SMALLEST_INPUT
-        pooled = math.prod(map(pooled_size, shape.input_size))
+    def __init__(self, model: ModelConfig, num_classes: int, input_size: tuple[int, int]) -> None:
+        c1, c2, c3, c4, c5, f6, f7 = model.widths
+        assert min(input_size) >= SMALLEST_INPUT
+        pooled = math.prod(map(pooled_size, input_size))
 
         def pool() -> nn.Module:
             return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
@@ -80,11 +67,11 @@ class CaffeNet(nn.Sequential):
                 flatten=nn.Flatten(),
                 fc6=nn.Linear(c5 * pooled, f6),
                 relu6=nn.ReLU(inplace=True),
-                drop6=nn.Dropout(shape.dropout),
+                drop6=nn.Dropout(model.dropout),
                 fc7=nn.Linear(f6, f7),
                 relu7=nn.ReLU(inplace=True),
-                drop7=nn.Dropout(shape.dropout),
-                **{shape.last_layer: nn.Linear(f7, shape.num_classes)},
+                drop7=nn.Dropout(model.dropout),
+                **{model.last_layer: nn.Linear(f7, num_classes)},
             )
         )
 

@@ -1,8 +1,7 @@
 """Caffe's SGD, with learning rate and weight decay multipliers per layer."""
 
 import fnmatch
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,13 +43,8 @@ class CaffeSGD(torch.optim.Optimizer):
             for parameter in group["params"]:
                 self.state[parameter][MOMENTUM] = torch.zeros_like(parameter)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- no closures
         """Update every parameter from its gradient."""
         assert closure is None
         found_inf: torch.Tensor | None = getattr(self, "found_inf", None)

@@ -89,9 +89,7 @@ def test_another_mirror_continues_the_download_of_the_first(server):
     [
         pytest.param([Answer(BODY)], id="it ignores ranges"),
         pytest.param([rest(100_000), Answer(BODY)], id="it sends another range"),
-        pytest.param(
-            [Answer(status=416, headers={"Content-Range": "bytes */7"}), Answer(BODY)], id="too long"
-        ),
+        pytest.param([Answer(status=416, headers={"Content-Range": "bytes */7"}), Answer(BODY)], id="too long"),
         pytest.param([rest(150_000), Answer(BODY)], id="damaged"),
     ],
 )

@@ -2,23 +2,17 @@ import pytest
 import torch
 
 from stylefinetune.config.schema import ModelConfig
-from stylefinetune.models.caffenet import CaffeNet, CaffeNetShape, pooled_size
+from stylefinetune.models.caffenet import CaffeNet, pooled_size
 
 WIDTHS = (96, 256, 384, 384, 256, 4096, 4096)
 
 
-def shape(**changes):
-    fields = {
-        "widths": (8, 16, 24, 24, 16, 32, 32),
-        "num_classes": 20,
-        "last_layer": "fc8_flickr",
-        "input_size": (80, 80),
-    }
-    return CaffeNetShape(**{**fields, "dropout": 0.5, **changes})
+def caffenet(input_size=(80, 80), **settings):
+    return CaffeNet(ModelConfig(**{"widths": (8, 16, 24, 24, 16, 32, 32), **settings}), 20, input_size)
 
 
 def test_the_full_size_network_has_the_parameters_of_caffenet():
-    net = CaffeNet(shape(widths=WIDTHS, input_size=(227, 227)))
+    net = caffenet(widths=WIDTHS, input_size=(227, 227))
     sizes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     assert sizes["conv1.weight"] == (96, 3, 11, 11)
     assert sizes["conv2.weight"] == (256, 48, 5, 5)
@@ -30,7 +24,7 @@ def test_the_full_size_network_has_the_parameters_of_caffenet():
 @pytest.mark.parametrize(("input_size", "expected"), [(227, 6), (80, 2), (75, 2), (67, 1), (39, 1)])
 def test_pooling_rounds_up(input_size, expected):
     assert pooled_size(input_size) == expected
-    net = CaffeNet(shape(input_size=(input_size, input_size))).eval()
+    net = caffenet(input_size=(input_size, input_size)).eval()
     assert net(torch.zeros(1, 3, input_size, input_size)).shape == (1, 20)
 
 
@@ -38,7 +32,7 @@ def test_initial_weights_are_caffes_and_depend_on_the_seed():
     model = ModelConfig()
 
     def initialized(seed):
-        net = CaffeNet(shape(widths=(96, 256, 64, 64, 64, 64, 64), input_size=(227, 227)))
+        net = caffenet(widths=(96, 256, 64, 64, 64, 64, 64), input_size=(227, 227))
         net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
         return net
 
@@ -53,7 +47,7 @@ def test_initial_weights_are_caffes_and_depend_on_the_seed():
 
 
 def test_dropout_is_off_in_testing_and_scales_up_in_training():
-    net = CaffeNet(shape(dropout=0.5))
+    net = caffenet(dropout=0.5)
     pictures = torch.randn(2, 3, 80, 80)
     net.eval()
     assert torch.equal(net(pictures), net(pictures))
@@ -65,7 +59,7 @@ def test_dropout_is_off_in_testing_and_scales_up_in_training():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_normalization_computes_in_fp32_since_squares_overflow_in_float16(dtype):
-    norm1 = CaffeNet(shape()).get_submodule("norm1")
+    norm1 = caffenet().get_submodule("norm1")
     activations = (torch.rand(2, 8, 5, 5) * 1000).to(dtype)
     with torch.autocast("cpu", dtype=dtype):
         assert torch.equal(norm1(activations), norm1(activations.float()))
@@ -73,12 +67,12 @@ def test_normalization_computes_in_fp32_since_squares_overflow_in_float16(dtype)
 
 
 def test_an_empty_batch_has_zero_gradients():
-    net = CaffeNet(shape())
+    net = caffenet()
     net(torch.empty(0, 3, 80, 80)).sum().backward()
     assert all(parameter.grad.abs().sum() == 0 for parameter in net.parameters())
 
 
 def test_inputs_may_be_rectangular():
-    net = CaffeNet(shape(input_size=(80, 120))).eval()
+    net = caffenet(input_size=(80, 120)).eval()
     assert net(torch.zeros(1, 3, 80, 120)).shape == (1, 20)
     assert net.get_submodule("fc6").in_features == 16 * 2 * 3
