@@ -12,22 +12,22 @@ from stylefinetune.errors import UserError
 from stylefinetune.distributed.world import World
 
 def fail():
-    raise UserError("no room")
+    raise UserError("disk full")
 
 world = World.join()
 total = world.sum(torch.tensor([1.0, world.rank]))
 world.barrier()
-world.main_first(lambda: print("the lead alone", flush=True))
+world.main_first(lambda: print("rank 0 only", flush=True))
 try:
     world.main_first(fail)
 except UserError as error:
-    print(f"all hear of it: {error}", flush=True)
-print(f"rank {world.rank} of {world.size} on {world.device.type}, lead {world.is_main}: {total.tolist()}", flush=True)
+    print(f"every rank raises: {error}", flush=True)
+print(f"rank {world.rank} of {world.size} on {world.device.type}, main {world.is_main}: {total.tolist()}", flush=True)
 world.shutdown()
 """
 
 
-def test_alone_everything_is_its_own_sum(monkeypatch):
+def test_sums_in_a_world_of_one_are_the_values(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     world = World.join()
@@ -37,19 +37,19 @@ def test_alone_everything_is_its_own_sum(monkeypatch):
     world.shutdown()
 
 
-def test_three_ranks_sum_meet_and_leave():
+def test_three_ranks_sum_synchronize_and_shut_down():
     done = python("-c", PROGRAM, ranks=3)
     assert done.returncode == 0, done.stderr
-    # Three processes share the pipe, and a line and its end may part.
-    said = sorted(re.findall(r"rank \d of 3 on \w+, lead \w+: \[.*?\]", done.stdout))
-    assert done.stdout.count("the lead alone") == 1
-    assert done.stdout.count("all hear of it: no room") == 1
-    assert done.stdout.count("all hear of it: rank 0 has failed") == 2
+    # Three processes share the pipe, so a line and its newline may be separated.
+    printed = sorted(re.findall(r"rank \d of 3 on \w+, main \w+: \[.*?\]", done.stdout))
+    assert done.stdout.count("rank 0 only") == 1
+    assert done.stdout.count("every rank raises: disk full") == 1
+    assert done.stdout.count("every rank raises: rank 0 has failed") == 2
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert said == [f"rank {rank} of 3 on {device}, lead {rank == 0}: [3.0, 3.0]" for rank in range(3)]
+    assert printed == [f"rank {rank} of 3 on {device}, main {rank == 0}: [3.0, 3.0]" for rank in range(3)]
 
 
-def test_ranks_know_how_often_torchrun_has_started_them_anew(tmp_path):
+def test_ranks_know_how_often_torchrun_has_restarted_them(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys\nfrom stylefinetune.distributed.world import World\nworld = World.join()\n"
