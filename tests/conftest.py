@@ -1,31 +1,47 @@
-"""What several tests share: the original Caffe's results, shards of drawn pictures, a training run."""
+"""Fixtures of several packages' tests: the original Caffe's results, shards of drawn pictures, a training run."""
 
 import contextlib
 import dataclasses
+import os
+import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.loopback import LoopbackServer
-from tests.programs import NARROW, ROOT, assemble, run
+from tests.programs import NARROW, ROOT, assemble, python
 
-# A shell ignores these for what runs in its background, nohup does too, and so would all that is tested.
+# One thread for each process of a test, since tests run side by side (pytest -n). torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Temporary folders are in memory, if there is enough: checkpoints and shards are fsynced, which takes a hundred times
+# as long on a disk.
+MEMORY, ENOUGH = Path("/dev/shm"), 8 * 2**30
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+# A shell ignores these signals for a background process, and nohup ignores SIGHUP; the tested programs inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
+    """Keeps a file's tests in one process under pytest-xdist's `--dist loadgroup`, so that it builds fixtures once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 @pytest.fixture
 def server():
-    """A web server on this machine that answers as it is told to."""
+    """A web server on this machine whose answers a test sets."""
     with LoopbackServer() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def golden():
-    """The folder of the original Caffe's results, a compact copy; its README says what lies where."""
+    """The folder with a compact copy of the original Caffe's results; its README describes the files."""
     return ROOT / "tests" / "golden"
 
 
@@ -34,7 +50,7 @@ class Drawn:
     """Drawn pictures of four styles as Caffe list files.
 
     Attributes:
-        folder: holds the pictures, train.txt (41 pictures), test.txt (11) and classes.txt.
+        folder: has the pictures, train.txt (41 pictures), test.txt (11) and classes.txt.
         lists: the flags that assemble them.
     """
 
@@ -57,10 +73,10 @@ def drawn(tmp_path_factory):
     (folder / "classes.txt").write_text("".join(f"{names[style]}\n" for style in styles))
     for split, count, seed in (("train", 41, 0), ("test", 11, 1000)):
         lines = []
-        for place in range(count):
-            label = place % 4
-            path = folder / f"{split}_{place:03d}.jpg"
-            path.write_bytes(sample.encode(draw(styles[label], seed + place)))
+        for number in range(count):
+            label = number % 4
+            path = folder / f"{split}_{number:03d}.jpg"
+            path.write_bytes(sample.encode(draw(styles[label], seed + number)))
             lines.append(f"{path} {label}\n")
         (folder / f"{split}.txt").write_text("".join(lines))
     return Drawn(folder)
@@ -71,14 +87,14 @@ def pixel_shards(drawn, tmp_path_factory):
     """Shards of the drawn pictures as 48x48 pixels, several tars a split, and their mean."""
     out = tmp_path_factory.mktemp("pixels") / "DIR with a space"
     assemble(*drawn.lists, "--out", out, "--encode_format=pixels", "--image_size=48", "--rows_per_shard=20")
-    done = run(sys.executable, "-m", "shards", "mean", out)
+    done = python("-m", "shards", "mean", out)
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.fixture(scope="session")
 def original_shards(drawn, pixel_shards, tmp_path_factory):
-    """Shards of the drawn pictures as they are."""
+    """Shards of the drawn pictures in their original encoding."""
     out = tmp_path_factory.mktemp("originals") / "DIR"
     assemble(*drawn.lists, "--out", out, "--encode_format=original", "--rows_per_shard=20")
     (out / "mean.npy").write_bytes((pixel_shards / "mean.npy").read_bytes())
@@ -99,7 +115,7 @@ def trained(pixel_shards, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def micro(golden, tmp_path_factory):
-    """The flags that train Caffe's micro net on its pictures, but for weights, rate and run folder."""
+    """The flags that train Caffe's micro net on its pictures, except weights, rate and run folder."""
     out = tmp_path_factory.mktemp("micro") / "DIR"
     assemble("--list=train=train.txt", "--list=test=test.txt", f"--out={out}", cwd=golden / "micro")
     return [

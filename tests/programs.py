@@ -1,4 +1,4 @@
-"""Runs the project's programs as a user would, and reads what they leave."""
+"""Runs the project's programs as a user would, and reads their metrics."""
 
 import contextlib
 import json
@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.worlds import ROOT, fork_server
+
 NARROW = [
     "--data.image_size=48",
     "--data.crop_size=43",
@@ -22,7 +23,7 @@ NARROW = [
 
 
 def run(*command, timeout=300, env=None, cwd=ROOT):
-    """Runs a program to its end and returns what it said."""
+    """Runs any program to its end, and returns its exit code and output."""
     return subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -34,15 +35,33 @@ def run(*command, timeout=300, env=None, cwd=ROOT):
     )
 
 
+def python(*arguments, ranks=1, timeout=300, env=None, cwd=ROOT):
+    """Does the same for `python ARGUMENTS`, in a fork of a process that has imported torch (see tests/worlds.py).
+
+    Args:
+        arguments: such as "-m", "stylefinetune.predict", "photo.jpg".
+        ranks: how many processes run it together; of one, it runs without a launcher.
+        timeout: in seconds.
+        env: variables to add to the environment, except those that act while an interpreter starts.
+        cwd: the working folder.
+    """
+    return fork_server().start(*arguments, ranks=ranks, env=env, cwd=cwd).wait(timeout)
+
+
+def train_on(ranks, *flags, timeout=300, env=None, cwd=ROOT):
+    """Runs `python -m stylefinetune.train` on so many gloo ranks."""
+    return python("-m", "stylefinetune.train", *flags, ranks=ranks, timeout=timeout, env=env, cwd=cwd)
+
+
 def assemble(*arguments, cwd=ROOT):
     """Runs `python -m shards assemble`, which must succeed."""
-    done = run(sys.executable, "-m", "shards", "assemble", *arguments, cwd=cwd)
+    done = python("-m", "shards", "assemble", *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def torchrun(ranks, *arguments, env=None, timeout=300, cwd=ROOT):
-    """Runs training on so many gloo ranks."""
+    """Runs training under torchrun itself, for tests of what a launcher does."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     rendezvous = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
     return run(
@@ -51,7 +70,7 @@ def torchrun(ranks, *arguments, env=None, timeout=300, cwd=ROOT):
 
 
 def free_port(address="127.0.0.1"):
-    """Returns a port for a program to listen at, below those that the system gives to whoever asks for any."""
+    """Returns a free port below the range from which the system gives ports to connections."""
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((address, random.randrange(20000, 32768)))
@@ -62,3 +81,11 @@ def metrics(run_dir, phase):
     """Returns the lines of metrics.jsonl of one phase."""
     lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if entry["phase"] == phase]
+
+
+def bash_completions(script, line):
+    """Return what bash proposes for the last word of a command line, after it has read a completion script."""
+    command, *words = line.split()
+    program = f'{script}\nCOMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _shtab_{command}; echo "${{COMPREPLY[@]}}"'
+    done = run("bash", "-c", program, "bash", command, *words)
+    return done.stdout.split()

@@ -5,6 +5,23 @@ import pytest
 
 from benchmarks import caffe_checks, caffe_full_size, stochastic_parity
 from benchmarks.caffe_results import read_micro
+from tests.programs import python
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_ranks():
+    """Runs the comparisons' ranks as forks instead of under torchrun."""
+
+    def run_on_ranks(ranks, module, arguments, folder):
+        done = python("-m", module, *arguments, ranks=ranks, cwd=folder)
+        return done.returncode, done.stderr
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caffe_checks, "run_on_ranks", run_on_ranks)
+        yield
+
+
+FAST_AND_SLOW_RANKS = [1, 2, pytest.param(3, marks=pytest.mark.slow)]
 
 
 def assert_holds(rows):
@@ -31,13 +48,14 @@ def compared(golden, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", FAST_AND_SLOW_RANKS)
 @pytest.mark.parametrize("kind", ["finetune", "scratch", "itersize2"])
 def test_sixty_iterations_on_any_number_of_ranks(compared, turned, kind, ranks):
     """Losses, tests, weights and momenta; a batch of 10 on 3 ranks is 4, 3 and 3."""
     assert_holds(compared(kind, ranks, "float32", None if kind == "finetune" else turned))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["scratch", "itersize2"])
 def test_where_no_order_of_sums_shows_the_tie_is_caffes(compared, kind, ranks):

@@ -1,17 +1,15 @@
 """DeepSpeed's runs are the original Caffe's at every stage, and go on as runs of another engine."""
 
 import json
-import sys
 
 import pytest
 
 from benchmarks.caffe_checks import compare_run, largest, run_turned
 from benchmarks.caffe_results import WEIGHTS, read_micro
-from tests.programs import ROOT, metrics, run, torchrun
+from tests.programs import ROOT, metrics, python, train_on
 
 STAGES = (0, 1, 2, 3)
 PROGRAM = ROOT / "tests" / "end_to_end" / "many_runs.py"
-LAUNCH = ["-m", "torch.distributed.run", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
 HALVES = ["--solver=solver_itersize2.prototxt", f"--weights={WEIGHTS['itersize2']}", "--tracking.wandb=disabled"]
 EVERY = "--checkpoint.snapshot=1"
 
@@ -35,9 +33,7 @@ def done(golden, from_caffe, tmp_path_factory, request):
     for precision, stage in (("bf16", 1), ("fp16", 2)):
         runs.append(flags_of(from_caffe, folder / precision, stage, f"--train.precision={precision}"))
     (folder / "runs.json").write_text(json.dumps(runs))
-    launch = [*LAUNCH, f"--nproc_per_node={request.param}"] if request.param > 1 else []
-    command = [sys.executable, *launch, PROGRAM, folder / "runs.json"]
-    ended = run(*command, env={"OMP_NUM_THREADS": "1"}, timeout=400, cwd=golden / "micro")
+    ended = python(PROGRAM, folder / "runs.json", ranks=request.param, timeout=400, cwd=golden / "micro")
     assert ended.returncode == 0, ended.stderr
     return request.param, folder
 
@@ -82,9 +78,9 @@ def test_a_run_moves_from_stage_to_stage_to_pytorch_and_over_ranks(golden, from_
     """Stage 1 on 2 ranks, stage 2 on 1, stage 3 on 3, PyTorch alone on 2."""
     to = [(2, 1, 15), (1, 2, 30), (3, 3, 45)]
     for ranks, stage, max_iter in to:
-        ended = torchrun(ranks, *flags_of(from_caffe, tmp_path, stage, EVERY, f"--train.max_iter={max_iter}"))
+        ended = train_on(ranks, *flags_of(from_caffe, tmp_path, stage, EVERY, f"--train.max_iter={max_iter}"))
         assert ended.returncode == 0, ended.stderr
-    ended = torchrun(2, *from_caffe, EVERY, f"--run_dir={tmp_path}")
+    ended = train_on(2, *from_caffe, EVERY, f"--run_dir={tmp_path}")
     assert ended.returncode == 0, ended.stderr
     rows = list(compare_run(tmp_path, read_micro(golden, "finetune"), "moved", 2))
     assert len(rows) == 5
@@ -94,7 +90,7 @@ def test_a_run_moves_from_stage_to_stage_to_pytorch_and_over_ranks(golden, from_
 
 def test_a_mistake_is_one_line_and_exit_code_2(from_caffe, tmp_path):
     wrong = flags_of(from_caffe, tmp_path, 1, "--deepspeed.extra={zero_optimization: {no_such_key: 1}}")
-    ended = run(sys.executable, "-m", "stylefinetune.train", *wrong)
+    ended = train_on(1, *wrong)
     assert ended.returncode == 2, ended.stderr
     errors = [line for line in ended.stderr.splitlines() if "error" in line]
     assert len(errors) == 1
@@ -103,7 +99,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(from_caffe, tmp_path):
 
 
 def test_what_deepspeed_is_told_is_shown(from_caffe, tmp_path):
-    shown = torchrun(2, *flags_of(from_caffe, tmp_path / "run", 3), "--print_deepspeed_config")
+    shown = train_on(2, *flags_of(from_caffe, tmp_path / "run", 3), "--print_deepspeed_config")
     assert shown.returncode == 0, shown.stderr
     told = json.loads(shown.stdout)
     assert told["zero_optimization"]["stage"] == 3

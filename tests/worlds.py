@@ -1,0 +1,316 @@
+"""A fork server: runs Python programs, on one rank or several, without starting Python and importing torch each time.
+
+`fork_server()` starts `python -m tests.worlds SOCKET`, a process that has imported the project and torch, runs no
+thread of Python and computes nothing. Each program is a fork of it: it gets its own arguments, environment, folder and
+output files, and ends as an interpreter ends. Several ranks are forks of one more process, which stands in for
+torchrun: it holds the store, sets what torchrun sets in the environment, and ends the other ranks where one fails.
+
+What acts only while an interpreter starts (PYTHONPATH, OMP_NUM_THREADS, ...) can't be set for a fork.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PRELOADED = (
+    *(f"stylefinetune.{command}" for command in ("train", "evaluate", "predict", "export", "check", "weights")),
+    "shards.commands",
+    "torch._dynamo",  # which torch imports with the first optimizer
+    "torch.nn.parallel.distributed",
+)
+AT_START = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+POLL = 0.02  # seconds
+TERMINATION_SECONDS = 30  # that a rank has to end after SIGTERM, as under torchrun
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A program that has ended.
+
+    Attributes:
+        returncode: of the rank that failed first, negative for a signal; 0 where none failed.
+        stdout: of all ranks.
+        stderr: of all ranks.
+        returncodes: of each rank.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    returncodes: list[int]
+
+
+class Program:
+    """A program under way.
+
+    Attributes:
+        pid: of its process; of the launcher, where there are several ranks.
+    """
+
+    def __init__(self, address, request):
+        self._folder = Path(tempfile.mkdtemp(prefix="program_"))
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(str(address))
+        self._replies = self._connection.makefile("r")
+        self._connection.sendall(json.dumps(request | {"output": str(self._folder)}).encode() + b"\n")
+        self.pid = json.loads(self._replies.readline())
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self, timeout):
+        """Waits until the program ends; it is killed, with its children, where that takes more than `timeout` seconds.
+
+        Raises:
+            TimeoutError: it was killed.
+        """
+        self._connection.settimeout(timeout)
+        try:
+            returncodes, first = json.loads(self._replies.readline())
+            output, errors = ((self._folder / name).read_text(errors="replace") for name in ("stdout", "stderr"))
+        except TimeoutError as error:
+            said = (self._folder / "stderr").read_text(errors="replace")
+            raise TimeoutError(f"still running after {timeout} s:\n{said}") from error
+        finally:
+            self._connection.close()  # which kills it
+            self._replies.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return Finished(first, output, errors, returncodes)
+
+
+class ForkServer:
+    """The server's process, seen from the tests'."""
+
+    def __init__(self):
+        self._folder = tempfile.mkdtemp(prefix="worlds_")
+        self._address = Path(self._folder, "socket")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.worlds", self._address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, **AT_START},
+        )
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def start(self, *arguments, ranks=1, env=None, cwd=ROOT):
+        """Starts `python ARGUMENTS` on so many ranks; one rank runs without a launcher."""
+        given = {**os.environ, **(env or {})}
+        late = {name for name in env or {} if name.startswith(("PYTHON", "OMP_", "MALLOC_", "LD_"))} - AT_START.keys()
+        assert not late, f"{late} has no effect on a fork; run a new interpreter"
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "ranks": ranks,
+            "environment": given | AT_START,
+            "cwd": str(cwd),
+        }
+        return Program(self._address, request)
+
+    def close(self):
+        self._process.stdin.close()  # which ends it
+        self._process.stdout.close()
+        self._process.wait(30)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@functools.cache
+def fork_server():
+    """Returns this process's server, started when it is asked for first."""
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+# What follows runs in the server and its forks.
+
+
+def serve(address):
+    """Forks a process for each connection, until standard input is closed."""
+    with tempfile.TemporaryFile() as nowhere:  # DeepSpeed's accelerator and others write while they are imported
+        kept = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)
+        for module in PRELOADED:
+            with contextlib.suppress(ImportError):  # the programs that need it report that themselves
+                importlib.import_module(module)
+        os.dup2(kept, 1)
+    gc.collect()
+    gc.freeze()  # so that a fork's collections leave the shared pages alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the tests' process, which closes stdin
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    selector = selectors.DefaultSelector()
+    selector.register(0, selectors.EVENT_READ, "end")
+    selector.register(listener, selectors.EVENT_READ, "start")
+    running = {}  # connection -> (pid, pidfd)
+    os.write(kept, b"ready\n")
+    while True:
+        for key, _ in selector.select():
+            if key.data == "end":
+                for pid, _ in running.values():
+                    kill_group(pid)
+                return
+            if key.data == "start":
+                connection, _ = listener.accept()
+                request = json.loads(connection.makefile("r").readline())
+                pid = os.fork()
+                if pid == 0:
+                    selector.close()
+                    os.closerange(3, min(4096, os.sysconf("SC_OPEN_MAX")))
+                    run_program(request)
+                pidfd = os.pidfd_open(pid)
+                running[connection] = pid, pidfd
+                connection.sendall(f"{pid}\n".encode())
+                selector.register(pidfd, selectors.EVENT_READ, (connection, request))
+                selector.register(connection, selectors.EVENT_READ, "lost")
+            elif key.data == "lost":
+                kill_group(running[key.fileobj][0])
+                selector.unregister(key.fileobj)
+            else:
+                connection, request = key.data
+                pid, pidfd = running.pop(connection)
+                selector.unregister(pidfd)
+                os.close(pidfd)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                kill_group(pid)  # what it has left behind
+                with contextlib.suppress(KeyError):
+                    selector.unregister(connection)
+                ended = Path(request["output"], "ended")
+                ended = ended.read_text() if ended.exists() else json.dumps([[code], code])
+                with contextlib.suppress(OSError):  # nobody waits for it any more
+                    connection.sendall(ended.encode() + b"\n")
+                connection.close()
+
+
+def kill_group(pid):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def run_program(request):
+    """Becomes the program, or the launcher of its ranks; doesn't return."""
+    os.setsid()
+    output = Path(request["output"])
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, number)
+        os.close(file)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["ranks"] == 1:
+        interpret(request["arguments"])
+    launch(request, output)
+
+
+def launch(request, output):
+    """Forks the ranks, and waits for them as torchrun does."""
+    from torch.distributed import TCPStore
+
+    meeting = socket.socket()
+    meeting.bind(("127.0.0.1", 0))
+    meeting.listen(128)
+    port, ranks = meeting.getsockname()[1], request["ranks"]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "TORCHELASTIC_RUN_ID": "worlds",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    pids = {}
+    for rank in range(ranks):
+        pid = os.fork()
+        if pid == 0:
+            meeting.close()
+            os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0")
+            interpret(request["arguments"])
+        pids[pid] = rank
+    # Only now, since it starts threads; the ranks' connections wait in the socket's queue.
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=meeting.detach())
+    codes, first, deadline = {}, 0, float("inf")
+    while len(codes) < ranks:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            codes[pids[pid]] = code = os.waitstatus_to_exitcode(status)
+            if code and not first:
+                first, deadline = code, time.monotonic() + TERMINATION_SECONDS
+                end_ranks(pids, codes, signal.SIGTERM)
+        else:
+            time.sleep(POLL)
+        if time.monotonic() > deadline:
+            end_ranks(pids, codes, signal.SIGKILL)
+    del store
+    (output / "ended").write_text(json.dumps([[codes[rank] for rank in range(ranks)], first]))
+    os._exit(0)
+
+
+def end_ranks(pids, codes, number):
+    for pid, rank in pids.items():
+        if rank not in codes:
+            os.kill(pid, number)
+
+
+def interpret(arguments):
+    """Does what `python ARGUMENTS` does, and exits."""
+    code = 1
+    try:
+        execute(arguments)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+    except BaseException:  # noqa: BLE001 -- as an interpreter ends
+        traceback.print_exc()
+    finally:
+        # An interpreter's exit but for freeing all that the server imported, which would copy each page of it.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def execute(arguments):
+    """Runs `-m MODULE`, `-c TEXT` or `FILE`, and gives it the arguments that follow."""
+    kind, rest = arguments[0], arguments[1:]
+    if kind == "-m":
+        sys.argv, sys.path[0] = rest, str(Path.cwd())
+        sys.modules.pop(rest[0], None)  # the command alone, so that it runs as __main__
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv, sys.path[0] = arguments, str(Path(kind).parent)
+        runpy.run_path(kind, run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
