@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs torchrun's agent of one node. launch/train.sh and slurm/finetune.sh start one on each node and set PYTHON, NNODES,
-# NODE_RANK, MASTER_ADDR, MASTER_PORT and NPROC_PER_NODE. The arguments are flags of training.
+# Runs torchrun's agent of one node. launch/train.sh and slurm/finetune.sh start one on each node and set PYTHON,
+# NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT and NPROC_PER_NODE. The arguments are flags of training.
 set -euo pipefail
 
 # If the agents shared one store, a node that joins later would wait for an address that torchrun publishes only once.

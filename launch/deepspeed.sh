@@ -4,8 +4,8 @@
 #   launch/deepspeed.sh --config FILE [FLAG of training ...]
 #   HOSTFILE=FILE launch/deepspeed.sh --config FILE ...       on several nodes
 #
-# HOSTFILE        file with a line per node: HOST slots=8. Each HOST accepts ssh without a password, and has the checkout,
-#                 PYTHON, HOSTFILE, the shards and run_dir under the same paths
+# HOSTFILE        file with a line per node: HOST slots=8. Each HOST accepts ssh without a password, and has the
+#                 checkout, PYTHON, HOSTFILE, the shards and run_dir under the same paths
 # NPROC_PER_NODE  processes per node; default: the slots, or without HOSTFILE one per GPU, or 1 without GPUs
 # MASTER_ADDR     address of the first HOST; default: the first one that `hostname -I` prints there
 # MASTER_PORT     free port there; default: any

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs one node's ranks with DeepSpeed's launcher, and exits after the last of them. SIGTERM stops them.
-# launch/deepspeed.sh starts it with PYTHON and MASTER_PORT. On several nodes it starts it by ssh, with HOSTFILE, NODE_RANK
-# and MASTER_ADDR too. There the end of the input also stops the ranks: ssh passes no signals on.
+# launch/deepspeed.sh starts it with PYTHON and MASTER_PORT. On several nodes it starts it by ssh, with HOSTFILE,
+# NODE_RANK and MASTER_ADDR too. There the end of the input also stops the ranks: ssh passes no signals on.
 set -euo pipefail
 flags=(--master_port "$MASTER_PORT")
 if ! nvidia-smi -L >/dev/null 2>&1; then
@@ -10,8 +10,8 @@ if ! nvidia-smi -L >/dev/null 2>&1; then
 fi
 if [[ ${NPROC_PER_NODE:-} ]]; then flags+=(--num_accelerators "$NPROC_PER_NODE"); fi
 
-# DeepSpeed's launcher is two processes, and the outer one doesn't pass signals on. So a signal goes to the whole process
-# group, and this script waits until the group is empty.
+# DeepSpeed's launcher is two processes, and the outer one doesn't pass signals on. So a signal goes to the whole
+# process group, and this script waits until the group is empty.
 code=0 input_watch=""
 trap 'trap "" TERM; kill -TERM 0' TERM INT HUP USR1
 if [[ ${HOSTFILE:-} ]]; then

@@ -8,7 +8,7 @@ fail() { # MESSAGE
 }
 
 show_help() { # print the comment at the top of the script
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${home:?}/${script:?}"
+    sed -nE '2,/^([^#]|#SBATCH)/s/^#( |$)//p' "${home:?}/${script:?}"
 }
 
 # With -P the working folder does not count: it holds the project's code, but not what the code imports.
@@ -40,6 +40,15 @@ find_python() {
 require_python() {
     find_python
     [[ ${PYTHON:-} ]] || fail "no Python here can import torch and stylefinetune; run launch/install.sh, or activate an environment that can"
+}
+
+start_job() { # HOW_TO_SUBMIT ARGUMENT...    for the scripts in slurm/
+    if [[ ${2:-} == --help ]]; then
+        show_help
+        exit
+    fi
+    [[ ${SLURM_JOB_ID:-} ]] || fail "this is a job script; submit it: $1"
+    require_python
 }
 
 # Create .venv or bring it up to date, unless another environment is active.

@@ -3,7 +3,7 @@
 #
 #   launch/install.sh             what the project needs
 #   launch/install.sh dev         also the tools that launch/test.sh runs
-#   launch/install.sh --refresh   creates .venv anew with the newest versions that pyproject.toml allows, and writes them to
+#   launch/install.sh --refresh   creates .venv anew with the newest versions that pyproject.toml allows, and writes
 #                                 launch/constraints.txt; commit that file once launch/test.sh --all has passed
 #
 # launch/constraints.txt holds the tested versions. Other installs (pip install stylefinetune) may take newer ones.
@@ -79,8 +79,8 @@ if [[ ! -e .venv ]]; then
 else
     echo "Bringing .venv up to date with pyproject.toml and $CONSTRAINTS."
 fi
-# In the environment, unlike with -c, the constraints also hold for the build tools: pip before 25.3 reads the first of the
-# two variables there, and later ones the second. The path is relative, since pip splits the values at spaces.
+# As variables, unlike with -c, the constraints also apply to the build tools: pip before 25.3 reads the first variable
+# for these, later versions the second. The path is relative, since pip splits the values at spaces.
 if [[ ! $refresh ]]; then export PIP_CONSTRAINT=$CONSTRAINTS PIP_BUILD_CONSTRAINT=$CONSTRAINTS; fi
 if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -e ".${extra:+[$extra]}" 2>&1 |
     tee "$LOG" | show_progress; then

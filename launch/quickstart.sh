@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Shows the whole project in a few minutes, on two CPU cores and drawn pictures. It serves picture links from this machine,
-# some of them dead, downloads them with aria2, packs the pictures into shards, trains a narrow CaffeNet in two processes
-# and classifies a picture. Only the installation needs the internet.
+# Shows the whole project in a few minutes, on two CPU cores and drawn pictures. It serves picture links from this
+# machine, some of them dead, downloads them with aria2, packs the pictures into shards, trains a narrow CaffeNet in two
+# processes and classifies a picture. Only the installation needs the internet.
 #
 #   launch/quickstart.sh
 #

@@ -9,9 +9,9 @@
 # shards and run_dir must be on a disk that all nodes can read.
 # PYTHON is the interpreter; default: the one of the environment that is active when you submit, else .venv/bin/python.
 #
-# 120 s before the time limit, Slurm sends SIGUSR1; to free the nodes earlier: scancel --batch --signal=USR1 JOB. The run
-# saves a checkpoint and exits, and the job is requeued if RUN/exit.json says that the run can continue. Otherwise the job
-# ends with the run's exit code (docs/operations.md). scancel JOB ends it for good.
+# 120 s before the time limit, Slurm sends SIGUSR1; to free the nodes earlier: scancel --batch --signal=USR1 JOB. The
+# run saves a checkpoint and exits, and the job is requeued if RUN/exit.json says that the run can continue. Otherwise
+# the job ends with the run's exit code (docs/operations.md). scancel JOB ends it for good.
 #SBATCH --job-name=finetune
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -24,22 +24,15 @@
 #SBATCH --open-mode=append
 #SBATCH --output=finetune-%j.out
 set -euo pipefail
-script=slurm/finetune.sh home=$PWD # Slurm runs a copy of the script: only the working folder shows where the checkout is
-if [[ ${1:-} == --help ]]; then
-    sed -n '2,/^#SBATCH/s/^#\( \|$\)//p' "$0"
-    exit
-fi
-if [[ ! ${SLURM_JOB_ID:-} ]]; then
-    echo "$script: this is a job script; submit it: sbatch slurm/finetune.sh --config FILE; without Slurm: launch/train.sh" >&2
-    exit 2
-fi
-if [[ ! -f launch/functions.sh ]]; then
-    echo "$script: $PWD is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
+script=slurm/finetune.sh home=$PWD # Slurm runs a copy of the script, so only the working folder shows the checkout
+[[ ${SLURM_JOB_ID:-} ]] || home=$(cd "$(dirname "$0")/.." && pwd)
+if [[ ! -f $home/launch/functions.sh ]]; then
+    echo "$script: $home is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
     exit 2
 fi
 # shellcheck source=launch/functions.sh
-source launch/functions.sh
-require_python
+source "$home/launch/functions.sh"
+start_job "sbatch slurm/finetune.sh --config FILE; without Slurm: launch/train.sh" "$@"
 export NPROC_PER_NODE=${NPROC_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}
 [[ $NPROC_PER_NODE ]] || fail "the job has no GPUs; set NPROC_PER_NODE to the number of processes per node, or ask for --gpus-per-node"
 

@@ -14,21 +14,14 @@
 #SBATCH --open-mode=append
 #SBATCH --output=merge-%j.out
 set -euo pipefail
-script=slurm/merge.sh home=$PWD # Slurm runs a copy of the script: only the working folder shows where the checkout is
-if [[ ${1:-} == --help ]]; then
-    sed -n '2,/^#SBATCH/s/^#\( \|$\)//p' "$0"
-    exit
-fi
-if [[ ! ${SLURM_JOB_ID:-} ]]; then
-    echo "$script: this is a job script; submit it: sbatch slurm/merge.sh DIR; or run: python -m shards merge DIR" >&2
-    exit 2
-fi
-if [[ ! -f launch/functions.sh ]]; then
-    echo "$script: $PWD is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
+script=slurm/merge.sh home=$PWD # Slurm runs a copy of the script, so only the working folder shows the checkout
+[[ ${SLURM_JOB_ID:-} ]] || home=$(cd "$(dirname "$0")/.." && pwd)
+if [[ ! -f $home/launch/functions.sh ]]; then
+    echo "$script: $home is not the checkout; submit from the checkout, or with sbatch --chdir=CHECKOUT" >&2
     exit 2
 fi
 # shellcheck source=launch/functions.sh
-source launch/functions.sh
-require_python
+source "$home/launch/functions.sh"
+start_job "sbatch slurm/merge.sh DIR; or run: python -m shards merge DIR" "$@"
 
 exec srun "$PYTHON" -m shards merge "$@"

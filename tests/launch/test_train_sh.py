@@ -42,7 +42,7 @@ class Node:
 
     def wait_for(self, iteration):
         """Wait until the run has done `iteration` iterations."""
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while not ((self.run_dir / "metrics.jsonl").exists() and metrics(self.run_dir, "train")[iteration:]):
             assert self.script.poll() is None, self.read_output()
             assert time.monotonic() < end
@@ -50,7 +50,7 @@ class Node:
 
     def wait_until_resumed(self, times):
         """Wait until the run has resumed from a checkpoint `times` times."""
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while (self.run_dir / "train.log").read_text().count("Restoring previous solver status") < times:
             assert self.script.poll() is None, self.read_output()
             assert time.monotonic() < end
