@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.programs import run
+from tests.programs import python, run
 from tests.wandb_server import WandbServer
 
 # Logs what a run logs that tests every 4 iterations, displays every 2 and saves every 5; it trains nothing.
@@ -13,6 +13,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 import torch
 from stylefinetune.config.schema import Config, TrackingConfig, TrainConfig
+from stylefinetune.tracking import wandb_run
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.distributed.world import World
@@ -23,13 +24,16 @@ def test(iteration):
 
 def end(*here):
     if here == (ended_at, ended_after):
-        time.sleep(linger)
+        while gate and not os.path.exists(gate):
+            time.sleep(0.05)
         if not killed:
             tracker.close(failed=True)
             sys.exit(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_dir, mode, start, stop, ended_at, ended_after, killed, linger = json.loads(sys.argv[1])
+run_dir, mode, start, stop, ended_at, ended_after, killed, gate, limits = json.loads(sys.argv[1])
+for name, seconds in limits.items():
+    setattr(wandb_run, name, seconds)
 config = Config(run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=TrackingConfig(wandb=mode))
 tested = [stop] if start == stop else list(range(0, start, 4))
 tracker = Tracker(config, World(rank=0, size=1, device=torch.device("cpu")), start, tested)
@@ -56,7 +60,7 @@ def environment(home: Path, server: WandbServer | None = None, **more: str) -> d
     return {**{name: str(value) for name, value in folders.items()}, **account, **more}
 
 
-def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, linger=0.0):
+def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, gate="", limits=None):
     """Log a run from iteration `start` to `stop`; return its stderr.
 
     Args:
@@ -67,10 +71,11 @@ def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), kille
         stop: max_iter.
         ends: (iteration, "test" or "train") after which the run ends early.
         killed: whether it is killed then; otherwise it fails and closes.
-        linger: seconds until it ends.
+        gate: file that it waits for before it ends early.
+        limits: values for the constants of wandb_run, in seconds, such as INIT_SECONDS.
     """
-    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, linger])
-    done = run(sys.executable, "-c", PROGRAM, arguments, env=env)
+    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, str(gate), limits or {}])
+    done = python("-c", PROGRAM, arguments, env=env)
     expected = 0 if ends[0] < 0 else -signal.SIGKILL if killed else 1
     assert done.returncode == expected, done.stderr
     assert "Traceback" not in done.stderr

@@ -67,6 +67,10 @@ class Program:
 
     def __init__(self, address, request):
         self._folder = Path(tempfile.mkdtemp(prefix="program_"))
+        self._outputs = {}  # of the descriptor of each pipe: what has been read
+        for name in ("stdout", "stderr"):
+            os.mkfifo(self._folder / name)
+            self._outputs[os.open(self._folder / name, os.O_RDONLY | os.O_NONBLOCK)] = bytearray()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(str(address))
         self._replies = self._connection.makefile("r")
@@ -77,23 +81,38 @@ class Program:
         os.kill(self.pid, number)
 
     def wait(self, timeout):
-        """Waits until the program ends; it is killed, with its children, where that takes more than `timeout` seconds.
+        """Waits until the program has ended and every process that inherited its output has closed it.
 
         Raises:
-            TimeoutError: it was killed.
+            TimeoutError: this took more than `timeout` seconds; the program and its children are killed.
         """
-        self._connection.settimeout(timeout)
+        deadline = time.monotonic() + timeout
         try:
+            complete = self._read_outputs(deadline)
+            output, errors = (read.decode(errors="replace") for read in self._outputs.values())
+            if not complete:
+                raise TimeoutError(f"still running after {timeout} s:\n{errors}")
+            self._connection.settimeout(max(deadline - time.monotonic(), 1))
             returncodes, first = json.loads(self._replies.readline())
-            output, errors = ((self._folder / name).read_text(errors="replace") for name in ("stdout", "stderr"))
-        except TimeoutError as error:
-            said = (self._folder / "stderr").read_text(errors="replace")
-            raise TimeoutError(f"still running after {timeout} s:\n{said}") from error
         finally:
-            self._connection.close()  # which kills it
+            self._connection.close()  # which kills it if it is running
             self._replies.close()
+            for pipe in self._outputs:
+                os.close(pipe)
             shutil.rmtree(self._folder, ignore_errors=True)
         return Finished(first, output, errors, returncodes)
+
+    def _read_outputs(self, deadline):
+        with selectors.DefaultSelector() as selector:
+            for pipe in self._outputs:
+                selector.register(pipe, selectors.EVENT_READ)
+            while selector.get_map() and time.monotonic() < deadline:
+                for key, _ in selector.select(max(deadline - time.monotonic(), 0)):
+                    read = os.read(key.fd, 65536)
+                    self._outputs[key.fd] += read
+                    if not read:
+                        selector.unregister(key.fd)
+            return not selector.get_map()
 
 
 class ForkServer:
@@ -144,15 +163,8 @@ def fork_server():
 
 def serve(address):
     """Forks a process for each connection, until standard input is closed."""
-    with tempfile.TemporaryFile() as nowhere:  # DeepSpeed's accelerator and others write while they are imported
-        kept = os.dup(1)
-        os.dup2(nowhere.fileno(), 1)
-        for module in PRELOADED:
-            with contextlib.suppress(ImportError):  # the programs that need it report that themselves
-                importlib.import_module(module)
-        os.dup2(kept, 1)
-    gc.collect()
-    gc.freeze()  # so that a fork's collections leave the shared pages alone
+    ready = os.dup(1)
+    preload()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the tests' process, which closes stdin
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -160,12 +172,12 @@ def serve(address):
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ, "end")
     selector.register(listener, selectors.EVENT_READ, "start")
-    running = {}  # connection -> (pid, pidfd)
-    os.write(kept, b"ready\n")
+    running = {}  # connection -> pid
+    os.write(ready, b"ready\n")
     while True:
         for key, _ in selector.select():
             if key.data == "end":
-                for pid, _ in running.values():
+                for pid in running.values():
                     kill_group(pid)
                 return
             if key.data == "start":
@@ -176,28 +188,41 @@ def serve(address):
                     selector.close()
                     os.closerange(3, min(4096, os.sysconf("SC_OPEN_MAX")))
                     run_program(request)
-                pidfd = os.pidfd_open(pid)
-                running[connection] = pid, pidfd
+                running[connection] = pid
                 connection.sendall(f"{pid}\n".encode())
-                selector.register(pidfd, selectors.EVENT_READ, (connection, request))
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (connection, request))
                 selector.register(connection, selectors.EVENT_READ, "lost")
             elif key.data == "lost":
-                kill_group(running[key.fileobj][0])
                 selector.unregister(key.fileobj)
+                kill_group(running[key.fileobj])
             else:
                 connection, request = key.data
-                pid, pidfd = running.pop(connection)
-                selector.unregister(pidfd)
-                os.close(pidfd)
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                kill_group(pid)  # what it has left behind
+                selector.unregister(key.fileobj)
+                os.close(key.fileobj)
                 with contextlib.suppress(KeyError):
                     selector.unregister(connection)
-                ended = Path(request["output"], "ended")
-                ended = ended.read_text() if ended.exists() else json.dumps([[code], code])
-                with contextlib.suppress(OSError):  # nobody waits for it any more
-                    connection.sendall(ended.encode() + b"\n")
-                connection.close()
+                reply(connection, running.pop(connection), Path(request["output"], "ended"))
+
+
+def preload():
+    """Imports what programs need; what is printed meanwhile is dropped."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    for module in PRELOADED:
+        with contextlib.suppress(ImportError):  # the programs that need it report that themselves
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # so that a fork's collections leave the shared pages alone
+
+
+def reply(connection, pid, ended):
+    """Sends the exit codes of a program that has ended to the test."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    codes = ended.read_text() if ended.exists() else json.dumps([[code], code])
+    with contextlib.suppress(OSError):  # the test no longer waits
+        connection.sendall(codes.encode() + b"\n")
+    connection.close()
 
 
 def kill_group(pid):
@@ -210,7 +235,7 @@ def run_program(request):
     os.setsid()
     output = Path(request["output"])
     for number, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(output / name, os.O_WRONLY)
         os.dup2(file, number)
         os.close(file)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -302,7 +327,8 @@ def execute(arguments):
     kind, rest = arguments[0], arguments[1:]
     if kind == "-m":
         sys.argv, sys.path[0] = rest, str(Path.cwd())
-        sys.modules.pop(rest[0], None)  # the command alone, so that it runs as __main__
+        if not hasattr(sys.modules.get(rest[0]), "__path__"):
+            sys.modules.pop(rest[0], None)  # runpy warns of a module that is imported already
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""

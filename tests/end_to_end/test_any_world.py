@@ -116,7 +116,7 @@ def test_any_number_of_workers_is_given_the_same_pictures(alone):
     assert {mirror for batch in given["1"] for *_, mirror, _ in batch} == {True, False}
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, tmp_path, ranks):
     flags = flags_of(golden, shards, tmp_path / "run", ranks)
     done = python(PROGRAM, tmp_path, shards, *flags, ranks=ranks)
@@ -124,6 +124,7 @@ def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, t
     assert_the_same_run(tmp_path, alone, ranks)
 
 
+@pytest.mark.slow
 def test_two_nodes_of_two_ranks_do_what_one_process_does(golden, shards, alone, tmp_path):
     flags = flags_of(golden, shards, tmp_path / "run", 1)
     where = [

@@ -1,11 +1,10 @@
 import os
 import shutil
-import sys
 
 import pytest
 
 from stylefinetune.tracking.wandb_offline import HEADER, continue_offline, mark_synced
-from tests.programs import run
+from tests.programs import python
 from tests.wandb_runs import environment
 
 PROGRAM = """
@@ -28,7 +27,7 @@ def folders(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("offline")
     env = environment(run_dir / "home")
     for first, last, *killed in ((0, 299), (300, 599, "killed"), (450, 452, "killed")):
-        done = run(sys.executable, "-c", PROGRAM, run_dir, first, last, *killed, env=env)
+        done = python("-c", PROGRAM, run_dir, first, last, *killed, env=env)
         assert done.returncode == (-9 if killed else 0), done.stderr
     # How much a killed start has written is random; make it all but the last row, and the header alone.
     _, truncated, empty = sorted(run_dir.glob("wandb/offline-run-*/run-abcd1234.wandb"))

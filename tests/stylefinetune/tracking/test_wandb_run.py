@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import run
+from tests.programs import python, run
 from tests.wandb_runs import curves, environment, local_rows, log_run, remote_rows, sync
 from tests.wandb_server import WandbServer
 
@@ -19,6 +19,19 @@ EVEN = list(range(0, 21, 2))  # logged iterations: every second one, and the fin
 def server():
     with WandbServer() as running:
         yield running
+
+
+def start_thread(function, *arguments, **further):
+    thread = threading.Thread(target=function, args=arguments, kwargs=further, daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_until(condition, thread):
+    """Waits for a condition that the thread's program brings about."""
+    while not condition():
+        assert thread.is_alive()
+        time.sleep(0.02)
 
 
 def checkpoint_before(iteration):
@@ -43,9 +56,13 @@ def test_a_run_killed_and_failed_at_random_has_one_history(server, tmp_path):
 
 
 def test_rows_sent_before_a_kill_are_not_sent_again(server, tmp_path):
-    """W&B sends waiting rows every 15 s."""
-    env = environment(tmp_path / "home", server)
-    log_run(tmp_path / "run", env, ends=(14, "train"), linger=16)
+    """W&B sends waiting rows every 15 s, here every second."""
+    env = environment(tmp_path / "home", server, WANDB__FILE_STREAM_TRANSMIT_INTERVAL="1")
+    gate = tmp_path / "gate"
+    thread = start_thread(log_run, tmp_path / "run", env, ends=(14, "train"), gate=gate)
+    wait_until(lambda: server.runs and remote_rows(server)[-1:] and remote_rows(server)[-1]["_step"] >= 6, thread)
+    gate.touch()
+    thread.join()
     sent = [row["_step"] for row in remote_rows(server)]
     assert sent[0] == 0
     assert 6 <= sent[-1] < 20
@@ -56,15 +73,14 @@ def test_rows_sent_before_a_kill_are_not_sent_again(server, tmp_path):
 
 def test_a_server_that_was_down_misses_no_row(server, tmp_path):
     env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
-    thread = threading.Thread(
-        target=log_run, args=(run_dir, env), kwargs={"ends": (18, "train"), "killed": False, "linger": 1}
-    )
-    thread.start()
-    while not server.runs:
-        time.sleep(0.02)
+    gate = tmp_path / "gate"
+    thread = start_thread(log_run, run_dir, env, ends=(18, "train"), killed=False, gate=gate)
+    wait_until(lambda: server.runs, thread)
     server.stop()
-    time.sleep(2)
+    metrics = run_dir / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and '"iteration": 18, "phase": "train"' in metrics.read_text(), thread)
     server.start()
+    gate.touch()
     thread.join()
     log_run(run_dir, env, start=15)
     assert [row["_step"] for row in remote_rows(server)] == EVEN
@@ -75,7 +91,7 @@ def test_an_unreachable_server_delays_nothing_and_receives_the_rest_later(server
     env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
     log_run(run_dir, env, ends=(6, "train"), killed=False)
     server.stop()
-    printed = log_run(run_dir, env, start=5)
+    printed = log_run(run_dir, env, start=5, limits={"INIT_SECONDS": 1})
     assert printed.count("Weights & Biases") == 1
     assert "continuing without it; the next start that reaches it sends the missing rows" in printed
     assert [row["_step"] for row in local_rows(run_dir)] == EVEN
@@ -89,10 +105,8 @@ def test_an_unreachable_server_delays_nothing_and_receives_the_rest_later(server
 def test_a_server_that_goes_down_does_not_delay_the_end(server, tmp_path):
     env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
     printed: list[str] = []
-    thread = threading.Thread(target=lambda: printed.append(log_run(run_dir, env)))
-    thread.start()
-    while not server.runs:
-        time.sleep(0.02)
+    thread = start_thread(lambda: printed.append(log_run(run_dir, env, limits={"FINISH_SECONDS": 1})))
+    wait_until(lambda: server.runs, thread)
     server.stop()
     thread.join(60)
     assert not thread.is_alive()
@@ -153,7 +167,9 @@ def test_an_unreachable_server_means_offline(tmp_path):
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         settings = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40}
-        printed = log_run(tmp_path / "run", environment(tmp_path / "home", None, **settings))
+        printed = log_run(
+            tmp_path / "run", environment(tmp_path / "home", None, **settings), limits={"INIT_SECONDS": 1}
+        )
     assert printed.count("Weights & Biases failed") == 1
     assert "trying offline" in printed
     assert "train/loss" in inspect(tmp_path / "run")
@@ -196,7 +212,7 @@ print("finished")
 @pytest.mark.parametrize("until", [1, 300])
 def test_lost_wandb_processes_are_one_line(tmp_path, until):
     (tmp_path / "run").mkdir()
-    done = run(sys.executable, "-c", LOST_SERVICE, tmp_path / "run", until, env=environment(tmp_path / "home"))
+    done = python("-c", LOST_SERVICE, tmp_path / "run", until, env=environment(tmp_path / "home"))
     assert (done.returncode, done.stdout) == (0, "finished\n")
     assert done.stderr.startswith("Weights & Biases failed (")
     assert done.stderr.count("\n") == 1
