@@ -1,6 +1,7 @@
-"""The house's own rules: rooms stay small, every room has its tests, and what the README names is there."""
+"""Rules of the repository: small modules and folders, a test file for each module, and documents whose paths exist."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from tests.programs import ROOT
 
 PACKAGES = ("shards", "stylefinetune", "launch")
-LONGEST = 330
-# Rooms without behaviour of their own.
-BARE = {"__init__.py", "stylefinetune/engines/engine.py"}
+MAX_LINES = 330
+MAX_FILES = 13  # of Python, in a folder
+WITHOUT_BEHAVIOUR = {"__init__.py", "stylefinetune/engines/engine.py"}  # not tested
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -19,18 +20,23 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_stays_small_and_opens_with_what_it_is_for(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST, "has it grown two ideas? then split it"
-    assert text.startswith('"""')
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_are_small_and_have_a_docstring(package):
+    modules = [path for path in MODULES if path.is_relative_to(ROOT / package)]
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in modules}
+    assert [name for name, text in texts.items() if len(text.splitlines()) > MAX_LINES] == [], "split these"
+    assert [name for name, text in texts.items() if not text.startswith('"""')] == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if not {path.name, name_of(path)} & BARE], ids=name_of)
-def test_a_module_has_its_tests(path):
-    mirrored = path.relative_to(ROOT)
-    expected = ROOT / "tests" / mirrored.with_name(f"test_{path.stem.strip('_')}.py")
-    assert expected.is_file(), f"{mirrored} wants {expected.relative_to(ROOT)}"
+def test_folders_are_small():
+    files = Counter(name_of(path.parent) for path in MODULES)
+    assert {folder: count for folder, count in files.items() if count > MAX_FILES} == {}
+
+
+def test_every_module_has_a_test_file():
+    tested = [path for path in MODULES if not {path.name, name_of(path)} & WITHOUT_BEHAVIOUR]
+    expected = [ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.stem.strip('_')}.py") for path in tested]
+    assert [name_of(path) for path in expected if not path.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -43,15 +49,15 @@ def test_scripts_are_executable_and_strict(script):
     assert re.search(r"^set -.*u.*o pipefail$", script.read_text(), re.MULTILINE)
 
 
-def test_every_path_that_the_documents_name_exists():
+def test_every_path_in_the_documents_exists():
     documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     missing = []
     for document in documents:
         text = document.read_text(encoding="utf-8")
-        named = re.findall(
+        paths = re.findall(
             r"(?<![\w/.-])((?:launch|shards|stylefinetune|configs|docs|tests|benchmarks|slurm)/[\w/.-]*\w)", text
         )
-        linked = [Path(link) for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
-        missing += [f"{document.name}: {name}" for name in named if not (ROOT / name).exists()]
-        missing += [f"{document.name}: {link}" for link in linked if not (document.parent / link).exists()]
+        links = [Path(link) for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
+        missing += [f"{document.name}: {name}" for name in paths if not (ROOT / name).exists()]
+        missing += [f"{document.name}: {link}" for link in links if not (document.parent / link).exists()]
     assert missing == []

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import sys
 from collections import Counter
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.forward_proxy import ForwardProxy, UrlState, url_state
-from tests.programs import ROOT, assemble, metrics, run, torchrun
+from tests.programs import ROOT, assemble, metrics, python, train_on
 
 LIST = ROOT.parent / "shared" / "data" / "flickr_style.csv.gz"
 IMAGES = 2000
@@ -42,7 +41,7 @@ def crawled(picked, tmp_path_factory):
     ]
     with ForwardProxy(labels) as proxy:
         done = assemble(f"--list={LIST}", f"--out={out}", f"--proxy={proxy.url}", *settings)
-    mean = run(sys.executable, "-m", "shards", "mean", out)
+    mean = python("-m", "shards", "mean", out)
     assert mean.returncode == 0, mean.stderr
     return out, done.stdout + done.stderr
 
@@ -77,7 +76,7 @@ def test_each_split_stands_in_the_order_of_the_permutation(picked, crawled):
 def test_the_full_size_caffenet_trains_on_it_on_two_ranks(crawled, tmp_path):
     short = ["--train.max_iter=3", "--train.display=1", "--train.test_iter=1", "--data.workers=1"]
     quiet = ["--tracking.wandb=disabled", f"--data.shards={crawled[0]}", f"--run_dir={tmp_path}"]
-    done = torchrun(2, *short, *quiet, timeout=300)
+    done = train_on(2, *short, *quiet, timeout=300)
     assert done.returncode == 0, done.stderr
     losses = [entry["loss"] for entry in metrics(tmp_path, "train")]
     assert len(losses) == 3
@@ -90,7 +89,7 @@ def test_a_narrow_one_learns_from_it(crawled, tmp_path):
     recipe = ROOT / "configs" / "finetune" / "quickstart.yaml"
     sizes = ["--data.image_size=256", "--data.crop_size=83", "--train.max_iter=150", "--train.test_interval=150"]
     quiet = ["--tracking.wandb=disabled", f"--data.shards={crawled[0]}", f"--run_dir={tmp_path}"]
-    done = torchrun(2, f"--config={recipe}", *sizes, *quiet, timeout=300)
+    done = train_on(2, f"--config={recipe}", *sizes, *quiet, timeout=300)
     assert done.returncode == 0, done.stderr
     before, after = metrics(tmp_path, "test")
     assert before["accuracy"] < 0.1

@@ -1,16 +1,15 @@
 import shutil
-import sys
 
 import pytest
 
 from stylefinetune.check import main
 from stylefinetune.errors import run_command
-from tests.programs import NARROW, run
+from tests.programs import NARROW, python
 
 
 def test_the_folder_of_a_valid_run_is_printed_and_nothing_written(pixel_shards, tmp_path):
     flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path / 'a run'}"]
-    done = run(sys.executable, "-m", "stylefinetune.check", *flags)
+    done = python("-m", "stylefinetune.check", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{tmp_path / 'a run'}\n"
     assert list(tmp_path.iterdir()) == []

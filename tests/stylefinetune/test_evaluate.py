@@ -1,12 +1,11 @@
 import json
-import sys
 
 import pytest
 
 from stylefinetune.checkpoint.atomic_folder import write_folder
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
-from tests.programs import metrics, run
+from tests.programs import metrics, python
 
 
 def test_a_checkpoint_alone_gives_the_test_result_of_the_run(trained, capsys):
@@ -19,9 +18,7 @@ def test_a_checkpoint_alone_gives_the_test_result_of_the_run(trained, capsys):
 
 
 def test_two_ranks_give_the_same_result(trained):
-    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
-    where = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.evaluate", trained, "--workers=0"]
-    done = run(sys.executable, *command, *where, env={"OMP_NUM_THREADS": "1"})
+    done = python("-m", "stylefinetune.evaluate", trained, "--workers=0", ranks=2)
     assert done.returncode == 0, done.stderr
     last = metrics(trained, "test")[-1]
     assert done.stdout.count("accuracy = ") == 1

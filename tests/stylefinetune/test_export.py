@@ -2,7 +2,6 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from stylefinetune.errors import UserError
 from stylefinetune.export import export, write_caffe
 from stylefinetune.models import build
 from stylefinetune.models.weights import load_weights
-from tests.programs import run
+from tests.programs import python, run
 
 OPENCV_FORWARD = """
 import sys, cv2, numpy
@@ -56,10 +55,10 @@ def opencv4():
     return python
 
 
-def opencv_forward(python, tmp_path, deploy, model, pictures, last_layer="fc8_flickr"):
+def opencv_forward(interpreter, tmp_path, deploy, model, pictures, last_layer="fc8_flickr"):
     np.save(tmp_path / "pictures.npy", pictures)
     out = tmp_path / "out.npz"
-    done = run(python, "-c", OPENCV_FORWARD, deploy, model, tmp_path / "pictures.npy", out, last_layer)
+    done = run(interpreter, "-c", OPENCV_FORWARD, deploy, model, tmp_path / "pictures.npy", out, last_layer)
     assert done.returncode == 0, done.stderr
     outputs = np.load(out)
     return outputs["logits"], outputs["prob"]
@@ -156,7 +155,7 @@ def test_a_mean_value_becomes_a_mean_picture_and_the_scale_is_noted(trained, tmp
 
 
 def test_the_command_prints_its_files_and_a_mistake_is_one_line(trained, tmp_path):
-    done = run(sys.executable, "-m", "stylefinetune.export", trained, "--to", "caffemodel", "--out", tmp_path / "new")
+    done = python("-m", "stylefinetune.export", trained, "--to", "caffemodel", "--out", tmp_path / "new")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == sorted(map(str, (tmp_path / "new").iterdir()))
     with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):

@@ -1,5 +1,4 @@
 import re
-import sys
 
 import cv2
 import numpy as np
@@ -9,12 +8,12 @@ import torch
 from stylefinetune.checkpoint import checkpoint
 from stylefinetune.errors import UserError
 from stylefinetune.predict import predict
-from tests.programs import run
+from tests.programs import python
 
 
 def test_a_checkpoint_alone_classifies_pictures(trained, drawn):
     picture = drawn.folder / "test_001.jpg"
-    done = run(sys.executable, "-m", "stylefinetune.predict", picture, "--checkpoint", trained, "--top=3")
+    done = python("-m", "stylefinetune.predict", picture, "--checkpoint", trained, "--top=3")
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == f"---------- Prediction for {picture} ----------"

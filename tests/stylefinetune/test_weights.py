@@ -1,12 +1,11 @@
 import re
-import sys
 
 import pytest
 
 from stylefinetune.errors import UserError
 from stylefinetune.models.weights import load_weights
 from tests.loopback import Answer
-from tests.programs import run
+from tests.programs import python
 from tests.stylefinetune.models.test_weights import caffemodel, net
 
 NOWHERE = "http://127.0.0.1:9"  # no server listens there
@@ -19,13 +18,12 @@ def test_published_weights_are_downloaded_by_a_command_and_used_by_name(tmp_path
         load_weights(net(), "bvlc_reference_caffenet", lambda _: None)
     server.add("/caffe/bvlc_reference_caffenet.caffemodel", Answer(b"another file"))
     command = [
-        sys.executable,
         "-m",
         "stylefinetune.weights",
         "bvlc_reference_caffenet",
         f"--mirror={server.url}/caffe",
     ]
-    done = run(*command, env={"XDG_CACHE_HOME": str(tmp_path), "http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
+    done = python(*command, env={"XDG_CACHE_HOME": str(tmp_path), "http_proxy": NOWHERE, "no_proxy": "127.0.0.1"})
     assert done.returncode == 2
     assert done.stdout == ""
     line = r"error: bvlc_reference_caffenet can't be fetched: \S+/caffe has another file: its sha1 is \w+, not 4c8d77de"

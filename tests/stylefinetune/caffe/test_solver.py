@@ -11,7 +11,7 @@ from stylefinetune.caffe.solver import find_solver_lists, pack_solver_lists, rea
 from stylefinetune.config.cli import parse_config
 from stylefinetune.errors import UserError
 from stylefinetune.train import main
-from tests.programs import metrics, torchrun
+from tests.programs import metrics, train_on
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_an_unchanged_solver_trains_on_two_ranks_and_resumes(work, golden):
     flags = ["--solver=solver_finetune.prototxt", weights, "--tracking.wandb=disabled", "--data.workers=0"]
     with contextlib.chdir(work):
         main([*flags, "--train.max_iter=20"])
-    done = torchrun(2, *flags, cwd=work)
+    done = train_on(2, *flags, cwd=work)
     assert done.returncode == 0, done.stderr
     assert "Solving MicroFlickrStyle" in done.stderr
     assert "Restoring previous solver status" in done.stderr

@@ -1,6 +1,5 @@
 import dataclasses
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -14,7 +13,7 @@ from stylefinetune.config.schema import CheckpointConfig, Config, ModelConfig
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import RankError
-from tests.programs import run
+from tests.programs import python
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 MEANS = (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3))
@@ -165,11 +164,11 @@ def check_full(run_dir, done, reason):
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_remains(small_disk):
-    check_full(small_disk, run(sys.executable, "-c", FULL, small_disk), "No space left on device")
+    check_full(small_disk, python("-c", FULL, small_disk), "No space left on device")
 
 
 def test_a_file_size_limit_is_one_line_and_the_last_checkpoint_remains(tmp_path):
-    check_full(tmp_path, run(sys.executable, "-c", FULL, tmp_path, "limited"), "File too large")
+    check_full(tmp_path, python("-c", FULL, tmp_path, "limited"), "File too large")
 
 
 def test_an_error_of_the_writer_is_raised_in_the_loop(tmp_path):

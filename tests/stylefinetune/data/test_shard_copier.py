@@ -11,7 +11,7 @@ from shards.format.index import ShardIndex
 from stylefinetune.data import shard_copier
 from stylefinetune.data.shard_copier import ShardCopier
 from stylefinetune.errors import UserError
-from tests.programs import ROOT, run
+from tests.programs import ROOT, python
 
 PROGRAM = """
 import os, signal, sys
@@ -183,7 +183,7 @@ def test_a_picture_that_reads_differently_each_time_is_an_error(source, tmp_path
 def test_after_a_kill_the_rest_is_copied(source, tmp_path, last):
     """The first shard is written but not renamed, then renamed; then the third is written but not renamed."""
     folder = tmp_path / "stage"
-    done = run(sys.executable, "-c", PROGRAM, source, folder, last)
+    done = python("-c", PROGRAM, source, folder, last)
     assert done.returncode == -signal.SIGKILL
     complete = inodes(folder)
     assert len(complete) == last // 2

@@ -1,6 +1,5 @@
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -10,7 +9,7 @@ import torch
 from stylefinetune.distributed.world import World
 from stylefinetune.training import preemption
 from stylefinetune.training.preemption import Preemption
-from tests.programs import run
+from tests.programs import python
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -97,11 +96,8 @@ with Preemption(world, lambda by, why: None) as preemption:
 """
 
 
-def test_all_ranks_stop_at_the_same_call(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=3", "--rdzv_backend=c10d"]
-    done = run(sys.executable, *launcher, "--rdzv_endpoint=127.0.0.1:0", program, env={"OMP_NUM_THREADS": "1"})
+def test_all_ranks_stop_at_the_same_call():
+    done = python("-c", PROGRAM, ranks=3)
     assert done.returncode == 0, done.stderr
     counts = {part.split("calls by SIGUSR1.")[0] for part in done.stdout.split(" stopped after ")[1:]}
     assert len(counts) == 1, done.stdout
