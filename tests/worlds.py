@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import shutil
 import signal
@@ -79,6 +80,10 @@ class Program:
 
     def send_signal(self, number):
         os.kill(self.pid, number)
+
+    def poll(self):
+        """Returns None while the program runs, like that of subprocess.Popen."""
+        return select.select([self._connection], [], [], 0)[0] or None
 
     def wait(self, timeout):
         """Waits until the program has ended and every process that inherited its output has closed it.

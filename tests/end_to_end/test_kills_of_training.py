@@ -1,4 +1,4 @@
-"""A run that ends at random moments, in whatever way, and is started again with the same command, is the quiet run."""
+"""A run that is killed or stopped at random moments and started again has the results of an uninterrupted run."""
 
 import contextlib
 import dataclasses
@@ -18,6 +18,7 @@ import pytest
 
 from stylefinetune.checkpoint.checkpoint import newest_checkpoint
 from tests.programs import NARROW, ROOT, metrics
+from tests.worlds import Finished, fork_server
 
 FLAGS = [
     *NARROW,
@@ -39,58 +40,99 @@ LAUNCHER = [
     "--monitor_interval=0.1",
 ]
 LAUNCHER += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
-# A step asks the system for the memory of each larger tensor, and so can be refused it at any time.
+# With this threshold each larger tensor of a step gets its memory from the system, which can refuse it at any time.
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384"}
 LOADER_FAILED = r"a decoding process has failed: .*; out of memory\? lower data\.workers"
 STOPS = {"TERM": (signal.SIGTERM, True), "INT": (signal.SIGINT, False), "USR1": (signal.SIGUSR1, True)}
 
 
-@dataclasses.dataclass
-class Started:
-    """A run under torchrun."""
+class Torchrun:
+    """A run under torchrun, with the methods of tests.worlds.Program."""
 
-    launcher: subprocess.Popen
+    def __init__(self, ranks, *flags):
+        command = [sys.executable, *LAUNCHER, f"--nproc_per_node={ranks}", "-m", "stylefinetune.train", *flags]
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **ENVIRONMENT}
+        )
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.poll()
+
+    def send_signal(self, number):
+        self._process.send_signal(number)
+
+    def wait(self, timeout):
+        _, errors = self._process.communicate(timeout=timeout)
+        return Finished(self._process.returncode, "", errors, [])
+
+
+def forks(ranks, *flags):
+    """Starts a run without torchrun, which takes a quarter of the time."""
+    return fork_server().start("-m", "stylefinetune.train", *flags, ranks=ranks)
+
+
+@dataclasses.dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+        launcher: the process that started the ranks, a Torchrun or a Program.
+        run_dir: its folder.
+        shards: its pictures.
+        ranks: how many.
+        resumed: the checkpoint that it resumed from.
+    """
+
+    launcher: object
     run_dir: object
     shards: object
     ranks: int
     resumed: str | None
 
     def wait_for(self, lines):
-        """Waits until metrics.jsonl has so many lines of training, or the run has ended; says whether it goes on."""
-        file, end = self.run_dir / "metrics.jsonl", time.monotonic() + 120
-        while self.launcher.poll() is None and time.monotonic() < end:
+        """Waits for that number of training lines in metrics.jsonl; returns whether the run is still going."""
+        file, deadline = self.run_dir / "metrics.jsonl", time.monotonic() + 120
+        while self.launcher.poll() is None and time.monotonic() < deadline:
             if file.exists() and file.read_text().count('"phase": "train"') >= lines:
                 return True
             time.sleep(0.002)
-        assert self.launcher.poll() is not None, "neither trained nor ended"
+        assert self.launcher.poll() is not None, "it neither trains nor exits"
         return False
 
     def workers(self):
         return psutil.Process(self.launcher.pid).children()
 
-    def end(self):
-        """Returns what it said, once it has ended by itself."""
-        return self.launcher.communicate(timeout=240)[1]
+    def stop(self, number, draw):
+        """Sends a signal to a rank, or to torchrun, which passes it on."""
+        receivers = self.workers()
+        if isinstance(self.launcher, Torchrun):
+            receivers.append(self.launcher)
+        draw.choice(receivers).send_signal(number)
 
-    def ending(self):
+    def end(self):
+        """Waits until it exits by itself, and returns its stderr."""
+        return self.launcher.wait(240).stderr
+
+    def finish(self):
+        """Waits until it has trained to the last iteration."""
+        finished = self.launcher.wait(240)
+        assert finished.returncode == 0, finished.stderr
+        assert self.exit_record()["reason"] == "finished"
+        return self.run_dir
+
+    def exit_record(self):
         return json.loads((self.run_dir / "exit.json").read_text())
 
 
-def start(ranks, run_dir, shards, *flags):
+def start(ranks, run_dir, shards, *flags, launch=forks):
     last = newest_checkpoint(run_dir)
-    command = [sys.executable, *LAUNCHER, f"--nproc_per_node={ranks}", "-m", "stylefinetune.train", *FLAGS, *flags]
-    launcher = subprocess.Popen(
-        [*command, f"--data.shards={shards}", f"--run_dir={run_dir}"],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
-    )
-    return Started(launcher, run_dir, shards, ranks, str(last) if last else None)
+    launcher = launch(ranks, *FLAGS, *flags, f"--data.shards={shards}", f"--run_dir={run_dir}")
+    return Run(launcher, run_dir, shards, ranks, str(last) if last else None)
 
 
-def told(run_dir):
-    """What metrics.jsonl tells of the run but for its speed."""
+def results(run_dir):
+    """The metrics of a run without its times."""
     keys = ("iteration", "loss", "lr", "accuracy", "correct", "count")
     return [[entry.get(key) for key in keys] for phase in ("train", "test") for entry in metrics(run_dir, phase)]
 
@@ -99,57 +141,56 @@ def kill_everything(started):
     family = [psutil.Process(started.launcher.pid)]
     family += family[0].children(recursive=True)
     for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a test's decoding process has just ended
-            process.suspend()  # so that none sees another die
+        with contextlib.suppress(psutil.NoSuchProcess):  # a decoding process of a test has just exited
+            process.suspend()  # so that none reacts to the death of another
     for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):  # decoding processes end with their rank
+        with contextlib.suppress(psutil.NoSuchProcess):  # decoding processes exit with their rank
             process.kill()
-    started.launcher.communicate(timeout=30)
+    started.launcher.wait(30)
 
 
 def refuse_memory(process, kind):
-    """Leaves a process the memory that it has, and refuses it any more."""
+    """Refuses a process more memory than it has."""
     resource.prlimit(process.pid, kind, (0, 0))
 
 
 @contextlib.contextmanager
 def cut_short(shard):
-    """Has a shard end in its first picture, whoever reads it."""
-    body = shard.read_bytes()
+    """Truncates a shard within its first picture."""
+    content = shard.read_bytes()
     os.truncate(shard, 1024)
     try:
         yield shard
     finally:
-        shard.write_bytes(body)
+        shard.write_bytes(content)
 
 
 def assert_failed(started, said, code, reason, line):
-    """Sees that a run has told, in a line a rank, what a rank has met, unless it was over already."""
-    ending = started.ending()
-    if ending["code"] == 0:
+    """Checks the exit record and the error lines of a run in which a rank failed, unless it had finished before."""
+    record = started.exit_record()
+    if record["code"] == 0:
         return
-    assert (ending["code"], ending["reason"]) == (code, reason), said
-    assert re.fullmatch(line, ending["message"]), ending
-    assert ending["requeue"] == (ending["checkpoint"] != started.resumed), ending
-    told = [line for line in said.splitlines() if line.startswith("error:")]
-    whole = rf"error: rank \d: {line} \(on {os.uname().nodename}, .* at iteration \d+\)"
-    assert told, said
-    assert all(re.fullmatch(whole, each) for each in told), said
+    assert (record["code"], record["reason"]) == (code, reason), said
+    assert re.fullmatch(line, record["message"]), record
+    assert record["requeue"] == (record["checkpoint"] != started.resumed), record
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    expected = rf"error: rank \d: {line} \(on {os.uname().nodename}, .* at iteration \d+\)"
+    assert errors, said
+    assert all(re.fullmatch(expected, error) for error in errors), said
 
 
 def assert_refused_memory(started, said):
-    """Sees that a run has told so whose rank was refused memory."""
-    # Some of what runs in a process aborts it, as safetensors does while it writes; and CPython 3.11 waits in vain for
-    # a thread that it was starting.
+    """Checks the exit record and the error lines of a run in which a rank was refused memory."""
+    # safetensors aborts the process while it writes, and CPython 3.11 can hang while it starts a thread.
     if re.search(r"memory allocation of|exitcode: -6|has stalled for 30 s", said):
-        assert started.ranks == 1 or started.ending()["reason"] == "lost rank", said
+        assert started.ranks == 1 or started.exit_record()["reason"] == "lost rank", said
     else:
         line = r"out of memory \(.*\); provide more memory, or lower data\.batch_size and raise train\.iter_size"
         assert_failed(started, said, 5, "out of memory", line)
 
 
 def strike(started, how, draw):
-    """Ends a run in the way that is asked for, and sees that it told so."""
+    """Ends a run in a way, and checks what it reports."""
     if how == "everything":
         kill_everything(started)
         assert not (started.run_dir / "exit.json").exists()
@@ -159,15 +200,15 @@ def strike(started, how, draw):
         victim = draw.choice(workers)
         victim.kill()
         said = started.end()
-        if started.ranks > 1 and started.ending()["code"] != 0:
-            assert started.ending()["reason"] == "lost rank"
+        if started.ranks > 1 and started.exit_record()["code"] != 0:
+            assert started.exit_record()["reason"] == "lost rank"
             (line,) = [line for line in said.splitlines() if line.startswith("error:")]
             assert f"on {os.uname().nodename} has died while " in line, said
     elif how == "loader":
         victims = [child for worker in workers for child in worker.children()]
         draw.choice(victims).kill()
         said = started.end()
-        assert said.count("a decoding process has failed") == 1 or started.ending()["code"] == 0, said
+        assert said.count("a decoding process has failed") == 1 or started.exit_record()["code"] == 0, said
     elif how == "loader's memory":
         refuse_memory(draw.choice([child for worker in workers for child in worker.children()]), resource.RLIMIT_AS)
         said = started.end()
@@ -182,32 +223,29 @@ def strike(started, how, draw):
         line = rf"{re.escape(str(shard))}: \S+ can't be read \(the shard has become shorter than the index .*"
         assert_failed(started, said, 4, "data", line)
     else:
-        number, again = STOPS[how]
-        draw.choice([started.launcher, draw.choice(workers)]).send_signal(number)
+        number, requeue = STOPS[how]
+        started.stop(number, draw)
         said = started.end()
-        if started.ending()["code"]:  # it may have been over already
-            assert (started.ending()["reason"], started.ending()["requeue"]) == ("stopped", again), said
-            assert started.ending()["signal"] == number.name
+        if started.exit_record()["code"]:  # else it had finished before
+            assert (started.exit_record()["reason"], started.exit_record()["requeue"]) == ("stopped", requeue), said
+            assert started.exit_record()["signal"] == number.name
             assert f"stopped by {number.name} after" in said
     assert f'File "{ROOT}/stylefinetune' not in said  # no traceback of ours
 
 
-def run_with_kills(ranks, run_dir, shards, kills, draw, *flags):
-    """Starts the same command until it has finished; returns how many kills it survived."""
+def run_with_kills(ranks, run_dir, shards, kills, draw, *flags, launch=forks):
+    """Starts the same command until it has finished; returns the number of kills."""
     struck = 0
     for how in kills:
         before = len(metrics(run_dir, "train")) if (run_dir / "metrics.jsonl").exists() else 0
-        if before > 54:  # what is left may be over before it is struck
+        if before > 54:  # it may finish before the kill
             break
-        started = start(ranks, run_dir, shards, *flags)
+        started = start(ranks, run_dir, shards, *flags, launch=launch)
         if started.wait_for(before + draw.randint(1, min(60 // len(kills), 58 - before))):
             time.sleep(draw.random() * 0.05)
             strike(started, how, draw)
             struck += 1
-    started = start(ranks, run_dir, shards, *flags)
-    said = started.end()
-    assert started.launcher.returncode == 0, said
-    assert started.ending()["reason"] == "finished"
+    start(ranks, run_dir, shards, *flags, launch=launch).finish()
     return struck
 
 
@@ -215,15 +253,8 @@ def assert_the_same(run_dir, quiet):
     for file in ("model.safetensors", "optimizer.safetensors", "progress.json"):
         ours, theirs = ((folder / "checkpoints" / "iter_60" / file).read_bytes() for folder in (run_dir, quiet))
         assert ours == theirs, file
-    assert told(run_dir) == told(quiet)
+    assert results(run_dir) == results(quiet)
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")) == []
-
-
-def quiet_run(ranks, run_dir, shards, *flags):
-    started = start(ranks, run_dir, shards, *flags)
-    said = started.end()
-    assert started.launcher.returncode == 0, said
-    return run_dir
 
 
 @pytest.fixture
@@ -231,10 +262,10 @@ def shards(pixel_shards, tmp_path):
     return shutil.copytree(pixel_shards, tmp_path / "shards")
 
 
-def test_three_ranks_through_many_kinds_of_end_are_bitwise_the_quiet_run(pixel_shards, shards, tmp_path):
-    quiet = quiet_run(3, tmp_path / "quiet", pixel_shards)
+def test_three_ranks_that_end_in_several_ways_are_bitwise_equal_to_an_uninterrupted_run(pixel_shards, shards, tmp_path):
+    quiet = start(3, tmp_path / "quiet", pixel_shards).finish()
     draw = random.Random(5)
-    kills = [draw.choice(sorted(STOPS)), "shard", "memory", "everything"]
+    kills = [draw.choice(sorted(STOPS)), "shard", "one rank", "everything"]
     assert run_with_kills(3, tmp_path / "killed", shards, kills, draw) >= 3
     assert_the_same(tmp_path / "killed", quiet)
 
@@ -243,26 +274,26 @@ def test_three_ranks_through_many_kinds_of_end_are_bitwise_the_quiet_run(pixel_s
 @pytest.mark.parametrize(
     ("ranks", "seed", "flags"), [(1, 1, []), (2, 2, DEEPSPEED), (3, 3, [])], ids=["1", "2, DeepSpeed in fp16", "3"]
 )
-def test_any_ranks_through_many_kills_are_bitwise_the_quiet_run(pixel_shards, shards, tmp_path, ranks, seed, flags):
-    quiet = quiet_run(ranks, tmp_path / "quiet", pixel_shards, *flags)
+def test_many_kills_under_torchrun_change_no_bit(pixel_shards, shards, tmp_path, ranks, seed, flags):
+    quiet = start(ranks, tmp_path / "quiet", pixel_shards, *flags, launch=Torchrun).finish()
     draw = random.Random(seed)
     kills = [*STOPS, "one rank", "one rank", "everything", "everything"]
     kills += ["loader", "loader's memory", "memory", "shard"]
     draw.shuffle(kills)
-    assert run_with_kills(ranks, tmp_path / "killed", shards, kills, draw, *flags) >= 5
+    assert run_with_kills(ranks, tmp_path / "killed", shards, kills, draw, *flags, launch=Torchrun) >= 5
     assert_the_same(tmp_path / "killed", quiet)
 
 
-def test_stopped_on_three_ranks_and_resumed_on_two_is_the_same_run_to_1e_5(pixel_shards, tmp_path):
-    """Without dropout, whose draws belong to a rank."""
+def test_a_run_stopped_on_three_ranks_and_resumed_on_two_is_equal_to_1e_5(pixel_shards, tmp_path):
+    """Without dropout, which depends on the rank."""
     plain = ["--model.dropout=0"]
     quiet, moved = start(3, tmp_path / "quiet", pixel_shards, *plain), tmp_path / "moved"
     assert "Optimization Done." in quiet.end()
     stopped = start(3, moved, pixel_shards, *plain)
     assert stopped.wait_for(20)
-    stopped.launcher.send_signal(signal.SIGUSR1)
+    stopped.stop(signal.SIGUSR1, random.Random(0))
     stopped.end()
-    at = stopped.ending()["iteration"]
+    at = stopped.exit_record()["iteration"]
     assert 20 <= at < 60
     said = start(2, moved, pixel_shards, *plain).end()
     assert f"Restoring previous solver status from {moved}/checkpoints/iter_{at}" in said
@@ -271,16 +302,17 @@ def test_stopped_on_three_ranks_and_resumed_on_two_is_the_same_run_to_1e_5(pixel
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-def test_a_rank_that_stalls_is_named_and_the_others_end(pixel_shards, tmp_path):
+@pytest.mark.slow
+def test_a_rank_that_stalls_is_reported_and_the_others_exit(pixel_shards, tmp_path):
     endless = ["--train.max_iter=100000", "--train.test_interval=0", "--checkpoint.snapshot=0"]
-    started = start(3, tmp_path / "run", pixel_shards, *endless, "--train.stall_seconds=12")
+    started = start(3, tmp_path / "run", pixel_shards, *endless, "--train.stall_seconds=12", launch=Torchrun)
     assert started.wait_for(10)
     victim = started.workers()[1]
     victim.suspend()
     end = time.monotonic() + 60
     while not (tmp_path / "run" / "exit.json").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    assert started.ending()["message"].startswith(f"rank 1 on {os.uname().nodename} has died or stalled while ")
+    assert started.exit_record()["message"].startswith(f"rank 1 on {os.uname().nodename} has died or stalled while ")
     victim.resume()
     said = started.end()
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
@@ -288,7 +320,7 @@ def test_a_rank_that_stalls_is_named_and_the_others_end(pixel_shards, tmp_path):
 
 
 def test_a_run_is_stopped_in_the_middle_of_a_test(pixel_shards, tmp_path):
-    """The test is long and has to be left, and comes again when the run goes on."""
+    """The long test is aborted, and repeated when the run resumes."""
     long = ["--train.test_iter=100000", "--data.test.batch_size=1", "--train.test_initialization=false"]
     started = start(2, tmp_path / "run", pixel_shards, *long)
     assert started.wait_for(7)
@@ -296,9 +328,9 @@ def test_a_run_is_stopped_in_the_middle_of_a_test(pixel_shards, tmp_path):
     log = tmp_path / "run" / "train.log"
     while "Iteration 7, Testing net" not in log.read_text() and time.monotonic() < end:
         time.sleep(0.05)
-    started.launcher.send_signal(signal.SIGTERM)
+    started.stop(signal.SIGTERM, random.Random(0))
     said = started.end()
     assert "stopped by SIGTERM after 7 iterations" in said
-    assert (started.ending()["iteration"], started.ending()["requeue"]) == (7, True)
-    assert started.ending()["checkpoint"].endswith("iter_7")
+    assert (started.exit_record()["iteration"], started.exit_record()["requeue"]) == (7, True)
+    assert started.exit_record()["checkpoint"].endswith("iter_7")
     assert metrics(tmp_path / "run", "test") == []

@@ -1,44 +1,37 @@
-"""A training that is killed twice, once while W&B's server is away, and what W&B has of it then."""
+"""The history at W&B of a run that is killed twice, once while the server is down."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
-from tests.programs import NARROW, ROOT, run
+from tests.programs import NARROW
 from tests.wandb_runs import curves, environment, local_rows, remote_rows
 from tests.wandb_server import WandbServer
+from tests.worlds import fork_server
 
 SCHEDULE = ["--train.max_iter=24", "--train.test_interval=6", "--train.display=1", "--checkpoint.snapshot=5"]
 
 
 def train(pixel_shards, run_dir, env, *flags, killed_at=None):
-    command = [sys.executable, "-m", "stylefinetune.train", *NARROW, *SCHEDULE, f"--data.shards={pixel_shards}"]
-    command += [f"--run_dir={run_dir}", "--tracking.wandb=auto", *flags]
-    if killed_at is None:
-        done = run(*command, env=env)
-        assert done.returncode == 0, done.stderr
-        return
-    with subprocess.Popen(command, env={**os.environ, **env}, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+    command = ["-m", "stylefinetune.train", *NARROW, *SCHEDULE, f"--data.shards={pixel_shards}"]
+    program = fork_server().start(*command, f"--run_dir={run_dir}", "--tracking.wandb=auto", *flags, env=env)
+    if killed_at is not None:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            if reached(run_dir) >= killed_at:
-                break
+        while time.monotonic() < deadline and program.poll() is None and last_iteration(run_dir) < killed_at:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+        program.send_signal(signal.SIGKILL)
+    finished = program.wait(120)
+    assert finished.returncode == (0 if killed_at is None else -signal.SIGKILL), finished.stderr
 
 
-def reached(run_dir):
-    """Return the last logged iteration; a line may be incomplete."""
+def last_iteration(run_dir):
+    """Returns the iteration of the last complete line of metrics.jsonl."""
     path = run_dir / "metrics.jsonl"
-    whole = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
-    return max((json.loads(line)["iteration"] for line in whole), default=-1)
+    lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return max((json.loads(line)["iteration"] for line in lines), default=-1)
 
 
-def test_the_history_is_the_uninterrupted_runs(pixel_shards, tmp_path):
+def test_the_history_is_that_of_an_uninterrupted_run(pixel_shards, tmp_path):
     with WandbServer() as server:
         env = environment(tmp_path / "home", server)
         train(pixel_shards, tmp_path / "whole", env, "--tracking.wandb=disabled")

@@ -1,4 +1,4 @@
-"""Each rule of Caffe's that could be got wrong, got wrong: the comparison with the original's run must see it."""
+"""Each rule of Caffe, applied wrongly: the comparison with the original run must show a difference."""
 
 import contextlib
 
@@ -98,6 +98,6 @@ def test_rgb_is_seen(difference, monkeypatch):
     assert difference(4) > TOLERANCE
 
 
-def test_a_test_cursor_that_begins_anew_is_seen(difference, monkeypatch):
-    monkeypatch.setattr(sampler, "_tests_before", lambda *_: 0)
+def test_a_test_that_restarts_at_the_first_picture_is_seen(difference, monkeypatch):
+    monkeypatch.setattr(sampler, "_count_previous_tests", lambda *_: 0)
     assert difference(20) > TOLERANCE
