@@ -5,6 +5,8 @@ import dataclasses
 import fcntl
 import gzip
 import hashlib
+import io
+import itertools
 import os
 import tarfile
 import zlib
@@ -31,17 +33,11 @@ _CHUNK = 2**16  # bytes; a connection that breaks off loses at most the last chu
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published file.
+    """A published file."""
 
-    Attributes:
-        file: name on the mirrors.
-        sha1: hash, hex; None if none was published.
-        member: file to extract from the archive; None if the file is not an archive.
-    """
-
-    file: str
-    sha1: str | None = None
-    member: str | None = None
+    file: str  # name on the mirrors
+    sha1: str | None = None  # hash, hex; None if none was published
+    member: str | None = None  # file to extract from the archive; None if the file is not an archive
 
     @property
     def cache_name(self) -> str:
@@ -74,7 +70,7 @@ def locate_published(name: str) -> Path:
         return Path(name)
     path = _cache_folder() / PUBLISHED[name].cache_name
     if not path.is_file():
-        raise UserError(f"{name} isn't here yet; fetch it with: python -m stylefinetune.weights {name}")
+        raise UserError(f"{name} isn't downloaded yet; run: stylefinetune weights {name}")
     return path
 
 
@@ -116,18 +112,16 @@ def fetch_published(name: str, mirrors: Sequence[str], show: Callable[[int, int]
 
 def _fetch_from(url: str, part: BinaryIO, wanted: Published, final: Path, show: Callable[[int, int], None]) -> None:
     """Complete `part` from `url`, check it and move it to `final`."""
-    while True:
-        continued = _size(part) > 0
-        _download(url, part, show)
-        try:
-            _publish(part, wanted, final)
-        except _MirrorError:
-            part.truncate(0)
-            if not continued:
-                raise
-            # The bytes of an earlier attempt may be damaged; download again from the first byte.
-        else:
-            return
+    continued = _size(part) > 0
+    _download(url, part, show)
+    try:
+        _publish(part, wanted, final)
+    except _MirrorError:
+        part.truncate(0)
+        if not continued:
+            raise
+        # The bytes of an earlier attempt may be damaged; download again from the first byte.
+        _fetch_from(url, part, wanted, final, show)
 
 
 def _publish(part: BinaryIO, wanted: Published, final: Path) -> None:
@@ -164,55 +158,54 @@ def _check(path: Path, wanted: Published) -> None:
 
 
 def _download(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> None:
+    """Append the missing bytes to `part`, in several requests if the connection breaks off."""
     for _ in range(_ATTEMPTS):
-        before = _size(part)
+        size = _size(part)
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
         try:
-            if _download_rest(url, part, show):
-                return
+            with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+                span = response.headers.get("Content-Range", "")
+                if size and response.status_code == requests.codes.requested_range_not_satisfiable:
+                    if span == f"bytes */{size}":
+                        return
+                elif not response.ok:
+                    raise _MirrorError(f"answers {response.status_code}")
+                elif response.status_code != requests.codes.partial_content:
+                    part.truncate(0)
+                    _receive(response, part, show)
+                    return
+                elif span.startswith(f"bytes {size}-"):
+                    _receive(response, part, show)
+                    return
+                part.truncate(0)  # the range is not the requested one
         except requests.RequestException as error:
-            if _size(part) <= before:
+            if _size(part) <= size:
                 raise _MirrorError(_reason(error)) from error
     raise _MirrorError(f"broke off {_ATTEMPTS} times")
 
 
-def _download_rest(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> bool:
-    """Download the missing bytes; return False if the download must restart from the first byte."""
+def _receive(response: requests.Response, part: BinaryIO, show: Callable[[int, int], None]) -> None:
     size = _size(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        span = response.headers.get("Content-Range", "")
-        if size and response.status_code == requests.codes.requested_range_not_satisfiable:
-            if span == f"bytes */{size}":
-                return True
-            part.truncate(0)
-            return False
-        if not response.ok:
-            raise _MirrorError(f"answers {response.status_code}")
-        if response.status_code != requests.codes.partial_content:
-            part.truncate(0)
-            size = 0
-        elif not span.startswith(f"bytes {size}-"):
-            part.truncate(0)
-            return False
-        length = response.headers.get("Content-Length", "")
-        total = size + int(length) if length.isdecimal() else 0
-        for chunk in response.iter_content(_CHUNK):
-            part.write(chunk)
-            part.flush()
-            size += len(chunk)
-            if size > _LARGEST_DOWNLOAD:
-                raise _MirrorError("sends more than 1 GB")
-            show(size, total)
-    return True
+    length = response.headers.get("Content-Length", "")
+    total = size + int(length) if length.isdecimal() else 0
+    for chunk in response.iter_content(_CHUNK):
+        part.write(chunk)
+        part.flush()
+        size += len(chunk)
+        if size > _LARGEST_DOWNLOAD:
+            raise _MirrorError("sends more than 1 GB")
+        show(size, total)
 
 
 def _unpack(archive: Path, wanted: str) -> bytes:
     """Read one member of a .tar.gz by name, without extracting others or following links."""
     try:
-        with _BoundedGzip(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as members:
-            for count, member in enumerate(members):
-                if count >= _MAX_MEMBERS:
-                    break
+        with gzip.open(archive) as packed:
+            unpacked = packed.read(_LARGEST_UNPACKED + 1)
+        if len(unpacked) > _LARGEST_UNPACKED:
+            raise tarfile.ReadError(f"more than {_LARGEST_UNPACKED // 2**20} MB")
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r|") as members:
+            for member in itertools.islice(members, _MAX_MEMBERS):
                 if member.name.removeprefix("./") != wanted:
                     continue
                 if not member.isreg() or member.size > _LARGEST_MEMBER:
@@ -223,21 +216,6 @@ def _unpack(archive: Path, wanted: str) -> bytes:
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
         raise _MirrorError(f"has another archive: it can't be unpacked ({error})") from error
     raise _MirrorError(f"has another archive: there is no {wanted} in it")
-
-
-class _BoundedGzip(gzip.GzipFile):
-    """A .gz file that raises an error above _LARGEST_UNPACKED bytes of unpacked content."""
-
-    _remaining = _LARGEST_UNPACKED
-
-    def read(self, size: int | None = -1) -> bytes:
-        """See GzipFile."""
-        limit = self._remaining + 1
-        content = super().read(limit if size is None or size < 0 else min(size, limit))
-        self._remaining -= len(content)
-        if self._remaining < 0:
-            raise tarfile.ReadError(f"more than {_LARGEST_UNPACKED // 2**20} MB")
-        return content
 
 
 @contextlib.contextmanager
