@@ -9,10 +9,10 @@ from importlib.metadata import version
 _COMMANDS = {
     "assemble": "download the pictures of a list and pack them into shards",
     "finalize": "rebuild the index and the outcomes of DIR from its blocks",
-    "merge": "merge what assemble --partition i/n made, if no block is missing",
+    "merge": "write the index and outcomes of a DIR made with --partition, if no block is missing",
     "mean": "write the mean picture of DIR's train split",
-    "repack": "make shards of another format from a DIR of original pictures, without the network",
-    "report": "print what became of DIR's URLs, and write an HTML page with charts and pictures",
+    "repack": "make shards of another format from a DIR of original pictures, without downloading",
+    "report": "count the outcomes of DIR's URLs, and write an HTML page with charts and pictures",
     "verify": "read every picture of DIR and compare it with the index and the outcomes",
 }
 _USAGE = f"""usage: shards COMMAND ...
@@ -20,6 +20,7 @@ _USAGE = f"""usage: shards COMMAND ...
 {chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
   completion  print the script with which bash or zsh completes commands and flags
 
+DIR is a folder of shards, made by assemble.
 shards COMMAND --help lists the flags of a command, shards --version prints the version."""
 
 

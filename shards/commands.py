@@ -36,7 +36,9 @@ def build_parser(command: str) -> ArgumentParser:
     may_be_url = command in {"finalize", "merge", "verify"}
     parser.add_argument("dir", type=Path, help="folder of the shards" + (", or its URL" if may_be_url else ""))
     if may_be_url:
-        parser.add_argument("--stage", type=Path, help="local working folder for a URL; default: a cache folder")
+        parser.add_argument(
+            "--stage", type=Path, help="local folder to work in if DIR is a URL; default: a cache folder"
+        )
     if command == "mean":
         parser.add_argument("--image_size", type=int, help="side in pixels; default: the shards' own, or 256")
     if command == "repack":

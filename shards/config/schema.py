@@ -73,41 +73,42 @@ class AssembleConfig:
         list: CSV, CSV.gz, Parquet or JSON lines, as a path or http(s) URL; flickr_style for the official list; or
             Caffe list files of local paths, --list train=train.txt --list test=test.txt.
         out: folder of the shards; or s3://BUCKET/DIR or gs://BUCKET/DIR, to which each finished block is uploaded.
-        images: number of rows to take from the permuted list; -1 for all.
-        seed: of the permutation, and of a random split. The default is Caffe's.
-        labels: take only rows whose label is below this.
+        images: number of rows to take from the shuffled list; -1 takes all.
+        seed: seed of the shuffle and of a random split. The default is Caffe's.
+        labels: take only rows whose label number is below this number.
         classes: file with one class name per line, in label order; or flickr_style, the 20 official names.
-        split: official takes the list's split column, or a random split by URL if there is none; by_owner takes a
-            random split that keeps all pictures of a photographer together. The photographer is the column owner, or
-            the Flickr user in the column page_url.
+        split: official uses the column split or _split of the list, or draws a split by URL if there is none; by_owner
+            draws a split in which all pictures of a photographer are in the same split. The photographer is the column
+            owner, or the Flickr user in the column page_url.
         test_share: fraction of the URLs, or of the owners, in the test split of a random split.
-        workers: number of processes that decode and pack; -x for all cores but x.
+        workers: number of processes that decode and pack; -x means the number of cores minus x.
         connections: number of simultaneous downloads.
         per_host: number of simultaneous downloads from one host.
         per_host_rate: requests per second to one host; 0 for no limit.
-        timeout: an attempt fails after so many seconds without a response, or without a byte.
-        deadline: an attempt fails after so many seconds in all.
-        attempts: largest number of requests for a URL that fails for a transient reason.
-        max_bytes: largest response body.
+        timeout: seconds without a response, or without a further byte, after which an attempt fails.
+        deadline: longest duration of an attempt, in seconds.
+        attempts: largest number of requests for a URL that fails for a temporary reason.
+        max_bytes: largest response body, in bytes.
         proxy: http://[user:password@]host[:port], for the pictures, instead of http_proxy and https_proxy in the
             environment.
         contact: address or URL in the User-Agent, for operators of hosts who want to contact you.
         disallowed_header_directives: a picture with one of these directives in X-Robots-Tag isn't kept; [] ignores the
             header.
         allow_private: follow redirects to private and loopback addresses of other hosts.
-        rewrite: rules, {match: regular expression, replace: text}, for another URL to try if a host doesn't respond.
+        rewrite: rules, {match: REGEX, replace: TEXT}, that rewrite the URLs of hosts that don't answer.
         encode_format: original stores the bytes as downloaded, pixels stores decoded and resized pictures (uint8 RGB),
             jpg stores resized JPEGs.
         image_size: side of resized pictures in pixels.
         rows_per_shard: number of the list's rows per tar; it can't be changed once DIR exists.
-        placeholder_urls: bytes that so many URLs give are a placeholder and aren't kept; 0 keeps them.
+        placeholder_urls: a response body that came from at least this many URLs is a placeholder and isn't kept; 0
+            disables this.
         drop_duplicates: keep only the first of the rows with equal bytes.
-        retry: request rows again that weren't kept: failed for all, passing for those with a transient failure, or
+        retry: request rows again: failed (all that weren't kept, except duplicates), passing (temporary failures), or
             statuses separated by commas.
         partition: i/n, i from 0: process every n-th block, from block i, while other tasks process the rest; then run
             merge.
-        stage: local folder for the blocks of a DIR that is a URL; by default in the cache folder.
-        keep_stage: keep the shards in the stage folder, too.
+        stage: local folder in which blocks are made if --out is a URL; default: a cache folder.
+        keep_stage: keep the tars in the stage folder after their upload.
     """
 
     list: str | list[str]

@@ -53,8 +53,8 @@ def exclusive_lock(root: Path, partition: Partition | None = None, plan: str = "
             if successor is None:
                 raise
             raise ShardsError(
-                f"{root}: {successor} took over while this process was suspended; what was packed stays, "
-                "and that one continues"
+                f"{root}: {successor} took over while this process was suspended; its finished blocks "
+                "are kept, and the other process continues"
             ) from error
     finally:
         lock.release()
@@ -90,7 +90,7 @@ class _FileLock:
             self._write(0)
         except OSError as error:
             raise ShardsError(
-                f"{self._root} can't be made or written ({error.strerror}); give a folder of your own, or a new name"
+                f"{self._root} can't be made or written ({error.strerror}); give a folder that you can write to"
             ) from error
         # Each process writes its own lock before it looks for others. Of two that conflict both may be refused, but
         # both can never go on.

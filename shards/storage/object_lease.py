@@ -59,8 +59,8 @@ class ObjectLease:
         """Raises ShardsError where another process has taken over."""
         if self._objects.read(self._name) is None:
             raise ShardsError(
-                f"{self._objects.url}: another process took over while this one was suspended; what was uploaded "
-                "stays, and that one continues"
+                f"{self._objects.url}: another process took over while this one was suspended; its "
+                "finished blocks are kept, and the other process continues"
             )
 
     def _renew(self, beat: int) -> bool:

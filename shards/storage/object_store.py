@@ -39,7 +39,9 @@ class ObjectStore:
             fs, base = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
         except ImportError as error:
             name = _LIBRARIES[protocol]
-            raise ShardsError(f"{url}: {protocol}:// needs a library that isn't here: pip install {name}") from error
+            raise ShardsError(
+                f"{url}: {protocol}:// needs a library that isn't installed: pip install {name}"
+            ) from error
         self._fs: Any = fs
         self._base = base.rstrip("/")
         if not self._base.strip("/"):
@@ -93,12 +95,14 @@ class ObjectStore:
                     return None
                 reason = " ".join(str(error).split())[:300]
                 if isinstance(error, FileNotFoundError):
-                    message = f"{self.url}: not found ({reason}); is the bucket's name right? It must be made before"
+                    message = (
+                        f"{self.url}: not found ({reason}); check the name of the bucket, or create the bucket first"
+                    )
                 elif isinstance(error, PermissionError):
-                    message = f"{self.url}: refused ({reason}); check the credentials, and what they may do there"
+                    message = f"{self.url}: refused ({reason}); check the credentials and their permissions"
                 elif delay is None:
                     reason = f"{type(error).__name__}: {reason}"[:300]
-                    message = f"{self.url} fails ({reason}); what is there stays; run the same command to continue"
+                    message = f"{self.url} fails ({reason}); uploaded blocks are kept; run the same command to continue"
                 else:
                     time.sleep(delay)
                     continue

@@ -185,7 +185,9 @@ def load_shard_dir(root: Path) -> ShardDir:
     path = root / ROWS_PATH
     if not path.is_file():
         refuse_url(root)
-        raise ShardsError(f"{root}: no shards here; make some with: python -m shards assemble --list LIST --out {root}")
+        raise ShardsError(
+            f"{root}: not a shard directory; create it with: python -m shards assemble --list LIST --out {root}"
+        )
     try:
         rows = pq.read_table(path)
         fields = json.loads(rows.schema.metadata[_METADATA_KEY])
@@ -197,25 +199,22 @@ def load_shard_dir(root: Path) -> ShardDir:
     return ShardDir(root, recipe, rows)
 
 
-def read_part(root: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(
+    root: Path,
+    name: str,
+    columns: Sequence[str] | None = None,
+    remedy: str = "remove it, and the assemble command makes its block again",
+) -> pa.Table:
     """Reads a committed block's part of the index or of the outcomes, or some of its columns.
 
     Raises:
-        ShardsError: it can't be read.
+        ShardsError: it can't be read; the message ends with `remedy`.
     """
     path = root / name
     try:
         return pq.read_table(path, columns=columns and list(columns))
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ShardsError(
-            f"{path} can't be read ({reason}); remove it, and the assemble command makes its block again"
-        ) from error
-
-
-def shard_dir_exists(root: Path) -> bool:
-    """Checks whether DIR has a stored row order."""
-    return (root / ROWS_PATH).is_file()
+        raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def create_shard_dir(root: Path, recipe: Recipe, rows: pa.Table, work: Path) -> ShardDir:

@@ -108,15 +108,16 @@ class DataConfig:
         crop_size: side of the square crop at a random position; 0 does not crop.
         mirror: flip half of the pictures left to right.
         shuffle: shuffle the pictures in every epoch; otherwise list order.
-        shuffle_window: number of shards whose pictures are mixed at a time; each shard is read from front to back. 0
-            mixes all pictures.
+        shuffle_window: with data.shuffle, the number of shards whose pictures are mixed at a time; each shard is read
+            from front to back. 0 mixes all pictures.
         mean_file: mean picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; the mean.npy of
             the shards if empty.
         mean_value: mean values to subtract instead of a picture: B,G,R, or one value for all channels.
         scale: factor applied after the mean is subtracted.
         workers: decoding processes per rank; 0 decodes in the training process.
         stage_dir: folder on each node's local disk to which the shards are copied; empty reads them in place.
-        max_corrupt: fraction of a split's pictures that may be corrupt; they are skipped. The run stops above it.
+        max_corrupt: fraction of a split's pictures that may be corrupt. Corrupt pictures are skipped; if there
+            are more, the run stops.
         test: settings for testing.
     """
 

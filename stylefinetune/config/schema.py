@@ -20,7 +20,8 @@ class ModelConfig:
 
     Attributes:
         name: the network's name in the log.
-        last_layer: name of the classifier layer; a name that the weights file lacks trains it from scratch.
+        last_layer: name of the classifier layer. If the weights file has no layer of this name, it starts from random
+            weights.
         widths: output channels of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
         weight_filler_std: standard deviation of the initial weights of these seven layers and the last one.
         bias_filler_value: initial value of their biases.
@@ -85,9 +86,10 @@ class OptimConfig:
         momentum: fraction of the previous update that is added to the next.
         weight_decay: L2 penalty; multiplied by a layer's decay_mult.
         clip_gradients: upper limit of the L2 norm of all gradients, summed over iter_size batches; -1 disables it.
-        lars_trust: trust coefficient of LARS, which scales the rate of each tensor (formula in optim.caffe_sgd); 0
-            disables LARS.
-        layers: rules per layer, in order. Layers without a rule have lr_mult 1 and decay_mult 1; their biases 2 and 0.
+        lars_trust: trust coefficient of LARS, which scales the rate of each tensor (formula in
+            docs/engines.md); 0 disables LARS.
+        layers: rules per layer; the first one that matches a layer applies. Layers without a rule have lr_mult 1
+            and decay_mult 1; their biases 2 and 0.
     """
 
     base_lr: float = 0.001
@@ -128,7 +130,7 @@ class TrainConfig:
         test_iter: batches per test, continuing after the previous test's last picture; 0 tests every picture once.
         test_initialization: also test before the first update.
         display: iterations between logged losses; 0 logs none.
-        average_loss: number of recent losses that the logged loss is the mean of.
+        average_loss: the logged loss is the mean of this many recent losses.
         seed: seed of initial weights, dropout, crops, mirrors and shuffles.
         precision: precision of matrix products and convolutions in training and its tests. Weights, loss and
             checkpoints are always fp32. With fp16 the loss is scaled for the backward pass, and updates with gradients
@@ -138,7 +140,8 @@ class TrainConfig:
         deterministic: use deterministic algorithms on GPUs, so that equal runs are bitwise equal.
         stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise continue, but save no weights that are not
             finite.
-        stall_seconds: how long a rank may keep the others waiting; then the run stops and reports that rank.
+        stall_seconds: seconds that one activity of a rank may take; then all ranks exit and the stalled rank is
+            reported.
     """
 
     max_iter: int = 100000
@@ -170,8 +173,9 @@ class CheckpointConfig:
     Attributes:
         snapshot: iterations between checkpoints; 0 saves only at the end, and when the run is stopped.
         keep_last: number of newest checkpoints to keep; 0 keeps all.
-        keep_best: also keep the tested checkpoint with the best accuracy.
-        keep_every: also keep each checkpoint whose iteration is a multiple of this; 0 disables it.
+        keep_best: also keep the tested checkpoint with the best accuracy; no effect if keep_last is 0.
+        keep_every: also keep each checkpoint whose iteration is a multiple of this; 0 disables it. No effect if
+            keep_last is 0.
         allow_other_index: resume even if the index of the shards has changed; this changes the order of the pictures.
     """
 
@@ -209,8 +213,8 @@ class Config:
         solver: Caffe solver.prototxt; its values and its net's override the defaults and --config.
         weights: initial weights, copied by layer name: a .caffemodel, .safetensors or checkpoint, or the published
             bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
-        resume: auto resumes from the newest checkpoint in run_dir, if there is one; none starts a new run. Or the path
-            of a checkpoint, or of a Caffe .solverstate.
+        resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a
+            new run; a path resumes from that checkpoint or Caffe .solverstate.
         engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO. Both read and write
             the same checkpoints.
         data: which pictures are read and how they are transformed.

@@ -188,7 +188,8 @@ def open_split(index: ShardIndex, split: str) -> Entries:
     if len(entries) == 0:
         splits = ", ".join(index.splits) or "none"
         raise UserError(
-            f"{index.root} holds no pictures of split {split!r} (there: {splits}); assemble more of the list"
+            f"{index.root} has no pictures of split {split!r} (there: {splits}); set data.split or data.test.split, "
+            "or assemble more of the list"
         )
     classes = len(index.metadata.classes)
     outside = np.flatnonzero((entries.label < 0) | (entries.label >= classes))

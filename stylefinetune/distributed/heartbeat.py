@@ -12,7 +12,8 @@ import threading
 import time
 from typing import Any
 
-from stylefinetune.distributed.rendezvous import Store
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
+
 from stylefinetune.errors import EXIT_LOST_RANK
 
 STARTING = "starting"
@@ -20,42 +21,25 @@ STARTING = "starting"
 
 @dataclasses.dataclass(frozen=True)
 class LostRank:
-    """Why the ranks can't continue.
+    """Why the ranks can't continue."""
 
-    Attributes:
-        message: which rank is lost, its host and what it was doing.
-        reporter: the rank that reports it: the lost rank itself if it still can, else the lowest remaining rank.
-        code: exit code of all ranks.
-    """
-
-    message: str
-    reporter: int
-    code: int = EXIT_LOST_RANK
+    message: str  # which rank is lost, its host and what it was doing
+    reporter: int  # the rank that reports it: the lost rank itself if it still can, else the lowest remaining rank
+    code: int = EXIT_LOST_RANK  # of all ranks
 
 
 @dataclasses.dataclass(frozen=True)
 class RankState:
-    """What a rank was doing when it last published its state.
-
-    Attributes:
-        rank: its rank.
-        host: its host name.
-        pid: its process id.
-        activity: for example "reading data".
-        iteration: iteration of the run.
-        sequence: number of activities started so far; all ranks start the same activities in the same order.
-        heartbeats: number of states published so far.
-        exit_reason: why the rank exits; None while it runs.
-    """
+    """What a rank was doing when it last published its state."""
 
     rank: int
     host: str
     pid: int
-    activity: str = STARTING
+    activity: str = STARTING  # for example "reading data"
     iteration: int = 0
-    sequence: int = 0
-    heartbeats: int = 0
-    exit_reason: LostRank | None = None
+    sequence: int = 0  # number of activities started so far; all ranks start the same activities in the same order
+    heartbeats: int = 0  # number of states published so far
+    exit_reason: LostRank | None = None  # None while it runs
 
     def __str__(self) -> str:
         """Return for example `reading data at iteration 41`."""

@@ -92,7 +92,7 @@ def _lost_rank(lost: list[RankState], states: list[RankState], what: str) -> Los
     first, *others = lost
     message = f"rank {first.rank} on {first.host} {what} while {first}"
     if others:
-        message += f"; so did {', '.join(str(state.rank) for state in others)}"
+        message += f"; also ranks {', '.join(str(state.rank) for state in others)}"
     remaining = {state.rank for state in states} - {state.rank for state in lost}
     return LostRank(message, min(remaining, default=first.rank))
 

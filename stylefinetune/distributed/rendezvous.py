@@ -9,30 +9,11 @@ import hashlib
 import json
 import time
 import uuid
-from typing import Protocol
+
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 
 POLL_SECONDS = 0.02
 ROUND = "rendezvous/round"
-
-
-class Store(Protocol):
-    """The methods used of torch.distributed's stores."""
-
-    def set(self, key: str, value: str, /) -> None:
-        """Write a value."""
-        ...
-
-    def multi_get(self, keys: list[str], /) -> list[bytes]:
-        """Read several values; waits for missing ones."""
-        ...
-
-    def check(self, keys: list[str], /) -> bool:
-        """Return whether all keys exist."""
-        ...
-
-    def add(self, key: str, amount: int, /) -> int:
-        """Add to a counter and return it."""
-        ...
 
 
 def agree_on_round(store: Store, rank: int, size: int, limit: float) -> str:

@@ -85,7 +85,7 @@ def _layer(name: str) -> str:
 def _reshaped(tensor: torch.Tensor, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
     if not shapes_match(tensor.shape, shape):
         theirs, ours = ("x".join(map(str, sizes)) for sizes in (tensor.shape, shape))
-        raise _mismatch(f"{path} has {name} as {theirs}, the network as {ours}", name)
+        raise _mismatch(f"{path}: {name} is {theirs} in the file and {ours} in the network", name)
     return tensor.reshape(shape)
 
 

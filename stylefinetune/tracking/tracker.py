@@ -99,7 +99,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         """Log that a checkpoint after `iteration` iterations is being written, for which training paused `pause` s."""
         self._paused += pause
         if self._is_main:
-            self._log.info("    Training paused %s s for it", _digits(pause))
+            self._log.info("    Training paused %s s for the checkpoint", _digits(pause))
             self._log_metrics(iteration, "checkpoint", {"pause": pause})
 
     def advance(self, iteration: int) -> None:

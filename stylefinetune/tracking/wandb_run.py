@@ -122,7 +122,9 @@ class WandbRun:
             except Exception as error:  # noqa: BLE001 -- see above
                 wandb.teardown()  # its service still holds the run's id
                 if identity.online:
-                    self._fail(error, "continuing without it; the next start that reaches it sends the missing rows")
+                    self._fail(
+                        error, "continuing without it; the next start that reaches the server sends the missing rows"
+                    )
                     return
                 self._fail(error, "trying offline")
                 mode = "offline"

@@ -55,7 +55,7 @@ class ExitHandler:
         """
         previous = ExitRecord.read(self._run_dir)
         if previous and previous.restarts < self._world.restarts and not previous.restart_can_help:
-            error = UserError(f"not tried again by torchrun: {previous.message}")
+            error = UserError(f"not restarted, since a restart can't help: {previous.message}")
             error.code = previous.code
             raise error
 

@@ -75,7 +75,7 @@ class Preemption:
             timeout = max(0.0, first + DEADLINE - time.monotonic()) if first else None
             ready, _, _ = select.select([self._receiver], [], [], timeout)
             if not ready:
-                self._exit_now(signal.Signals(self._signal), f"{DEADLINE:g} s ago")
+                self._exit_now(signal.Signals(self._signal), f"which arrived {DEADLINE:g} s ago")
                 return
             numbers = self._receiver.recv(64)
             if not numbers:

@@ -1,7 +1,9 @@
 import os
 from pathlib import Path
 
-from shards.files import make_folder, publish_file, unpublish_file
+import pytest
+
+from shards.files import make_folder, publish_file, unpublish_file, write_file
 
 
 def test_a_published_file_is_there_and_an_unpublished_one_is_gone(tmp_path):
@@ -12,6 +14,15 @@ def test_a_published_file_is_there_and_an_unpublished_one_is_gone(tmp_path):
     for _ in range(2):
         unpublish_file(tmp_path / "a" / "b" / "c")
         assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_written_file_replaces_an_older_one_and_a_failure_leaves_no_draft(tmp_path):
+    for content in (b"old", b"new"):
+        write_file(tmp_path / "a" / "b", content)
+        assert (tmp_path / "a" / "b").read_bytes() == content
+    with pytest.raises(OSError, match="directory"):
+        write_file(tmp_path / "a", b"x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
 
 
 def test_each_change_is_synced_the_file_before_its_new_name(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
         rf"    Test net output #0: accuracy = {number}",
         rf"    Test net output #1: loss = {number} \(\* 1 = {number} loss\)",
         "Snapshotting to .*/checkpoints/iter_3",
-        rf"    Training paused {number} s for it",
+        rf"    Training paused {number} s for the checkpoint",
         r"Optimization Done\.",
     ]
     lines = [line for line in done.stderr.splitlines() if re.match(r"[IWE]\d{4} ", line)]
@@ -368,5 +368,8 @@ def test_a_useless_restart_by_torchrun_exits_at_once_and_the_first_record_stays(
     record = json.loads((tmp_path / "exit.json").read_text())
     assert (record["code"], record["reason"], record["restarts"]) == (3, "not finite", 0)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert lines == [f"error: {record['message']}", f"error: not tried again by torchrun: {record['message']}"]
+    assert lines == [
+        f"error: {record['message']}",
+        f"error: not restarted, since a restart can't help: {record['message']}",
+    ]
     assert done.stderr.count("Learning Rate Policy") == 1

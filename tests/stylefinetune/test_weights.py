@@ -14,7 +14,7 @@ NOWHERE = "http://127.0.0.1:9"  # no server listens there
 def test_published_weights_are_downloaded_by_a_command_and_used_by_name(tmp_path, monkeypatch, server):
     """No other file has the published hash, so the stand-in is refused with a message."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"python -m stylefinetune\.weights bvlc_reference_caffenet"):
+    with pytest.raises(UserError, match=r"stylefinetune weights bvlc_reference_caffenet"):
         load_weights(net(), "bvlc_reference_caffenet", lambda _: None)
     server.add("/caffe/bvlc_reference_caffenet.caffemodel", Answer(b"another file"))
     command = [

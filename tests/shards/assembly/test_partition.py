@@ -48,7 +48,7 @@ def test_parallel_partitions_and_a_merge_equal_one_assembly(server, listed, run_
     server.requests.clear()
     out = tmp_path / "a DIR"
     outputs = run_tasks(listed, out, 3)
-    assert f"Partition 2/3 is complete. When all 3 are, run: python -m shards merge '{out}'" in outputs[2]
+    assert f"Partition 2/3 is complete. When all 3 partitions are, run: python -m shards merge '{out}'" in outputs[2]
     assert len(server.requests) == len({request.path for request in server.requests}) == 60
     assert not (out / "index.parquet").exists()
     assert not (out / "outcomes.parquet").exists()
@@ -169,6 +169,6 @@ def test_a_damaged_number_of_partitions_is_ignored(listed, run_assemble, tmp_pat
 
 
 def test_a_merge_without_shards_creates_nothing(tmp_path):
-    with pytest.raises(ShardsError, match="no shards here"):
+    with pytest.raises(ShardsError, match="not a shard directory"):
         partition.merge_partitions(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -203,7 +203,7 @@ def test_different_index_and_outcomes_parts_are_an_error(crawled, tmp_path):
         ("original", "pixels", ["--image_size", "25"], "was made from image_size 24, not 25"),
         ("original", "new", ["--image_size", "0"], "image_size is 0"),
         ("original", "new", ["--workers", "0"], "workers is 0"),
-        ("nothing", "new", [], "no shards here"),
+        ("nothing", "new", [], "not a shard directory"),
     ],
 )
 def test_invalid_arguments_are_one_line_and_change_nothing(crawled, tmp_path, capsys, source, out, flags, reason):

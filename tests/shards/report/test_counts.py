@@ -19,7 +19,7 @@ from tests.drawn_outcomes import BEGAN, rows_from
 def test_every_status_is_in_one_group():
     named = [status for group in STATUS_GROUPS for status in group.statuses]
     assert sorted(named) == sorted([*map(str, Status), NOT_YET])
-    assert {group_of(str(status)) for status in TRANSIENT_STATUSES} == {"no_answer"}
+    assert {group_of(str(status)).key for status in TRANSIENT_STATUSES} == {"no_answer"}
 
 
 def test_rows_have_their_outcomes_and_photographers():

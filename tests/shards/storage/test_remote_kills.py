@@ -223,7 +223,9 @@ def test_a_server_that_goes_away_is_a_one_line_error_and_nothing_is_lost(
             put(self, path, name)
 
         patched.setattr(ObjectStore, "put", put_or_close)
-        with pytest.raises(ShardsError, match=r"^s3://going/x fails \(.*; what is there stays; run the same command"):
+        with pytest.raises(
+            ShardsError, match=r"^s3://going/x fails \(.*; uploaded blocks are kept; run the same command"
+        ):
             run_assemble(**settings)
     server.requests.clear()
     with s3_server(int(endpoint.rpartition(":")[2])):

@@ -61,7 +61,7 @@ def test_a_damaged_object_is_named_and_can_be_made_again(server, draw_jpg, write
 def test_nothing_is_created_under_a_url_without_shards(memory, tmp_path, capsys, command):
     assert main([command, f"{memory}/x"]) == 2
     error = capsys.readouterr().err
-    assert f"{memory}/x: no shards here" in error
+    assert f"{memory}/x: not a shard directory" in error
     assert error.count("\n") == 1
     assert names_of(f"{memory}/x") == set()
     assert list((tmp_path / "cache").rglob("stage/*")) == []

@@ -312,5 +312,5 @@ def test_a_folder_that_is_being_written_is_refused(copy, capsys):
 
 def test_a_missing_folder_is_an_error_of_the_user(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nothing")]) == 2
-    assert "no shards here" in capsys.readouterr().err
+    assert "not a shard directory" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,7 @@ def names(folder):
 def test_a_file_is_downloaded_once_and_then_found_by_its_name(server, cache):
     server.add("/deep/small.caffemodel", Answer(BODY))
     shown = []
-    with pytest.raises(UserError, match=r"small isn't here yet; fetch it with: python -m stylefinetune\.weights small"):
+    with pytest.raises(UserError, match=r"small isn't downloaded yet; run: stylefinetune weights small"):
         locate_published("small")
     path = fetch_published("small", [f"{server.url}/deep/"], lambda received, total: shown.append((received, total)))
     assert path == locate_published("small") == cache / "small.caffemodel"

@@ -62,7 +62,7 @@ def test_a_rank_without_heartbeats_is_lost(ranks):
 
 def test_several_lost_ranks_are_all_named(ranks):
     ranks.dead = {1, 2}
-    message = f"rank 1 on {HOST} has died or stalled while reading data at iteration 41; so did 2"
+    message = f"rank 1 on {HOST} has died or stalled while reading data at iteration 41; also ranks 2"
     assert ranks.monitors[0].find_lost_rank() == LostRank(message, 0)
 
 

@@ -48,7 +48,9 @@ def test_legacy_shapes_of_fully_connected_layers_are_accepted(tmp_path):
 
 def test_another_shape_is_an_error_that_suggests_to_rename_the_layer(golden):
     source = golden / "micro" / "source" / "micro_src_iter_200.caffemodel"
-    with pytest.raises(UserError, match=r"fc8\.weight as 30x32, the network as 20x32; .*rename the layer"):
+    with pytest.raises(
+        UserError, match=r"fc8\.weight is 30x32 in the file and 20x32 in the network; .*rename the layer"
+    ):
         load_weights(net(last_layer="fc8"), str(source), lambda _: None)
 
 
@@ -71,7 +73,7 @@ def test_a_layer_with_fewer_or_more_blobs_is_refused_as_in_caffe(tmp_path):
 
 def test_only_leading_dimensions_of_1_are_ignored(tmp_path):
     turned = caffemodel(tmp_path / "turned.caffemodel", fc8_flickr=[(32, 1), (1,)])
-    with pytest.raises(UserError, match=r"fc8_flickr\.weight as 32x1, the network as 1x32"):
+    with pytest.raises(UserError, match=r"fc8_flickr\.weight is 32x1 in the file and 1x32 in the network"):
         load_weights(net(classes=1), turned, lambda _: None)
 
 

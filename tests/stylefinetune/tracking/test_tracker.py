@@ -73,7 +73,7 @@ def test_the_pause_for_a_checkpoint_is_logged_and_kept_with_it(tmp_path):
     with Tracker(config(tmp_path), RANK_0, 0, []) as tracker:
         for iteration in (10, 20):
             tracker.log_checkpoint(iteration, 0.25)
-    assert (tmp_path / "train.log").read_text().count("Training paused 0.25 s for it") == 2
+    assert (tmp_path / "train.log").read_text().count("Training paused 0.25 s for the checkpoint") == 2
     Tracker(config(tmp_path), RANK_0, 10, []).close(failed=False)
     (kept,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert (kept["iteration"], kept["phase"], kept["pause"]) == (10, "checkpoint", 0.25)

@@ -93,7 +93,7 @@ def test_an_unreachable_server_delays_nothing_and_receives_the_rest_later(server
     server.stop()
     printed = log_run(run_dir, env, start=5, limits={"INIT_SECONDS": 1})
     assert printed.count("Weights & Biases") == 1
-    assert "continuing without it; the next start that reaches it sends the missing rows" in printed
+    assert "continuing without it; the next start that reaches the server sends the missing rows" in printed
     assert [row["_step"] for row in local_rows(run_dir)] == EVEN
     server.start()
     assert max(row["_step"] for row in remote_rows(server)) < 10

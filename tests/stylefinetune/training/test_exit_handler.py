@@ -166,7 +166,9 @@ def test_a_restart_by_torchrun_is_refused_where_it_cannot_help(tmp_path, error, 
     if allowed:
         restarted.check_restart()
     else:
-        with pytest.raises(UserError, match=re.escape(f"not tried again by torchrun: {record['message']}")) as caught:
+        with pytest.raises(
+            UserError, match=re.escape(f"not restarted, since a restart can't help: {record['message']}")
+        ) as caught:
             restarted.check_restart()
         assert caught.value.code == record["code"]
 

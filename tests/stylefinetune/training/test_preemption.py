@@ -63,7 +63,7 @@ def test_a_run_without_agreement_in_time_exits(monkeypatch):
     with Preemption(ALONE, lambda by, why: (calls.append((by, why)), exited.set())):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert exited.wait(20)
-    assert calls == [(signal.SIGUSR1, "0.3 s ago")]
+    assert calls == [(signal.SIGUSR1, "which arrived 0.3 s ago")]
 
 
 def test_sighup_stays_ignored_under_nohup():
