@@ -12,6 +12,17 @@ def publish_file(draft: Path, path: Path) -> None:
     sync_path(path.parent)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically, through a draft in its folder."""
+    make_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        publish_file(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def unpublish_file(path: Path) -> None:
     """Remove a file if it exists."""
     try:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
@@ -25,8 +24,13 @@ def track_progress(items: Iterable[T], total: int, description: str, console: Co
             bar.update(task, completed=count)
             if not console.is_terminal and time.monotonic() >= next_line:
                 next_line = time.monotonic() + _LINE_INTERVAL
-                console.print(f"{count}/{total} {description}", highlight=False, soft_wrap=True)
+                print_line(console, f"{count}/{total} {description}")
             yield item
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: not wrapped, not coloured and without markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressLine:
@@ -52,9 +56,7 @@ class ProgressLine:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def count(self, *, alive: int = 0, dead: int = 0, size: int = 0) -> None:
@@ -72,7 +74,7 @@ class ProgressLine:
             self._bar.update(self._rows, state=self._state(done))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_INTERVAL
-            self._console.print(f"{done}/{self._total} files, {self._state(done)}", highlight=False, soft_wrap=True)
+            print_line(self._console, f"{done}/{self._total} files, {self._state(done)}")
 
     def _state(self, done: int) -> str:
         counts = f"{self._alive} alive, {self._dead} dead"

@@ -22,7 +22,7 @@ from shards.config.schema import AssembleConfig, count_processes
 from shards.download.downloader import Downloader
 from shards.errors import ShardsError
 from shards.format.outcomes import Status
-from shards.progress import ProgressLine
+from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
 from shards.storage.shard_dir import Block, Recipe, ShardDir
@@ -54,7 +54,10 @@ def assemble(config: AssembleConfig, console: Console) -> None:
     _print_summary(console, counts)
     if partition:
         command = f"python -m shards merge {shlex.quote(session.name)}"
-        _print(console, f"Partition {config.partition} is complete. When all {partition.count} are, run: {command}")
+        print_line(
+            console,
+            f"Partition {config.partition} is complete. When all {partition.count} partitions are, run: {command}",
+        )
 
 
 def _make_blocks(
@@ -74,9 +77,9 @@ def _make_blocks(
         config = dataclasses.replace(config, out=work)  # the folder to name if aria2c can't write
     tasks = _plan_tasks(shard_dir, blocks, retry)
     images, total = sum(len(task.positions) for task in tasks), sum(map(shard_dir.size_of, blocks))
-    _print(console, f"Downloading {images} images with {count_processes(config.workers)} workers...")
+    print_line(console, f"Downloading {images} images with {count_processes(config.workers)} workers...")
     if images < total:
-        _print(console, f"{total - images} of {total} were done before; resuming in {session.name}")
+        print_line(console, f"{total - images} of {total} were done before; resuming in {session.name}")
     if tasks:
         progress = ProgressLine(console, images)
         with (
@@ -132,13 +135,9 @@ def _read_recipe(config: AssembleConfig, source: Source) -> tuple[Recipe, Select
     return recipe, Selection(config.images, config.seed, config.labels, classes, config.test_share, config.split)
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def _print_summary(console: Console, counts: collections.Counter[str]) -> None:
     kept = counts.pop(Status.KEPT, 0)
-    _print(console, f"Writing train/val for {kept} successfully downloaded images.")
+    print_line(console, f"Writing train/val for {kept} successfully downloaded images.")
     if counts:
         table = Table("other outcomes", "images", box=None, header_style="", pad_edge=False)
         for status, count in counts.most_common():

@@ -56,16 +56,17 @@ def find_duplicates(outcomes: pa.Table, rules: DuplicateRules) -> DuplicateVerdi
     """
     before = _to_objects(outcomes.column("status"))
     statuses = before.copy()
-    bodies = _encode_texts(outcomes.column("sha256"))
+    # A number from 1 for each distinct body; 0 for a row without one.
+    bodies = outcomes.column("sha256").combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy() + 1
     urls = np.zeros(len(outcomes), np.int64)
     if rules.placeholder_urls:
         has_picture = np.isin(statuses, _WITH_PICTURE)
-        counts = _count_urls(bodies, _encode_texts(outcomes.column("image_url")), has_picture)[bodies]
+        counts = _aggregate_by_body(bodies, outcomes.column("image_url"), has_picture, "count_distinct", 0)
         is_placeholder = has_picture & (statuses != Status.PLACEHOLDER) & (counts >= rules.placeholder_urls)
         statuses[is_placeholder] = str(Status.PLACEHOLDER)
         urls[is_placeholder] = counts[is_placeholder]
     rows = outcomes.column("row").to_numpy()
-    first = _first_rows(bodies, rows, statuses == Status.KEPT)[bodies]
+    first = _aggregate_by_body(bodies, outcomes.column("row"), statuses == Status.KEPT, "min", -1)
     is_duplicate = np.isin(statuses, (Status.KEPT, Status.DUPLICATE)) & (first >= 0) & (first != rows)
     if rules.drop_duplicates:
         statuses[is_duplicate] = str(Status.DUPLICATE)
@@ -80,28 +81,16 @@ def _to_objects(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
-def _encode_texts(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Return a number from 1 for each text, equal for equal texts; 0 for null."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64) + 1
-
-
-def _count_urls(
-    bodies: npt.NDArray[np.int64], urls: npt.NDArray[np.int64], has_picture: npt.NDArray[np.bool_]
+def _aggregate_by_body(
+    bodies: npt.NDArray[np.int64], values: pa.ChunkedArray, chosen: npt.NDArray[np.bool_], function: str, default: int
 ) -> npt.NDArray[np.int64]:
-    """Return the number of distinct URLs for each body number; 0 for rows without a body."""
-    size, length = int(urls.max(initial=0)) + 1, int(bodies.max(initial=0)) + 1
-    pairs = np.unique((bodies * size + urls)[has_picture & (bodies > 0)])
-    return np.bincount(pairs // size, minlength=length)
-
-
-def _first_rows(
-    bodies: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], is_kept: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
-    """Return the lowest kept row for each body number, or -1."""
-    first = np.full(int(bodies.max(initial=0)) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, bodies[is_kept], rows[is_kept])
-    return np.where(first == np.iinfo(np.int64).max, -1, first)
+    """Aggregate the values of the chosen rows with the same body; return the result for each row, or `default`."""
+    chosen = chosen & (bodies > 0)
+    table = pa.table({"body": bodies[chosen], "value": values.filter(pa.array(chosen))})
+    groups = table.group_by("body").aggregate([("value", function)])
+    found = np.full(int(bodies.max(initial=0)) + 1, default, np.int64)
+    found[groups.column("body").to_numpy()] = groups.column(f"value_{function}").to_numpy()
+    return found[bodies]
 
 
 def _put(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

@@ -16,10 +16,10 @@ from shards.config.schema import MAX_IMAGE_SIZE, count_processes
 from shards.errors import ConfigError, ShardsError
 from shards.format.outcomes import Status
 from shards.location import refuse_url
-from shards.progress import track_progress
+from shards.progress import print_line, track_progress
 from shards.storage.file_lock import exclusive_lock
 from shards.storage.journal import recover_blocks
-from shards.storage.shard_dir import Block, ShardDir, create_shard_dir, load_shard_dir, read_part, shard_dir_exists
+from shards.storage.shard_dir import ROWS_PATH, Block, ShardDir, create_shard_dir, load_shard_dir, read_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RepackConfig:
         if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
             raise ConfigError(f"image_size is {self.image_size}; it must be at least 1 and at most {MAX_IMAGE_SIZE}")
         if self.workers == 0:
-            raise ConfigError("workers is 0; it must be a number of processes, or -x for all cores but x")
+            raise ConfigError("workers is 0; it must be a number of processes, or -x means the number of cores minus x")
 
     @property
     def target(self) -> Path:
@@ -75,13 +75,13 @@ def repack(config: RepackConfig, console: Console) -> None:
         ready = [block for block in source.blocks() if source.is_committed(block)]
         stale = [block for block in ready if not _is_current(source, target, block)]
         workers = count_processes(config.workers)
-        _print(console, f"Repacking {len(stale)} of {len(source.blocks())} blocks with {workers} workers...")
+        print_line(console, f"Repacking {len(stale)} of {len(source.blocks())} blocks with {workers} workers...")
         _pack_blocks(stale, source, target, work, workers, console)
         kept = finalize(target, work)[Status.KEPT]
-    _print(console, f"{config.target}: {kept} pictures as {config.encode_format}")
+    print_line(console, f"{config.target}: {kept} pictures as {config.encode_format}")
     if len(ready) < len(source.blocks()):
         missing = len(source.blocks()) - len(ready)
-        _print(
+        print_line(
             console,
             f"{missing} blocks of {config.dir} are still missing; once assemble has made them, run repack again",
         )
@@ -94,7 +94,7 @@ def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
         ShardsError: the new DIR was made from something else.
     """
     recipe = dataclasses.replace(source.recipe, encode_format=config.encode_format, image_size=config.image_size)
-    if shard_dir_exists(config.target):
+    if (config.target / ROWS_PATH).is_file():
         found = load_shard_dir(config.target)
         difference = found.recipe.difference(recipe)
         if difference is None and not found.rows.equals(source.rows.slice(0, len(found.rows))):
@@ -160,7 +160,3 @@ def _read_results(source: Path, block: Block, folder: Path) -> Results:
             path.write_bytes(member.body)
         results[row] = (to_outcome(outcome), path)
     return results
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from shards.errors import ShardsError
-from shards.storage.shard_dir import Recipe, ShardDir, create_shard_dir, load_shard_dir, shard_dir_exists
+from shards.storage.shard_dir import ROWS_PATH, Recipe, ShardDir, create_shard_dir, load_shard_dir
 from shards.url_list.select import Selection, select_rows
 from shards.url_list.source import Source
 
@@ -22,7 +22,7 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selec
     Raises:
         ShardsError: DIR was made from another list or other settings, or has more rows.
     """
-    if not shard_dir_exists(root):
+    if not (root / ROWS_PATH).is_file():
         rows, classes, lengths = select_rows(source, selection)
         return create_shard_dir(root, dataclasses.replace(recipe, classes=classes, list_lengths=lengths), rows, work)
     found = load_shard_dir(root)

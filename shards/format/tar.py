@@ -5,7 +5,6 @@ import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
@@ -37,9 +36,7 @@ class SampleWriter:
     def __enter__(self) -> "SampleWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._writer.close()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:

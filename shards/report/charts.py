@@ -9,23 +9,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A rectangle of a chart, in per cent of the chart's area.
+    """A rectangle of a chart, in per cent of the chart's area."""
 
-    Attributes:
-        x: left edge.
-        y: upper edge, from the top.
-        width: width.
-        height: height.
-        density: intensity of its colour, from 0 to 1.
-        title: a description.
-    """
-
-    x: float
-    y: float
+    x: float  # left edge
+    y: float  # upper edge, from the top
     width: float
     height: float
-    density: float
-    title: str
+    density: float  # intensity of its colour, from 0 to 1
+    title: str  # a description
 
 
 @dataclasses.dataclass(frozen=True)

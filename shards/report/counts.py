@@ -17,19 +17,12 @@ NOT_YET = "not_yet"  # the status of rows whose block isn't committed; never in 
 
 @dataclasses.dataclass(frozen=True)
 class StatusGroup:
-    """Statuses that mean much the same to the user.
+    """Statuses that mean much the same to the user."""
 
-    Attributes:
-        key: the group's name in HTML and CSS.
-        name: the group's name for people.
-        meaning: an explanation.
-        statuses: values of `Status`.
-    """
-
-    key: str
-    name: str
-    meaning: str
-    statuses: frozenset[str]
+    key: str  # the group's name in HTML and CSS
+    name: str  # the group's name for people
+    meaning: str  # an explanation
+    statuses: frozenset[str]  # values of `Status`
 
 
 STATUS_GROUPS = (
@@ -62,7 +55,7 @@ STATUS_GROUPS = (
     ),
     StatusGroup("pending", "pending", "its block isn't committed yet; assemble continues", frozenset({NOT_YET})),
 )
-_GROUP_OF = {status: group.key for group in STATUS_GROUPS for status in group.statuses}
+_GROUP_OF = {status: group for group in STATUS_GROUPS for status in group.statuses}
 
 
 class ListedRow(NamedTuple):
@@ -81,15 +74,10 @@ class ListedRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StatusCounts:
-    """How many of some rows have which status.
+    """How many of some rows have which status."""
 
-    Attributes:
-        name: what the rows have in common, such as a host.
-        statuses: number of rows by status.
-    """
-
-    name: str
-    statuses: Counter[str]
+    name: str  # what the rows have in common, such as a host
+    statuses: Counter[str]  # number of rows by status
 
     @property
     def total(self) -> int:
@@ -105,13 +93,13 @@ class StatusCounts:
         """Returns the number of rows of every status group, in order."""
         counts = dict.fromkeys((group.key for group in STATUS_GROUPS), 0)
         for status, count in self.statuses.items():
-            counts[group_of(status)] += count
+            counts[group_of(status).key] += count
         return counts
 
 
-def group_of(status: str) -> str:
-    """Returns the key of a status's group."""
-    return _GROUP_OF.get(status, "lost")
+def group_of(status: str) -> StatusGroup:
+    """Returns a status's group; "lost" for an unknown status."""
+    return _GROUP_OF.get(status, _GROUP_OF["not_found"])
 
 
 def read_rows(listed: pa.Table, outcomes: pa.Table) -> list[ListedRow]:

@@ -1,17 +1,16 @@
 """A report as one self-contained HTML page: no scripts, no network, and text from the web is escaped."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import jinja2
 
-from shards.files import publish_file
+from shards.download.url_rewrite import is_web_url
+from shards.files import write_file
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
-from shards.report.counts import KEPT, NOT_YET, STATUS_GROUPS, StatusCounts, format_share, group_of, limit_counts
+from shards.report.counts import KEPT, STATUS_GROUPS, StatusCounts, format_share, limit_counts
 from shards.report.report import UNKNOWN_YEAR, Report, printable
 from shards.report.split_leaks import SplitLeak
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
@@ -31,14 +30,7 @@ def write_page(report: Report, path: Path) -> None:
     Raises:
         ShardsError: a picture can't be read.
     """
-    body = render(report).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(body)
-        publish_file(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_file(path, render(report).encode())
 
 
 def render(report: Report) -> str:
@@ -55,7 +47,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(printable=printable, bytes=format_bytes, share=format_share, web_link=_web_link)
+    environment.filters.update(printable=printable, bytes=format_bytes, share=format_share)
     return environment.get_template("report.html").render(_context(report))
 
 
@@ -67,7 +59,7 @@ def _context(report: Report) -> dict[str, Any]:
         "report": report,
         "groups": STATUS_GROUPS,
         "overall": report.overall(),
-        "statuses": _statuses(report),
+        "statuses": report.statuses(),
         "by_split": report.by_split(),
         "by_class": classes,
         "by_host": limit_counts(report.by_host(), _MAX_HOSTS),
@@ -77,19 +69,10 @@ def _context(report: Report) -> dict[str, Any]:
         "owners": {"listed": report.owners(kept=False), "kept": report.owners(kept=True)},
         "splits": sorted({row.split for row in report.rows}),
         "max_owners": _MAX_OWNERS,
+        "is_web_url": is_web_url,
         **_sizes(report),
         **_pictures(report),
     }
-
-
-def _statuses(report: Report) -> list[dict[str, Any]]:
-    """Returns each status with its count and the first row that has it, the most frequent status first."""
-    examples = {row.status: row for row in reversed(report.rows) if row.status not in {KEPT, NOT_YET}}
-    counts = sorted(report.overall().statuses.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        {"status": status, "count": count, "group": group_of(status), "example": examples.get(status)}
-        for status, count in counts
-    ]
 
 
 def _balance(classes: list[StatusCounts]) -> list[dict[str, Any]]:
@@ -152,11 +135,3 @@ def _first_rows(report: Report, duplicates: SplitLeak) -> dict[str, Mapping[str,
         if row.status == KEPT and row.sha256 in first:
             first[row.sha256].setdefault(row.split, row.row)
     return {digest: dict(sorted(rows.items())) for digest, rows in first.items()}
-
-
-def _web_link(url: str) -> str:
-    """Returns a URL that is safe in a link, with http or https; for any other an empty string."""
-    try:
-        return url if urlsplit(url).scheme in {"http", "https"} else ""
-    except ValueError:  # such as an unbalanced bracket
-        return ""

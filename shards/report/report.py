@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
 from shards.format.index import INDEX_FILE, IndexMetadata, ShardIndex
 from shards.format.outcomes import OUTCOMES_FILE, Status
-from shards.report.counts import KEPT, ListedRow, StatusCounts, count_statuses, read_rows
+from shards.report.counts import (
+    KEPT,
+    NOT_YET,
+    ListedRow,
+    StatusCounts,
+    StatusGroup,
+    count_statuses,
+    group_of,
+    read_rows,
+)
 from shards.report.split_leaks import NearPair, SplitLeak, find_near_pairs, find_split_leaks
-from shards.storage.shard_dir import load_shard_dir
+from shards.storage.shard_dir import load_shard_dir, read_part
 from shards.url_list.provenance import host_of, year_posted
 
 UNKNOWN_YEAR = "unknown"  # sorts after the years
@@ -29,27 +37,26 @@ class RepeatedPicture(NamedTuple):
     urls: int
 
 
+class StatusRow(NamedTuple):
+    """A status with its number of rows and the first row that has it; None for kept and pending rows."""
+
+    status: str
+    rows: int
+    group: StatusGroup
+    example: ListedRow | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The contents of a report.
+    """The contents of a report."""
 
-    Attributes:
-        root: DIR.
-        metadata: metadata of the index.
-        rows: all rows of the list, with their outcomes.
-        index: the kept pictures (`INDEX_SCHEMA`).
-        first: time of the first outcome, in UTC; None if there is none.
-        last: time of the last outcome.
-        near_pairs: near-duplicates in different splits; None if they weren't searched for.
-    """
-
-    root: Path
-    metadata: IndexMetadata
-    rows: list[ListedRow]
-    index: pa.Table
-    first: dt.datetime | None
-    last: dt.datetime | None
-    near_pairs: list[NearPair] | None
+    root: Path  # DIR
+    metadata: IndexMetadata  # metadata of the index
+    rows: list[ListedRow]  # all rows of the list, with their outcomes
+    index: pa.Table  # the kept pictures (`INDEX_SCHEMA`)
+    first: dt.datetime | None  # time of the first outcome, in UTC; None if there is none
+    last: dt.datetime | None  # time of the last outcome
+    near_pairs: list[NearPair] | None  # near-duplicates in different splits; None if they weren't searched for
 
     def class_name(self, label: int) -> str:
         """Returns a label's name."""
@@ -58,6 +65,12 @@ class Report:
     def overall(self) -> StatusCounts:
         """Counts all rows."""
         return StatusCounts("all", Counter(row.status for row in self.rows))
+
+    def statuses(self) -> list[StatusRow]:
+        """Counts by status, the most frequent status first."""
+        examples = {row.status: row for row in reversed(self.rows) if row.status not in {KEPT, NOT_YET}}
+        counts = sorted(self.overall().statuses.items(), key=lambda item: (-item[1], item[0]))
+        return [StatusRow(status, count, group_of(status), examples.get(status)) for status, count in counts]
 
     def by_split(self) -> list[StatusCounts]:
         """Counts by split, sorted."""
@@ -68,9 +81,8 @@ class Report:
         return self._by(lambda row: row.label, self.class_name)
 
     def by_host(self) -> list[StatusCounts]:
-        """Counts by the host in the URL, those with the most rows first."""
-        hosts = self._by(lambda row: host_of(row.image_url), lambda host: host or "(no host)")
-        return sorted(hosts, key=lambda host: (-host.total, host.name))
+        """Counts by the host in the URL, sorted."""
+        return self._by(lambda row: host_of(row.image_url), lambda host: host or "(no host)")
 
     def by_year(self) -> list[StatusCounts]:
         """Counts by the year in which a photo was posted, as its Flickr id shows; UNKNOWN_YEAR last."""
@@ -113,7 +125,7 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
                 "or wait until the assembly in progress has ended"
             )
     shard_index = ShardIndex.load(root)
-    outcomes = _read_outcomes(root)
+    outcomes = read_part(root, OUTCOMES_FILE, _OUTCOME_COLUMNS, f"make it with: python -m shards finalize {root}")
     times: list[dt.datetime] = outcomes.column("time").to_pylist()
     return Report(
         root=root,
@@ -124,15 +136,6 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
         last=max(times, default=None),
         near_pairs=find_near_pairs(root, shard_index.table) if near_duplicates else None,
     )
-
-
-def _read_outcomes(root: Path) -> pa.Table:
-    path = root / OUTCOMES_FILE
-    try:
-        return pq.read_table(path, columns=list(_OUTCOME_COLUMNS))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        remedy = f"make it with: python -m shards finalize {root}"
-        raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def printable(text: str, limit: int = 100) -> str:

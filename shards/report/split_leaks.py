@@ -14,15 +14,10 @@ from shards.report.near_duplicates import NEAR_DUPLICATE_BITS, hash_pictures, ne
 
 @dataclasses.dataclass(frozen=True)
 class SplitLeak:
-    """The keys, such as photographers, that have rows in more than one split.
+    """The keys, such as photographers, that have rows in more than one split."""
 
-    Attributes:
-        keys: number of all keys.
-        shared: number of rows by split, for each key in several splits; those with the most rows first.
-    """
-
-    keys: int
-    shared: dict[str, dict[str, int]]
+    keys: int  # number of all keys
+    shared: dict[str, dict[str, int]]  # number of rows by split, of keys in several splits; those with most rows first
 
     def rows_in(self, split: str) -> int:
         """Returns the number of rows of a split whose keys are in another split too."""
@@ -42,17 +37,11 @@ def find_split_leaks(pairs: Iterable[tuple[str | None, str]]) -> SplitLeak:
 
 @dataclasses.dataclass(frozen=True)
 class NearPair:
-    """Two similar kept pictures in different splits, with different bytes.
+    """Two similar kept pictures in different splits, with different bytes."""
 
-    Attributes:
-        row: row of the list, in the smaller split.
-        other: row of the nearest picture in the other split.
-        bits: number of bits in which their hashes differ, of `near_duplicates.BITS`.
-    """
-
-    row: int
-    other: int
-    bits: int
+    row: int  # row of the list, in the smaller split
+    other: int  # row of the nearest picture in the other split
+    bits: int  # number of bits in which their hashes differ, of `near_duplicates.BITS`
 
 
 def find_near_pairs(root: Path, index: pa.Table) -> list[NearPair]:

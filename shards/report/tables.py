@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shards.report.counts import KEPT, NOT_YET, STATUS_GROUPS, StatusCounts, format_share, group_of, limit_counts
+from shards.progress import print_line
+from shards.report.counts import STATUS_GROUPS, StatusCounts, format_share, limit_counts
 from shards.report.report import Report, printable
 from shards.report.split_leaks import SplitLeak
 
@@ -17,7 +18,7 @@ def print_tables(report: Report, console: Console) -> None:
     """Prints the outcomes by status, split, class, host and year, and the leaks between the splits."""
     overall, classes = report.overall(), report.by_label()
     share = format_share(overall.kept, overall.total)
-    _print_line(console, f"{report.root}: {overall.total:,} rows, {overall.kept:,} kept ({share})")
+    print_line(console, f"{report.root}: {overall.total:,} rows, {overall.kept:,} kept ({share})")
     _print_statuses(report, console)
     _print_counts("split", report.by_split(), console)
     _print_counts("class", classes if len(classes) <= _MAX_CLASSES else limit_counts(classes, _MAX_CLASSES), console)
@@ -27,17 +28,11 @@ def print_tables(report: Report, console: Console) -> None:
 
 
 def _print_statuses(report: Report, console: Console) -> None:
-    overall = report.overall()
-    examples = {
-        row.status: f"{row.image_url}  {row.message}".rstrip()
-        for row in reversed(report.rows)
-        if row.status not in {KEPT, NOT_YET}
-    }
-    names = {group.key: group.name for group in STATUS_GROUPS}
     table = _table("status", "", "rows", "share", "for example")
-    for status, count in sorted(overall.statuses.items(), key=lambda item: (-item[1], item[0])):
-        example = Text(printable(examples.get(status, ""), _MAX_EXAMPLE), no_wrap=True)
-        table.add_row(status, names[group_of(status)], f"{count:,}", format_share(count, overall.total), example)
+    for status, count, group, row in report.statuses():
+        example = f"{row.image_url}  {row.message}".rstrip() if row else ""
+        share = format_share(count, len(report.rows))
+        table.add_row(status, group.name, f"{count:,}", share, Text(printable(example, _MAX_EXAMPLE), no_wrap=True))
     console.print()
     console.print(table)
 
@@ -58,12 +53,12 @@ def _print_leaks(report: Report, console: Console) -> None:
     console.print()
     for owners, rows in ((report.owners(kept=False), "listed"), (report.owners(kept=True), "kept")):
         if owners.keys:
-            _print_line(console, f"photographers in more than one split: {_describe(owners)} with {rows} pictures")
-    _print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates())}")
+            print_line(console, f"photographers in more than one split: {_describe(owners)} with {rows} pictures")
+    print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates())}")
     if report.near_pairs is not None:
-        _print_line(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
+        print_line(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
     for first, urls in report.repeated_pictures(kept=False)[:5]:
-        _print_line(console, f"placeholder {first.sha256 or '':.16}... of {urls:,} URLs, {first.bytes or 0:,} bytes")
+        print_line(console, f"placeholder {first.sha256 or '':.16}... of {urls:,} URLs, {first.bytes or 0:,} bytes")
 
 
 def _describe(leak: SplitLeak) -> str:
@@ -76,7 +71,3 @@ def _table(*titles: str) -> Table:
         is_text = number == 0 or title in {"", "for example"}
         table.add_column(title, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
     return table
-
-
-def _print_line(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

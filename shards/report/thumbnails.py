@@ -18,16 +18,10 @@ _MAX_BYTES = 8192
 
 
 class Thumbnail(NamedTuple):
-    """A small copy of a kept picture.
+    """A small copy of a kept picture."""
 
-    Attributes:
-        uri: a "data:" URI.
-        width: in pixels.
-        height: in pixels.
-    """
-
-    uri: str
-    width: int
+    uri: str  # a "data:" URI
+    width: int  # in pixels
     height: int
 
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import hashlib
-import os
 import re
 from pathlib import Path
 
 import requests
 
 from shards.errors import ShardsError
-from shards.files import make_folder, publish_file
+from shards.files import write_file
 from shards.location import cache_folder
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_SHA256, FLICKR_STYLE_URL
 
@@ -20,17 +19,11 @@ _TIMEOUT = 60.0  # seconds without a byte
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The bytes of a list, or of several Caffe list files.
+    """The bytes of a list, or of several Caffe list files."""
 
-    Attributes:
-        name: the list's name in messages.
-        parts: a Caffe list file's bytes by split, or the list's bytes under "".
-        paths: paths of Caffe list files by split, as they were given.
-    """
-
-    name: str
-    parts: dict[str, bytes]
-    paths: dict[str, str] = dataclasses.field(default_factory=dict)
+    name: str  # the list's name in messages
+    parts: dict[str, bytes]  # a Caffe list file's bytes by split, or the list's bytes under ""
+    paths: dict[str, str] = dataclasses.field(default_factory=dict)  # of Caffe list files by split, as they were given
 
     @property
     def is_local(self) -> bool:
@@ -104,8 +97,5 @@ def fetch_cached(url: str, sha256: str, folder: Path) -> bytes:
     found = hashlib.sha256(body).hexdigest()
     if found != sha256:
         raise ShardsError(f"{url} has the sha256 {found}, not {sha256}: the file has changed")
-    make_folder(folder)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_bytes(body)
-    publish_file(draft, path)
+    write_file(path, body)
     return body
