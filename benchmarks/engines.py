@@ -85,7 +85,7 @@ def measure(config: Config, iterations: int) -> None:
         mean = torch.zeros(3, 1, 1)
         path = checkpoint.save_checkpoint(Path(config.run_dir), progress, state, config, (mean, mean))
         size = sum(file.stat().st_size for file in path.iterdir())
-    world.barrier()
+    world.sum(torch.zeros(1))  # waits for all ranks
     save = time.monotonic() - began
     highest = [-value for value in world.min(-torch.tensor([start, float(memory), save], dtype=torch.float64)).tolist()]
     if world.is_main:

@@ -56,7 +56,8 @@ class Heartbeat:
     """
 
     def __init__(self, rank: int, size: int, store: Store | None) -> None:
-        self._initial = RankState(rank, socket.gethostname(), os.getpid())
+        self._process = (rank, socket.gethostname(), os.getpid())
+        self._rank = rank
         self._size = size
         self._store = store
         self._activity = (STARTING, 0, 0)  # replaced as a whole, since another thread reads it
@@ -73,15 +74,7 @@ class Heartbeat:
     @property
     def state(self) -> RankState:
         """The state of this rank."""
-        activity, iteration, sequence = self._activity
-        return dataclasses.replace(
-            self._initial,
-            activity=activity,
-            iteration=iteration,
-            sequence=sequence,
-            heartbeats=self._count,
-            exit_reason=self._exit_reason,
-        )
+        return RankState(*self._process, *self._activity, self._count, self._exit_reason)
 
     @property
     def seconds_in_activity(self) -> float:
@@ -100,7 +93,7 @@ class Heartbeat:
 
     def announced_exit(self) -> LostRank | None:
         """Return why another rank exits, if one has announced it."""
-        states = [state for state in self.read_states() if state.rank != self._initial.rank]
+        states = [state for state in self.read_states() if state.rank != self._rank]
         return next((state.exit_reason for state in states if state.exit_reason), None)
 
     def publish(self) -> None:
@@ -112,7 +105,7 @@ class Heartbeat:
             # If the store is gone, the launcher is gone too or the next collective fails. If memory is short, the other
             # ranks detect the missing heartbeat.
             with contextlib.suppress(RuntimeError, MemoryError):
-                self._store.set(f"state/{self._initial.rank}", json.dumps(dataclasses.asdict(self.state)))
+                self._store.set(f"state/{self._rank}", json.dumps(dataclasses.asdict(self.state)))
 
     def read_states(self) -> list[RankState]:
         """Return the last published state of every rank; empty if there is no store."""

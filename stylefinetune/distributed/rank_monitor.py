@@ -99,12 +99,10 @@ def _lost_rank(lost: list[RankState], states: list[RankState], what: str) -> Los
 
 def _has_exited(state: RankState, own: RankState) -> bool:
     """Return whether a rank on this host has no process any more."""
-    if state.host != own.host:
-        return False
     try:
         os.kill(state.pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+        return state.host == own.host
+    except PermissionError:  # it runs, as another user
+        pass
     return False

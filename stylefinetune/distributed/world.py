@@ -52,26 +52,16 @@ class AsyncMax:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """This process and the group that it belongs to.
-
-    Attributes:
-        rank: 0 to size - 1.
-        size: number of processes that train together.
-        device: device of this process.
-        monitor: publishes what this rank does and finds lost ranks.
-        async_max: None in a world of one.
-        restarts: how often torchrun has restarted ranks after a failure: the sum over the ranks of the restarts that
-            each node counted.
-    """
+    """This process and the group that it belongs to."""
 
     rank: int
-    size: int
-    device: torch.device
+    size: int  # number of processes that train together
+    device: torch.device  # of this process
     monitor: RankMonitor = dataclasses.field(
         default_factory=lambda: RankMonitor(Heartbeat(0, 1, None), STALL_SECONDS, launched=False)
     )
-    async_max: AsyncMax | None = None
-    restarts: int = 0
+    async_max: AsyncMax | None = None  # None in a world of one
+    restarts: int = 0  # by torchrun after a failure, as each node counts them, summed over the ranks
 
     @classmethod
     def join(cls, *, deterministic: bool = False, stall_seconds: float = STALL_SECONDS) -> "World":
@@ -170,11 +160,6 @@ class World:
                 failure = error
         if self.sum(torch.tensor([float(failure is not None)])).item():
             raise failure or UserError("rank 0 has failed")  # rank 0 reports why
-
-    def barrier(self) -> None:
-        """Wait until every rank has called this."""
-        if self.size > 1:
-            dist.barrier()
 
     def shutdown(self) -> None:
         """Destroy the process group once every rank is done; the last call of a successful run."""

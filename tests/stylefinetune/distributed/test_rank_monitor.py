@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from stylefinetune.distributed import rank_monitor
-from stylefinetune.distributed.heartbeat import Heartbeat, LostRank, RankState
+from stylefinetune.distributed.heartbeat import Heartbeat, LostRank
 from stylefinetune.distributed.rank_monitor import RankMonitor
 
 HOST = os.uname().nodename
@@ -74,7 +74,7 @@ def test_the_lowest_remaining_rank_reports(ranks):
 def test_a_rank_whose_process_has_exited_has_died(ranks):
     exited = subprocess.Popen(["true"])
     exited.wait()
-    ranks.heartbeats[1]._initial = RankState(1, HOST, exited.pid)
+    ranks.heartbeats[1]._process = (1, HOST, exited.pid)
     ranks.heartbeats[1].publish()
     ranks.dead = {1}
     message = f"rank 1 on {HOST} has died while reading data at iteration 41"
