@@ -27,7 +27,6 @@ def end(*here):
         while gate and not os.path.exists(gate):
             time.sleep(0.05)
         if not killed:
-            tracker.close(failed=True)
             sys.exit(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -36,19 +35,19 @@ for name, seconds in limits.items():
     setattr(wandb_run, name, seconds)
 config = Config(run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=TrackingConfig(wandb=mode))
 tested = [stop] if start == stop else list(range(0, start, 4))
-tracker = Tracker(config, World(rank=0, size=1, device=torch.device("cpu")), start, tested)
-for iteration in range(start, stop):
-    if iteration % 4 == 0:
-        test(iteration)
-    end(iteration, "test")
-    if iteration % 2 == 0:
-        tracker.log_train(iteration, [iteration / 3], {"lr": 0.1 / (iteration + 1), "lr_x10": 1 / (iteration + 1)}, 0.0)
-    end(iteration, "train")
-    tracker.advance(iteration)
-    time.sleep(0.01)
-if start < stop:
-    test(stop)
-tracker.close(failed=False)
+with Tracker(config, World(rank=0, size=1, device=torch.device("cpu")), start, tested) as tracker:
+    for iteration in range(start, stop):
+        if iteration % 4 == 0:
+            test(iteration)
+        end(iteration, "test")
+        if iteration % 2 == 0:
+            rates = {"lr": 0.1 / (iteration + 1), "lr_x10": 1 / (iteration + 1)}
+            tracker.log_train(iteration, [iteration / 3], rates, 0.0)
+        end(iteration, "train")
+        tracker.advance(iteration)
+        time.sleep(0.01)
+    if start < stop:
+        test(stop)
 """
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from stylefinetune.config.schema import Config
@@ -44,11 +43,15 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         if config.tracking.wandb != "disabled":
             self._wandb = WandbRun(config, start, self._metrics.kept, self._log)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it; an exception marks the run as failed."""
-        self.close(failed=error is not None)
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Close the progress bar, the W&B run and the log; an exception marks the W&B run as failed."""
+        if not self._is_main:
+            return
+        if self._bar:
+            self._bar.stop()
+        if self._wandb:
+            self._wandb.finish(failed=error is not None)
+        close_log(self._log)
 
     def start(self, iteration: int) -> None:
         """Start the clock for iterations per second."""
@@ -108,16 +111,6 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
             self._wandb.commit()
         if self._is_main and self._bar:
             self._bar.advance_to(iteration + 1)
-
-    def close(self, *, failed: bool) -> None:
-        """Close the progress bar, the W&B run and the log."""
-        if not self._is_main:
-            return
-        if self._bar:
-            self._bar.stop()
-        if self._wandb:
-            self._wandb.finish(failed=failed)
-        close_log(self._log)
 
     def _log_metrics(self, iteration: int, phase: str, values: dict[str, Any]) -> None:
         entry = self._metrics.append(iteration, phase, values)

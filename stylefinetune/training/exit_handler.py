@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn, Self
 
 from stylefinetune.distributed.heartbeat import LostRank
@@ -68,9 +67,7 @@ class ExitHandler:
         self._world.monitor.on_lost_rank = self._exit_for_lost_rank
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Record the end, inform the other ranks, and raise the error that the user reads."""
         if error is None:
             if self._world.is_main:

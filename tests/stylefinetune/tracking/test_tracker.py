@@ -55,12 +55,11 @@ def test_only_rank_0_logs(tmp_path, capsys):
 def test_a_full_disk_is_one_line(tmp_path, file):
     if file == "train.log":
         (tmp_path / file).symlink_to("/dev/full")
-    tracker = Tracker(config(tmp_path), RANK_0, 0, [])
-    if file == "metrics.jsonl":
-        (tmp_path / file).symlink_to("/dev/full")
-    with pytest.raises(RankError, match=rf"{file} can't be written \(No space left on device\); free some disk"):
-        log_an_iteration(tracker)
-    tracker.close(failed=True)
+    with Tracker(config(tmp_path), RANK_0, 0, []) as tracker:
+        if file == "metrics.jsonl":
+            (tmp_path / file).symlink_to("/dev/full")
+        with pytest.raises(RankError, match=rf"{file} can't be written \(No space left on device\); free some disk"):
+            log_an_iteration(tracker)
 
 
 def test_wandb_disabled_writes_nothing_of_wandb(tmp_path):
@@ -74,6 +73,7 @@ def test_the_pause_for_a_checkpoint_is_logged_and_kept_with_it(tmp_path):
         for iteration in (10, 20):
             tracker.log_checkpoint(iteration, 0.25)
     assert (tmp_path / "train.log").read_text().count("Training paused 0.25 s for the checkpoint") == 2
-    Tracker(config(tmp_path), RANK_0, 10, []).close(failed=False)
+    with Tracker(config(tmp_path), RANK_0, 10, []):
+        pass
     (kept,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert (kept["iteration"], kept["phase"], kept["pause"]) == (10, "checkpoint", 0.25)
