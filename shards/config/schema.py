@@ -41,15 +41,10 @@ MAX_IMAGE_SIZE = 4096  # 48 MiB of pixels per picture
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """One task's blocks: those whose index is `index` modulo `count`.
+    """One task's blocks: those whose index is `index` modulo `count`."""
 
-    Attributes:
-        index: index of the task, from 0.
-        count: number of tasks.
-    """
-
-    index: int
-    count: int
+    index: int  # index of the task, from 0
+    count: int  # number of tasks
 
     @classmethod
     def parse(cls, text: str) -> "Partition":

@@ -28,11 +28,7 @@ _JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 class BadPicture(ValueError):  # noqa: N818 -- a result of a check, not an error in the program
-    """A picture that must not be kept; the message is one line.
-
-    Attributes:
-        status: the outcome to record.
-    """
+    """A picture that must not be kept; `status` is the outcome to record, and the message is one line."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -71,11 +67,7 @@ def resize_picture(pixels: Pixels, height: int, width: int | None = None) -> Pix
 
 
 def read_member(body: bytes | memoryview, format: str) -> Pixels:  # noqa: A002 -- the name of the index's column
-    """Return the pixels of a picture stored in a shard.
-
-    Args:
-        body: the tar member's bytes.
-        format: the index's column; "npy" gives a view of `body`, any other format is decoded.
+    """Return the pixels of a picture stored in a shard; the format "npy" gives a view of `body`.
 
     Raises:
         BadPicture: the bytes don't have this format, or don't decode.

@@ -39,21 +39,13 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class IndexMetadata:
-    """Facts about DIR, stored in the schema metadata of index.parquet.
+    """Facts about DIR, stored in the schema metadata of index.parquet."""
 
-    Attributes:
-        classes: class names in label order.
-        encode_format: original, pixels or jpg.
-        image_size: side in pixels of resized pictures; 0 for originals.
-        list_sha256: hash of the list as read, hex.
-        seed: of the row order.
-    """
-
-    classes: tuple[str, ...]
-    encode_format: str
-    image_size: int
-    list_sha256: str
-    seed: int
+    classes: tuple[str, ...]  # class names in label order
+    encode_format: str  # original, pixels or jpg
+    image_size: int  # side in pixels of resized pictures; 0 for originals
+    list_sha256: str  # hash of the list as read, hex
+    seed: int  # of the row order
 
     def to_bytes(self) -> bytes:
         """Return the metadata as JSON with sorted keys, so that equal metadata gives equal bytes."""
@@ -76,29 +68,17 @@ class IndexMetadata:
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """The pictures of one split in list order, as columns of length N.
+    """The pictures of one split in list order, as columns of length N."""
 
-    Attributes:
-        root: DIR; `shard` is relative to it.
-        key: tar keys.
-        label: int64[N].
-        shard: paths of the tars.
-        offset: int64[N], of the picture's bytes in its tar.
-        length: int64[N], in bytes.
-        width: int64[N], in pixels, as stored, after EXIF orientation.
-        height: int64[N].
-        format: jpg, png, webp, gif, bmp or npy.
-    """
-
-    root: Path
-    key: list[str]
-    label: npt.NDArray[np.int64]
-    shard: list[str]
-    offset: npt.NDArray[np.int64]
-    length: npt.NDArray[np.int64]
-    width: npt.NDArray[np.int64]
-    height: npt.NDArray[np.int64]
-    format: list[str]
+    root: Path  # DIR; `shard` is relative to it
+    key: list[str]  # tar keys
+    label: npt.NDArray[np.int64]  # int64[N]
+    shard: list[str]  # paths of the tars
+    offset: npt.NDArray[np.int64]  # int64[N], of the picture's bytes in its tar
+    length: npt.NDArray[np.int64]  # int64[N], in bytes
+    width: npt.NDArray[np.int64]  # int64[N], in pixels, as stored, after EXIF orientation
+    height: npt.NDArray[np.int64]  # int64[N]
+    format: list[str]  # jpg, png, webp, gif, bmp or npy
 
     def __len__(self) -> int:
         return len(self.key)
@@ -106,19 +86,12 @@ class Entries:
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """The contents of index.parquet, checked against the schema.
+    """The contents of index.parquet, checked against the schema."""
 
-    Attributes:
-        root: DIR.
-        metadata: facts about DIR.
-        table: the rows, in list order within each split.
-        fingerprint: sha256 (hex) of rows and metadata; it doesn't depend on DIR's path.
-    """
-
-    root: Path
-    metadata: IndexMetadata
-    table: pa.Table
-    fingerprint: str
+    root: Path  # DIR
+    metadata: IndexMetadata  # facts about DIR
+    table: pa.Table  # the rows, in list order within each split
+    fingerprint: str  # sha256 (hex) of rows and metadata; it doesn't depend on DIR's path
 
     @classmethod
     def load(cls, root: Path) -> "ShardIndex":

@@ -40,14 +40,9 @@ class SampleWriter:
         self._writer.close()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
-        """Append a sample.
+        """Append a sample: the bytes of each member by extension; return their offsets in the file by extension.
 
-        Args:
-            key: the sample's key, without a dot.
-            members: the bytes of each member by extension.
-
-        Returns:
-            The offset of each member's bytes in the file, by extension.
+        The key has no dot.
         """
         offsets: dict[str, int] = {}
         for extension, body in sorted(members.items()):

@@ -22,12 +22,7 @@ REDO_MARKER = "complete"
 def commit_block(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
     """Commits a block that isn't committed. The outcomes part is published last, and is the commit.
 
-    Args:
-        root: DIR.
-        block: the block.
-        shard: the finished tar, under a temporary name in DIR's file system.
-        index_part: the block's part of the index, likewise.
-        outcomes_part: the block's part of the outcomes, likewise.
+    The three finished files have temporary names in DIR's file system.
     """
     if any((root / name).exists() for name in block.files):  # the block has lost a file
         outcomes_part.stat()  # fails in a process whose lock was taken over: its temporary files are gone

@@ -24,21 +24,13 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True)
 class LockHolder:
-    """The process that holds a lock or a lease, as its record names it.
+    """The process that holds a lock or a lease, as its record names it; an empty or damaged record names no host."""
 
-    Attributes:
-        host: the node's host name; empty where the record is empty or damaged.
-        process: the process, for messages.
-        plan: sha256 of what the process makes DIR from; empty where the record is empty or damaged.
-        name: the name of its work folder, which no other process has; file locks only.
-        stage: its stage, as an absolute path; object leases only.
-    """
-
-    host: str = ""
-    process: str = "another process"
-    plan: str = ""
-    name: str = ""
-    stage: str = ""
+    host: str = ""  # the node's host name
+    process: str = "another process"  # the process, for messages
+    plan: str = ""  # sha256 of what the process makes DIR from
+    name: str = ""  # the name of its work folder, which no other process has; file locks only
+    stage: str = ""  # its stage, as an absolute path; object leases only
 
     @classmethod
     def current(cls, plan: str, stage: str = "") -> "LockHolder":

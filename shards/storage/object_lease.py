@@ -79,13 +79,7 @@ class ObjectLease:
 
 @contextlib.contextmanager
 def hold_lease(objects: ObjectStore, stage: Path, partition: Partition | None, plan: str) -> Generator[ObjectLease]:
-    """Holds a lease on a URL, or on one partition of it.
-
-    Args:
-        objects: the objects under the URL.
-        stage: the stage, which this process has locked.
-        partition: the partition; None is all of DIR.
-        plan: what DIR is made from, in any form; tasks that run at the same time must agree on it.
+    """Holds a lease on a URL, or on one partition of it, as `exclusive_lock` does; `stage` is already locked.
 
     Raises:
         ShardsError: another process holds it.

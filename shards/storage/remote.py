@@ -23,15 +23,8 @@ _PARTS = "blocks/"
 class RemoteShardDir:
     """Commits what a stage holds to its URL, and brings the stage up to date.
 
-    Args:
-        objects: the objects under the URL.
-        root: the stage.
-        work: a folder for temporary files, in its file system.
-        lease: this process's right to write.
-        keep_stage: whether to keep the tars in the stage; None keeps them if it has some.
-
-    Attributes:
-        keeps_stage: whether the stage keeps the tars.
+    The stage is the folder `root`, and `work` is a folder for temporary files in its file system. The attribute
+    `keeps_stage` is whether the tars stay in the stage; they do if `keep_stage` is None and the stage has some.
     """
 
     def __init__(

@@ -29,19 +29,12 @@ def local_root(out: Path, partition: Partition | None = None, base: Path | None 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSession:
-    """A DIR that this process has locked.
+    """A DIR that this process has locked."""
 
-    Attributes:
-        name: the path or URL that the user gave, for messages.
-        root: the folder to write in.
-        work: an empty folder for temporary files, in its file system.
-        remote: uploads blocks to the URL; None if DIR is a folder.
-    """
-
-    name: str
-    root: Path
-    work: Path
-    remote: RemoteShardDir | None = None
+    name: str  # the path or URL that the user gave, for messages
+    root: Path  # the folder to write in
+    work: Path  # an empty folder for temporary files, in its file system
+    remote: RemoteShardDir | None = None  # uploads blocks to the URL; None if DIR is a folder
 
 
 @contextlib.contextmanager

@@ -69,15 +69,10 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive rows of one split that are stored in one tar: the unit of commit.
+    """Consecutive rows of one split that are stored in one tar: the unit of commit."""
 
-    Attributes:
-        split: the split's name.
-        number: the block's index in the split, from 0.
-    """
-
-    split: str
-    number: int
+    split: str  # the split's name
+    number: int  # the block's index in the split, from 0
 
     @property
     def shard(self) -> str:
@@ -102,19 +97,12 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class ShardDir:
-    """A DIR with its row order.
+    """A DIR with its row order."""
 
-    Attributes:
-        root: its path.
-        recipe: what it is made from.
-        rows: the rows (`ROWS_SCHEMA`), in the order in which each split's pictures are stored.
-        tars: sizes in bytes of the tars under DIR's URL, by name; None if the tars are in DIR.
-    """
-
-    root: Path
-    recipe: Recipe
-    rows: pa.Table
-    tars: Mapping[str, int] | None = None
+    root: Path  # its path
+    recipe: Recipe  # what it is made from
+    rows: pa.Table  # the rows (`ROWS_SCHEMA`), in the order in which each split's pictures are stored
+    tars: Mapping[str, int] | None = None  # sizes in bytes of the tars under DIR's URL, by name; None if DIR has them
 
     @functools.cached_property
     def _positions(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -218,13 +206,9 @@ def read_part(
 
 
 def create_shard_dir(root: Path, recipe: Recipe, rows: pa.Table, work: Path) -> ShardDir:
-    """Stores DIR's recipe and row order, or replaces them by longer ones.
+    """Stores DIR's recipe and rows (`ROWS_SCHEMA`), or replaces its rows by the same ones followed by new ones.
 
-    Args:
-        root: DIR.
-        recipe: what it is made from.
-        rows: the rows in order (`ROWS_SCHEMA`); if DIR has some already, those followed by new ones.
-        work: a folder for temporary files, in DIR's file system.
+    `work` is a folder for temporary files, in DIR's file system.
     """
     metadata = json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()
     pq.write_table(rows.replace_schema_metadata({_METADATA_KEY: metadata}), work / _ROWS_NAME)

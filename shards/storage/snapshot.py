@@ -16,12 +16,7 @@ from shards.storage.stage import TRANSFERS
 
 
 class Snapshot:
-    """A DIR in a folder.
-
-    Attributes:
-        root: the folder.
-        name: the path or URL that the user gave, for messages.
-    """
+    """A DIR in the folder `root`; `name` is the path or URL that the user gave, for messages."""
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root = root
@@ -72,11 +67,7 @@ def _write_sparse(path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def open_snapshot(out: Path, base: Path | None = None) -> Generator[Snapshot]:
-    """Yields a DIR for reading.
-
-    Args:
-        out: DIR, or its URL.
-        base: folder of the stages, for the copy.
+    """Yields a DIR, or a copy of its URL in `base`, the folder of the stages, for reading.
 
     Raises:
         ShardsError: another process writes there, or it can't be reached.

@@ -42,11 +42,6 @@ def encode_labels(
     Integers stay as they are, unless all of them are names in `classes`. Names are numbered in the order of `classes`,
     or in sorted order without it.
 
-    Args:
-        texts: the label of each row.
-        source: the list that they are from.
-        classes: class names from --classes.
-
     Raises:
         ShardsError: a label is not among the classes, or is a number that can't be a label.
     """

@@ -20,19 +20,11 @@ _CHUNK = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A property of a file or of one of its pictures that isn't as expected.
+    """A property of a file or of one of its pictures that isn't as expected."""
 
-    Attributes:
-        file: the file, relative to DIR.
-        key: the picture's key; "" if the difference concerns the file as a whole.
-        what: the property.
-        expected: its expected value.
-        found: its value.
-    """
-
-    file: str
-    key: str
-    what: str
+    file: str  # the file, relative to DIR
+    key: str  # the picture's key; "" if the difference concerns the file as a whole
+    what: str  # the property
     expected: object
     found: object
 
@@ -46,12 +38,7 @@ def check_tar(
 ) -> list[Difference]:
     """Reads all of a tar and returns what isn't as expected.
 
-    Args:
-        path: the tar.
-        name: its name, relative to DIR.
-        entries: the block's rows of the index.
-        rows: the block's rows of the list.
-        recipe: what DIR is made from.
+    `name` is the tar's name, relative to DIR; `entries` and `rows` are the block's rows of the index and of the list.
     """
     differences: list[Difference] = []
     try:

@@ -30,19 +30,12 @@ _LISTED = ("row", "key", "split", "label")  # the columns of the list that index
 
 @dataclasses.dataclass(frozen=True)
 class VerifyResult:
-    """The result of a verification.
+    """The result of a verification."""
 
-    Attributes:
-        blocks: number of blocks.
-        rows: number of rows of the list.
-        pictures: number of pictures in index.parquet.
-        differences: everything that is wrong; empty if DIR is complete and consistent.
-    """
-
-    blocks: int
-    rows: int
-    pictures: int
-    differences: list[Difference]
+    blocks: int  # number of blocks
+    rows: int  # number of rows of the list
+    pictures: int  # number of pictures in index.parquet
+    differences: list[Difference]  # everything that is wrong; empty if DIR is complete and consistent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +49,6 @@ class _BlockResult:
 
 def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
     """Reads all of DIR and compares tars, parts, index and outcomes with each other and with the list's rows.
-
-    Args:
-        snapshot: DIR.
-        console: shows the progress.
 
     Raises:
         ShardsError: there is no DIR, its recipe can't be read, or another process writes there.
