@@ -1,11 +1,11 @@
-"""A fork server: runs Python programs, on one rank or several, without starting Python and importing torch each time.
+"""A fork server: runs Python programs, on one rank or several, without importing torch for each of them.
 
-`fork_server()` starts `python -m tests.worlds SOCKET`, a process that has imported the project and torch, runs no
-thread of Python and computes nothing. Each program is a fork of it: it gets its own arguments, environment, folder and
-output files, and ends as an interpreter ends. Several ranks are forks of one more process, which stands in for
-torchrun: it holds the store, sets what torchrun sets in the environment, and ends the other ranks where one fails.
+`fork_server()` starts `python -m tests.worlds SOCKET`. That process imports the project and torch, starts no Python
+thread and computes nothing. Each program is a fork of it, with its own arguments, environment, working folder and
+output pipes. Several ranks are forks of a launcher, which is a fork too. Like torchrun, it holds the store, sets the
+variables of the ranks, and sends SIGTERM to the other ranks when one fails.
 
-What acts only while an interpreter starts (PYTHONPATH, OMP_NUM_THREADS, ...) can't be set for a fork.
+Variables that only a starting interpreter reads (PYTHONPATH, OMP_NUM_THREADS, ...) cannot be set for a fork.
 """
 
 import atexit
@@ -39,7 +39,7 @@ PRELOADED = (
 )
 AT_START = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 POLL = 0.02  # seconds
-TERMINATION_SECONDS = 30  # that a rank has to end after SIGTERM, as under torchrun
+TERMINATION_SECONDS = 30  # from SIGTERM to SIGKILL, as in torchrun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Finished:
     """A program that has ended.
 
     Attributes:
-        returncode: of the rank that failed first, negative for a signal; 0 where none failed.
+        returncode: of the rank that failed first, negative for a signal; 0 if none failed.
         stdout: of all ranks.
         stderr: of all ranks.
         returncodes: of each rank.
@@ -63,7 +63,7 @@ class Program:
     """A program under way.
 
     Attributes:
-        pid: of its process; of the launcher, where there are several ranks.
+        pid: of its process, or of the launcher of several ranks.
     """
 
     def __init__(self, address, request):
@@ -74,9 +74,8 @@ class Program:
             self._outputs[os.open(self._folder / name, os.O_RDONLY | os.O_NONBLOCK)] = bytearray()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(str(address))
-        self._replies = self._connection.makefile("r")
         self._connection.sendall(json.dumps(request | {"output": str(self._folder)}).encode() + b"\n")
-        self.pid = json.loads(self._replies.readline())
+        self.pid = self._receive()
 
     def send_signal(self, number):
         os.kill(self.pid, number)
@@ -98,14 +97,22 @@ class Program:
             if not complete:
                 raise TimeoutError(f"still running after {timeout} s:\n{errors}")
             self._connection.settimeout(max(deadline - time.monotonic(), 1))
-            returncodes, first = json.loads(self._replies.readline())
+            returncodes, first = self._receive()
         finally:
-            self._connection.close()  # which kills it if it is running
-            self._replies.close()
+            self._connection.close()  # the server kills the program if it still runs
             for pipe in self._outputs:
                 os.close(pipe)
             shutil.rmtree(self._folder, ignore_errors=True)
         return Finished(first, output, errors, returncodes)
+
+    def _receive(self):
+        """Returns the server's next reply; reads no further, so that `poll` sees the one after it."""
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self._connection.recv(1)
+            assert byte, "the fork server is gone"
+            line += byte
+        return json.loads(line)
 
     def _read_outputs(self, deadline):
         with selectors.DefaultSelector() as selector:
@@ -121,7 +128,7 @@ class Program:
 
 
 class ForkServer:
-    """The server's process, seen from the tests'."""
+    """The client of a server process."""
 
     def __init__(self):
         self._folder = tempfile.mkdtemp(prefix="worlds_")
@@ -136,10 +143,10 @@ class ForkServer:
         assert self._process.stdout.readline() == b"ready\n"
 
     def start(self, *arguments, ranks=1, env=None, cwd=ROOT):
-        """Starts `python ARGUMENTS` on so many ranks; one rank runs without a launcher."""
+        """Starts `python ARGUMENTS` on that number of ranks; a single rank has no launcher."""
         given = {**os.environ, **(env or {})}
         late = {name for name in env or {} if name.startswith(("PYTHON", "OMP_", "MALLOC_", "LD_"))} - AT_START.keys()
-        assert not late, f"{late} has no effect on a fork; run a new interpreter"
+        assert not late, f"{late} cannot be set for a fork; start a new interpreter"
         request = {
             "arguments": [str(argument) for argument in arguments],
             "ranks": ranks,
@@ -149,7 +156,7 @@ class ForkServer:
         return Program(self._address, request)
 
     def close(self):
-        self._process.stdin.close()  # which ends it
+        self._process.stdin.close()  # the server exits
         self._process.stdout.close()
         self._process.wait(30)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -157,20 +164,20 @@ class ForkServer:
 
 @functools.cache
 def fork_server():
-    """Returns this process's server, started when it is asked for first."""
+    """Returns the server of this process, and starts it at the first call."""
     server = ForkServer()
     atexit.register(server.close)
     return server
 
 
-# What follows runs in the server and its forks.
+# The rest runs in the server and its forks.
 
 
 def serve(address):
     """Forks a process for each connection, until standard input is closed."""
     ready = os.dup(1)
     preload()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the tests' process, which closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the client closes stdin
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -198,8 +205,9 @@ def serve(address):
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (connection, request))
                 selector.register(connection, selectors.EVENT_READ, "lost")
             elif key.data == "lost":
-                selector.unregister(key.fileobj)
-                kill_group(running[key.fileobj])
+                if key.fileobj in running:  # else it has just ended
+                    selector.unregister(key.fileobj)
+                    kill_group(running[key.fileobj])
             else:
                 connection, request = key.data
                 selector.unregister(key.fileobj)
@@ -210,15 +218,15 @@ def serve(address):
 
 
 def preload():
-    """Imports what programs need; what is printed meanwhile is dropped."""
+    """Imports the modules that programs use, and drops what they print."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
     for module in PRELOADED:
-        with contextlib.suppress(ImportError):  # the programs that need it report that themselves
+        with contextlib.suppress(ImportError):  # the programs that use it report it
             importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # so that a fork's collections leave the shared pages alone
+    gc.freeze()  # collections in forks do not touch, and so copy, these objects
 
 
 def reply(connection, pid, ended):
@@ -236,7 +244,7 @@ def kill_group(pid):
 
 
 def run_program(request):
-    """Becomes the program, or the launcher of its ranks; doesn't return."""
+    """Runs the program, or the launcher of its ranks, in this process, and exits."""
     os.setsid()
     output = Path(request["output"])
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -256,13 +264,13 @@ def run_program(request):
 
 
 def launch(request, output):
-    """Forks the ranks, and waits for them as torchrun does."""
+    """Forks the ranks, waits for them like torchrun, and exits."""
     from torch.distributed import TCPStore
 
-    meeting = socket.socket()
-    meeting.bind(("127.0.0.1", 0))
-    meeting.listen(128)
-    port, ranks = meeting.getsockname()[1], request["ranks"]
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
+    port, ranks = listener.getsockname()[1], request["ranks"]
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -277,12 +285,12 @@ def launch(request, output):
     for rank in range(ranks):
         pid = os.fork()
         if pid == 0:
-            meeting.close()
+            listener.close()
             os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0")
             interpret(request["arguments"])
         pids[pid] = rank
-    # Only now, since it starts threads; the ranks' connections wait in the socket's queue.
-    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=meeting.detach())
+    # The store starts threads, so it starts after the forks. Until then the ranks' connections wait in the queue.
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     codes, first, deadline = {}, 0, float("inf")
     while len(codes) < ranks:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -316,10 +324,10 @@ def interpret(arguments):
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             sys.stderr.write(f"{end.code}\n")
-    except BaseException:  # noqa: BLE001 -- as an interpreter ends
+    except BaseException:  # noqa: BLE001 -- as an interpreter does
         traceback.print_exc()
     finally:
-        # An interpreter's exit but for freeing all that the server imported, which would copy each page of it.
+        # The steps of an interpreter's exit, except freeing the modules: that would copy every page of the server.
         threading._shutdown()
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

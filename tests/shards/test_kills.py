@@ -237,6 +237,7 @@ class Killer:
             return
 
 
+@pytest.mark.slow
 def test_after_twenty_kills_at_random_moments_the_bytes_are_those_of_an_uninterrupted_run(
     server, draw_jpg, write_list, run_assemble, tmp_path
 ):
