@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.format import index, outcomes
-from shards.format.index import IndexMetadata, write_index
+from shards.format.index import write_index
 from shards.storage import shard_dir
 from shards.url_list.parse import ROWS_SCHEMA
 from tests.programs import ROOT
+from tests.recipes import make_recipe
 
 OFFICIAL = ROOT.parent / "shared" / "data" / "flickr_style.csv.gz"
 BEGAN = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -36,7 +37,7 @@ def write_dir(
     """Write a DIR of `rows` (ROWS_SCHEMA) in which each kept row has one of the RGB `pictures`, as JPEG."""
     work = root / ".work"
     work.mkdir(parents=True)
-    recipe = shard_dir.Recipe("ab" * 32, -1, 831486, None, 0.2, "original", 0, 1000, classes)
+    recipe = make_recipe(classes=classes)
     shard_dir.create_shard_dir(root, recipe, rows, work)
     stored_at = write_tar(root / "train" / "00000.tar", pictures)
     random = np.random.default_rng(0)
@@ -62,7 +63,7 @@ def write_dir(
             line.pop("image_url")
             stored = {"shard": "train/00000.tar", "offset": offset, "length": length, "width": width}
             entries.append(line | stored | {"height": height, "format": "jpg", "sha256": digest})
-    metadata = IndexMetadata(classes, "original", 0, "ab" * 32, 831486)
+    metadata = recipe.index_metadata
     write_index(root / index.INDEX_FILE, [pa.Table.from_pylist(entries, index.INDEX_SCHEMA)], metadata)
     pq.write_table(pa.Table.from_pylist(outcome_rows, outcomes.OUTCOMES_SCHEMA), root / outcomes.OUTCOMES_FILE)
     work.rmdir()

@@ -18,6 +18,7 @@ from shards.assembly.pipeline import BlockTask, Pipeline
 from shards.assembly.retry import Retry, begin_retry, end_retry, parse_statuses
 from shards.assembly.row_order import open_or_create
 from shards.assembly.worker_pool import packing_pool
+from shards.config.recipe import Recipe
 from shards.config.schema import AssembleConfig, count_processes
 from shards.download.downloader import Downloader
 from shards.errors import ShardsError
@@ -25,9 +26,8 @@ from shards.format.outcomes import Status
 from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
-from shards.storage.shard_dir import Block, Recipe, ShardDir
+from shards.storage.shard_dir import Block, ShardDir
 from shards.url_list.labels import read_classes
-from shards.url_list.select import Selection
 from shards.url_list.source import Source, read_source
 
 
@@ -40,7 +40,7 @@ def assemble(config: AssembleConfig, console: Console) -> None:
     if config.retry is not None:
         parse_statuses(config.retry)  # an invalid value is refused before anything is created
     source = read_source(list(config.lists))
-    recipe, selection = _read_recipe(config, source)
+    recipe = _read_recipe(config, source)
     rules = DuplicateRules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
     partition = config.block_partition
     plan, stage = repr((recipe, rules)), config.stage
@@ -48,7 +48,7 @@ def assemble(config: AssembleConfig, console: Console) -> None:
         _full_disk_error(local_root(config.out, partition, stage)),
         open_session(config.out, partition, plan, stage, keep_stage=config.keep_stage) as session,
     ):
-        shard_dir = open_or_create(session.root, recipe, session.work, source, selection)
+        shard_dir = open_or_create(session.root, recipe, session.work, source)
         write_rules(session.root, rules, session.work)
         counts = _make_blocks(config, session, shard_dir, console, is_local=source.is_local)
     _print_summary(console, counts)
@@ -118,9 +118,8 @@ def _plan_tasks(shard_dir: ShardDir, blocks: Iterable[Block], retry: Retry | Non
     return tasks
 
 
-def _read_recipe(config: AssembleConfig, source: Source) -> tuple[Recipe, Selection]:
-    classes = read_classes(config.classes)
-    recipe = Recipe(
+def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
+    return Recipe(
         list_sha256=source.sha256,
         images=config.images,
         seed=config.seed,
@@ -129,10 +128,9 @@ def _read_recipe(config: AssembleConfig, source: Source) -> tuple[Recipe, Select
         encode_format=config.encode_format,
         image_size=0 if config.encode_format == "original" else config.image_size,
         rows_per_shard=config.rows_per_shard,
-        classes=classes or (),
+        classes=read_classes(config.classes) or (),
         split=config.split,
     )
-    return recipe, Selection(config.images, config.seed, config.labels, classes, config.test_share, config.split)
 
 
 def _print_summary(console: Console, counts: collections.Counter[str]) -> None:

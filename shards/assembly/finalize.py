@@ -12,7 +12,7 @@ from shards.assembly.deduplicate import DUPLICATE_COLUMNS, DuplicateRules, find_
 from shards.assembly.pack import PackJob, Results, pack_block, to_outcome
 from shards.errors import ShardsError
 from shards.files import publish_file
-from shards.format.index import INDEX_FILE, IndexMetadata, write_index, write_parts
+from shards.format.index import INDEX_FILE, write_index, write_parts
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA
 from shards.storage.journal import recover_blocks
 from shards.storage.remote import RemoteShardDir
@@ -33,7 +33,7 @@ def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = No
     Raises:
         ShardsError: a part, or a tar to pack again, can't be read; or the URL can't be reached.
     """
-    root, recipe = shard_dir.root, shard_dir.recipe
+    root = shard_dir.root
     recover_blocks(root, shard_dir.blocks())
     blocks = [block for block in shard_dir.blocks() if shard_dir.committed_rows(block)]
     compared = [read_part(root, block.outcomes_part, DUPLICATE_COLUMNS) for block in blocks]
@@ -52,15 +52,8 @@ def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = No
             _drop_duplicates(shard_dir, block, outcomes_of(number).filter(pa.array(is_changed)), work)
             if remote:
                 remote.put_block(block)
-    metadata = IndexMetadata(
-        classes=recipe.classes,
-        encode_format=recipe.encode_format,
-        image_size=recipe.image_size,
-        list_sha256=recipe.list_sha256,
-        seed=recipe.seed,
-    )
     entries = (read_part(root, block.index_part) for block in blocks)
-    write_index(work / INDEX_FILE, entries, metadata)
+    write_index(work / INDEX_FILE, entries, shard_dir.recipe.index_metadata)
     write_parts(work / OUTCOMES_FILE, map(outcomes_of, range(len(blocks))), OUTCOMES_SCHEMA)
     # outcomes.parquet is published last, so that an index exists wherever it does.
     publish_file(work / INDEX_FILE, root / INDEX_FILE)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from shards.config.recipe import Recipe
 from shards.errors import ShardsError
-from shards.storage.shard_dir import ROWS_PATH, Recipe, ShardDir, create_shard_dir, load_shard_dir
-from shards.url_list.select import Selection, select_rows
+from shards.storage.shard_dir import ROWS_PATH, ShardDir, create_shard_dir, load_shard_dir
+from shards.url_list.select import select_rows
 from shards.url_list.source import Source
 
 _COMPARED = ["row", "image_url", "split", "label"]
 
 
-def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selection: Selection) -> ShardDir:
+def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source) -> ShardDir:
     """Return DIR with its row order; new rows follow the existing ones.
 
     The list is read only if DIR does not have its rows yet. `work` is on DIR's file system.
@@ -23,8 +24,8 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selec
         ShardsError: DIR was made from another list or other settings, or has more rows.
     """
     if not (root / ROWS_PATH).is_file():
-        rows, classes, lengths = select_rows(source, selection)
-        return create_shard_dir(root, dataclasses.replace(recipe, classes=classes, list_lengths=lengths), rows, work)
+        rows, recipe = select_rows(source, recipe)
+        return create_shard_dir(root, recipe, rows, work)
     found = load_shard_dir(root)
     difference = found.recipe.difference(recipe)
     if difference is None and source.is_local and found.recipe.list_sha256 != recipe.list_sha256:
@@ -33,10 +34,10 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source, selec
         raise ShardsError(f"{root} was made from {difference}; use another --out, or the same settings")
     if (found.recipe.list_sha256, found.recipe.images) == (recipe.list_sha256, recipe.images):
         return found
-    return _append_rows(found, recipe, work, source, selection)
+    return _append_rows(found, recipe, work, source)
 
 
-def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, selection: Selection) -> ShardDir:
+def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source) -> ShardDir:
     """Extend the stored row order.
 
     Raises:
@@ -45,11 +46,11 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, se
     count = len(found.rows)
     if 0 <= recipe.images < count:
         raise ShardsError(f"{found.root} has {count} rows, more than --images {recipe.images}; use another --out")
-    rows, classes, lengths = select_rows(source, selection, found.recipe.list_lengths)
+    rows, grown = select_rows(source, dataclasses.replace(recipe, list_lengths=found.recipe.list_lengths))
     names = found.recipe.classes
-    if classes[: len(names)] != names:
+    if grown.classes[: len(names)] != names:
         raise ShardsError(
-            f"--list {source.name} changes the order of the classes of {found.root} ({', '.join(classes)[:80]}); "
+            f"--list {source.name} changes the order of the classes of {found.root} ({', '.join(grown.classes)[:80]}); "
             f"give --classes, a file with one name per line: {', '.join(names)[:80]}, then the new ones"
         )
     changed = _first_difference(found.rows, rows.slice(0, count))
@@ -58,7 +59,6 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source, se
             f"--list {source.name}: row {changed} differs from the list that {found.root} was made from; "
             "append new rows at the end, or use another --out"
         )
-    grown = dataclasses.replace(recipe, classes=classes, list_lengths=lengths)
     return create_shard_dir(found.root, grown, pa.concat_tables([found.rows, rows.slice(count)]), work)
 
 

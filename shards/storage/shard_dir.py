@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.config.recipe import Recipe
 from shards.errors import ShardsError
 from shards.files import publish_file
 from shards.location import refuse_url
@@ -20,51 +21,6 @@ _PARTS = "blocks"
 _ROWS_NAME = "rows.parquet"
 ROWS_PATH = f"{_PARTS}/{_ROWS_NAME}"  # relative to DIR
 _METADATA_KEY = b"recipe"
-_MAY_GROW = frozenset({"list_sha256", "images", "classes", "list_lengths"})  # fields of a recipe
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a DIR is made from. An assembly continues with an equal recipe, and is refused with another one.
-
-    Attributes:
-        list_sha256: sha256 of the list as read, hex.
-        images: number of rows asked for; -1 is all.
-        seed: seed of the row order.
-        labels: only rows whose label is below this are used; None for all.
-        test_share: fraction of the rows in the test split, for a list without a split column.
-        encode_format: original, pixels or jpg.
-        image_size: side in pixels of resized pictures; 0 for originals.
-        rows_per_shard: number of rows in a block.
-        classes: class names in label order; empty if none were given and the list hasn't been read.
-        list_lengths: number of rows of the list at first, and each time after it had grown.
-        split: official or by_owner.
-    """
-
-    list_sha256: str
-    images: int
-    seed: int
-    labels: int | None
-    test_share: float
-    encode_format: str
-    image_size: int
-    rows_per_shard: int
-    classes: tuple[str, ...] = ()
-    split: str = "official"  # DIRs written before there was a choice don't store it
-    list_lengths: tuple[int, ...] = ()
-
-    def difference(self, other: "Recipe") -> str | None:
-        """Returns the first field that differs, in words, or None; ignores classes if the other names none.
-
-        The list and the number of its rows may differ, because both can grow.
-        """
-        for field in dataclasses.fields(self):
-            mine, others = getattr(self, field.name), getattr(other, field.name)
-            if field.name not in _MAY_GROW and mine != others:
-                return f"{field.name} {mine}, not {others}"
-        if other.classes and self.classes != other.classes[: len(self.classes)]:
-            return f"the classes {', '.join(self.classes)[:80]}, not {', '.join(other.classes)[:80]}"
-        return None
 
 
 @dataclasses.dataclass(frozen=True)

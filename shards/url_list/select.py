@@ -5,14 +5,13 @@ import hashlib
 import itertools
 import json
 import re
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.config.schema import Split
+from shards.config.recipe import Recipe
 from shards.errors import ShardsError
 from shards.url_list.labels import encode_labels
 from shards.url_list.parse import ROWS_SCHEMA, TEXT_LABEL_SCHEMA, parse_caffe_lists, parse_list
@@ -23,44 +22,8 @@ _SPLIT_COLUMNS = ("_split", "split")
 _KEY_LENGTH = 80
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which rows of a list to take, and how to split and label them.
-
-    Attributes:
-        images: number of rows to take, or -1 for all.
-        seed: of the permutation, and of a random split.
-        labels: take rows whose label is below this; None for all.
-        classes: class names in label order; None for the names in the list.
-        test_share: fraction of a random split that is the test split.
-        split: official takes the list's split column, or a random split by URL if there is none; by_owner takes a
-            random split by owner.
-    """
-
-    images: int = -1
-    seed: int = 831486
-    labels: int | None = None
-    classes: tuple[str, ...] | None = None
-    test_share: float = 0.2
-    split: Split = "official"
-
-
-class SelectedRows(NamedTuple):
-    """The selected rows of a list.
-
-    Attributes:
-        rows: `ROWS_SCHEMA`, in their seeded order.
-        classes: class names in label order.
-        lengths: number of rows in the list at first, and each time after it had grown.
-    """
-
-    rows: pa.Table
-    classes: tuple[str, ...]
-    lengths: tuple[int, ...]
-
-
-def select_rows(source: Source, selection: Selection, lengths: tuple[int, ...] = ()) -> SelectedRows:
-    """Parse a list and select rows from it.
+def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
+    """Parse a list, and select, split and label its rows as the recipe says.
 
     The order and the selection are those of Caffe's assemble_data.py: NumPy's legacy permutation of the whole list,
     then the rows below `labels`, then the first `images`. All rows of Caffe list files are taken, in their own order.
@@ -68,39 +31,37 @@ def select_rows(source: Source, selection: Selection, lengths: tuple[int, ...] =
     If the list has grown, its former rows keep their order and keys. The new rows are permuted among themselves, by the
     same seed, and follow.
 
-    Args:
-        source: the list.
-        selection: which rows to take.
-        lengths: number of rows in the list at first, and each time after it had grown.
+    Returns:
+        The rows (`ROWS_SCHEMA`) in their seeded order, and the recipe with the class names and the list's length.
 
     Raises:
         ShardsError: the list is damaged, lacks a column, has an invalid value, or has become shorter.
     """
     if source.is_local:
-        _refuse_selection(selection)
+        _refuse_selection(recipe)
         table = parse_caffe_lists(source)
     else:
         table = parse_list(source)
-        lengths = _add_length(lengths, len(table), source.name)
-        table = _convert_columns(table, source.name, selection, lengths)
-    labels, classes = encode_labels(table.column("label").to_pylist(), source, selection.classes)
+        recipe = dataclasses.replace(recipe, list_lengths=_add_length(recipe.list_lengths, len(table), source.name))
+        table = _convert_columns(table, source.name, recipe)
+    labels, classes = encode_labels(table.column("label").to_pylist(), source, recipe.classes or None)
     table = table.set_column(table.column_names.index("label"), "label", pa.array(labels, pa.int32()))
     if not source.is_local:
-        table = table.take(pa.array(_permute(selection.seed, lengths)))
-    if selection.labels is not None:
-        table = table.filter(pc.field("label") < selection.labels)
-    if selection.images > 0:
-        table = table.slice(0, selection.images)
+        table = table.take(pa.array(_permute(recipe.seed, recipe.list_lengths)))
+    if recipe.labels is not None:
+        table = table.filter(pc.field("label") < recipe.labels)
+    if recipe.images > 0:
+        table = table.slice(0, recipe.images)
     if not len(table):
         raise ShardsError(f"--list {source.name}: no row is left to download")
-    return SelectedRows(table.cast(ROWS_SCHEMA), classes[: selection.labels], lengths)
+    return table.cast(ROWS_SCHEMA), dataclasses.replace(recipe, classes=classes[: recipe.labels])
 
 
-def _refuse_selection(selection: Selection) -> None:
-    if selection.images > 0 or selection.labels is not None:
+def _refuse_selection(recipe: Recipe) -> None:
+    if recipe.images > 0 or recipe.labels is not None:
         raise ShardsError("--images and --labels select from a list of URLs; all rows of a Caffe list file are taken")
-    if selection.split != "official":
-        raise ShardsError(f"--split {selection.split} is for a list of URLs; each Caffe list file is one split")
+    if recipe.split != "official":
+        raise ShardsError(f"--split {recipe.split} is for a list of URLs; each Caffe list file is one split")
 
 
 def _add_length(lengths: tuple[int, ...], length: int, name: str) -> tuple[int, ...]:
@@ -115,7 +76,7 @@ def _permute(seed: int, lengths: tuple[int, ...]) -> npt.NDArray[np.int64]:
     return np.concatenate([start + np.random.RandomState(seed).permutation(end - start) for start, end in bounds])
 
 
-def _convert_columns(table: pa.Table, name: str, selection: Selection, lengths: tuple[int, ...]) -> pa.Table:
+def _convert_columns(table: pa.Table, name: str, recipe: Recipe) -> pa.Table:
     """Convert a list's columns to `TEXT_LABEL_SCHEMA`."""
     names = table.column_names
     for needed in ("image_url", "label"):
@@ -127,10 +88,10 @@ def _convert_columns(table: pa.Table, name: str, selection: Selection, lengths: 
     split_column = next((column for column in _SPLIT_COLUMNS if column in names), None)
     others = table.select([column for column in names if column not in {"id", "image_url", "label", split_column}])
     extras = others.to_pylist()
-    if selection.split == "by_owner":
-        splits = [_draw_split(owner_of(extra) or url, selection) for extra, url in zip(extras, urls, strict=True)]
+    if recipe.split == "by_owner":
+        splits = [_draw_split(owner_of(extra) or url, recipe) for extra, url in zip(extras, urls, strict=True)]
     else:
-        splits = _texts(table, split_column) if split_column else [_draw_split(url, selection) for url in urls]
+        splits = _texts(table, split_column) if split_column else [_draw_split(url, recipe) for url in urls]
     for row, split in enumerate(splits):
         if not SPLIT_NAME.fullmatch(split):
             raise ShardsError(
@@ -138,7 +99,7 @@ def _convert_columns(table: pa.Table, name: str, selection: Selection, lengths: 
             )
     columns = {
         "row": range(len(urls)),
-        "key": _make_keys(_texts(table, "id") if "id" in names else [""] * len(urls), lengths),
+        "key": _make_keys(_texts(table, "id") if "id" in names else [""] * len(urls), recipe.list_lengths),
         "image_url": urls,
         "split": splits,
         "label": labels,
@@ -151,10 +112,10 @@ def _texts(table: pa.Table, column: str) -> list[str]:
     return ["" if value is None else str(value).strip() for value in table.column(column).to_pylist()]
 
 
-def _draw_split(owner: str, selection: Selection) -> str:
+def _draw_split(owner: str, recipe: Recipe) -> str:
     """Draw a split from the seed and a row's owner or URL alone, so that it doesn't depend on the other rows."""
-    draw = int.from_bytes(hashlib.sha256(f"{selection.seed} {owner}".encode()).digest()[:8], "big")
-    return "test" if draw < selection.test_share * 2**64 else "train"
+    draw = int.from_bytes(hashlib.sha256(f"{recipe.seed} {owner}".encode()).digest()[:8], "big")
+    return "test" if draw < recipe.test_share * 2**64 else "train"
 
 
 def _make_keys(ids: list[str], lengths: tuple[int, ...]) -> list[str]:

@@ -9,8 +9,8 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shards.config.recipe import Recipe
 from shards.format.images import BadPicture, measure_picture, read_member
-from shards.storage.shard_dir import Recipe
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = 2 * tarfile.BLOCKSIZE  # the zeros at the end of an archive

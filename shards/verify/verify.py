@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from shards.config.recipe import Recipe
 from shards.errors import ShardsError
-from shards.format.index import INDEX_FILE, INDEX_SCHEMA, METADATA_KEY, IndexMetadata
+from shards.format.index import INDEX_FILE, INDEX_SCHEMA, METADATA_KEY
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
 from shards.progress import track_progress
 from shards.storage.file_lock import WORK_FOLDER, find_lock_holder
 from shards.storage.journal import REDO_SUFFIX
-from shards.storage.shard_dir import ROWS_PATH, Block, Recipe, ShardDir, load_shard_dir
+from shards.storage.shard_dir import ROWS_PATH, Block, ShardDir, load_shard_dir
 from shards.storage.snapshot import Snapshot
 from shards.verify.tar_check import Difference, check_tar
 
@@ -115,17 +116,10 @@ def _expected_entries(
 
 def _check_index(shard_dir: ShardDir, parts: pa.Table, unread: set[int], differences: list[Difference]) -> int:
     """Compares index.parquet with the blocks' parts, and returns the number of its pictures."""
-    recipe = shard_dir.recipe
     table = _read_table(shard_dir.root, INDEX_FILE, INDEX_SCHEMA, differences)
     if table is None:
         return 0
-    expected = IndexMetadata(
-        classes=recipe.classes,
-        encode_format=recipe.encode_format,
-        image_size=recipe.image_size,
-        list_sha256=recipe.list_sha256,
-        seed=recipe.seed,
-    ).to_bytes()
+    expected = shard_dir.recipe.index_metadata.to_bytes()
     metadata = (table.schema.metadata or {}).get(METADATA_KEY, b"")
     if metadata != expected:
         found = metadata.decode(errors="replace")

@@ -8,9 +8,9 @@ from shards.assembly import row_order
 from shards.assembly.row_order import open_or_create
 from shards.errors import ShardsError
 from shards.storage.file_lock import exclusive_lock
-from shards.storage.shard_dir import Recipe, ShardDir, load_shard_dir
-from shards.url_list.select import Selection
+from shards.storage.shard_dir import ShardDir, load_shard_dir
 from shards.url_list.source import Source
+from tests.recipes import make_recipe
 
 SEED = 5
 
@@ -27,21 +27,10 @@ def numbered(count: int, start: int = 0) -> list[str]:
 def open_dir(tmp_path):
     """Open a DIR for a list, as an assembly with these settings does."""
 
-    def open_(source: Source, root: Path = tmp_path, classes: tuple[str, ...] | None = None, **settings) -> ShardDir:
-        selection = Selection(**{"seed": SEED, "classes": classes} | settings)
-        recipe = Recipe(
-            list_sha256=source.sha256,
-            images=selection.images,
-            seed=selection.seed,
-            labels=selection.labels,
-            test_share=0.2,
-            encode_format="original",
-            image_size=0,
-            rows_per_shard=4,
-            classes=classes or (),
-        )
+    def open_(source: Source, root: Path = tmp_path, **settings) -> ShardDir:
+        recipe = make_recipe(**{"list_sha256": source.sha256, "seed": SEED, "rows_per_shard": 4} | settings)
         with exclusive_lock(root) as work:
-            return open_or_create(root, recipe, work, source, selection)
+            return open_or_create(root, recipe, work, source)
 
     return open_
 

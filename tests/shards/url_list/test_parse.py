@@ -10,8 +10,9 @@ import pytest
 
 from shards.errors import ShardsError
 from shards.url_list.parse import ROWS_SCHEMA, parse_caffe_lists, parse_list
-from shards.url_list.select import Selection, select_rows
+from shards.url_list.select import select_rows
 from shards.url_list.source import Source
+from tests.recipes import make_recipe
 
 COLUMNS = {
     "image_url": ["http://h/a.jpg", "http://h/b.jpg", "http://h/c.jpg"],
@@ -65,7 +66,7 @@ def test_each_format_gives_the_same_rows(body):
     table = parse_list(listed(body))
     assert table.column_names == list(COLUMNS)
     assert [str(value) for value in table.column("label").to_pylist()] == ["2", "0", "1"]
-    rows = sorted(select_rows(listed(body), Selection()).rows.to_pylist(), key=lambda row: row["row"])
+    rows = sorted(select_rows(listed(body), make_recipe())[0].to_pylist(), key=lambda row: row["row"])
     assert [row["key"] for row in rows] == ["x", "y", "z"]
     assert [row["image_url"] for row in rows] == COLUMNS["image_url"]
     assert [row["label"] for row in rows] == [2, 0, 1]

@@ -9,8 +9,9 @@ import pytest
 
 from shards.errors import ShardsError
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
-from shards.url_list.select import Selection, select_rows
+from shards.url_list.select import select_rows
 from shards.url_list.source import Source, read_source
+from tests.recipes import make_recipe
 
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "flickr_style.csv.gz"
 needs_official_list = pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"the official list isn't here: no {OFFICIAL}")
@@ -26,7 +27,7 @@ def rows_of(body: bytes | str, **settings) -> list[dict]:
 
 
 def ordered_rows_of(body: bytes | str, **settings) -> list[dict]:
-    return select_rows(source(body), Selection(**settings)).rows.to_pylist()
+    return select_rows(source(body), make_recipe(**settings))[0].to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_the_selection_from_the_official_list_is_caffes(official):
     with gzip.open(OFFICIAL, "rt", newline="") as file:
         listed = [row | {"label": int(row["label"])} for row in csv.DictReader(file)]
     assert len(listed) == 80_000
-    table, names, _ = select_rows(official, Selection(images=2000, seed=831486))
+    table, recipe = select_rows(official, make_recipe(images=2000, seed=831486))
     rows = table.to_pylist()
     expected = caffes_selection(listed, 831486, -1, 2000)
     assert [row["image_url"] for row in rows] == [row["image_url"] for row in expected]
@@ -68,7 +69,7 @@ def test_the_selection_from_the_official_list_is_caffes(official):
     assert [row["label"] for row in rows] == [row["label"] for row in expected]
     assert [row["key"] for row in rows[:3]] == ["12123529133", "11603781264", "12852147194"]
     assert {row["label"] for row in listed} == set(range(20))
-    assert names == FLICKR_STYLE_CLASSES
+    assert recipe.classes == FLICKR_STYLE_CLASSES
 
 
 def test_keys_are_unique_and_valid_in_a_tar():
@@ -86,9 +87,9 @@ def test_keys_are_unique_and_valid_in_a_tar():
 
 def test_labels_below_a_limit_are_selected_with_their_classes():
     body = "image_url,label\nhttp://h/1,3\nhttp://h/2,0\n"
-    assert select_rows(source(body), Selection()).classes == ("0", "1", "2", "3")
-    rows, classes, _ = select_rows(source(body), Selection(labels=2))
-    assert (rows.column("label").to_pylist(), classes) == ([0], ("0", "1"))
+    assert select_rows(source(body), make_recipe())[1].classes == ("0", "1", "2", "3")
+    rows, recipe = select_rows(source(body), make_recipe(labels=2))
+    assert (rows.column("label").to_pylist(), recipe.classes) == ([0], ("0", "1"))
 
 
 def test_a_list_without_splits_is_split_by_url_alone():
@@ -131,7 +132,7 @@ def test_a_row_without_an_owner_is_split_by_its_url():
 
 @needs_official_list
 def test_by_owner_no_photographer_of_the_official_list_is_in_both_splits(official):
-    rows = select_rows(official, Selection(split="by_owner")).rows.to_pylist()
+    rows = select_rows(official, make_recipe(split="by_owner"))[0].to_pylist()
     splits = {"train": set(), "test": set()}
     for row in rows:
         splits[row["split"]].add(json.loads(row["extra"])["page_url"].split("/")[4])
@@ -144,7 +145,7 @@ def test_all_rows_of_caffe_lists_are_taken_in_their_order():
     caffe = Source(
         "train=a test=b", {"train": b"my dir/b c.jpg 1\n\na.jpg 0\n", "test": b"z.jpg 1"}, {"train": "a", "test": "b"}
     )
-    rows = select_rows(caffe, Selection())[0].to_pylist()
+    rows = select_rows(caffe, make_recipe())[0].to_pylist()
     assert [(row["image_url"], row["label"], row["split"]) for row in rows] == [
         ("my dir/b c.jpg", 1, "train"),
         ("a.jpg", 0, "train"),
@@ -178,6 +179,6 @@ def test_a_list_with_missing_or_invalid_values_is_refused_in_one_line(body, name
 
 def test_selecting_from_a_caffe_list_is_refused():
     with pytest.raises(ShardsError, match="--images"):
-        select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), Selection(images=1))
+        select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), make_recipe(images=1))
     with pytest.raises(ShardsError, match="--split by_owner"):
-        select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), Selection(split="by_owner"))
+        select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), make_recipe(split="by_owner"))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from shards.assembly import pack
-from shards.storage.shard_dir import Block, Recipe
+from shards.config.recipe import Recipe
+from shards.storage.shard_dir import Block
 from shards.verify.tar_check import Difference, check_tar
+from tests.recipes import make_recipe
 
 ROWS = [
     {"row": number, "key": f"k{number}", "image_url": f"http://h/{number}", "split": "train", "label": number}
@@ -20,7 +22,7 @@ ROWS = [
 
 def recipe(encode_format: str) -> Recipe:
     size = 0 if encode_format == "original" else 32
-    return Recipe("0" * 64, -1, 0, None, 0.2, encode_format, size, 1000)
+    return make_recipe(encode_format=encode_format, image_size=size)
 
 
 @pytest.fixture

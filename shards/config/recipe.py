@@ -1,0 +1,42 @@
+"""What a DIR is made from: the list, and the settings that select its rows and determine its pictures."""
+
+import dataclasses
+
+from shards.format.index import IndexMetadata
+
+_MAY_GROW = frozenset({"list_sha256", "images", "classes", "list_lengths"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a DIR is made from. An assembly continues with an equal recipe, and is refused with another one."""
+
+    list_sha256: str  # sha256 of the list as read, hex
+    images: int  # number of rows asked for; -1 is all
+    seed: int  # of the row order, and of a random split
+    labels: int | None  # only rows whose label is below this are used; None for all
+    test_share: float  # fraction of the rows in the test split of a random split
+    encode_format: str  # original, pixels or jpg
+    image_size: int  # side in pixels of resized pictures; 0 for originals
+    rows_per_shard: int  # number of rows in a block
+    classes: tuple[str, ...] = ()  # class names in label order; empty if none were given and the list hasn't been read
+    split: str = "official"  # or by_owner; DIRs written before there was a choice don't store it
+    list_lengths: tuple[int, ...] = ()  # number of rows of the list at first, and each time after it had grown
+
+    def difference(self, other: "Recipe") -> str | None:
+        """Return the first field that differs, in words, or None; ignore classes if the other names none.
+
+        The list and the number of its rows may differ, because both can grow.
+        """
+        for field in dataclasses.fields(self):
+            mine, others = getattr(self, field.name), getattr(other, field.name)
+            if field.name not in _MAY_GROW and mine != others:
+                return f"{field.name} {mine}, not {others}"
+        if other.classes and self.classes != other.classes[: len(self.classes)]:
+            return f"the classes {', '.join(self.classes)[:80]}, not {', '.join(other.classes)[:80]}"
+        return None
+
+    @property
+    def index_metadata(self) -> IndexMetadata:
+        """The metadata of index.parquet."""
+        return IndexMetadata(self.classes, self.encode_format, self.image_size, self.list_sha256, self.seed)
