@@ -1,4 +1,4 @@
-"""Checkpoints of drawn weights, as a run of three classes would leave them."""
+"""Checkpoints with random weights, like those of a run with three classes."""
 
 import dataclasses
 

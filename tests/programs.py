@@ -61,7 +61,7 @@ def assemble(*arguments, cwd=ROOT):
 
 
 def torchrun(ranks, *arguments, env=None, timeout=300, cwd=ROOT):
-    """Runs training under torchrun itself, for tests of what a launcher does."""
+    """Runs training under torchrun, for tests of the launcher."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     rendezvous = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
     return run(

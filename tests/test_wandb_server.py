@@ -15,7 +15,7 @@ def post(server, path, body, key=KEY):
     return requests.post(url, json=body, auth=("api", key), timeout=5)
 
 
-def begin(server, name):
+def create(server, name):
     query = "mutation UpsertBucket ($name: String) { }"
     return post(server, "/graphql", {"query": query, "variables": {"name": name, "displayName": "a run"}}).json()
 
@@ -26,29 +26,29 @@ def stream(server, name, offset, *rows, **more):
     return post(server, path, {"files": {"wandb-history.jsonl": history}, **more})
 
 
-def test_a_run_is_begun_logged_to_and_found_again_where_it_was(server):
-    assert begin(server, "abcd")["data"]["upsertBucket"]["inserted"]
+def test_a_run_is_created_logged_to_and_resumed(server):
+    assert create(server, "abcd")["data"]["upsertBucket"]["inserted"]
     stream(server, "abcd", 0, 0, 5, 10)
-    stream(server, "abcd", 2, 10, 15, complete=True, exitcode=0)  # a chunk whose answer was lost comes again
+    stream(server, "abcd", 2, 10, 15, complete=True, exitcode=0)  # repeats a chunk
     assert [row["_step"] for row in server.runs["abcd"].history] == [0, 5, 10, 15]
     assert server.runs["abcd"].exit_code == 0
     query = "query RunResumeStatus ($name: String!) { }"
     found = post(server, "/graphql", {"query": query, "variables": {"name": "abcd"}}).json()
     bucket = found["data"]["model"]["bucket"]
     assert (bucket["historyLineCount"], bucket["historyTail"]) == (4, '["{\\"_step\\": 15}"]')
-    assert not begin(server, "abcd")["data"]["upsertBucket"]["inserted"]
+    assert not create(server, "abcd")["data"]["upsertBucket"]["inserted"]
     assert server.runs["abcd"].exit_code is None
 
 
-def test_what_it_does_not_know_it_refuses(server):
+def test_unknown_queries_and_keys_are_refused(server):
     assert post(server, "/graphql", {"query": "query Other { }", "variables": None}).status_code == 400
     assert post(server, "/graphql", {"query": "query Viewer { }", "variables": None}, key="1" * 40).status_code == 401
 
 
-def test_stopped_nobody_listens_and_started_again_it_has_what_it_had(server):
-    begin(server, "abcd")
+def test_a_stopped_server_refuses_connections_and_keeps_its_runs(server):
+    create(server, "abcd")
     server.stop()
     with pytest.raises(requests.ConnectionError):
-        begin(server, "abcd")
+        create(server, "abcd")
     server.start()
-    assert not begin(server, "abcd")["data"]["upsertBucket"]["inserted"]
+    assert not create(server, "abcd")["data"]["upsertBucket"]["inserted"]

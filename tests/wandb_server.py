@@ -1,4 +1,4 @@
-"""As much of W&B's server on 127.0.0.1 as a run needs: it is begun, resumed, logged to and finished."""
+"""A W&B server on 127.0.0.1 with the requests of a run: start, resume, log, finish."""
 
 import base64
 import contextlib
@@ -16,13 +16,13 @@ ENTITY, PROJECT = "loopback", "stylefinetune"
 
 @dataclasses.dataclass
 class RemoteRun:
-    """What the server holds of one run.
+    """A run on the server.
 
     Attributes:
         name: its display name.
-        config: settings as they were last sent.
-        files: lines of wandb-history.jsonl and the like, each at the place that it was sent for.
-        exit_code: None until the run has ended, and again once it is resumed.
+        config: its settings, as last sent.
+        files: lines of wandb-history.jsonl and the other files, each at the offset that the request gave.
+        exit_code: None while the run is going, also after it was resumed.
     """
 
     name: str = ""
@@ -32,7 +32,7 @@ class RemoteRun:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Returns the logged rows, in order of their places."""
+        """Returns the logged rows in the order of their offsets."""
         return [json.loads(line) for line in self.files.get("wandb-history.jsonl", [])]
 
     def lines(self, file: str) -> list[str]:
@@ -40,11 +40,11 @@ class RemoteRun:
 
 
 class WandbServer:
-    """Serves for the length of a `with`; between `stop` and `start` nobody listens at its address.
+    """Runs within a `with` block; between `stop` and `start` it refuses connections.
 
     Attributes:
         runs: by id.
-        port: the same over stops and starts.
+        port: stays the same after a stop and a start.
     """
 
     def __init__(self):
@@ -94,7 +94,7 @@ class WandbServer:
     def append(self, name: str, sent: dict[str, Any]):
         run = self.runs[name]
         for file, chunk in (sent.get("files") or {}).items():
-            # A chunk that is sent again after an answer was lost comes for the same place.
+            # After a lost response W&B sends the chunk again, with the same offset.
             lines, first = run.files.setdefault(file, []), chunk["offset"]
             assert first <= len(lines), f"{file} of {len(lines)} lines got lines from {first} on"
             lines[first : first + len(chunk["content"])] = chunk["content"]

@@ -1,7 +1,7 @@
-"""Run under torchrun, or alone: writes down every picture that its rank is given, then trains.
+"""A program of one rank or several: writes a list of the pictures of its rank, then trains.
 
 python any_world.py FOLDER SHARDS [FLAG of training ...]: FOLDER/rank_N.json gets, for 1 to 4 loader workers, a list for
-each iteration of the rank's pictures: key, place of the cut, mirror, and a sum over the input that the order of its
+each iteration of the rank's pictures: key, position of the crop, mirror, and a sum over the input that the order of its
 pixels shows in.
 """
 

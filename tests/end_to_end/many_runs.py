@@ -1,6 +1,6 @@
-"""Run under torchrun, or alone: does several trainings one after the other on the same ranks, since starting is slow.
+"""A program of one rank or several: trains several times, one after the other, since starting DeepSpeed is slow.
 
-python many_runs.py FILE: FILE holds a list of lists of flags, as JSON.
+python many_runs.py FILE: FILE is a JSON list with a list of flags for each run.
 """
 
 import json

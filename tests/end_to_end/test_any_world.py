@@ -1,8 +1,8 @@
-"""The same run on any number of ranks, loader workers and nodes.
+"""A run has the same pictures and results on any number of ranks, loader workers and nodes.
 
-193 pictures to train on in a shard of 192 and one of a single picture, so that most ranks share a shard; 148 to test on
-in batches of 7, of which the last has one picture for up to four ranks; and a split of two pictures. One picture of the
-first two splits each is corrupt.
+The training split has 193 pictures in a shard of 192 and a shard of one, so that ranks share a shard. The test split has
+148 pictures in batches of 7, and its last batch one picture for up to four ranks. A third split has two pictures. One
+picture of each of the first two splits is corrupt.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def alone(golden, shards, tmp_path_factory):
     return folder
 
 
-def left_out(run_dir):
+def skipped_lines(run_dir):
     return [line for line in (run_dir / "train.log").read_text().splitlines() if " is corrupt and skipped " in line]
 
 
@@ -101,14 +101,14 @@ def assert_the_same_run(folder, alone, ranks):
     assert [e["iteration"] for e in ours] == [0, 20, 40, 60]
     assert [(e["correct"], e["count"]) for e in ours] == [(e["correct"], e["count"]) for e in theirs]
     assert ours[0]["count"] == 147
-    lines = [[line.split("] ")[1] for line in left_out(run_dir)] for run_dir in (folder / "run", alone / "run")]
+    lines = [[line.split("] ")[1] for line in skipped_lines(run_dir)] for run_dir in (folder / "run", alone / "run")]
     assert lines[0] == lines[1]
     assert [line.split("DIR/")[1].split("/")[0] for line in lines[0]] == ["test", "train"]  # each once
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)  # the same weights
     assert [e["loss"] for e in ours] == pytest.approx([e["loss"] for e in theirs], abs=1e-5)
 
 
-def test_any_number_of_workers_is_given_the_same_pictures(alone):
+def test_any_number_of_loader_workers_yields_the_same_pictures(alone):
     given = read(alone, 1)
     assert all(batches == given["1"] for batches in given.values())
     first, second = given["1"][0], given["1"][1]
@@ -117,7 +117,7 @@ def test_any_number_of_workers_is_given_the_same_pictures(alone):
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
-def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, tmp_path, ranks):
+def test_any_number_of_ranks_matches_one_process(golden, shards, alone, tmp_path, ranks):
     flags = flags_of(golden, shards, tmp_path / "run", ranks)
     done = python(PROGRAM, tmp_path, shards, *flags, ranks=ranks)
     assert done.returncode == 0, done.stderr
@@ -125,7 +125,7 @@ def test_any_number_of_ranks_does_what_one_process_does(golden, shards, alone, t
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two_ranks_do_what_one_process_does(golden, shards, alone, tmp_path):
+def test_two_nodes_of_two_ranks_match_one_process(golden, shards, alone, tmp_path):
     flags = flags_of(golden, shards, tmp_path / "run", 1)
     where = [
         "--nnodes=2",

@@ -1,4 +1,4 @@
-"""The trainer's numbers are the original Caffe's: what `python -m benchmarks.caffe_parity` shows, as tests."""
+"""Training has the results of the original Caffe: the comparisons of `python -m benchmarks.caffe_parity`, as tests."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,14 @@ def assert_holds(rows):
 
 @pytest.fixture(scope="module")
 def turned(golden, tmp_path_factory):
-    """What comes of scratch where the tie of its iteration 34 falls the other way."""
+    """The results of scratch if the tie of iteration 34 is decided the other way."""
     run_dir = tmp_path_factory.mktemp("turned") / "run"
     return caffe_checks.run_turned(golden, read_micro(golden, "scratch"), run_dir)
 
 
 @pytest.fixture
 def compared(golden, tmp_path):
-    """Runs one of Caffe's solvers and holds the run against Caffe's."""
+    """Runs one of Caffe's solvers and compares the run with Caffe's."""
 
     def run(kind, ranks, precision, turned=None):
         caffe_checks.run_solver(golden, kind, ranks, tmp_path, "--checkpoint.snapshot=1", precision=precision)
@@ -58,13 +58,13 @@ def test_sixty_iterations_on_any_number_of_ranks(compared, turned, kind, ranks):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["scratch", "itersize2"])
-def test_where_no_order_of_sums_shows_the_tie_is_caffes(compared, kind, ranks):
+def test_in_float64_the_tie_is_decided_as_in_caffe(compared, kind, ranks):
     rows = compared(kind, ranks, "float64")
     assert_holds(rows)
     assert {row.verdict for row in rows} == {"holds"}
 
 
-def test_a_tie_that_falls_the_other_way_is_far_from_caffes(golden, turned):
+def test_a_tie_decided_the_other_way_is_far_from_caffe(golden, turned):
     truth = read_micro(golden, "scratch")
     assert caffe_checks.largest(turned.losses[: caffe_checks.TIE + 1], truth.losses[: caffe_checks.TIE + 1]) < 1e-5
     assert caffe_checks.largest(turned.losses, truth.losses) > 1e-4
@@ -76,8 +76,8 @@ def test_the_first_iteration_blob_by_blob(golden, tmp_path, kind):
     assert_holds(caffe_checks.compare_first_iteration(golden, kind, read_micro(golden, kind), tmp_path))
 
 
-def test_caffes_solver_state_is_gone_on_with_in_its_place_of_the_data(golden, tmp_path, turned):
-    """From iteration 20; Caffe itself would begin again with the first picture, and end elsewhere."""
+def test_a_solver_state_of_caffe_is_resumed_at_its_position_in_the_data(golden, tmp_path, turned):
+    """From iteration 20; Caffe restarts at the first picture, and so has other results."""
     assert_holds(caffe_checks.compare_resumed(golden, read_micro(golden, "scratch"), tmp_path, turned))
 
 
@@ -94,7 +94,7 @@ def test_the_full_size_gradients_and_three_steps(golden):
 
 
 @pytest.mark.parametrize("form", ["original", "pixels"])
-def test_pictures_through_shards_are_bitwise_caffes(golden, tmp_path, form):
+def test_pictures_from_shards_are_bitwise_equal_to_caffes(golden, tmp_path, form):
     assert_holds(caffe_checks.compare_pictures(golden, tmp_path, form))
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped at random moments and started again has the results of an uninterrupted run."""
+"""A run that is killed or stopped at random moments and run again has the results of an uninterrupted run."""
 
 import contextlib
 import dataclasses
@@ -77,7 +77,7 @@ class Run:
     """A run under way.
 
     Attributes:
-        launcher: the process that started the ranks, a Torchrun or a Program.
+        launcher: the process that run the ranks, a Torchrun or a Program.
         run_dir: its folder.
         shards: its pictures.
         ranks: how many.
@@ -137,8 +137,8 @@ def results(run_dir):
     return [[entry.get(key) for key in keys] for phase in ("train", "test") for entry in metrics(run_dir, phase)]
 
 
-def kill_everything(started):
-    family = [psutil.Process(started.launcher.pid)]
+def kill_everything(run):
+    family = [psutil.Process(run.launcher.pid)]
     family += family[0].children(recursive=True)
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):  # a decoding process of a test has just exited
@@ -146,7 +146,7 @@ def kill_everything(started):
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):  # decoding processes exit with their rank
             process.kill()
-    started.launcher.wait(30)
+    run.launcher.wait(30)
 
 
 def refuse_memory(process, kind):
@@ -165,72 +165,72 @@ def cut_short(shard):
         shard.write_bytes(content)
 
 
-def assert_failed(started, said, code, reason, line):
+def assert_failed(run, output, code, reason, line):
     """Checks the exit record and the error lines of a run in which a rank failed, unless it had finished before."""
-    record = started.exit_record()
+    record = run.exit_record()
     if record["code"] == 0:
         return
-    assert (record["code"], record["reason"]) == (code, reason), said
+    assert (record["code"], record["reason"]) == (code, reason), output
     assert re.fullmatch(line, record["message"]), record
-    assert record["requeue"] == (record["checkpoint"] != started.resumed), record
-    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert record["requeue"] == (record["checkpoint"] != run.resumed), record
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
     expected = rf"error: rank \d: {line} \(on {os.uname().nodename}, .* at iteration \d+\)"
-    assert errors, said
-    assert all(re.fullmatch(expected, error) for error in errors), said
+    assert errors, output
+    assert all(re.fullmatch(expected, error) for error in errors), output
 
 
-def assert_refused_memory(started, said):
+def assert_refused_memory(run, output):
     """Checks the exit record and the error lines of a run in which a rank was refused memory."""
     # safetensors aborts the process while it writes, and CPython 3.11 can hang while it starts a thread.
-    if re.search(r"memory allocation of|exitcode: -6|has stalled for 30 s", said):
-        assert started.ranks == 1 or started.exit_record()["reason"] == "lost rank", said
+    if re.search(r"memory allocation of|exitcode: -6|has stalled for 30 s", output):
+        assert run.ranks == 1 or run.exit_record()["reason"] == "lost rank", output
     else:
         line = r"out of memory \(.*\); provide more memory, or lower data\.batch_size and raise train\.iter_size"
-        assert_failed(started, said, 5, "out of memory", line)
+        assert_failed(run, output, 5, "out of memory", line)
 
 
-def strike(started, how, draw):
+def strike(run, how, draw):
     """Ends a run in a way, and checks what it reports."""
     if how == "everything":
-        kill_everything(started)
-        assert not (started.run_dir / "exit.json").exists()
+        kill_everything(run)
+        assert not (run.run_dir / "exit.json").exists()
         return
-    workers = started.workers()
+    workers = run.workers()
     if how == "one rank":
         victim = draw.choice(workers)
         victim.kill()
-        said = started.end()
-        if started.ranks > 1 and started.exit_record()["code"] != 0:
-            assert started.exit_record()["reason"] == "lost rank"
-            (line,) = [line for line in said.splitlines() if line.startswith("error:")]
-            assert f"on {os.uname().nodename} has died while " in line, said
+        output = run.end()
+        if run.ranks > 1 and run.exit_record()["code"] != 0:
+            assert run.exit_record()["reason"] == "lost rank"
+            (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+            assert f"on {os.uname().nodename} has died while " in line, output
     elif how == "loader":
         victims = [child for worker in workers for child in worker.children()]
         draw.choice(victims).kill()
-        said = started.end()
-        assert said.count("a decoding process has failed") == 1 or started.exit_record()["code"] == 0, said
+        output = run.end()
+        assert output.count("a decoding process has failed") == 1 or run.exit_record()["code"] == 0, output
     elif how == "loader's memory":
         refuse_memory(draw.choice([child for worker in workers for child in worker.children()]), resource.RLIMIT_AS)
-        said = started.end()
-        assert_failed(started, said, 4, "data", LOADER_FAILED)
+        output = run.end()
+        assert_failed(run, output, 4, "data", LOADER_FAILED)
     elif how == "memory":
         refuse_memory(draw.choice(workers), draw.choice([resource.RLIMIT_AS, resource.RLIMIT_DATA]))
-        said = started.end()
-        assert_refused_memory(started, said)
+        output = run.end()
+        assert_refused_memory(run, output)
     elif how == "shard":
-        with cut_short(draw.choice(sorted((started.shards / "train").iterdir()))) as shard:
-            said = started.end()
+        with cut_short(draw.choice(sorted((run.shards / "train").iterdir()))) as shard:
+            output = run.end()
         line = rf"{re.escape(str(shard))}: \S+ can't be read \(the shard has become shorter than the index .*"
-        assert_failed(started, said, 4, "data", line)
+        assert_failed(run, output, 4, "data", line)
     else:
         number, requeue = STOPS[how]
-        started.stop(number, draw)
-        said = started.end()
-        if started.exit_record()["code"]:  # else it had finished before
-            assert (started.exit_record()["reason"], started.exit_record()["requeue"]) == ("stopped", requeue), said
-            assert started.exit_record()["signal"] == number.name
-            assert f"stopped by {number.name} after" in said
-    assert f'File "{ROOT}/stylefinetune' not in said  # no traceback of ours
+        run.stop(number, draw)
+        output = run.end()
+        if run.exit_record()["code"]:  # else it had finished before
+            assert (run.exit_record()["reason"], run.exit_record()["requeue"]) == ("stopped", requeue), output
+            assert run.exit_record()["signal"] == number.name
+            assert f"stopped by {number.name} after" in output
+    assert f'File "{ROOT}/stylefinetune' not in output  # no traceback of ours
 
 
 def run_with_kills(ranks, run_dir, shards, kills, draw, *flags, launch=forks):
@@ -240,20 +240,20 @@ def run_with_kills(ranks, run_dir, shards, kills, draw, *flags, launch=forks):
         before = len(metrics(run_dir, "train")) if (run_dir / "metrics.jsonl").exists() else 0
         if before > 54:  # it may finish before the kill
             break
-        started = start(ranks, run_dir, shards, *flags, launch=launch)
-        if started.wait_for(before + draw.randint(1, min(60 // len(kills), 58 - before))):
+        run = start(ranks, run_dir, shards, *flags, launch=launch)
+        if run.wait_for(before + draw.randint(1, min(60 // len(kills), 58 - before))):
             time.sleep(draw.random() * 0.05)
-            strike(started, how, draw)
+            strike(run, how, draw)
             struck += 1
     start(ranks, run_dir, shards, *flags, launch=launch).finish()
     return struck
 
 
-def assert_the_same(run_dir, quiet):
+def assert_the_same(run_dir, uninterrupted):
     for file in ("model.safetensors", "optimizer.safetensors", "progress.json"):
-        ours, theirs = ((folder / "checkpoints" / "iter_60" / file).read_bytes() for folder in (run_dir, quiet))
+        ours, theirs = ((folder / "checkpoints" / "iter_60" / file).read_bytes() for folder in (run_dir, uninterrupted))
         assert ours == theirs, file
-    assert results(run_dir) == results(quiet)
+    assert results(run_dir) == results(uninterrupted)
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")) == []
 
 
@@ -263,11 +263,11 @@ def shards(pixel_shards, tmp_path):
 
 
 def test_three_ranks_that_end_in_several_ways_are_bitwise_equal_to_an_uninterrupted_run(pixel_shards, shards, tmp_path):
-    quiet = start(3, tmp_path / "quiet", pixel_shards).finish()
+    uninterrupted = start(3, tmp_path / "uninterrupted", pixel_shards).finish()
     draw = random.Random(5)
     kills = [draw.choice(sorted(STOPS)), "shard", "one rank", "everything"]
     assert run_with_kills(3, tmp_path / "killed", shards, kills, draw) >= 3
-    assert_the_same(tmp_path / "killed", quiet)
+    assert_the_same(tmp_path / "killed", uninterrupted)
 
 
 @pytest.mark.slow
@@ -275,62 +275,64 @@ def test_three_ranks_that_end_in_several_ways_are_bitwise_equal_to_an_uninterrup
     ("ranks", "seed", "flags"), [(1, 1, []), (2, 2, DEEPSPEED), (3, 3, [])], ids=["1", "2, DeepSpeed in fp16", "3"]
 )
 def test_many_kills_under_torchrun_change_no_bit(pixel_shards, shards, tmp_path, ranks, seed, flags):
-    quiet = start(ranks, tmp_path / "quiet", pixel_shards, *flags, launch=Torchrun).finish()
+    uninterrupted = start(ranks, tmp_path / "uninterrupted", pixel_shards, *flags, launch=Torchrun).finish()
     draw = random.Random(seed)
     kills = [*STOPS, "one rank", "one rank", "everything", "everything"]
     kills += ["loader", "loader's memory", "memory", "shard"]
     draw.shuffle(kills)
     assert run_with_kills(ranks, tmp_path / "killed", shards, kills, draw, *flags, launch=Torchrun) >= 5
-    assert_the_same(tmp_path / "killed", quiet)
+    assert_the_same(tmp_path / "killed", uninterrupted)
 
 
 def test_a_run_stopped_on_three_ranks_and_resumed_on_two_is_equal_to_1e_5(pixel_shards, tmp_path):
     """Without dropout, which depends on the rank."""
     plain = ["--model.dropout=0"]
-    quiet, moved = start(3, tmp_path / "quiet", pixel_shards, *plain), tmp_path / "moved"
-    assert "Optimization Done." in quiet.end()
+    uninterrupted, moved = start(3, tmp_path / "uninterrupted", pixel_shards, *plain), tmp_path / "moved"
+    assert "Optimization Done." in uninterrupted.end()
     stopped = start(3, moved, pixel_shards, *plain)
     assert stopped.wait_for(20)
     stopped.stop(signal.SIGUSR1, random.Random(0))
     stopped.end()
     at = stopped.exit_record()["iteration"]
     assert 20 <= at < 60
-    said = start(2, moved, pixel_shards, *plain).end()
-    assert f"Restoring previous solver status from {moved}/checkpoints/iter_{at}" in said
+    output = start(2, moved, pixel_shards, *plain).end()
+    assert f"Restoring previous solver status from {moved}/checkpoints/iter_{at}" in output
     for phase in ("train", "test"):
-        ours, theirs = ([entry["loss"] for entry in metrics(folder, phase)] for folder in (moved, tmp_path / "quiet"))
+        ours, theirs = (
+            [entry["loss"] for entry in metrics(folder, phase)] for folder in (moved, tmp_path / "uninterrupted")
+        )
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.slow
 def test_a_rank_that_stalls_is_reported_and_the_others_exit(pixel_shards, tmp_path):
     endless = ["--train.max_iter=100000", "--train.test_interval=0", "--checkpoint.snapshot=0"]
-    started = start(3, tmp_path / "run", pixel_shards, *endless, "--train.stall_seconds=12", launch=Torchrun)
-    assert started.wait_for(10)
-    victim = started.workers()[1]
+    run = start(3, tmp_path / "run", pixel_shards, *endless, "--train.stall_seconds=12", launch=Torchrun)
+    assert run.wait_for(10)
+    victim = run.workers()[1]
     victim.suspend()
     end = time.monotonic() + 60
     while not (tmp_path / "run" / "exit.json").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    assert started.exit_record()["message"].startswith(f"rank 1 on {os.uname().nodename} has died or stalled while ")
+    assert run.exit_record()["message"].startswith(f"rank 1 on {os.uname().nodename} has died or stalled while ")
     victim.resume()
-    said = started.end()
-    (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+    output = run.end()
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     assert "rank 1 on" in line
 
 
 def test_a_run_is_stopped_in_the_middle_of_a_test(pixel_shards, tmp_path):
     """The long test is aborted, and repeated when the run resumes."""
     long = ["--train.test_iter=100000", "--data.test.batch_size=1", "--train.test_initialization=false"]
-    started = start(2, tmp_path / "run", pixel_shards, *long)
-    assert started.wait_for(7)
+    run = start(2, tmp_path / "run", pixel_shards, *long)
+    assert run.wait_for(7)
     end = time.monotonic() + 30
     log = tmp_path / "run" / "train.log"
     while "Iteration 7, Testing net" not in log.read_text() and time.monotonic() < end:
         time.sleep(0.05)
-    started.stop(signal.SIGTERM, random.Random(0))
-    said = started.end()
-    assert "stopped by SIGTERM after 7 iterations" in said
-    assert (started.exit_record()["iteration"], started.exit_record()["requeue"]) == (7, True)
-    assert started.exit_record()["checkpoint"].endswith("iter_7")
+    run.stop(signal.SIGTERM, random.Random(0))
+    output = run.end()
+    assert "stopped by SIGTERM after 7 iterations" in output
+    assert (run.exit_record()["iteration"], run.exit_record()["requeue"]) == (7, True)
+    assert run.exit_record()["checkpoint"].endswith("iter_7")
     assert metrics(tmp_path / "run", "test") == []

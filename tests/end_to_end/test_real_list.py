@@ -1,4 +1,4 @@
-"""The job on the real list: its own URLs, through a proxy of ours that answers for the whole web."""
+"""The Flickr Style list with its real URLs, through a local proxy that answers in place of the web."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ def picked():
         pytest.skip("the real list (../shared/data/flickr_style.csv.gz) isn't here")
     with gzip.open(LIST, "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [rows[place] for place in np.random.RandomState(831486).permutation(len(rows))[:IMAGES]]
+    return [rows[row] for row in np.random.RandomState(831486).permutation(len(rows))[:IMAGES]]
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +46,23 @@ def crawled(picked, tmp_path_factory):
     return out, done.stdout + done.stderr
 
 
-def test_the_crawl_takes_caffes_rows_and_names_what_became_of_each(picked, crawled):
-    out, said = crawled
+def test_the_crawl_takes_caffes_rows_and_records_the_outcome_of_each(picked, crawled):
+    out, printed = crawled
     fates = Counter(DEAD.get(url_state(row["image_url"]), "kept") for row in picked)
     assert set(fates) == {"kept", "not_found", "placeholder"}
-    lines = said.splitlines()
+    lines = printed.splitlines()
     assert lines[0] == f"Downloading {IMAGES} images with 2 workers..."
     assert f"Writing train/val for {fates['kept']} successfully downloaded images." in lines
     outcomes = pq.read_table(out / "outcomes.parquet").to_pylist()
     assert Counter(outcome["status"] for outcome in outcomes) == fates
-    told = {outcome["image_url"]: outcome for outcome in outcomes}
+    by_url = {outcome["image_url"]: outcome for outcome in outcomes}
     for row in picked:
         expected = DEAD.get(url_state(row["image_url"]), "kept")
-        assert told[row["image_url"]]["status"] == expected
-        assert told[row["image_url"]]["split"] == row["_split"]
+        assert by_url[row["image_url"]]["status"] == expected
+        assert by_url[row["image_url"]]["split"] == row["_split"]
 
 
-def test_each_split_stands_in_the_order_of_the_permutation(picked, crawled):
+def test_each_split_is_in_the_order_of_the_permutation(picked, crawled):
     index = pq.read_table(crawled[0] / "index.parquet").to_pylist()
     for split in ("train", "test"):
         expected = [

@@ -200,6 +200,12 @@ def test_a_changed_layer_rule_is_reported():
     assert '] to [{"match": "conv*", "lr_mult": 0.0, ' in line
 
 
+def test_a_new_key_of_deepspeeds_configuration_is_reported():
+    config = replaced(CONFIG, "engine", "deepspeed")
+    (line,) = resume.changed_settings(config, replaced(config, "deepspeed.extra", {"steps_per_print": 5}))
+    assert line == "deepspeed.extra.steps_per_print changes from null to 5"
+
+
 def test_settings_without_effect_on_the_result_are_not_reported():
     changed = {
         "run_dir": "elsewhere",
