@@ -3,7 +3,6 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from google.protobuf import text_format
@@ -57,7 +56,8 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
         if any(True for _ in layer.parameters())
     }
     write_caffemodel(model, deploy, blobs)
-    write_mean(mean, _mean_picture(saved))
+    picture_size = saved.progress.picture_size
+    write_mean(mean, saved.means[1].expand(*picture_size, 3).flip(-1).permute(2, 0, 1).numpy())  # before the crop
     labels.write_text("".join(f"{name}\n" for name in saved.progress.classes), encoding="utf-8")
     return paths
 
@@ -70,12 +70,6 @@ def _comment(saved: Checkpoint, mean: str) -> str:
         f"# Input: the picture resized to {width}x{height}, channels in the order B, G, R, values 0..255,\n"
         f"# minus the mean in {mean}{'' if scale == 1 else f', times {scale:g}'}; cropped at the centre.\n"
     )
-
-
-def _mean_picture(saved: Checkpoint) -> Any:  # noqa: ANN401 -- an untyped numpy array
-    """Return the mean as float32 [3, H, W], BGR, of the size of the pictures before the crop."""
-    height, width = saved.progress.picture_size
-    return saved.means[1].expand(height, width, 3).flip(-1).permute(2, 0, 1).numpy()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ INPUT, OUTPUT = "data", "prob"
 
 
 def deploy_net(net: nn.Module, name: str, input_size: tuple[int, int]) -> Any:  # noqa: ANN401 -- see message_class
-    """Return a NetParameter that computes class probabilities from one picture.
+    """Return a NetParameter, called `name`, that computes class probabilities with the sequential network `net`.
 
-    Args:
-        net: sequential network.
-        name: name of the net.
-        input_size: (height, width) in pixels.
+    Its input is one picture of `input_size`, (height, width) in pixels.
 
     Raises:
         UserError: Caffe has no equivalent of a layer.

@@ -32,17 +32,11 @@ _HDF5 = b"\x89HDF\r\n"
 
 @dataclasses.dataclass(frozen=True)
 class SolverState:
-    """A snapshot of a Caffe solver.
+    """A snapshot of a Caffe solver."""
 
-    Attributes:
-        iteration: number of completed iterations.
-        learned_net: path of the .caffemodel of the same iteration, as Caffe wrote it; may be empty.
-        momenta: momentum of each learnable blob, in the net's order: each layer's weights, then its biases.
-    """
-
-    iteration: int
-    learned_net: str
-    momenta: list[Blob]
+    iteration: int  # number of completed iterations
+    learned_net: str  # path of the .caffemodel of the same iteration, as Caffe wrote it; may be empty
+    momenta: list[Blob]  # of each learnable blob, in the net's order: each layer's weights, then its biases
 
 
 def read_caffemodel(path: Path) -> dict[str, list[Blob]]:
@@ -66,12 +60,7 @@ def read_caffemodel(path: Path) -> dict[str, list[Blob]]:
 
 
 def write_caffemodel(path: Path, net: Message, layers: dict[str, list[Blob]]) -> None:
-    """Write a NetParameter with the blobs of its layers, atomically.
-
-    Args:
-        path: the file.
-        net: description of the layers; it is not changed.
-        layers: blobs by layer name; `net` has all these layers.
+    """Write the NetParameter `net`, which is not changed, with the blobs of its `layers`, by layer name, atomically.
 
     Raises:
         UserError: it can't be written, or exceeds protobuf's limit.

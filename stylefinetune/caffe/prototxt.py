@@ -61,30 +61,18 @@ _FREE_DATA = {"source", "batch_size", "shuffle", "new_height", "new_width", "roo
 
 @dataclasses.dataclass(frozen=True)
 class ImageList:
-    """The list file of an ImageData layer.
+    """The list file of an ImageData layer."""
 
-    Attributes:
-        source: list file with `path label` lines.
-        root_folder: prefix of each path.
-    """
-
-    source: str
-    root_folder: str
+    source: str  # a file of `path label` lines
+    root_folder: str  # prefix of each path
 
 
 @dataclasses.dataclass(frozen=True)
 class NetConfig:
-    """A net, converted.
+    """A net, converted."""
 
-    Attributes:
-        keys: sections data, model and optim of a Config.
-        num_classes: outputs of the last layer.
-        train: list file for training.
-        test: list file for testing, if any.
-    """
-
-    keys: dict[str, dict[str, Any]]
-    num_classes: int
+    keys: dict[str, dict[str, Any]]  # sections data, model and optim of a Config
+    num_classes: int  # outputs of the last layer
     train: ImageList
     test: ImageList | None
 
@@ -216,16 +204,10 @@ def _check_outputs(layers: list[Any], blob: str, path: Path) -> None:
 def check_defaults(
     message: Message, where: str, free: set[str] | None = None, required: Mapping[str, float] | None = None
 ) -> None:
-    """Check that every field has its required value or, if none is required, Caffe's default.
-
-    Args:
-        message: any message.
-        where: prefix of the error: file, layer, parameter.
-        free: fields that may have any value.
-        required: required values of fields.
+    """Check that every field has its `required` value or, if there is none, Caffe's default; `free` ones may have any.
 
     Raises:
-        UserError: a field differs; the message has its name and value.
+        UserError: a field differs; the message has `where` (file, layer, parameter), the field's name and value.
     """
     for field in message.DESCRIPTOR.fields:
         if field.name in (free or set()):

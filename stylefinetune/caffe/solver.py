@@ -13,7 +13,7 @@ from shards.assembly.assemble import assemble
 from shards.config.schema import AssembleConfig
 from shards.format import ShardsError
 from shards.format.index import INDEX_FILE
-from stylefinetune.caffe.prototxt import ImageList, NetConfig, check_defaults, parse_text, read_net, round_float32
+from stylefinetune.caffe.prototxt import ImageList, check_defaults, parse_text, read_net, round_float32
 from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 
@@ -42,7 +42,10 @@ def read_solver(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {needed} is missing")
     if len(solver.test_iter) > 1:
         raise UserError(f"{path}: test_iter is set {len(solver.test_iter)} times; only one test net is supported")
-    keys = _keys_of_net(read_net(Path(solver.net)), tests=bool(solver.test_interval and solver.test_iter))
+    keys: dict[str, Any] = dict(read_net(Path(solver.net)).keys)
+    keys["data"]["shards"] = ""
+    if not (solver.test_interval and solver.test_iter):
+        keys["data"]["test"] = {"split": ""}
     keys["optim"] |= _optim(solver)
     keys["train"] = {
         "max_iter": solver.max_iter,
@@ -63,14 +66,6 @@ def read_solver(path: Path) -> dict[str, Any]:
     return keys
 
 
-def _keys_of_net(net: NetConfig, *, tests: bool) -> dict[str, Any]:
-    keys: dict[str, Any] = {section: dict(values) for section, values in net.keys.items()}
-    keys["data"]["shards"] = ""
-    if not tests:
-        keys["data"]["test"] = {"split": ""}
-    return keys
-
-
 def _optim(solver: Any) -> dict[str, Any]:  # noqa: ANN401 -- a message class made at run time
     optim: dict[str, Any] = {
         name: round_float32(getattr(solver, name))
@@ -84,17 +79,11 @@ def _optim(solver: Any) -> dict[str, Any]:  # noqa: ANN401 -- a message class ma
 
 @dataclasses.dataclass(frozen=True)
 class SolverLists:
-    """The list files of a solver's net, and the folder of their shards.
+    """The list files of a solver's net, and the folder of their shards."""
 
-    Attributes:
-        shards: folder of the shards. Its name is a hash of the lists, so a changed list is packed again.
-        texts: content of each split's list, with root_folder before each path.
-        num_classes: outputs of the net's last layer.
-    """
-
-    shards: Path
-    texts: dict[str, str]
-    num_classes: int
+    shards: Path  # its name is a hash of the lists, so a changed list is packed again
+    texts: dict[str, str]  # content of each split's list, with root_folder before each path
+    num_classes: int  # outputs of the net's last layer
 
 
 def find_solver_lists(config: Config) -> SolverLists:

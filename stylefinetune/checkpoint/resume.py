@@ -4,9 +4,7 @@ import dataclasses
 import fnmatch
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +20,7 @@ from stylefinetune.checkpoint.checkpoint import (
     read_checkpoint_folder,
     retry_while_replaced,
 )
+from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
@@ -157,27 +156,18 @@ def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) ->
 
 def changed_settings(before: Config, now: Config) -> list[str]:
     """Return a line for each setting that differs from the checkpoint's and changes what is computed."""
-    previous, lines = dict(_flatten(dataclasses.asdict(before))), list[str]()
-    for key, value in _flatten(dataclasses.asdict(now)):
+    previous, lines = dict(flatten(dataclasses.asdict(before))), list[str]()
+    for key, value in flatten(dataclasses.asdict(now)):
         unused = key.startswith("deepspeed.") and now.engine != "deepspeed"
-        if value == previous[key] or unused or _matches(key, _WITHOUT_EFFECT):
+        if value == previous.get(key) or unused or _matches(key, _WITHOUT_EFFECT):
             continue
-        line = f"{key} changes from {json.dumps(previous[key])} to {json.dumps(value)}"
+        line = f"{key} changes from {json.dumps(previous.get(key))} to {json.dumps(value)}"
         if _matches(key, (_MEAN,)):
             line += "; the mean of the checkpoint is subtracted anyway"
         elif _matches(key, _ORDER):
             line += "; the order of the pictures changes too"
         lines.append(line)
     return lines
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting with its dotted key."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

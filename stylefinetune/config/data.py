@@ -23,19 +23,12 @@ def require(condition: bool, message: str) -> None:  # noqa: FBT001 -- like asse
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """The complete settings of one phase, training or testing.
+    """The complete settings of one phase, training or testing; DataConfig documents the others."""
 
-    Attributes:
-        training: crop at random; otherwise at the centre.
-        image_size: (height, width) of all pictures after resizing; None does not resize.
-
-    See DataConfig for the others.
-    """
-
-    training: bool
+    training: bool  # crop at random; otherwise at the centre
     split: str
     batch_size: int
-    image_size: tuple[int, int] | None
+    image_size: tuple[int, int] | None  # (height, width) of all pictures after resizing; None does not resize
     crop_size: int
     mirror: bool
     shuffle: bool

@@ -44,7 +44,7 @@ class DeepSpeedConfig:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        for key in _paths(self.extra):
+        for key, _ in flatten(self.extra):
             require(
                 not any(derived.startswith(f"{key}.") for derived in DERIVED_KEYS),
                 f"deepspeed.extra: {key} must be a mapping, for example {key}: {{reduce_bucket_size: 50000000}}",
@@ -64,10 +64,10 @@ def _contains(prefix: str, key: str) -> bool:
     return f"{key}.".startswith(f"{prefix}.")
 
 
-def _paths(extra: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted key of each value."""
-    for key, value in extra.items():
+def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting with its dotted key."""
+    for key, value in settings.items():
         if isinstance(value, dict) and value:
-            yield from _paths(cast("dict[str, Any]", value), f"{prefix}{key}.")
+            yield from flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value

@@ -22,23 +22,14 @@ MAX_OPEN_SHARDS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One rank's slice of a batch: b pictures, possibly 0.
+    """One rank's slice of a batch: b pictures, possibly 0."""
 
-    Attributes:
-        pictures: uint8[b, H, W, 3], RGB.
-        labels: int64[b].
-        crops: the crop of each picture.
-        positions: int64[b], the position of each picture in the run.
-        size: number of pictures of the whole batch, over all ranks.
-        corrupt: rows whose picture can't be decoded; a black picture with label CORRUPT_LABEL replaces it.
-    """
-
-    pictures: torch.Tensor
-    labels: torch.Tensor
+    pictures: torch.Tensor  # uint8[b, H, W, 3], RGB
+    labels: torch.Tensor  # int64[b]
     crops: Crops
-    positions: torch.Tensor
-    size: int
-    corrupt: tuple[int, ...] = ()
+    positions: torch.Tensor  # int64[b], the position of each picture in the run
+    size: int  # number of pictures of the whole batch, over all ranks
+    corrupt: tuple[int, ...] = ()  # rows that can't be decoded; a black picture with CORRUPT_LABEL replaces each
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory; DataLoader calls this if there is a GPU."""

@@ -25,19 +25,12 @@ CORRUPT_LABEL = -100
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, which is fast, as a key of the cache below
 class ShuffleWindow:
-    """A shuffle that mixes the pictures of a few shards at a time.
+    """A shuffle that mixes the pictures of a few shards at a time."""
 
-    Attributes:
-        size: number of shards in the window.
-        shard: int64[N], number of each row's shard, from 0.
-        start: float64[N], where each row begins in its shard, as a fraction of the shard's rows; 0 to below 1.
-        length: float64[N], each row's fraction of its shard's rows.
-    """
-
-    size: int
-    shard: npt.NDArray[np.int64]
-    start: npt.NDArray[np.float64]
-    length: npt.NDArray[np.float64]
+    size: int  # number of shards in the window
+    shard: npt.NDArray[np.int64]  # [N], number of each row's shard, from 0
+    start: npt.NDArray[np.float64]  # [N], where each row begins in its shard, as a fraction of its rows; 0 to below 1
+    length: npt.NDArray[np.float64]  # [N], each row's fraction of its shard's rows
 
     @classmethod
     def from_index(cls, size: int, shards: Sequence[str], offsets: npt.NDArray[np.int64]) -> "ShuffleWindow":
@@ -62,19 +55,12 @@ class ShuffleWindow:
 
 @dataclasses.dataclass(frozen=True)
 class DataOrder:
-    """The row of a split at each position.
+    """The row of a split at each position."""
 
-    Attributes:
-        rows: N, number of pictures of the split.
-        shuffle: draw a new permutation for each epoch; otherwise list order.
-        seed: seed of permutations, crops and mirrors.
-        window: shuffle within this window; None shuffles all rows.
-    """
-
-    rows: int
-    shuffle: bool
-    seed: int
-    window: ShuffleWindow | None = None
+    rows: int  # N, number of pictures of the split
+    shuffle: bool  # draw a new permutation for each epoch; otherwise list order
+    seed: int  # of permutations, crops and mirrors
+    window: ShuffleWindow | None = None  # None shuffles all rows
 
     def row(self, position: int) -> int:
         """Return the row at `position`: number `position % N` of epoch `position // N`."""
@@ -96,19 +82,11 @@ def _permutation(seed: int, epoch: int, rows: int, window: ShuffleWindow | None)
 
 @dataclasses.dataclass(frozen=True)
 class RankBatchSampler:
-    """A DataLoader's batch sampler: the positions that one rank reads, one list per batch.
+    """A DataLoader's batch sampler: the positions that one rank reads, one list per batch."""
 
-    Attributes:
-        start: position of the first picture of the first batch.
-        stop: position after the last picture of the last batch.
-        batch_size: pictures of a batch, over all ranks; the last batch may be smaller.
-        rank: the rank that reads.
-        world_size: number of ranks.
-    """
-
-    start: int
-    stop: int
-    batch_size: int
+    start: int  # position of the first picture of the first batch
+    stop: int  # position after the last picture of the last batch
+    batch_size: int  # over all ranks; the last batch may be smaller
     rank: int
     world_size: int
 

@@ -83,10 +83,13 @@ class ShardCopier:
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._folder / LOCK_FILE, os.O_RDONLY | os.O_CREAT, 0o644)
         try:
-            while not _try_lock(lock):
-                time.sleep(LOCK_POLL_SECONDS)
-                yield
-            self.has_lock = True
+            while not self.has_lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self.has_lock = True
+                except BlockingIOError:
+                    time.sleep(LOCK_POLL_SECONDS)
+                    yield
             for part in self._folder.rglob(f"*{PART_SUFFIX}"):
                 part.unlink()
             missing = self._find_missing()
@@ -201,14 +204,6 @@ def _changed(source: Path) -> UserError:
 
 def _version(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _warn(line: str) -> None:

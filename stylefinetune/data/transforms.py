@@ -7,19 +7,12 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """The crop of each picture of a batch.
+    """The crop of each picture of a batch."""
 
-    Attributes:
-        top: int64[B], first row of the crop.
-        left: int64[B], first column of the crop.
-        mirror: bool[B], whether the crop is flipped left to right.
-        size: (height, width) of all crops.
-    """
-
-    top: torch.Tensor
-    left: torch.Tensor
-    mirror: torch.Tensor
-    size: tuple[int, int]
+    top: torch.Tensor  # int64[B], first row of the crop
+    left: torch.Tensor  # int64[B], first column of the crop
+    mirror: torch.Tensor  # bool[B], whether the crop is flipped left to right
+    size: tuple[int, int]  # (height, width) of all crops
 
     def pin_memory(self) -> "Crops":
         """Return the crops in page-locked memory."""

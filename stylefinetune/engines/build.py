@@ -29,14 +29,10 @@ def check_engine(config: Config) -> None:
 def build_engine(
     config: Config, net: nn.Module, transforms: tuple[Transform, Transform], world: World, input_size: tuple[int, int]
 ) -> Engine:
-    """Return the engine that trains `net`; collective.
+    """Return the engine that trains `net`, which may be on any device; run_dir exists; collective.
 
-    Args:
-        config: config of the run; its run_dir exists.
-        net: the network, on any device.
-        transforms: from pictures to the network's input, for training and for testing.
-        world: the ranks.
-        input_size: (height, width) of the network's input in training.
+    The `transforms` from pictures to the network's input are those of training and of testing. `input_size` is the
+    (height, width) of the input in training.
     """
     if config.engine == "deepspeed":
         return DeepSpeedEngine(net, transforms, config, world)

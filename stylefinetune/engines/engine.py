@@ -11,19 +11,12 @@ from stylefinetune.data.dataset import Batch
 
 @dataclasses.dataclass(frozen=True)
 class EngineState:
-    """Everything that training changes; the same for every engine and number of ranks.
+    """Everything that training changes; the same for every engine and number of ranks."""
 
-    Attributes:
-        parameters: fp32 weights by name.
-        buffers: buffers of the network by name.
-        slots: state of the optimizer: slot -> parameter name -> tensor of the parameter's shape.
-        scalars: other numbers by name, for example the loss scale of fp16.
-    """
-
-    parameters: dict[str, torch.Tensor]
-    buffers: dict[str, torch.Tensor]
-    slots: dict[str, dict[str, torch.Tensor]]
-    scalars: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    parameters: dict[str, torch.Tensor]  # fp32 weights by name
+    buffers: dict[str, torch.Tensor]  # of the network, by name
+    slots: dict[str, dict[str, torch.Tensor]]  # optimizer state: slot -> parameter name -> tensor of its shape
+    scalars: dict[str, float] = dataclasses.field(default_factory=dict[str, float])  # such as the loss scale of fp16
 
 
 class Engine(Protocol):
