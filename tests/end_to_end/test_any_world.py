@@ -1,8 +1,8 @@
 """A run has the same pictures and results on any number of ranks, loader workers and nodes.
 
-The training split has 193 pictures in a shard of 192 and a shard of one, so that ranks share a shard. The test split has
-148 pictures in batches of 7, and its last batch one picture for up to four ranks. A third split has two pictures. One
-picture of each of the first two splits is corrupt.
+The training split has 193 pictures in a shard of 192 and a shard of one, so that ranks share a shard. The test split
+has 148 pictures in batches of 7, and its last batch one picture for up to four ranks. A third split has two pictures.
+One picture of each of the first two splits is corrupt.
 """
 
 import contextlib
