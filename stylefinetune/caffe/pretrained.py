@@ -77,10 +77,8 @@ def locate_published(name: str) -> Path:
 def fetch_published(name: str, mirrors: Sequence[str], show: Callable[[int, int], None]) -> Path:
     """Download a published file into the cache, continuing an earlier attempt that broke off.
 
-    Args:
-        name: one of PUBLISHED.
-        mirrors: URLs of folders with the file, tried in order.
-        show: called with the number of bytes received and in total, 0 if unknown.
+    The `mirrors`, URLs of folders with the file, are tried in order. `show` is called with the number of bytes received
+    and the number in total, 0 if unknown.
 
     Raises:
         UserError: no mirror has the published file.

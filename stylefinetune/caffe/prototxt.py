@@ -106,14 +106,14 @@ def read_net(path: Path) -> NetConfig:
     networks = [_match_caffenet(phases[phase], path) for phase, data in (("TRAIN", train), ("TEST", test)) if data]
     data: dict[str, Any] = {**train[1], "test": {**test[1], "split": "test"} if test else {"split": ""}}
     learned = [layer for layer in networks[0] if layer.type in {"Convolution", "InnerProduct"}]
-    parameters = [getattr(layer, _PARAM[layer.type]) for layer in learned]
-    outputs = [parameter.num_output for parameter in parameters]
+    outputs = [getattr(layer, _PARAM[layer.type]).num_output for layer in learned]
+    weight_stds, bias_values = zip(*(_fillers(layer, path) for layer in learned), strict=True)
     model = {
         "name": net.name or "CaffeNet",
         "last_layer": learned[-1].name,
         "widths": outputs[:-1],
-        "weight_filler_std": [_weight_std(layer, path) for layer in learned],
-        "bias_filler_value": [_bias_value(layer, path) for layer in learned],
+        "weight_filler_std": list(weight_stds),
+        "bias_filler_value": list(bias_values),
         "dropout": _dropout(networks[0], path),
     }
     optim = {"layers": [_layer_rule(layer, path) for layer in learned]}
@@ -228,20 +228,16 @@ def check_defaults(
             raise UserError(f"{where}: {field.name} {shown[:60]} isn't supported{only}")
 
 
-def _weight_std(layer: Any, path: Path) -> float:  # noqa: ANN401 -- see parse_text
-    filler = getattr(layer, _PARAM[layer.type]).weight_filler
-    if filler.type == "constant" and filler.value == 0:
-        return 0.0
-    if filler.type != "gaussian" or filler.mean or filler.sparse != -1:
+def _fillers(layer: Any, path: Path) -> tuple[float, float]:  # noqa: ANN401 -- see parse_text
+    """Return the standard deviation of a layer's initial weights, and the initial value of its biases."""
+    parameters = getattr(layer, _PARAM[layer.type])
+    weight, bias = parameters.weight_filler, parameters.bias_filler
+    zero = weight.type == "constant" and weight.value == 0
+    if not zero and (weight.type != "gaussian" or weight.mean or weight.sparse != -1):
         raise UserError(f"{path}: layer {layer.name}: a weight_filler other than gaussian isn't supported")
-    return round_float32(filler.std)
-
-
-def _bias_value(layer: Any, path: Path) -> float:  # noqa: ANN401
-    filler = getattr(layer, _PARAM[layer.type]).bias_filler
-    if filler.type != "constant":
+    if bias.type != "constant":
         raise UserError(f"{path}: layer {layer.name}: a bias_filler other than constant isn't supported")
-    return round_float32(filler.value)
+    return 0.0 if zero else round_float32(weight.std), round_float32(bias.value)
 
 
 def _dropout(network: list[Any], path: Path) -> float:

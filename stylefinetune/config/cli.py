@@ -22,9 +22,7 @@ PRINT_DEEPSPEED = "--print_deepspeed_config"
 def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None = None) -> Config:
     """Parse a command line. Precedence: defaults < `--config FILE` < `--solver FILE` < dotted flags.
 
-    Args:
-        arguments: the command line.
-        read_solver: converts a solver.prototxt to keys; if None, --solver is not read.
+    `read_solver` converts a solver.prototxt to keys; without it, --solver has no effect.
 
     Raises:
         UserError: a key is unknown, a value has a wrong type or range, or a file can't be read.
@@ -60,11 +58,9 @@ def _in_order(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]
     for file in known.config:
         _check_yaml(Path(file))
     configs = [f"--config={file}" for file in known.config]
-    if known.solver is None:
-        return [*configs, *flags]
-    if read_solver is None:
-        return [*configs, f"--solver={known.solver}", *flags]
-    return [*configs, f"--config={json.dumps(read_solver(Path(known.solver)))}", *flags]
+    if known.solver is not None and read_solver is not None:
+        configs.append(f"--config={json.dumps(read_solver(Path(known.solver)))}")
+    return [*configs, *flags]
 
 
 def _check_yaml(path: Path) -> None:

@@ -12,10 +12,7 @@ from stylefinetune.errors import CorruptError
 class CorruptPictures:
     """The corrupt pictures found so far; between two calls of `gather` each rank knows only those of its own slices.
 
-    Args:
-        pictures: the split.
-        max_fraction: fraction of the split that may be corrupt.
-        rows: rows found before the run was resumed.
+    Up to `max_fraction` of the split may be corrupt. `rows` were found before the run was resumed.
     """
 
     def __init__(self, pictures: PictureDataset, max_fraction: float, rows: list[int]) -> None:

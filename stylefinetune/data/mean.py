@@ -14,10 +14,8 @@ from stylefinetune.errors import UserError
 def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> torch.Tensor:
     """Return what is subtracted from every picture: float32 [H, W, 3], or [1, 1, 3] for data.mean_value; RGB.
 
-    Args:
-        config: its `shards` is the folder of the default mean picture.
-        phase: its mean_file or mean_value.
-        size: (height, width) of the pictures before cropping.
+    The default is the mean picture in the folder of the shards. `size` is the (height, width) of the pictures before
+    cropping.
 
     Raises:
         UserError: the file is missing or unreadable, or differs from the pictures in size.

@@ -35,23 +35,12 @@ LOCK_POLL_SECONDS = 0.1
 
 
 class ShardCopier:
-    """Copies the missing shards, in steps. Of several processes of a node, the one that gets the lock copies.
-
-    Args:
-        index: the shards' index.
-        shards: names of the shards to copy.
-        folder: folder of the copies.
-
-    Attributes:
-        done: whether all copies are complete.
-        has_lock: whether this process is the one that copies.
-        copied: bytes copied so far.
-        total: bytes that this process has to copy.
-    """
+    """Copies the missing shards, in steps. Of several processes of a node, the one that gets the lock copies."""
 
     def __init__(self, index: ShardIndex, shards: Iterable[str], folder: Path) -> None:
-        self.done = self.has_lock = False
-        self.copied = self.total = 0
+        self.done = False  # whether all copies are complete
+        self.has_lock = False  # whether this process is the one that copies
+        self.copied = self.total = 0  # bytes copied so far, and that this process has to copy
         self._index = index
         self._shards = sorted(set(shards))
         self._folder = folder

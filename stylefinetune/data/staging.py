@@ -42,14 +42,9 @@ def stage_shards(
     world: World,
     stop: Callable[[], signal.Signals | None] = lambda: None,
 ) -> None:
-    """Copy shards of `index` to `folder` on each node, unless they are there; collective.
+    """Copy the named shards of `index` to `folder`, on the local disk of each node, unless they are there; collective.
 
-    Args:
-        index: the shards' index.
-        shards: names of the shards.
-        folder: folder on the node's local disk.
-        world: the ranks.
-        stop: called once per second; returns the signal for which all ranks stop, if any; collective.
+    `stop`, also collective, is called once per second; it returns the signal for which all ranks stop, if any.
 
     Raises:
         UserError: a node can't copy them; the same message on every rank.

@@ -47,13 +47,7 @@ class RankState:
 
 
 class Heartbeat:
-    """The published state of this rank, and access to the states of the others.
-
-    Args:
-        rank: rank of this process.
-        size: number of ranks.
-        store: shared by all ranks; None in a world of one.
-    """
+    """The published state of this rank, and access to the states of the others. In a world of one, `store` is None."""
 
     def __init__(self, rank: int, size: int, store: Store | None) -> None:
         self._process = (rank, socket.gethostname(), os.getpid())

@@ -19,14 +19,8 @@ ROUND = "rendezvous/round"
 def agree_on_round(store: Store, rank: int, size: int, limit: float) -> str:
     """Wait until all ranks of this start have joined, and return a name that no other start has.
 
-    Args:
-        store: shared by all ranks.
-        rank: rank of this process.
-        size: number of ranks.
-        limit: seconds to wait for the last rank.
-
     Raises:
-        TimeoutError: a rank is missing.
+        TimeoutError: a rank is still missing after `limit` seconds.
     """
     token, acknowledged = uuid.uuid4().hex, ""
     token_keys = [f"rendezvous/{each}" for each in range(size)]

@@ -92,13 +92,7 @@ def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """An Engine.
-
-    Args:
-        net: the network, on any device; requires_grad of its parameters is set from optim.layers.
-        transforms: from pictures to the network's input, for training and for testing.
-        config: config of the run.
-        world: the ranks.
+    """An Engine, see `stylefinetune.engines.build`. It sets requires_grad of the parameters from optim.layers.
 
     Raises:
         UserError: DeepSpeed rejects deepspeed.extra.

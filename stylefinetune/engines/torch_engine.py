@@ -22,16 +22,7 @@ from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, clip_gradients, pa
 
 
 class TorchEngine:
-    """An Engine.
-
-    Args:
-        net: the network, on any device; requires_grad of its parameters is set from optim.layers.
-        transforms: from pictures to the network's input, for training and for testing.
-        optim: settings of the optimizer.
-        world: the ranks.
-        train: seed of dropout, precision and memory format.
-        input_size: (height, width) of the network's input in training.
-    """
+    """An Engine, see `stylefinetune.engines.build`. It sets requires_grad of the parameters from optim.layers."""
 
     def __init__(
         self,

@@ -11,11 +11,7 @@ from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, is_valid_las
 def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> nn.Module:
     """Build the network that `model` describes; equal seeds give equal weights on every rank.
 
-    Args:
-        model: widths, fillers and names.
-        num_classes: outputs of the last layer.
-        input_sizes: (height, width) in pixels of the inputs in training and in testing.
-        seed: seed of the initial weights.
+    `input_sizes` are the (height, width) in pixels of the inputs in training and in testing.
 
     Raises:
         UserError: an input is too small, the inputs need different layers, or the last layer's name is in use.

@@ -28,12 +28,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 class CaffeNet(nn.Sequential):
     """Network from [B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
-    Layers have Caffe's names, so that a .caffemodel can be copied by name.
-
-    Args:
-        model: widths, dropout and the name of the last layer.
-        num_classes: outputs of the last layer.
-        input_size: (height, width) of the input in pixels, 227x227 for the published weights.
+    Layers have Caffe's names, so that a .caffemodel can be copied by name. `input_size` is the (height, width) of the
+    input in pixels, 227x227 for the published weights.
     """
 
     def __init__(self, model: ModelConfig, num_classes: int, input_size: tuple[int, int]) -> None:
