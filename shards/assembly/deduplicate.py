@@ -48,11 +48,8 @@ def find_duplicates(outcomes: pa.Table, rules: DuplicateRules) -> DuplicateVerdi
     """Find placeholders and duplicates among rows with the same bytes.
 
     A row that is a placeholder or duplicate already stays one, since its bytes are not stored. It still counts, so that
-    the result does not depend on the order in which rows were downloaded.
-
-    Args:
-        outcomes: DUPLICATE_COLUMNS of `OUTCOMES_SCHEMA`, for all rows that have an outcome.
-        rules: the rules.
+    the result does not depend on the order in which rows were downloaded. `outcomes` has DUPLICATE_COLUMNS of all rows
+    that have an outcome.
     """
     before = _to_objects(outcomes.column("status"))
     statuses = before.copy()

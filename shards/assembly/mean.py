@@ -23,11 +23,9 @@ _DEFAULT_SIZE = 256
 
 
 def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
-    """Write DIR/mean.npy, float32[H, W, 3] RGB, and return its path and the number of pictures.
+    """Write DIR/mean.npy, float32[image_size, image_size, 3] RGB, and return its path and the number of pictures.
 
-    Args:
-        root: DIR.
-        image_size: side in pixels; None for that of the stored pictures, or 256 if originals are stored.
+    Without `image_size` it is that of the stored pictures, or 256 if originals are stored.
 
     Raises:
         ShardsError: DIR has no train pictures, or one of them doesn't decode.

@@ -145,7 +145,7 @@ def _pack(job: PackJob, old: LoadedBlock) -> list[dict[str, Any]]:
                 member = old.member(row["row"])
             if member:
                 offsets = tar.write(row["key"], _sample(row, member))
-                entries.append(_entry(row, member, job.block) | {"offset": offsets[member.format]})
+                entries.append(_entry(row, member, job.block, offsets[member.format]))
     index_part = job.work / "index.parquet"
     pq.write_table(pa.Table.from_pylist(entries, INDEX_SCHEMA), index_part)
     publish_block = replace_block if job.is_committed else commit_block
@@ -222,24 +222,17 @@ def _sample(row: dict[str, Any], member: _Member) -> dict[str, bytes]:
     }
 
 
-def _entry(row: dict[str, Any], member: _Member, block: Block) -> dict[str, Any]:
-    """Return the picture's row of the index, without its offset."""
-    return {name: row[name] for name in ("row", "key", "split", "label")} | {
-        "shard": block.shard,
-        "length": len(member.body),
-        "width": member.width,
-        "height": member.height,
-        "format": member.format,
-        "sha256": member.sha256,
-    }
+def _entry(row: dict[str, Any], member: _Member, block: Block, offset: int) -> dict[str, Any]:
+    """Return the picture's row of the index."""
+    position = {"shard": block.shard, "offset": offset, "length": len(member.body)}
+    picture = {name: getattr(member, name) for name in ("width", "height", "format", "sha256")}
+    return {name: row[name] for name in ("row", "key", "split", "label")} | position | picture
 
 
 def find_checksum_mismatch(extra: str, body: bytes) -> str | None:
-    """Returns, in one line, how a response body differs from the list's checksum, or None.
+    """Return, in one line, how a response body differs from the list's checksum, or None.
 
-    Args:
-        extra: the row's other columns, as a JSON object; a checksum may be missing or empty.
-        body: the response body.
+    `extra` has the row's other columns, as a JSON object; a checksum in it may be missing or empty.
     """
     if not any(f'"{name}"' in extra for name in CHECKSUM_COLUMNS):  # saves parsing for most lists
         return None

@@ -56,10 +56,6 @@ def merge_partitions(out: Path, stage: Path | None = None) -> MergeResult:
     If blocks are missing, nothing is written: placeholders are recognized by their number in all outcomes, so an
     incomplete index could contain pictures that the complete one does not.
 
-    Args:
-        out: DIR, or its URL.
-        stage: folder to work in for a URL; see `open_session`.
-
     Raises:
         ShardsError: there are no shards, a task is still running, or a file is damaged.
     """

@@ -70,9 +70,8 @@ def begin_retry(root: Path, text: str | None, work: Path, suffix: str = "") -> R
         retry = None
     if retry is None or retry.statuses != statuses:
         now = dt.datetime.now(dt.UTC)
-        retry = Retry(
-            statuses, now.replace(microsecond=now.microsecond // 1000 * 1000)
-        )  # outcomes.parquet stores milliseconds
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # outcomes.parquet stores milliseconds
+        retry = Retry(statuses, now)
         draft = work / "retry.json"
         draft.write_text(json.dumps({"statuses": sorted(statuses), "since": retry.since.isoformat()}), encoding="utf-8")
         publish_file(draft, path)

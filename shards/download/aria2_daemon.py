@@ -67,8 +67,7 @@ class Aria2Daemon:
     def stop(self) -> None:
         """Kill the daemon if it is running; unfinished downloads are lost."""
         if self._process is not None:
-            _kill(self._process)
-            self.log.join(1)
+            _kill(self._process, self.log)
 
     def call(self, calls: list[tuple[str, list[Any]]]) -> list[Any]:
         """Send RPC calls, each a method (without "aria2.") and its parameters, in one request.
@@ -129,8 +128,7 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
         if _wait_until_ready(process, client):
             settings.unlink()
             return process, client, log
-        _kill(process)
-        log.join(1)
+        _kill(process, log)
         reason = log.error
     raise ShardsError(f"{program} doesn't start: {reason[:300] or 'it prints no error'}")
 
@@ -208,9 +206,10 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", client: _Client) -> bo
     return False
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: "subprocess.Popen[bytes]", log: Aria2Log) -> None:
     process.kill()
     process.wait()
+    log.join(1)
 
 
 def _find_free_port() -> int:

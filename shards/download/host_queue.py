@@ -40,6 +40,7 @@ class Request:
 class _Host:
     """The queue and state of one host."""
 
+    name: str
     max_parallel: float  # limit on parallel requests; halved by a refusal, raised again by each answer
     # Requests that may be released, in order.
     waiting: collections.deque[Request] = dataclasses.field(default_factory=collections.deque[Request])
@@ -81,7 +82,7 @@ class HostQueue:
         self._max_refusals = max_refusals
         self._jitter = jitter
         self._hosts: dict[str, _Host] = {}
-        self._ready: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._ready: collections.OrderedDict[str, _Host] = collections.OrderedDict()
         self._paused: list[tuple[float, str]] = []  # a heap with each paused host once
         self._urls_in_flight: set[str] = set()
         self._delayed: list[tuple[float, int, Request]] = []
@@ -102,15 +103,13 @@ class HostQueue:
         while self._delayed and self._delayed[0][0] <= now:
             self._enqueue(heapq.heappop(self._delayed)[2])
         while self._paused and self._paused[0][0] <= now:
-            name = heapq.heappop(self._paused)[1]
-            host = self._hosts[name]
+            host = self._hosts[heapq.heappop(self._paused)[1]]
             host.is_paused = False
-            self._pause(name, host, now)  # the pause may have been extended meanwhile
-            self._update_ready(name, host)
+            self._pause(host, now)  # the pause may have been extended meanwhile
+            self._update_ready(host)
         taken: list[Request] = []
         while self._ready and len(taken) < limit:
-            name, _ = self._ready.popitem(last=False)
-            host = self._hosts[name]
+            _, host = self._ready.popitem(last=False)
             request = host.waiting.popleft()
             if request.url in self._urls_in_flight:
                 self._enqueue(request, now + _SAME_URL_DELAY)
@@ -118,8 +117,11 @@ class HostQueue:
                 host.in_flight += 1
                 self._urls_in_flight.add(request.url)
                 taken.append(request)
-                self._apply_rate(name, host, now)
-            self._update_ready(name, host)
+                if self._rate:
+                    host.next_by_rate = max(host.next_by_rate, now) + 1 / self._rate
+                    host.paused_until = max(host.paused_until, host.next_by_rate - _RATE_BURST)
+                    self._pause(host, now)
+            self._update_ready(host)
         self._count -= len(taken)
         return taken
 
@@ -134,7 +136,7 @@ class HostQueue:
         host = self._hosts[request.host]
         self._urls_in_flight.discard(request.url)
         host.in_flight -= 1
-        self._update_ready(request.host, host)
+        self._update_ready(host)
 
     def record_answer(self, request: Request, started: float) -> None:
         """Record that the host answered a request, sent at `started`, without refusing it."""
@@ -148,8 +150,7 @@ class HostQueue:
 
         Of requests that were in flight together only the first refusal counts.
         """
-        name, jitter = request.host, self._jitter()
-        host = self._hosts[name]
+        host, jitter = self._hosts[request.host], self._jitter()
         pause = retry_after * (1 + jitter / 4)
         if started > host.refused_at:
             host.refusals += 1
@@ -157,49 +158,42 @@ class HostQueue:
             host.max_parallel = max(1, host.max_parallel / 2)
             pause = max(pause, _FIRST_PAUSE * 2 ** min(host.refusals - 1, 10) * (1 + jitter) / 2)
         host.paused_until = max(host.paused_until, now + min(pause, MAX_DELAY))
-        self._pause(name, host, now)
+        self._pause(host, now)
         if host.refusals >= self._max_refusals and not host.is_cancelled:
-            self._cancel(name, host)
-        self._update_ready(name, host)
+            self._cancel(host)
+        self._update_ready(host)
 
     def _enqueue(self, request: Request, not_before: float = 0.0) -> None:
-        name = request.host
-        host = self._hosts.get(name)
+        host = self._hosts.get(request.host)
         if host is None:
-            host = self._hosts[name] = _Host(self._per_host)
+            host = self._hosts[request.host] = _Host(request.host, self._per_host)
         if host.is_cancelled:
             self._cancelled.append(request)
         elif not_before > 0:
             heapq.heappush(self._delayed, (not_before, next(self._tiebreak), request))
         else:
             host.waiting.append(request)
-            self._update_ready(name, host)
+            self._update_ready(host)
 
-    def _apply_rate(self, name: str, host: _Host, now: float) -> None:
-        if self._rate:
-            host.next_by_rate = max(host.next_by_rate, now) + 1 / self._rate
-            host.paused_until = max(host.paused_until, host.next_by_rate - _RATE_BURST)
-            self._pause(name, host, now)
-
-    def _pause(self, name: str, host: _Host, now: float) -> None:
+    def _pause(self, host: _Host, now: float) -> None:
         if host.paused_until > now and not host.is_paused:
             host.is_paused = True
-            heapq.heappush(self._paused, (host.paused_until, name))
+            heapq.heappush(self._paused, (host.paused_until, host.name))
 
-    def _cancel(self, name: str, host: _Host) -> None:
+    def _cancel(self, host: _Host) -> None:
         """Move all requests of a host to the cancelled ones."""
         host.is_cancelled = True
-        self._cancelled += [*host.waiting, *(request for _, _, request in self._delayed if request.host == name)]
+        self._cancelled += [*host.waiting, *(request for _, _, request in self._delayed if request.host == host.name)]
         host.waiting.clear()
-        self._delayed = [entry for entry in self._delayed if entry[2].host != name]
+        self._delayed = [entry for entry in self._delayed if entry[2].host != host.name]
         heapq.heapify(self._delayed)
 
-    def _update_ready(self, name: str, host: _Host) -> None:
+    def _update_ready(self, host: _Host) -> None:
         """Add the host to the ready ones or remove it; forget a host without requests and without history."""
         if host.is_ready:
-            self._ready.setdefault(name)
+            self._ready.setdefault(host.name, host)
             return
-        self._ready.pop(name, None)
+        self._ready.pop(host.name, None)
         is_unused = not (host.in_flight or host.waiting or host.refusals or self._rate or host.is_paused)
         if is_unused and host.max_parallel == self._per_host:
-            del self._hosts[name]
+            del self._hosts[host.name]
