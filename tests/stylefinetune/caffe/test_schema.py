@@ -77,6 +77,12 @@ def test_unsupported_layers_are_parsed(text):
     assert len(text_format.Parse(text, message_class("NetParameter")()).ListFields()) > 0
 
 
+def test_parameters_of_unsupported_layers_in_a_binary_file_are_skipped():
+    python_param = b"\x92\x08\x02\xff\xff"  # field 130, not a valid message
+    layer = message_class("LayerParameter").FromString(b"\x0a\x01p" + python_param)
+    assert (layer.name, unknown_fields(layer), len(layer.ListFields())) == ("p", 1, 1)
+
+
 def test_a_field_that_caffe_does_not_have_is_an_error():
     with pytest.raises(text_format.ParseError, match='no field named "base_lrr"'):
         text_format.Parse("base_lrr: 1", message_class("SolverParameter")())

@@ -45,7 +45,7 @@ def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
 def test_caffes_published_mean_is_found_by_its_name(original_shards, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     named = data_config(original_shards, mean_file="imagenet_mean", image_size=256)
-    with pytest.raises(UserError, match=r"fetch it with: python -m stylefinetune\.weights imagenet_mean"):
+    with pytest.raises(UserError, match=r"run: stylefinetune weights imagenet_mean"):
         mean_of(named, (256, 256))
     blob = message_class("BlobProto")(num=1, channels=3, height=256, width=256, data=range(3 * 256 * 256))
     (tmp_path / "stylefinetune").mkdir()
