@@ -46,10 +46,8 @@ class AttemptResult:
 def classify(result: dict[str, str], trace: RequestTrace, config: AssembleConfig) -> AttemptResult:
     """Return the result of a download that aria2 has stopped.
 
-    Args:
-        result: its status, errorCode, errorMessage and totalLength from aria2.
-        trace: its redirects and headers.
-        config: rules for redirects and X-Robots-Tag.
+    `result` has its status, errorCode, errorMessage and totalLength from aria2; `config` has the rules for redirects
+    and X-Robots-Tag.
     """
     return AttemptResult(*_find_status(result, trace, config), trace, find_http_status(result, trace))
 

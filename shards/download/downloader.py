@@ -55,12 +55,9 @@ class Downloader:
     """
 
     def __init__(self, config: AssembleConfig, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare a downloader.
+        """Prepare a downloader; `folder` is for the daemon's own files.
 
-        Args:
-            config: limits, timeouts, number of attempts, proxy and rewrite rules.
-            folder: folder for the daemon's own files.
-            clock: returns seconds; all delays and limits except aria2's own timeout follow it.
+        `clock` returns seconds; all delays and limits except aria2's own timeout follow it.
         """
         self._config = config
         self._daemon = Aria2Daemon(config, folder)

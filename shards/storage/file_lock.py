@@ -33,12 +33,8 @@ def exclusive_lock(root: Path, partition: Partition | None = None, plan: str = "
     """Locks DIR, or one partition of it, and yields an empty folder for temporary files, which is removed at the end.
 
     Removes what killed processes left: of this partition, or of all partitions where all of DIR is locked. The lock on
-    all of DIR excludes every partition. Partitions exclude those of another count or plan.
-
-    Args:
-        root: DIR.
-        partition: the partition to lock; None is all of DIR.
-        plan: what DIR is made from, in any form; tasks that run at the same time must agree on it.
+    all of DIR excludes every partition. Partitions exclude those of another count or plan; `plan` is what DIR is made
+    from, in any form.
 
     Raises:
         ShardsError: another process holds the lock or took it over; or DIR can't be created or written.

@@ -48,12 +48,8 @@ def open_session(
 ) -> Generator[ShardSession]:
     """Locks a DIR, or one partition of it, for this process, and brings the stage of a URL up to date.
 
-    Args:
-        out: DIR, or its URL.
-        partition: the partition to lock; None is all of DIR.
-        plan: what DIR is made from; tasks that run at the same time must agree on it.
-        base: folder of the stages.
-        keep_stage: whether to keep the tars in the stage; None keeps them if it has some.
+    `plan` is that of `exclusive_lock`, and `base` is the folder of the stages. The tars stay in the stage if
+    `keep_stage` is True, or if it is None and the stage has some.
 
     Raises:
         ShardsError: another process holds it; or it can't be created, reached or written.

@@ -65,11 +65,10 @@ def _list_members(file: BinaryIO, name: str, differences: list[Difference]) -> l
         differences.append(Difference(name, "", f"headers after {last}", "valid", error))
         return members
     end = max((_round_up(member.offset_data + member.size) for member in members), default=0)
-    for before, member in itertools.pairwise([*members, None]):
-        assert before is not None
-        padding_end = member.offset if member else _round_up(before.offset_data + before.size)
-        if not _is_zero(file, before.offset_data + before.size, padding_end):
-            differences.append(Difference(name, "", f"padding after {before.name}", "zeros", "something else"))
+    ends_of_padding = [*(member.offset for member in members[1:]), end]
+    for member, padding_end in zip(members, ends_of_padding, strict=False):  # not strict: a tar may be empty
+        if not _is_zero(file, member.offset_data + member.size, padding_end):
+            differences.append(Difference(name, "", f"padding after {member.name}", "zeros", "something else"))
     size = file.seek(0, 2)
     if size - end < _END or not _is_zero(file, end, size):
         last = members[-1].name if members else "none"

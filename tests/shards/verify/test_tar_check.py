@@ -34,7 +34,7 @@ def write_tar(tmp_path, draw_jpg):
         for row in ROWS:
             jpg = draw_jpg(row["row"])
             member = pack._encode(jpg, hashlib.sha256(jpg).hexdigest(), encode_format, 32)
-            entries.append(pack._entry(row, member, Block("train", 0)))
+            entries.append(pack._entry(row, member, Block("train", 0), offset=0))
             sample = pack._sample(row, member)
             members += [(f"{row['key']}.{part}", sample[part]) for part in sample]
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
