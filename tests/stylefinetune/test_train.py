@@ -283,7 +283,7 @@ def test_a_damaged_shard_exceeds_max_corrupt(original_shards, tmp_path):
     tar = shards / "train" / "00001.tar"
     tar.write_bytes(b"\0" * tar.stat().st_size)
     done = train_on(2, *NARROW, *TWENTY, f"--data.shards={shards}", f"--run_dir={tmp_path / 'run'}")
-    assert done.returncodes == [4, 4]
+    assert done.returncode == 4  # of the rank that exits first; the other may get SIGTERM as it exits
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, done.stderr
     assert re.match(
