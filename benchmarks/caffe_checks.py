@@ -75,7 +75,7 @@ class Row:
 
 
 def run_solver(golden: Path, kind: str, ranks: int, run_dir: Path, *flags: str, precision: str = "float32") -> None:
-    """Runs one of Caffe's solver files in the folder of Caffe's files: in this process on 1 rank, else under torchrun.
+    """Run one of Caffe's solver files in the folder of Caffe's files: in this process on 1 rank, else under torchrun.
 
     Args:
         golden: folder of Caffe's results.
@@ -104,7 +104,7 @@ def run_solver(golden: Path, kind: str, ranks: int, run_dir: Path, *flags: str, 
 
 
 def run_on_ranks(ranks: int, module: str, arguments: list[str], folder: Path) -> tuple[int, str]:
-    """Runs a module in a folder under torchrun, and returns the exit code and what is on standard error."""
+    """Run a module in a folder under torchrun, and return the exit code and what is on standard error."""
     launcher = ["torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "--rdzv_endpoint=127.0.0.1:0", "-m", module, *arguments],
@@ -120,7 +120,7 @@ def run_on_ranks(ranks: int, module: str, arguments: list[str], folder: Path) ->
 def compare_run(
     run_dir: Path, truth: MicroResults, what: str, ranks: int, turned: MicroResults | None = None
 ) -> Iterator[Row]:
-    """Compares losses, tests and checkpoints of a run with Caffe's.
+    """Compare losses, tests and checkpoints of a run with Caffe's.
 
     If Caffe has the weights of an iteration and the run does not, the difference is infinite.
 
@@ -169,7 +169,7 @@ def _compare_span(run_dir: Path, truth: MicroResults, span: range, what: str, ra
 
 
 def run_turned(golden: Path, truth: MicroResults, run_dir: Path) -> MicroResults:
-    """Runs scratch with exact sums and the other decision at TIE, and returns its results.
+    """Run scratch with exact sums and the other decision at TIE, and return its results.
 
     Args:
         golden: folder of Caffe's results.
@@ -191,31 +191,31 @@ def run_turned(golden: Path, truth: MicroResults, run_dir: Path) -> MicroResults
 
 
 def metrics(run_dir: Path, phase: str) -> list[dict[str, float]]:
-    """Returns the metrics of a run for one phase, "train" or "test"."""
+    """Return the metrics of a run for one phase, "train" or "test"."""
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if entry["phase"] == phase]
 
 
 def largest(ours: object, theirs: object) -> float:
-    """Returns the largest absolute difference of two arrays; infinite if their shapes differ or they are empty."""
+    """Return the largest absolute difference of two arrays; infinite if their shapes differ or they are empty."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape and ours.size else float("inf")
 
 
 def relative(ours: object, theirs: object) -> float:
-    """Returns the largest difference divided by the largest value."""
+    """Return the largest difference divided by the largest value."""
     return largest(ours, theirs) / float(np.abs(np.asarray(theirs)).max())
 
 
 def largest_of(ours: Mapping[str, Array], theirs: Mapping[str, Array], prefix: str = "") -> float:
-    """Returns the largest difference of all named arrays; infinite if the names, without our prefix, differ."""
+    """Return the largest difference of all named arrays; infinite if the names, without our prefix, differ."""
     if {name.removeprefix(prefix) for name in ours} != set(theirs):
         return float("inf")
     return max(largest(ours[prefix + name], value) for name, value in theirs.items())
 
 
 def compare_small_batches(golden: Path, work: Path) -> Iterator[Row]:
-    """Compares batches of 2 on 3 ranks, one of which has an empty slice, with the same on 1 rank."""
+    """Compare batches of 2 on 3 ranks, one of which has an empty slice, with the same on 1 rank."""
     logged: list[list[float]] = []
     for ranks in (1, 3):
         run_dir = work / f"small_{ranks}"
@@ -229,14 +229,14 @@ def compare_small_batches(golden: Path, work: Path) -> Iterator[Row]:
 
 
 def compare_resumed(golden: Path, truth: MicroResults, work: Path, turned: MicroResults) -> Iterator[Row]:
-    """Compares a run that resumes from Caffe's solver state of iteration 20 with Caffe's own run of scratch."""
+    """Compare a run that resumes from Caffe's solver state of iteration 20 with Caffe's own run of scratch."""
     run_dir = work / "resumed"
     run_solver(golden, "scratch", 1, run_dir, "--resume=scratch/micro_iter_20.solverstate")
     yield from compare_run(run_dir, truth, "scratch from the solverstate of 20", 1, turned)
 
 
 def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_dir: Path) -> Iterator[Row]:
-    """Compares the micro net's input, activations and first update, relative to the largest value of each blob.
+    """Compare the micro net's input, activations and first update, relative to the largest value of each blob.
 
     Args:
         golden: folder of Caffe's results.
@@ -273,7 +273,7 @@ def compare_first_iteration(golden: Path, kind: str, truth: MicroResults, run_di
 
 @torch.no_grad()
 def activations(net: nn.Module, blob: torch.Tensor) -> dict[str, Array]:
-    """Returns the output of each layer of the net by name."""
+    """Return the output of each layer of the net by name."""
     found: dict[str, Array] = {}
     for name, layer in net.named_children():
         blob = layer(blob)
@@ -282,7 +282,7 @@ def activations(net: nn.Module, blob: torch.Tensor) -> dict[str, Array]:
 
 
 def compare_pictures(golden: Path, work: Path, form: str) -> Iterator[Row]:
-    """Compares pictures that were packed into shards and read as for a test with Caffe's, bitwise.
+    """Compare pictures that were packed into shards and read as for a test with Caffe's, bitwise.
 
     Args:
         golden: folder of Caffe's results.

@@ -42,7 +42,7 @@ class _Unchanged(Transform):
 
 
 def build(last_layer: str, classes: int) -> nn.Module:
-    """Returns the net without dropout, with the weights described in the README of the golden folder."""
+    """Return the net without dropout, with the weights described in the README of the golden folder."""
     net = build_model(ModelConfig(last_layer=last_layer, dropout=0.0), classes, [SIZE], seed=0)
     layers = [(name, layer) for name, layer in net.named_children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     for place, (name, layer) in enumerate(layers):
@@ -57,13 +57,13 @@ def build(last_layer: str, classes: int) -> nn.Module:
 
 
 def draw(seed: int, count: int) -> torch.Tensor:
-    """Returns the input described in that README, float32[count, 3, 227, 227]."""
+    """Return the input described in that README, float32[count, 3, 227, 227]."""
     drawn = np.random.RandomState(seed).uniform(-120, 130, (count, 3, *SIZE))
     return torch.from_numpy(drawn.astype(np.float32))
 
 
 def compare_forward(golden: Path) -> Iterator[Row]:
-    """Compares samples and sums of every layer's output, and all values of the last ones."""
+    """Compare samples and sum of every layer's output, and all values of the last ones."""
     truth = np.load(golden / "caffenet" / "deploy_forward.npz")
     blobs = activations(build("fc8", 1000).eval(), draw(99, 2))
     blobs["prob"] = functional.softmax(torch.from_numpy(blobs["fc8"]), dim=1).numpy()
@@ -75,7 +75,7 @@ def compare_forward(golden: Path) -> Iterator[Row]:
 
 
 def compare_steps(golden: Path) -> Iterator[Row]:
-    """Compares the gradients, and the losses, weights and momenta of three training steps."""
+    """Compare the gradients, and the losses, weights and momenta of three training steps."""
     truth = np.load(golden / "caffenet" / "train_steps.npz")
     net = build("fc8_flickr", 20).train()
     inputs = draw(98, len(LABELS))
@@ -107,7 +107,7 @@ def compare_steps(golden: Path) -> Iterator[Row]:
 
 
 def sampled(ours: Array, truth: Any, name: str) -> float:  # noqa: ANN401 -- an npz file
-    """Compares a blob with the samples, the largest value and the sum of squares in the golden file."""
+    """Compare a blob with the samples, the largest value and the sum of squares in the golden file."""
     flat = ours.ravel().astype(np.float64)
     _, _, peak, squares = truth[f"{name}/stats"]
     samples = largest(flat[:: max(1, flat.size // 500)][:500], truth[f"{name}/stride"])

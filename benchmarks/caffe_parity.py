@@ -28,7 +28,7 @@ RANKS = (1, 2, 3)
 
 
 def compare_all(golden: Path, work: Path) -> Iterator[Row]:
-    """Yields every comparison.
+    """Yield every comparison.
 
     Args:
         golden: folder of Caffe's results.
@@ -53,7 +53,7 @@ def compare_all(golden: Path, work: Path) -> Iterator[Row]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table; returns the exit code."""
+    """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.caffe_parity", description=(__doc__ or "").splitlines()[0]
     )

@@ -47,7 +47,7 @@ class MicroResults:
 
 
 def read_micro(golden: Path, kind: str) -> MicroResults:
-    """Reads the results of "scratch", "finetune" or "itersize2"."""
+    """Read the results of "scratch", "finetune" or "itersize2"."""
     folder = golden / "micro" / kind
     if kind == "itersize2":
         return _read_itersize2(folder, read_micro(golden, "scratch"))
@@ -76,7 +76,7 @@ def read_micro(golden: Path, kind: str) -> MicroResults:
 
 
 def _read_itersize2(folder: Path, scratch: MicroResults) -> MicroResults:
-    """Reads its losses, tests and final state; the rest equals that of scratch, as two batches of 5 equal one of 10."""
+    """Read its losses, tests and final state; the rest equals that of scratch, as two batches of 5 equal one of 10."""
     log = (folder / "train.log").read_text(encoding="utf-8")
     losses = re.findall(r"Iteration \d+ \([^)]*\), loss = (\S+)", log)
     tested = re.findall(
@@ -105,7 +105,7 @@ def _our_name(name: str) -> str:
 
 
 def mean_picture() -> npt.NDArray[np.float32]:
-    """Returns the mean picture of preproc, float32[3, 256, 256], BGR, bitwise.
+    """Return the mean picture of preproc, float32[3, 256, 256], BGR, bitwise.
 
     It was generated with this formula, so the compact copy needs no mean256.binaryproto.
     """
@@ -115,7 +115,7 @@ def mean_picture() -> npt.NDArray[np.float32]:
 
 
 def read_pictures(golden: Path) -> tuple[list[str], list[str]]:
-    """Returns the sha256 of each picture of preproc/list.txt: resized, uint8[3, 256, 256], and as input of the net.
+    """Return the sha256 of each picture of preproc/list.txt: resized, uint8[3, 256, 256], and as input of the net.
 
     The input is float32[3, 227, 227]; both are BGR.
     """
@@ -133,5 +133,5 @@ def read_pictures(golden: Path) -> tuple[list[str], list[str]]:
 
 
 def digest(array: Array) -> str:
-    """Returns the sha256 of an array's values in C order."""
+    """Return the sha256 of an array's values in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

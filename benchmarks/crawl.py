@@ -65,7 +65,7 @@ class Watch(threading.Thread):
         self.peak: dict[str, int] = defaultdict(int)
 
     def run(self) -> None:
-        """Samples until `stop` is called."""
+        """Sample until `stop` is called."""
         while not self._ended.wait(_SAMPLE_INTERVAL):
             resident: dict[str, int] = defaultdict(int)
             for process in [self._root, *self._root.children(recursive=True)]:
@@ -83,7 +83,7 @@ class Watch(threading.Thread):
         return "aria2c" if process.name().startswith("aria2c") else "workers"
 
     def stop(self) -> dict[str, float]:
-        """Stops sampling and returns the processor time of each program."""
+        """Stop sampling and return the processor time of each program."""
         self._ended.set()
         self.join()
         cpu: dict[str, float] = defaultdict(float)
@@ -93,7 +93,7 @@ class Watch(threading.Thread):
 
 
 def measure(command: list[str]) -> Usage:
-    """Runs a command and returns the resources that it used.
+    """Run a command and return the resources that it used.
 
     Raises:
         RuntimeError: it failed; the message has the end of its output.
@@ -114,7 +114,7 @@ def measure(command: list[str]) -> Usage:
 
 @contextlib.contextmanager
 def serve(*flags: str) -> Generator[str]:
-    """Runs the picture server; yields its address."""
+    """Run the picture server; yield its address."""
     command = [sys.executable, "-m", "benchmarks.picture_server", *flags]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdin is not None
@@ -126,7 +126,7 @@ def serve(*flags: str) -> Generator[str]:
 
 
 def crawl_ours(listed: Path, out: Path, flags: list[str]) -> Usage:
-    """Downloads a list with `shards assemble`."""
+    """Download a list with `shards assemble`."""
     command = [sys.executable, "-m", "shards", "assemble", f"--list={listed}", f"--out={out}", "--workers=2"]
     usage = measure([*command, *flags])
     usage.kept = pq.read_metadata(out / "index.parquet").num_rows
@@ -134,7 +134,7 @@ def crawl_ours(listed: Path, out: Path, flags: list[str]) -> Usage:
 
 
 def crawl_theirs(program: str, listed: Path, out: Path, flags: list[str]) -> Usage:
-    """Downloads the same list with img2dataset."""
+    """Download the same list with img2dataset."""
     command = [program, str(listed), "--input_format=csv", "--url_col=image_url", "--output_format=webdataset"]
     sizes = ["--number_sample_per_shard=1000", f"--output_folder={out}", "--enable_wandb=False"]
     usage = measure([*command, *sizes, *flags])
@@ -147,7 +147,7 @@ def crawl_theirs(program: str, listed: Path, out: Path, flags: list[str]) -> Usa
 
 
 def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
-    """Returns form, program and usage of each run; `shards` and img2dataset alternate."""
+    """Return form, program and usage of each run; `shards` and img2dataset alternate."""
     listed = work / "list.csv"
     runs: list[tuple[str, str, Usage]] = []
     with serve() as url:
@@ -172,7 +172,7 @@ def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, st
 
 
 def compare_size(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
-    """Returns form, program and usage for a tenth of the list and for the complete list."""
+    """Return form, program and usage for a tenth of the list and for the complete list."""
     runs: list[tuple[str, str, Usage]] = []
     with serve(f"--missing={options.missing}") as url:
         for images in (options.images // 10, options.images):
@@ -184,7 +184,7 @@ def compare_size(options: argparse.Namespace, work: Path) -> list[tuple[str, str
 
 
 def print_results(runs: list[tuple[str, str, Usage]], images: int) -> None:
-    """Prints the median of each kind of run, and the speed relative to img2dataset."""
+    """Print the median of each kind of run, and the speed relative to img2dataset."""
     table = Table("", "", "runs", "s", "files/s", "kept", "CPU s", "peak MB", box=None, pad_edge=False)
     grouped: dict[tuple[str, str], list[Usage]] = defaultdict(list)
     for form, program, usage in runs:
@@ -209,7 +209,7 @@ def print_results(runs: list[tuple[str, str, Usage]], images: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command line `arguments`."""
+    """Run the command line `arguments`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crawl", description=(__doc__ or "").splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
     speed, size = kinds.add_parser("speed"), kinds.add_parser("size")

@@ -49,7 +49,7 @@ class Measured:
 
 
 def slice_of(world: World, size: int) -> Batch:
-    """Returns this rank's slice of a batch of random noise."""
+    """Return this rank's slice of a batch of random noise."""
     count = size * (world.rank + 1) // world.size - size * world.rank // world.size
     generator = torch.Generator().manual_seed(world.rank)
     pictures = torch.randint(0, 256, (count, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
@@ -60,7 +60,7 @@ def slice_of(world: World, size: int) -> Batch:
 
 
 def measure(config: Config, iterations: int) -> None:
-    """Trains on this rank under torchrun, and writes the measurements into the run directory."""
+    """Train on this rank under torchrun, and write the measurements into the run directory."""
     world = World.join()
     net = build_model(config.model, CLASSES, [(SIDE, SIDE)], seed=0)
     transform = Transform(torch.full((1, 1, 3), 110.0), 1.0, world.device)
@@ -95,7 +95,7 @@ def measure(config: Config, iterations: int) -> None:
 
 
 def launch(engine: str, options: argparse.Namespace) -> Measured:
-    """Measures one engine in separate processes."""
+    """Measure one engine in separate processes."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = ["torch.distributed.run", f"--nproc_per_node={options.ranks}", "--rdzv_backend=c10d"]
         launcher += ["--rdzv_endpoint=127.0.0.1:0", "-m", "benchmarks.engines", f"--batch_size={options.batch_size}"]
@@ -114,7 +114,7 @@ def launch(engine: str, options: argparse.Namespace) -> Measured:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=50)

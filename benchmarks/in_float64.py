@@ -38,7 +38,7 @@ class TieTurner:
         self._left = iteration
 
     def __call__(self, _conv1: nn.Module, _inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        """Returns conv1's output, [B, C, H, W]; the winning value is lowered by twice its lead over the second."""
+        """Return conv1's output, [B, C, H, W]; the winning value is lowered by twice its lead over the second."""
         if not torch.is_grad_enabled():  # a forward pass of a test
             return output
         self._left -= 1
@@ -55,7 +55,7 @@ class TieTurner:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command line `arguments`."""
+    """Run the command line `arguments`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--turn_tie", type=int)
     options, arguments = parser.parse_known_args(arguments)

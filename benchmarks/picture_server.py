@@ -19,7 +19,7 @@ _MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 def draw_jpgs(count: int) -> list[bytes]:
-    """Generates JPEGs of 40 to 48 KB, like photographs of that size."""
+    """Generate JPEGs of 40 to 48 KB, like photographs of that size."""
     random = np.random.default_rng(0)
     jpgs: list[bytes] = []
     for _ in range(count):
@@ -68,7 +68,7 @@ async def serve(missing: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command line `arguments`."""
+    """Run the command line `arguments`."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.picture_server", description=(__doc__ or "").splitlines()[0]
     )

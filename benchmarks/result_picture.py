@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 380, 250  # of a curve, in pixels
 
 
 def draw_curve(title: str, points: list[tuple[float, float]], top: float) -> str:
-    """Returns an SVG curve of (iteration, value) points, with a value axis from 0 to `top`."""
+    """Return an SVG curve of (iteration, value) points, with a value axis from 0 to `top`."""
     last = points[-1][0]
     line = " ".join(f"{30 + x / last * WIDTH:.1f},{HEIGHT + 10 - y / top * HEIGHT:.1f}" for x, y in points)
     ticks = "".join(
@@ -40,7 +40,7 @@ def draw_curve(title: str, points: list[tuple[float, float]], top: float) -> str
 
 
 def main(shards: Path, run: Path, page: Path) -> None:
-    """Writes `page`."""
+    """Write `page`."""
     saved, entries, figures = read_checkpoint(run), ShardIndex.load(shards).entries("test"), ""
     net, transform = saved.build_network(CPU)
     (height, width), size = saved.progress.picture_size, tuple(saved.progress.input_size)

@@ -39,7 +39,7 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
-    """Packs pictures of `size` random bytes, 1,000 in each shard, and writes an index."""
+    """Pack pictures of `size` random bytes, 1,000 in each shard, and write an index."""
     (root / "train").mkdir(parents=True)
     random, rows = np.random.default_rng(0), []
     for number in range(shards):
@@ -62,7 +62,7 @@ def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
 
 
 def order_of(entries: Entries, window: int | None) -> Rows:
-    """Returns the rows of an epoch: in list order (None), permuted (0), or with a shuffle window."""
+    """Return the rows of an epoch: in list order (None), permuted (0), or with a shuffle window."""
     if window is None:
         return np.arange(len(entries))
     within = ShuffleWindow.from_index(window, entries.shard, entries.offset) if window else None
@@ -71,7 +71,7 @@ def order_of(entries: Entries, window: int | None) -> Rows:
 
 
 def drop_cache(root: Path) -> None:
-    """Drops the tars from the page cache, after flushing them to the disk."""
+    """Drop the tars from the page cache, after flushing them to the disk."""
     for path in root.rglob("*.tar"):
         with path.open("rb") as tar:
             os.fsync(tar.fileno())
@@ -79,7 +79,7 @@ def drop_cache(root: Path) -> None:
 
 
 def read(entries: Entries, root: Path, rows: Rows, readers: int) -> float:
-    """Reads all rows with several threads, each a batch at a time, and returns MB/s."""
+    """Read all rows with several threads, each a batch at a time, and return MB/s."""
     files = {name: os.open(root / name, os.O_RDONLY) for name in set(entries.shard)}
     batches = [rows[first : first + BATCH].tolist() for first in range(0, len(rows), BATCH)]
 
@@ -99,13 +99,13 @@ def read(entries: Entries, root: Path, rows: Rows, readers: int) -> float:
 
 
 def repeat(measure: Callable[[], float], rounds: int) -> str:
-    """Returns the median and the range of several rounds as text."""
+    """Return the median and the range of several rounds as text."""
     found = [measure() for _ in range(rounds)]
     return f"{statistics.median(found):,.0f} ({min(found):,.0f}-{max(found):,.0f})"
 
 
 def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
-    """Makes shards in `root` and reads them there and staged to `copy`."""
+    """Make shards in `root` and read them there and staged to `copy`."""
     index = make_shards(root, options.shards, options.bytes)
     entries, world = index.entries("train"), World(rank=0, size=1, device=torch.device("cpu"))
     size = int(entries.length.sum())
@@ -182,19 +182,19 @@ def mixing() -> Table:
 
 
 def ahead(rows: Rows) -> Rows:
-    """Returns the distance of each read from the previous read of the same shard, in pictures; may be negative."""
+    """Return the distance of each read from the previous read of the same shard, in pictures; may be negative."""
     by_shard = rows[np.argsort(rows // ROWS_PER_SHARD, kind="stable")]
     return np.diff(by_shard)
 
 
 def near(rows: Rows) -> float:
-    """Returns the fraction of reads that are 1 to NEAR pictures after the previous read of the same shard."""
+    """Return the fraction of reads that are 1 to NEAR pictures after the previous read of the same shard."""
     steps = ahead(rows)
     return float(np.mean((steps > 0) & (steps <= NEAR)))
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table; returns the exit code."""
+    """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.staging", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["disk", "mixing"])
     parser.add_argument("folder", type=Path, nargs="?", help="folder for the shards; they are removed at the end")

@@ -32,7 +32,7 @@ RECIPE = (
 
 
 def run_seeds(golden: Path, work: Path, seeds: range) -> Iterator[list[float]]:
-    """Trains with each seed and yields the values of stat/summary.txt in its order."""
+    """Train with each seed and yield the values of stat/summary.txt in its order."""
     shards: list[str] = []
     for seed in seeds:
         run_dir = work / str(seed)
@@ -47,14 +47,14 @@ def run_seeds(golden: Path, work: Path, seeds: range) -> Iterator[list[float]]:
 
 
 def read_summary(golden: Path) -> dict[str, tuple[float, float]]:
-    """Returns Caffe's mean and its standard error by name."""
+    """Return Caffe's mean and its standard error by name."""
     text = (golden / "micro" / "stat" / "summary.txt").read_text(encoding="utf-8")
     lines = re.findall(r"^(\S.*?) +mean (\S+) sd \S+ se (\S+)$", text, re.MULTILINE)
     return {what: (float(mean), float(error)) for what, mean, error in lines}
 
 
 def compare(values: Array, summary: dict[str, tuple[float, float]]) -> Iterator[Row]:
-    """Compares means of `values`, float[seeds, lines of the summary]; differences are in standard errors."""
+    """Compare means of `values`, float[seeds, lines of the summary]; differences are in standard errors."""
     errors = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     for (what, (caffes, error)), mean, own in zip(summary.items(), values.mean(axis=0), errors, strict=True):
         yield Row(
@@ -63,7 +63,7 @@ def compare(values: Array, summary: dict[str, tuple[float, float]]) -> Iterator[
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table; returns the exit code."""
+    """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.stochastic_parity", description=(__doc__ or "").splitlines()[0]
     )

@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def run(*command: str) -> None:
-    """Runs a module of this project.
+    """Run a module of this project.
 
     Raises:
         RuntimeError: it failed; the message has the end of its output.
@@ -52,7 +52,7 @@ def run(*command: str) -> None:
 
 
 def assemble(work: Path) -> Path:
-    """Returns the shards of the sample, with their mean; makes them if they do not exist."""
+    """Return the shards of the sample, with their mean; make them if they do not exist."""
     shards, sample = work / "shards", work / "sample"
     if not (shards / "mean.npy").exists():
         with subprocess.Popen(
@@ -68,7 +68,7 @@ def assemble(work: Path) -> Path:
 
 
 def train(work: Path, variant: str, seed: int) -> float:
-    """Returns the final test accuracy of a run; trains it if it is not complete."""
+    """Return the final test accuracy of a run; train it if it is not complete."""
     run_dir = work / f"{variant}_{seed}"
     launcher = ("torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0")
     recipe = ("--config=configs/finetune/quickstart.yaml", f"--data.shards={assemble(work)}", f"--run_dir={run_dir}")
@@ -80,7 +80,7 @@ def train(work: Path, variant: str, seed: int) -> float:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.switches", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for the sample and the runs")
     parser.add_argument("--only", choices=VARIANTS, action="append", help="run only this row; may be repeated")

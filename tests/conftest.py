@@ -26,7 +26,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Keeps a file's tests in one process under pytest-xdist's `--dist loadgroup`, so that it builds fixtures once."""
+    """Keep a file's tests in one process under pytest-xdist's `--dist loadgroup`, so that it builds fixtures once."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.location[0]))

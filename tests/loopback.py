@@ -123,7 +123,7 @@ class LoopbackServer:
                 self._concurrent -= 1
 
     def pause(self, seconds: float):
-        """Waits, but no longer than the server runs."""
+        """Wait, but no longer than the server runs."""
         if seconds:
             self._closing.wait(seconds)
 

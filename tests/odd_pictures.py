@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def smooth(number: int, height: int = 60, width: int = 90) -> np.ndarray:
-    """Returns a smooth BGR picture, a different one for each number."""
+    """Return a smooth BGR picture, a different one for each number."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -20,7 +20,7 @@ def encode(extension: str, picture: np.ndarray) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Returns a PNG of raw rows, each with its filter byte."""
+    """Return a PNG of raw rows, each with its filter byte."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -29,24 +29,24 @@ def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chu
 
 
 def palette_png() -> bytes:
-    """Returns a PNG of 40x30 with three colours, the first of them transparent."""
+    """Return a PNG of 40x30 with three colours, the first of them transparent."""
     rows = b"".join(b"\0" + bytes((column // 8 + row // 8) % 3 for column in range(40)) for row in range(30))
     return png(40, 30, 8, 3, rows, (b"PLTE", bytes([255, 0, 0, 0, 255, 0, 0, 0, 255])), (b"tRNS", b"\0"))
 
 
 def bomb() -> bytes:
-    """Returns a valid PNG of 30000x30000: 500 KB that decode to 2.7 GB."""
+    """Return a valid PNG of 30000x30000: 500 KB that decode to 2.7 GB."""
     return png(30000, 30000, 1, 0, bytes((1 + 30000 // 8) * 30000))
 
 
 def with_orientation(jpg: bytes, orientation: int) -> bytes:
-    """Adds an EXIF orientation (1 to 8) to a JPEG."""
+    """Add an EXIF orientation (1 to 8) to a JPEG."""
     tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     return jpg[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff + jpg[2:]
 
 
 def animation(extension: str) -> bytes:
-    """Returns two frames, the first dark and the second bright."""
+    """Return two frames, the first dark and the second bright."""
     frames = cv2.Animation()
     frames.frames = [np.full((40, 64, 3), level, np.uint8) for level in (10, 200)]
     frames.durations = [100, 100]
@@ -54,7 +54,7 @@ def animation(extension: str) -> bytes:
 
 
 def cmyk_jpg() -> bytes:
-    """Returns a CMYK JPEG of 90x60 pixels."""
+    """Return a CMYK JPEG of 90x60 pixels."""
     body = io.BytesIO()
     Image.fromarray(smooth(13)).convert("CMYK").save(body, "JPEG")
     return body.getvalue()

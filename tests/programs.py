@@ -23,7 +23,7 @@ NARROW = [
 
 
 def run(*command, timeout=300, env=None, cwd=ROOT):
-    """Runs any program to its end, and returns its exit code and output."""
+    """Run any program to its end, and return its exit code and output."""
     return subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -49,19 +49,19 @@ def python(*arguments, ranks=1, timeout=300, env=None, cwd=ROOT):
 
 
 def train_on(ranks, *flags, timeout=300, env=None, cwd=ROOT):
-    """Runs `python -m stylefinetune.train` on so many gloo ranks."""
+    """Run `python -m stylefinetune.train` on so many gloo ranks."""
     return python("-m", "stylefinetune.train", *flags, ranks=ranks, timeout=timeout, env=env, cwd=cwd)
 
 
 def assemble(*arguments, cwd=ROOT):
-    """Runs `python -m shards assemble`, which must succeed."""
+    """Run `python -m shards assemble`, which must succeed."""
     done = python("-m", "shards", "assemble", *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def torchrun(ranks, *arguments, env=None, timeout=300, cwd=ROOT):
-    """Runs training under torchrun, for tests of the launcher."""
+    """Run training under torchrun, for tests of the launcher."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--rdzv_backend=c10d"]
     rendezvous = ["--rdzv_endpoint=127.0.0.1:0", "-m", "stylefinetune.train"]
     return run(
@@ -70,7 +70,7 @@ def torchrun(ranks, *arguments, env=None, timeout=300, cwd=ROOT):
 
 
 def free_port(address="127.0.0.1"):
-    """Returns a free port below the range from which the system gives ports to connections."""
+    """Return a free port below the range from which the system gives ports to connections."""
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((address, random.randrange(20000, 32768)))
@@ -78,7 +78,7 @@ def free_port(address="127.0.0.1"):
 
 
 def metrics(run_dir, phase):
-    """Returns the lines of metrics.jsonl of one phase."""
+    """Return the lines of metrics.jsonl of one phase."""
     lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if entry["phase"] == phase]
 

@@ -18,7 +18,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret", "AW
 
 @contextlib.contextmanager
 def s3_server(port: int = 0):
-    """Runs moto's S3 server on a port, by default a free one, and yields its URL."""
+    """Run moto's S3 server on a port, by default a free one, and yield its URL."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # otherwise it logs every request
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
@@ -30,7 +30,7 @@ def s3_server(port: int = 0):
 
 
 def client():
-    """Returns boto3's client of the server that the environment names."""
+    """Return boto3's client of the server that the environment names."""
     return _client(os.environ.get("AWS_ENDPOINT_URL"))
 
 
@@ -40,7 +40,7 @@ def _client(_endpoint):
 
 
 def open_store(url: str):
-    """Returns a file system of fsspec, and the URL's path within it."""
+    """Return a file system of fsspec, and the URL's path within it."""
     protocol = url.partition("://")[0]
     fs = _file_system(protocol, os.environ.get("AWS_ENDPOINT_URL"))
     return fs, fs._strip_protocol(url)
@@ -52,20 +52,20 @@ def _file_system(protocol, _endpoint):
 
 
 def names_of(url: str) -> set[str]:
-    """Returns the names of all objects under the URL."""
+    """Return the names of all objects under the URL."""
     fs, base = open_store(url)
     return {name[len(base) + 1 :] for name in fs.find(base)}
 
 
 def objects_of(url: str) -> dict[str, bytes]:
-    """Returns the bytes of all objects, by their names under the URL."""
+    """Return the bytes of all objects, by their names under the URL."""
     fs, base = open_store(url)
     names = fs.find(base)
     return {name[len(base) + 1 :]: content for name, content in fs.cat(names).items()} if names else {}
 
 
 def download(url: str, folder: Path) -> Path:
-    """Copies all objects under a URL to a folder, as a user would before training."""
+    """Copy all objects under a URL to a folder, as a user would before training."""
     _write(objects_of(url), folder)
     return folder
 
@@ -77,7 +77,7 @@ def _write(objects: dict[str, bytes], folder: Path) -> None:
 
 
 def lasting_objects(url: str, folder: Path) -> dict[str, object]:
-    """Returns all objects; of outcomes only the columns that are the same in every run. Copies them to the folder."""
+    """Return all objects; of outcomes only the columns that are the same in every run. Copies them to the folder."""
     objects = objects_of(url)
     _write(objects, folder)
     found: dict[str, object] = dict(objects)
@@ -89,5 +89,5 @@ def lasting_objects(url: str, folder: Path) -> dict[str, object]:
 
 
 def local_objects(root: Path, folder: Path) -> dict[str, object]:
-    """Returns the files of a folder as `lasting_objects` returns objects."""
+    """Return the files of a folder as `lasting_objects` returns objects."""
     return lasting_objects(f"file://{root}", folder)

@@ -69,7 +69,7 @@ class WandbServer:
         self._thread.start()
 
     def stop(self):
-        """Closes the address and every connection, as when the server is killed."""
+        """Close the address and every connection, as when the server is killed."""
         if self._server is None:
             return
         self._server.shutdown()
@@ -103,7 +103,7 @@ class WandbServer:
 
 
 def run_record(name: str, run: RemoteRun) -> dict[str, Any]:
-    """Returns a run in the words of W&B's API."""
+    """Return a run in the words of W&B's API."""
     history, events = run.lines("history"), run.lines("events")
     entity = {"id": "1", "name": ENTITY}
     return {

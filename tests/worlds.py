@@ -81,11 +81,11 @@ class Program:
         os.kill(self.pid, number)
 
     def poll(self):
-        """Returns None while the program runs, like that of subprocess.Popen."""
+        """Return None while the program runs, like that of subprocess.Popen."""
         return select.select([self._connection], [], [], 0)[0] or None
 
     def wait(self, timeout):
-        """Waits until the program has ended and every process that inherited its output has closed it.
+        """Wait until the program has ended and every process that inherited its output has closed it.
 
         Raises:
             TimeoutError: this took more than `timeout` seconds; the program and its children are killed.
@@ -106,7 +106,7 @@ class Program:
         return Finished(first, output, errors, returncodes)
 
     def _receive(self):
-        """Returns the server's next reply; reads no further, so that `poll` sees the one after it."""
+        """Return the server's next reply; read no further, so that `poll` sees the one after it."""
         line = b""
         while not line.endswith(b"\n"):
             byte = self._connection.recv(1)
@@ -143,7 +143,7 @@ class ForkServer:
         assert self._process.stdout.readline() == b"ready\n"
 
     def start(self, *arguments, ranks=1, env=None, cwd=ROOT):
-        """Starts `python ARGUMENTS` on that number of ranks; a single rank has no launcher."""
+        """Start `python ARGUMENTS` on that number of ranks; a single rank has no launcher."""
         given = {**os.environ, **(env or {})}
         late = {name for name in env or {} if name.startswith(("PYTHON", "OMP_", "MALLOC_", "LD_"))} - AT_START.keys()
         assert not late, f"{late} cannot be set for a fork; start a new interpreter"
@@ -164,7 +164,7 @@ class ForkServer:
 
 @functools.cache
 def fork_server():
-    """Returns the server of this process, and starts it at the first call."""
+    """Return the server of this process, and start it at the first call."""
     server = ForkServer()
     atexit.register(server.close)
     return server
@@ -230,7 +230,7 @@ def preload():
 
 
 def reply(connection, pid, ended):
-    """Sends the exit codes of a program that has ended to the test."""
+    """Send the exit codes of a program that has ended to the test."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     codes = ended.read_text() if ended.exists() else json.dumps([[code], code])
     with contextlib.suppress(OSError):  # the test no longer waits
@@ -244,7 +244,7 @@ def kill_group(pid):
 
 
 def run_program(request):
-    """Runs the program, or the launcher of its ranks, in this process, and exits."""
+    """Run the program, or the launcher of its ranks, in this process, and exits."""
     os.setsid()
     output = Path(request["output"])
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -336,7 +336,7 @@ def interpret(arguments):
 
 
 def execute(arguments):
-    """Runs `-m MODULE`, `-c TEXT` or `FILE`, and gives it the arguments that follow."""
+    """Run `-m MODULE`, `-c TEXT` or `FILE`, and give it the arguments that follow."""
     kind, rest = arguments[0], arguments[1:]
     if kind == "-m":
         sys.argv, sys.path[0] = rest, str(Path.cwd())

@@ -143,7 +143,7 @@ class Downloader:
         return gid
 
     def _abort_slow_or_large(self, now: float) -> list[str]:
-        """Returns, once per watch interval, the gids of downloads that are too slow or announce too many bytes."""
+        """Return, once per watch interval, the gids of downloads that are too slow or announce too many bytes."""
         if now < self._next_watch or not self._active:
             return []
         self._next_watch = now + _WATCH_INTERVAL

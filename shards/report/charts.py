@@ -46,7 +46,7 @@ class _Scale:
 
     @classmethod
     def of(cls, values: Sequence[int], steps_per_doubling: int) -> "_Scale":
-        """Returns an axis that covers the values."""
+        """Return an axis that covers the values."""
         low = math.floor(math.log2(max(1, min(values))) * steps_per_doubling)
         high = math.floor(math.log2(max(1, *values)) * steps_per_doubling) + 1
         return cls(low / steps_per_doubling, high / steps_per_doubling, high - low)
@@ -55,11 +55,11 @@ class _Scale:
         return [2 ** (self.low + (self.high - self.low) * step / self.bins) for step in range(self.bins + 1)]
 
     def position(self, value: float) -> float:
-        """Returns the position of a value, in per cent."""
+        """Return the position of a value, in per cent."""
         return 100 * (math.log2(value) - self.low) / (self.high - self.low)
 
     def ticks(self, marks: Sequence[tuple[int, str]], min_gap: float) -> list[Tick]:
-        """Returns the marks that are on the axis and at least `min_gap` per cent apart."""
+        """Return the marks that are on the axis and at least `min_gap` per cent apart."""
         ticks: list[Tick] = []
         for value, name in marks:
             position = self.position(value)
@@ -74,7 +74,7 @@ _BYTE_MARKS = [(unit << shift, f"{1 << shift} {name}") for unit, name in ((1, "B
 
 
 def draw_sizes(widths: Sequence[int], heights: Sequence[int]) -> Chart:
-    """Draws the number of pictures by width (to the right) and height (upwards), on logarithmic axes."""
+    """Draw the number of pictures by width (to the right) and height (upwards), on logarithmic axes."""
     across, up = _Scale.of(widths, 8), _Scale.of(heights, 8)
     columns, rows = across.edges(), up.edges()
     counts, _, _ = np.histogram2d(widths, heights, [np.array(columns), np.array(rows)])
@@ -95,7 +95,7 @@ def draw_sizes(widths: Sequence[int], heights: Sequence[int]) -> Chart:
 
 
 def draw_bytes(sizes: Sequence[int]) -> Chart:
-    """Draws a histogram of the sizes of pictures in bytes, on a logarithmic axis."""
+    """Draw a histogram of the sizes of pictures in bytes, on a logarithmic axis."""
     scale = _Scale.of(sizes, 2)
     edges = scale.edges()
     counts: list[int] = np.histogram(sizes, edges)[0].tolist()
@@ -116,7 +116,7 @@ def draw_bytes(sizes: Sequence[int]) -> Chart:
 
 
 def format_bytes(count: float) -> str:
-    """Returns a number of bytes with at most three digits: 44 KB, 1.4 MB."""
+    """Return a number of bytes with at most three digits: 44 KB, 1.4 MB."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"

@@ -90,7 +90,7 @@ class StatusCounts:
         return self.statuses[KEPT]
 
     def by_group(self) -> dict[str, int]:
-        """Returns the number of rows of every status group, in order."""
+        """Return the number of rows of every status group, in order."""
         counts = dict.fromkeys((group.key for group in STATUS_GROUPS), 0)
         for status, count in self.statuses.items():
             counts[group_of(status).key] += count
@@ -98,12 +98,12 @@ class StatusCounts:
 
 
 def group_of(status: str) -> StatusGroup:
-    """Returns a status's group; "lost" for an unknown status."""
+    """Return a status's group; "lost" for an unknown status."""
     return _GROUP_OF.get(status, _GROUP_OF["not_found"])
 
 
 def read_rows(listed: pa.Table, outcomes: pa.Table) -> list[ListedRow]:
-    """Joins a list's rows (`ROWS_SCHEMA`) with their outcomes (`OUTCOMES_SCHEMA`), in the order of the rows."""
+    """Join a list's rows (`ROWS_SCHEMA`) with their outcomes (`OUTCOMES_SCHEMA`), in the order of the rows."""
     columns = (outcomes.column(name).to_pylist() for name in ("row", "status", "bytes", "sha256", "message"))
     outcome_of = {row: tuple(rest) for row, *rest in zip(*columns, strict=True)}
     columns = (listed.column(name).to_pylist() for name in ("row", "image_url", "split", "label", "extra"))
@@ -114,7 +114,7 @@ def read_rows(listed: pa.Table, outcomes: pa.Table) -> list[ListedRow]:
 
 
 def count_statuses(rows: Iterable[ListedRow], key: Callable[[ListedRow], Hashable]) -> dict[Any, Counter[str]]:
-    """Counts the statuses of the rows of each key."""
+    """Count the statuses of the rows of each key."""
     counts: dict[Any, Counter[str]] = {}
     for row in rows:
         counts.setdefault(key(row), Counter())[row.status] += 1
@@ -122,7 +122,7 @@ def count_statuses(rows: Iterable[ListedRow], key: Callable[[ListedRow], Hashabl
 
 
 def limit_counts(counts: list[StatusCounts], limit: int) -> list[StatusCounts]:
-    """Returns the largest counts first, and all beyond `limit` added up as "N others"."""
+    """Return the largest counts first, and all beyond `limit` added up as "N others"."""
     ordered = sorted(counts, key=lambda each: (-each.total, each.name))
     if len(ordered) <= limit:
         return ordered
@@ -131,5 +131,5 @@ def limit_counts(counts: list[StatusCounts], limit: int) -> list[StatusCounts]:
 
 
 def format_share(part: float, total: float = 1, digits: int = 1) -> str:
-    """Returns a share as a percentage; an empty string if there is no total."""
+    """Return a share as a percentage; an empty string if there is no total."""
     return f"{100 * part / total:.{digits}f} %" if total else ""

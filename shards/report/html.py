@@ -25,7 +25,7 @@ _MAX_OWNERS = 10
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Writes the page; equal DIRs of the same name give equal pages.
+    """Write the page; equal DIRs of the same name give equal pages.
 
     Raises:
         ShardsError: a picture can't be read.
@@ -34,7 +34,7 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """Returns the page.
+    """Return the page.
 
     Raises:
         ShardsError: a picture can't be read.
@@ -76,7 +76,7 @@ def _context(report: Report) -> dict[str, Any]:
 
 
 def _balance(classes: list[StatusCounts]) -> list[dict[str, Any]]:
-    """Returns each class's share of the list and of the kept pictures, and both in per cent of the largest share."""
+    """Return each class's share of the list and of the kept pictures, and both in per cent of the largest share."""
     listed, kept = sum(each.total for each in classes), max(1, sum(each.kept for each in classes))
     shares = [(each, each.total / listed, each.kept / kept) for each in classes]
     largest = max(max(before, after) for _, before, after in shares)
@@ -100,7 +100,7 @@ def _sizes(report: Report) -> dict[str, Any]:
 
 
 def _pictures(report: Report) -> dict[str, Any]:
-    """Chooses the pictures to show, and makes one thumbnail of each."""
+    """Choose the pictures to show, and make one thumbnail of each."""
     labels = choose_thumbnails(report.index, _MAX_PER_CLASS)
     chosen: dict[int, list[int]] = {}
     for label in sorted(labels):
@@ -129,7 +129,7 @@ def _pictures(report: Report) -> dict[str, Any]:
 
 
 def _first_rows(report: Report, duplicates: SplitLeak) -> dict[str, Mapping[str, int]]:
-    """Returns the first row in each split, for the first pictures that are in several splits."""
+    """Return the first row in each split, for the first pictures that are in several splits."""
     first: dict[str, dict[str, int]] = {digest: {} for digest in list(duplicates.shared)[:_MAX_DUPLICATES]}
     for row in report.rows:
         if row.status == KEPT and row.sha256 in first:

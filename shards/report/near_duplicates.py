@@ -28,7 +28,7 @@ Bits = npt.NDArray[np.float32]
 
 
 def hash_pictures(root: Path, members: list[TarMember]) -> Bits:
-    """Hashes pictures of DIR on all cores.
+    """Hash pictures of DIR on all cores.
 
     Raises:
         ShardsError: a picture can't be read.
@@ -48,7 +48,7 @@ def hash_pictures(root: Path, members: list[TarMember]) -> Bits:
 
 
 def hash_picture(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Returns one row of `Bits`."""
+    """Return one row of `Bits`."""
     # OpenCV resizes with antialiasing, four times as fast as imagehash would.
     small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (4 * _SIDE, 4 * _SIDE), interpolation=cv2.INTER_AREA)
     if small.std() < _MIN_TEXTURE:
@@ -58,7 +58,7 @@ def hash_picture(pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 def nearest(queries: Bits, others: Bits) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Finds the nearest of the others for each query; the first one of several.
+    """Find the nearest of the others for each query; the first one of several.
 
     Returns:
         int64[N], positions in `others`; and int64[N], the number of bits that differ, BITS if there are no others.

@@ -59,33 +59,33 @@ class Report:
     near_pairs: list[NearPair] | None  # near-duplicates in different splits; None if they weren't searched for
 
     def class_name(self, label: int) -> str:
-        """Returns a label's name."""
+        """Return a label's name."""
         return self.metadata.classes[label] if label < len(self.metadata.classes) else str(label)
 
     def overall(self) -> StatusCounts:
-        """Counts all rows."""
+        """Count all rows."""
         return StatusCounts("all", Counter(row.status for row in self.rows))
 
     def statuses(self) -> list[StatusRow]:
-        """Counts by status, the most frequent status first."""
+        """Count by status, the most frequent status first."""
         examples = {row.status: row for row in reversed(self.rows) if row.status not in {KEPT, NOT_YET}}
         counts = sorted(self.overall().statuses.items(), key=lambda item: (-item[1], item[0]))
         return [StatusRow(status, count, group_of(status), examples.get(status)) for status, count in counts]
 
     def by_split(self) -> list[StatusCounts]:
-        """Counts by split, sorted."""
+        """Count by split, sorted."""
         return self._by(lambda row: row.split, str)
 
     def by_label(self) -> list[StatusCounts]:
-        """Counts by class, in label order."""
+        """Count by class, in label order."""
         return self._by(lambda row: row.label, self.class_name)
 
     def by_host(self) -> list[StatusCounts]:
-        """Counts by the host in the URL, sorted."""
+        """Count by the host in the URL, sorted."""
         return self._by(lambda row: host_of(row.image_url), lambda host: host or "(no host)")
 
     def by_year(self) -> list[StatusCounts]:
-        """Counts by the year in which a photo was posted, as its Flickr id shows; UNKNOWN_YEAR last."""
+        """Count by the year in which a photo was posted, as its Flickr id shows; UNKNOWN_YEAR last."""
         return self._by(lambda row: str(year_posted(row.image_url) or UNKNOWN_YEAR), str)
 
     def _by(self, key: Callable[[ListedRow], Hashable], name: Callable[[Any], object]) -> list[StatusCounts]:
@@ -93,15 +93,15 @@ class Report:
         return [StatusCounts(str(name(found)), counts[found]) for found in sorted(counts)]
 
     def owners(self, *, kept: bool) -> SplitLeak:
-        """Finds the photographers with rows in several splits, among all rows or the kept ones."""
+        """Find the photographers with rows in several splits, among all rows or the kept ones."""
         return find_split_leaks((row.owner, row.split) for row in self.rows if not kept or row.status == KEPT)
 
     def duplicates(self) -> SplitLeak:
-        """Finds the pictures that were kept in several splits, by their sha256."""
+        """Find the pictures that were kept in several splits, by their sha256."""
         return find_split_leaks((row.sha256, row.split) for row in self.rows if row.status == KEPT)
 
     def repeated_pictures(self, *, kept: bool) -> list[RepeatedPicture]:
-        """Finds placeholders, or kept pictures with two URLs or more; those with the most URLs first."""
+        """Find placeholders, or kept pictures with two URLs or more; those with the most URLs first."""
         by_digest: dict[str, list[ListedRow]] = {}
         for row in sorted(self.rows, key=lambda row: row.row):
             if row.sha256 is not None and row.status == (KEPT if kept else Status.PLACEHOLDER):
@@ -112,7 +112,7 @@ class Report:
 
 
 def read_report(root: Path, *, near_duplicates: bool) -> Report:
-    """Reads DIR, and searches its kept pictures for near-duplicates if asked to.
+    """Read DIR, and search its kept pictures for near-duplicates if asked to.
 
     Raises:
         ShardsError: there is no finished DIR, or it can't be read.
@@ -139,6 +139,6 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
 
 
 def printable(text: str, limit: int = 100) -> str:
-    """Returns a text from the web for display: escapes characters that can't be printed, and truncates it."""
+    """Return a text from the web for display, truncated and with characters escaped that can't be printed."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in cut)

@@ -20,12 +20,12 @@ class SplitLeak:
     shared: dict[str, dict[str, int]]  # number of rows by split, of keys in several splits; those with most rows first
 
     def rows_in(self, split: str) -> int:
-        """Returns the number of rows of a split whose keys are in another split too."""
+        """Return the number of rows of a split whose keys are in another split too."""
         return sum(rows.get(split, 0) for rows in self.shared.values())
 
 
 def find_split_leaks(pairs: Iterable[tuple[str | None, str]]) -> SplitLeak:
-    """Finds the keys in several splits, from pairs of key and split; ignores None."""
+    """Find the keys in several splits, from pairs of key and split; ignore None."""
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for key, split in pairs:
         if key is not None:
@@ -45,7 +45,7 @@ class NearPair:
 
 
 def find_near_pairs(root: Path, index: pa.Table) -> list[NearPair]:
-    """Finds the near-duplicate of each kept picture in each larger split, if there is one; sorts by distance.
+    """Find the near-duplicate of each kept picture in each larger split, if there is one; sort by distance.
 
     Skips pictures whose bytes are in both splits, which are found without a hash.
 

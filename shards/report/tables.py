@@ -15,7 +15,7 @@ _MAX_EXAMPLE = 70  # characters
 
 
 def print_tables(report: Report, console: Console) -> None:
-    """Prints the outcomes by status, split, class, host and year, and the leaks between the splits."""
+    """Print the outcomes by status, split, class, host and year, and the leaks between the splits."""
     overall, classes = report.overall(), report.by_label()
     share = format_share(overall.kept, overall.total)
     print_line(console, f"{report.root}: {overall.total:,} rows, {overall.kept:,} kept ({share})")

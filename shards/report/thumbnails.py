@@ -26,7 +26,7 @@ class Thumbnail(NamedTuple):
 
 
 def choose_thumbnails(index: pa.Table, per_label: int) -> dict[int, list[int]]:
-    """Chooses up to `per_label` kept pictures of each label, and returns their rows of the list by label.
+    """Choose up to `per_label` kept pictures of each label, and return their rows of the list by label.
 
     Takes those with the smallest sha256: an arbitrary choice that doesn't depend on the order of the list.
     """
@@ -38,7 +38,7 @@ def choose_thumbnails(index: pa.Table, per_label: int) -> dict[int, list[int]]:
 
 
 def make_thumbnails(root: Path, index: pa.Table, rows: Collection[int]) -> dict[int, Thumbnail]:
-    """Returns thumbnails of the pictures of these rows of the list; skips rows without a picture.
+    """Return thumbnails of the pictures of these rows of the list; skip rows without a picture.
 
     Raises:
         ShardsError: a picture can't be read.

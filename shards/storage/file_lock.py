@@ -30,7 +30,7 @@ _ATTEMPTS = 100  # a process that releases the lock may remove the file that was
 
 @contextlib.contextmanager
 def exclusive_lock(root: Path, partition: Partition | None = None, plan: str = "") -> Generator[Path]:
-    """Locks DIR, or one partition of it, and yields an empty folder for temporary files, which is removed at the end.
+    """Lock DIR, or one partition of it, and yield an empty folder for temporary files, which is removed at the end.
 
     Removes what killed processes left: of this partition, or of all partitions where all of DIR is locked. The lock on
     all of DIR excludes every partition. Partitions exclude those of another count or plan; `plan` is what DIR is made
@@ -57,7 +57,7 @@ def exclusive_lock(root: Path, partition: Partition | None = None, plan: str = "
 
 
 def find_lock_holder(root: Path) -> str | None:
-    """Returns the process that holds a lock on DIR, or None; waits for the expiry of other nodes' locks."""
+    """Return the process that holds a lock on DIR, or None; wait for the expiry of other nodes' locks."""
     held = _find_held((root / WORK_FOLDER).glob("*" + LOCK_SUFFIX), LockHolder.current("").host)
     return held[1].process if held else None
 
@@ -77,7 +77,7 @@ class _FileLock:
         self._heartbeat = Heartbeat(self._renew, _HEARTBEAT_SECONDS)
 
     def acquire(self) -> None:
-        """Acquires the lock and writes the first heartbeat, or raises ShardsError."""
+        """Acquire the lock and write the first heartbeat, or raise ShardsError."""
         try:
             self._file = next((file for file in map(self._try_open, range(_ATTEMPTS)) if file is not None), -1)
             if self._file < 0:
@@ -96,7 +96,7 @@ class _FileLock:
         self._is_acquired = True
 
     def _try_open(self, _: int) -> int | None:
-        """Returns the lock's open file, or None where it was removed or replaced meanwhile; raises ShardsError."""
+        """Return the lock's open file, or None where it was removed or replaced meanwhile; raises ShardsError."""
         self._work.mkdir(parents=True, exist_ok=True)
         file, is_kept = -1, False
         try:
@@ -126,7 +126,7 @@ class _FileLock:
         return file
 
     def _conflicts(self, path: Path) -> bool:
-        """Checks whether another lock, if it is held, excludes this one."""
+        """Check whether another lock, if it is held, excludes this one."""
         content = _read(path)
         if path == self._path or content is None:
             return False
@@ -136,7 +136,7 @@ class _FileLock:
         return lock_holder.lock_refused(str(self._root), self._name, path.stem, holder)
 
     def create_work_folder(self) -> Path:
-        """Removes what dead processes left, creates the work folder and starts the heartbeat."""
+        """Remove what dead processes left, creates the work folder and start the heartbeat."""
         for path in self._work.iterdir():
             if path.is_dir() and self._name in {WHOLE, path.name}:
                 for folder in path.iterdir():
@@ -159,7 +159,7 @@ class _FileLock:
         os.fsync(self._file)  # other nodes must see it now
 
     def find_successor(self) -> str | None:
-        """Returns the process that took the lock from this one, or None."""
+        """Return the process that took the lock from this one, or None."""
         for path in (self._path, self._work / (WHOLE + LOCK_SUFFIX)):  # who locks all of DIR removes other locks
             # Opened again, because a network file system asks its server for the content only then.
             content = _read(path)
@@ -169,7 +169,7 @@ class _FileLock:
         return "a process that removed the lock"
 
     def release(self) -> None:
-        """Removes the work folder and then the lock, if they still belong to this process."""
+        """Remove the work folder and then the lock, if they still belong to this process."""
         self._heartbeat.stop()
         with contextlib.suppress(OSError):
             if self.find_successor() is None:
@@ -198,7 +198,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _find_held(paths: Iterable[Path], host: str) -> tuple[Path, LockHolder] | None:
-    """Returns the first lock that turns out to be held, and its holder; watches those of other nodes until expiry."""
+    """Return the first lock that turns out to be held, and its holder; watch those of other nodes until expiry."""
     foreign: dict[Path, bytes] = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
@@ -212,7 +212,7 @@ def _find_held(paths: Iterable[Path], host: str) -> tuple[Path, LockHolder] | No
 
 
 def _fence(folder: Path) -> None:
-    """Replaces a former holder's work folder by a file: a live holder can't publish, and aria2 can't recreate it."""
+    """Replace a former holder's work folder by a file: a live holder can't publish, and aria2 can't recreate it."""
     for number in range(_ATTEMPTS):
         if not folder.is_dir():
             return

@@ -20,7 +20,7 @@ REDO_MARKER = "complete"
 
 
 def commit_block(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
-    """Commits a block that isn't committed. The outcomes part is published last, and is the commit.
+    """Commit a block that isn't committed. The outcomes part is published last, and is the commit.
 
     The three finished files have temporary names in DIR's file system.
     """
@@ -34,7 +34,7 @@ def commit_block(root: Path, block: Block, shard: Path, index_part: Path, outcom
 
 
 def replace_block(root: Path, block: Block, shard: Path, index_part: Path, outcomes_part: Path) -> None:
-    """Replaces the files of a committed block; the arguments are those of `commit_block`."""
+    """Replace the files of a committed block; the arguments are those of `commit_block`."""
     folder = root / f"{redo_prefix(block)}.{secrets.token_hex(4)}{REDO_SUFFIX}"
     for draft, name in zip((shard, index_part, outcomes_part), REDO_FILES, strict=True):
         publish_file(draft, folder / name)
@@ -45,7 +45,7 @@ def replace_block(root: Path, block: Block, shard: Path, index_part: Path, outco
 
 
 def recover_blocks(root: Path, blocks: Iterable[Block]) -> None:
-    """Completes the committed replacements of these blocks that a kill interrupted, and discards the others."""
+    """Complete the committed replacements of these blocks that a kill interrupted, and discard the others."""
     by_prefix = {redo_prefix(block): block for block in blocks}
     for folder in sorted((root / "blocks").glob(f"*{REDO_SUFFIX}")):
         block = by_prefix.get(f"blocks/{folder.name.partition('.')[0]}")
@@ -67,12 +67,12 @@ def _complete(root: Path, block: Block, folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a redo folder, its marker first, so that a kill leaves a folder that is discarded."""
+    """Remove a redo folder, its marker first, so that a kill leaves a folder that is discarded."""
     for name in (REDO_MARKER, *REDO_FILES):
         unpublish_file(folder / name)
     folder.rmdir()
 
 
 def redo_prefix(block: Block) -> str:
-    """Returns the first part of the names of a block's redo folders, relative to DIR."""
+    """Return the first part of the names of a block's redo folders, relative to DIR."""
     return block.index_part.partition(".")[0]

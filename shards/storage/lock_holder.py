@@ -34,7 +34,7 @@ class LockHolder:
 
     @classmethod
     def current(cls, plan: str, stage: str = "") -> "LockHolder":
-        """Returns this process."""
+        """Return this process."""
         host, pid = socket.gethostname(), os.getpid()
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
@@ -43,13 +43,13 @@ class LockHolder:
         return cls(host, process, digest, "" if stage else f"{host}-{pid}-{secrets.token_hex(4)}", stage)
 
     def encode(self, beat: int) -> bytes:
-        """Returns the record; its length doesn't depend on the number of the heartbeat, so one write replaces it."""
+        """Return the record; its length doesn't depend on the number of the heartbeat, so one write replaces it."""
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value}
         return json.dumps(fields | {"beat": f"{beat:012}"}).encode()
 
     @classmethod
     def decode(cls, content: bytes) -> "LockHolder":
-        """Reads a record; one that is damaged, or still empty, gives an unknown holder."""
+        """Read a record; one that is damaged, or still empty, gives an unknown holder."""
         try:
             fields = json.loads(content)
             names = [field.name for field in dataclasses.fields(cls) if field.name in fields]
@@ -59,19 +59,19 @@ class LockHolder:
 
 
 def lock_name(partition: Partition | None) -> str:
-    """Returns the name of the lock on a partition; None is all of DIR."""
+    """Return the name of the lock on a partition; None is all of DIR."""
     return f"{partition.index}-of-{partition.count}" if partition else WHOLE
 
 
 def locks_conflict(name: str, holder: LockHolder, other: str, other_holder: LockHolder) -> bool:
-    """Checks whether two locks exclude each other: one of all of DIR, of one partition, or of another count or plan."""
+    """Check whether two locks exclude each other: one of all of DIR, of one partition, or of another count or plan."""
     if name == other or WHOLE in {name, other}:
         return True
     return name.partition("-of-")[2] != other.partition("-of-")[2] or other_holder.plan not in {holder.plan, ""}
 
 
 def lock_refused(where: str, name: str, held: str, holder: LockHolder) -> ShardsError:
-    """Returns the error for the lock `name` on DIR or a URL, `where`, because the lock `held` is held."""
+    """Return the error for the lock `name` on DIR or a URL, `where`, because the lock `held` is held."""
     partition = "" if held == WHOLE else f", partition {held.replace('-of-', '/')},"
     differs = WHOLE not in {name, held} and name != held
     reason = ", which has another number of partitions, list or setting" if differs else ""
@@ -91,11 +91,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops the thread, if it was started, and waits for its end."""
+        """Stop the thread, if it was started, and wait for its end."""
         self._stopping.set()
         if self._thread.ident:
             self._thread.join()
@@ -112,7 +112,7 @@ class Heartbeat:
 def find_renewed(
     records: Mapping[_Key, bytes], read: Callable[[_Key], bytes | None], interval: float, expiry: float
 ) -> tuple[_Key, LockHolder] | None:
-    """Watches locks until one is renewed, which shows that its holder is alive, or until all have expired.
+    """Watch locks until one is renewed, which shows that its holder is alive, or until all have expired.
 
     `records` has the locks' records as last read, and `read` reads one again; it returns None where the lock is gone.
     A lock expires `expiry` seconds after its last heartbeat; holders send one every `interval` seconds.

@@ -38,7 +38,7 @@ class ObjectLease:
         self._heartbeat = Heartbeat(self._renew, _HEARTBEAT_SECONDS)
 
     def acquire(self) -> None:
-        """Acquires the lease, or raises ShardsError; waits for the expiry of a process that died elsewhere."""
+        """Acquire the lease, or raise ShardsError; wait for the expiry of a process that died elsewhere."""
         predecessor = _read_name(self._stage)  # of the process that had the lock on the stage before this one
         self._objects.write(self._name, self._holder.encode(0), is_retried=False)
         self._heartbeat.start()
@@ -56,7 +56,7 @@ class ObjectLease:
         return lock_holder.locks_conflict(self._label, self._holder, _label_of(name), LockHolder.decode(record))
 
     def check(self) -> None:
-        """Raises ShardsError where another process has taken over."""
+        """Raise ShardsError where another process has taken over."""
         if self._objects.read(self._name) is None:
             raise ShardsError(
                 f"{self._objects.url}: another process took over while this one was suspended; its "
@@ -70,7 +70,7 @@ class ObjectLease:
         return True
 
     def release(self) -> None:
-        """Gives the lease up."""
+        """Give the lease up."""
         self._heartbeat.stop()
         with contextlib.suppress(ShardsError, OSError):  # the lease expires
             self._objects.remove([self._name], is_retried=False)
@@ -79,7 +79,7 @@ class ObjectLease:
 
 @contextlib.contextmanager
 def hold_lease(objects: ObjectStore, stage: Path, partition: Partition | None, plan: str) -> Generator[ObjectLease]:
-    """Holds a lease on a URL, or on one partition of it, as `exclusive_lock` does; `stage` is already locked.
+    """Hold a lease on a URL, or on one partition of it, as `exclusive_lock` does; `stage` is already locked.
 
     Raises:
         ShardsError: another process holds it.
@@ -93,7 +93,7 @@ def hold_lease(objects: ObjectStore, stage: Path, partition: Partition | None, p
 
 
 def find_lease_holder(objects: ObjectStore) -> str | None:
-    """Returns the process that holds a lease on a URL, or None; waits for the expiry of other machines' leases."""
+    """Return the process that holds a lease on a URL, or None; wait for the expiry of other machines' leases."""
     held = _find_held(objects, _read_records(objects))
     return held[1].process if held else None
 
@@ -108,7 +108,7 @@ def _read_records(objects: ObjectStore) -> dict[str, bytes]:
 
 
 def _read_name(stage: Path) -> str | None:
-    """Returns the name of the object of the last process that used a stage on this machine, or None."""
+    """Return the name of the object of the last process that used a stage on this machine, or None."""
     try:
         return (stage / _NAME_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def _read_name(stage: Path) -> str | None:
 
 
 def _find_held(objects: ObjectStore, records: dict[str, bytes]) -> tuple[str, LockHolder] | None:
-    """Returns the first lease that turns out to be held, and its holder; watches other machines' until expiry."""
+    """Return the first lease that turns out to be held, and its holder; watch other machines' until expiry."""
     host = LockHolder.current("").host
     foreign: dict[str, bytes] = {}
     for name, record in records.items():

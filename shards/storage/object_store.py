@@ -48,33 +48,33 @@ class ObjectStore:
             raise ShardsError(f"{url} names no bucket; give {protocol}://BUCKET/DIR")
 
     def list(self) -> dict[str, int]:
-        """Returns the size in bytes of every object, by its name under the URL; called first, never retried."""
+        """Return the size in bytes of every object, by its name under the URL; called first, never retried."""
         found = self._call(lambda: self._fs.find(self._base, detail=True), is_retried=False) or {}
         sizes = {name[len(self._base) + 1 :]: int(info["size"]) for name, info in found.items()}
         return {name: size for name, size in sizes.items() if name and not name.endswith("/")}  # those mark folders
 
     def read(self, name: str, *, is_retried: bool = True) -> bytes | None:
-        """Returns an object's bytes, or None if there is no such object."""
+        """Return an object's bytes, or None if there is no such object."""
         return self._call(lambda: self._fs.cat_file(self._path(name)), is_retried=is_retried, missing_ok=True)
 
     def get(self, name: str, path: Path) -> None:
-        """Downloads an object to a file."""
+        """Download an object to a file."""
         self._call(lambda: self._fs.get_file(self._path(name), str(path)))
 
     def write(self, name: str, content: bytes, *, is_retried: bool = True) -> None:
-        """Writes an object from bytes, replacing one of the same name."""
+        """Write an object from bytes, replacing one of the same name."""
         self._call(lambda: self._fs.pipe_file(self._path(name), content), is_retried=is_retried)
 
     def put(self, path: Path, name: str) -> None:
-        """Uploads a file to an object, replacing one of the same name."""
+        """Upload a file to an object, replacing one of the same name."""
         self._call(lambda: self._fs.put_file(str(path), self._path(name)))
 
     def copy(self, name: str, target: str) -> None:
-        """Copies an object to another within the store."""
+        """Copy an object to another within the store."""
         self._call(lambda: self._fs.cp_file(self._path(name), self._path(target)))
 
     def remove(self, names: Iterable[str], *, is_retried: bool = True) -> None:
-        """Removes objects one after another; ignores those that don't exist."""
+        """Remove objects one after another; ignore those that don't exist."""
         for name in names:
             self._call(lambda name=name: self._fs.rm_file(self._path(name)), is_retried=is_retried, missing_ok=True)
 
@@ -84,7 +84,7 @@ class ObjectStore:
     def _call(
         self, call: Callable[[], _Result], *, is_retried: bool = True, missing_ok: bool = False
     ) -> _Result | None:
-        """Calls the store, and again after a delay if the error may be transient; None for what is missing."""
+        """Call the store, and again after a delay if the error may be transient; None for what is missing."""
         for delay in (*(_RETRY_DELAYS if is_retried else ()), None):
             try:
                 return call()

@@ -43,7 +43,7 @@ class RemoteShardDir:
         return self._stage.tars
 
     def pull(self) -> None:
-        """Brings the stage up to date with the URL, except for the tars.
+        """Bring the stage up to date with the URL, except for the tars.
 
         Uploads the blocks that were committed in the stage when its process ended, and not uploaded yet.
         """
@@ -69,7 +69,7 @@ class RemoteShardDir:
         return [block for block in missing if shard_dir.committed_rows(block)]
 
     def _is_current(self, name: str, changed: set[str]) -> bool:
-        """Checks whether the stage's copy of a tar belongs to the parts under the URL."""
+        """Check whether the stage's copy of a tar belongs to the parts under the URL."""
         path = self._root / name
         block = Block(path.parent.name, int(path.stem)) if path.stem.isdecimal() else None
         if block is None or not path.is_file() or path.stat().st_size != self.tars[name]:
@@ -77,7 +77,7 @@ class RemoteShardDir:
         return self._stage.names.issuperset(block.files) and changed.isdisjoint(block.files)
 
     def recover(self, blocks: Iterable[Block]) -> None:
-        """Completes the committed replacements of these blocks that a kill interrupted, and discards the others."""
+        """Complete the committed replacements of these blocks that a kill interrupted, and discard the others."""
         stage, by_prefix = self._stage, {redo_prefix(block): block for block in blocks}
         for folder in sorted({name.rpartition("/")[0] for name in stage.names if f"{REDO_SUFFIX}/" in name}):
             block = by_prefix.get(folder.partition(".")[0])
@@ -92,7 +92,7 @@ class RemoteShardDir:
             stage.remove([f"{folder}/{REDO_MARKER}", *stage.names.intersection(_redo_targets(block, folder))])
 
     def put_state_files(self) -> None:
-        """Uploads the row order and an assembly's JSON files if they have changed, and removes those that are gone."""
+        """Upload the row order and an assembly's JSON files if they have changed, and remove those that are gone."""
         stage = self._stage
         names = {path.relative_to(self._root).as_posix() for path in self._root.glob(f"{_PARTS}*.json")}
         names |= {ROWS_PATH} if (self._root / ROWS_PATH).is_file() else set()
@@ -103,7 +103,7 @@ class RemoteShardDir:
         stage.remove(found - names)
 
     def put_block(self, block: Block) -> None:
-        """Uploads a block that the stage has committed and removes its tar here; replaces an older one all at once."""
+        """Upload a block that the stage has committed and remove its tar here; replace an older one all at once."""
         self._lease.check()
         stage, present = self._stage, self._stage.names.intersection(block.files)
         if len(present) < len(block.files):
@@ -146,13 +146,13 @@ class RemoteShardDir:
             self._objects.copy(draft, name)
 
     def put_index(self) -> None:
-        """Uploads index.parquet and, last, outcomes.parquet."""
+        """Upload index.parquet and, last, outcomes.parquet."""
         self._lease.check()
         for name in JOINED_FILES:
             self._stage.upload(name)
 
     def fetch_tar(self, block: Block) -> None:
-        """Downloads a committed block's tar into the stage, if it isn't there."""
+        """Download a committed block's tar into the stage, if it isn't there."""
         path = self._root / block.shard
         if not path.is_file():
             draft = self._work / f"{block.split}-{path.name}.download"
@@ -162,5 +162,5 @@ class RemoteShardDir:
 
 
 def _redo_targets(block: Block, folder: str) -> dict[str, str]:
-    """Returns the names of a redo folder's objects, each with the name that it replaces."""
+    """Return the names of a redo folder's objects, each with the name that it replaces."""
     return dict(zip((f"{folder}/{name}" for name in REDO_FILES), block.files, strict=True))

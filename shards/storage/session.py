@@ -18,7 +18,7 @@ from shards.storage.stage import clear_stage
 
 
 def local_root(out: Path, partition: Partition | None = None, base: Path | None = None) -> Path:
-    """Returns the folder that DIR is written in: itself, or the stage of a URL, in `base` or in the cache folder."""
+    """Return the folder that DIR is written in: itself, or the stage of a URL, in `base` or in the cache folder."""
     url = object_store_url(out)
     if url is None:
         return Path((url_of(out) or str(out)).removeprefix(FILE_SCHEME))
@@ -46,7 +46,7 @@ def open_session(
     *,
     keep_stage: bool | None = None,
 ) -> Generator[ShardSession]:
-    """Locks a DIR, or one partition of it, for this process, and brings the stage of a URL up to date.
+    """Lock a DIR, or one partition of it, for this process, and bring the stage of a URL up to date.
 
     `plan` is that of `exclusive_lock`, and `base` is the folder of the stages. The tars stay in the stage if
     `keep_stage` is True, or if it is None and the stage has some.
@@ -76,7 +76,7 @@ def open_session(
 
 @contextlib.contextmanager
 def open_existing_session(out: Path, base: Path | None = None) -> Generator[tuple[ShardDir, ShardSession]]:
-    """Locks all of a DIR that exists, completes what a kill interrupted under its URL, and reads it.
+    """Lock all of a DIR that exists, completes what a kill interrupted under its URL, and read it.
 
     Raises:
         ShardsError: as `open_session`; or nothing was assembled there.
@@ -93,7 +93,7 @@ def open_existing_session(out: Path, base: Path | None = None) -> Generator[tupl
 
 @contextlib.contextmanager
 def errors_naming_url(root: Path, url: str) -> Generator[None]:
-    """Replaces the stage's path by the URL in error messages, except where they name temporary files."""
+    """Replace the stage's path by the URL in error messages, except where they name temporary files."""
     try:
         yield
     except ShardsError as error:

@@ -68,27 +68,27 @@ class ShardDir:
         return {name: np.flatnonzero(numbers == names.index(name)) for name in sorted(names)}
 
     def blocks(self) -> list[Block]:
-        """Returns every block, split by split, in row order."""
+        """Return every block, split by split, in row order."""
         size = self.recipe.rows_per_shard
         counts = {split: -(-len(positions) // size) for split, positions in self._positions.items()}
         return [Block(split, number) for split, count in counts.items() for number in range(count)]
 
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
-        """Returns the block's rows, each with the columns of `ROWS_SCHEMA`."""
+        """Return the block's rows, each with the columns of `ROWS_SCHEMA`."""
         size = self.recipe.rows_per_shard
         return self.rows.take(self._positions[block.split][block.number * size :][:size]).to_pylist()
 
     def size_of(self, block: Block) -> int:
-        """Returns the number of the block's rows."""
+        """Return the number of the block's rows."""
         size = self.recipe.rows_per_shard
         return min(size, len(self._positions[block.split]) - block.number * size)
 
     def is_committed(self, block: Block) -> bool:
-        """Checks whether all of the block's rows are committed."""
+        """Check whether all of the block's rows are committed."""
         return self.committed_rows(block) == self.size_of(block)
 
     def committed_rows(self, block: Block) -> int:
-        """Returns the number of committed rows, which are the block's first: none, all, or those before the list grew.
+        """Return the number of committed rows, which are the block's first: none, all, or those before the list grew.
 
         A block is committed if its outcomes part exists and its other files are neither missing nor truncated.
         """
@@ -111,7 +111,7 @@ class ShardDir:
 
 
 def _find_end(index_part: Path) -> int:
-    """Returns where a block's last picture ends in its tar; 0 if the part can't be read, which `finalize` reports."""
+    """Return where a block's last picture ends in its tar; 0 if the part can't be read, which `finalize` reports."""
     try:
         part = pq.read_table(index_part, columns=["offset", "length"])
     except (OSError, ValueError, pa.ArrowException):
@@ -121,7 +121,7 @@ def _find_end(index_part: Path) -> int:
 
 
 def load_shard_dir(root: Path) -> ShardDir:
-    """Reads DIR's recipe and row order.
+    """Read DIR's recipe and row order.
 
     Raises:
         ShardsError: nothing was assembled there, or the file can't be read.
@@ -149,7 +149,7 @@ def read_part(
     columns: Sequence[str] | None = None,
     remedy: str = "remove it, and the assemble command makes its block again",
 ) -> pa.Table:
-    """Reads a committed block's part of the index or of the outcomes, or some of its columns.
+    """Read a committed block's part of the index or of the outcomes, or some of its columns.
 
     Raises:
         ShardsError: it can't be read; the message ends with `remedy`.
@@ -162,7 +162,7 @@ def read_part(
 
 
 def create_shard_dir(root: Path, recipe: Recipe, rows: pa.Table, work: Path) -> ShardDir:
-    """Stores DIR's recipe and rows (`ROWS_SCHEMA`), or replaces its rows by the same ones followed by new ones.
+    """Store DIR's recipe and rows (`ROWS_SCHEMA`), or replace its rows by the same ones followed by new ones.
 
     `work` is a folder for temporary files, in DIR's file system.
     """

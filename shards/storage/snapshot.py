@@ -24,7 +24,7 @@ class Snapshot:
 
     @contextlib.contextmanager
     def local_tar(self, block: Block) -> Generator[None]:
-        """Provides the block's tar, if it exists, in the folder for the duration of the context."""
+        """Provide the block's tar, if it exists, in the folder for the duration of the context."""
         del block
         yield
 
@@ -67,7 +67,7 @@ def _write_sparse(path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def open_snapshot(out: Path, base: Path | None = None) -> Generator[Snapshot]:
-    """Yields a DIR, or a copy of its URL in `base`, the folder of the stages, for reading.
+    """Yield a DIR, or a copy of its URL in `base`, the folder of the stages, for reading.
 
     Raises:
         ShardsError: another process writes there, or it can't be reached.

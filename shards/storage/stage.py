@@ -32,13 +32,13 @@ class Stage:
         self._digests: dict[str, str] = {}  # of the objects, except tars
 
     def refresh(self) -> None:
-        """Lists the objects under the URL."""
+        """List the objects under the URL."""
         sizes = self._objects.list()
         self.names = {name for name in sizes if not name.startswith(f"{WORK_FOLDER}/")}
         self.tars = {name: size for name, size in sizes.items() if name in self.names and name.endswith(".tar")}
 
     def download(self, names: Iterable[str]) -> set[str]:
-        """Downloads small objects, and returns the names of those that the stage had otherwise or not at all."""
+        """Download small objects, and return the names of those that the stage had otherwise or not at all."""
 
         def download(name: str) -> str | None:
             content, path = self._objects.read(name), self.root / name
@@ -55,12 +55,12 @@ class Stage:
             return {name for name in pool.map(download, sorted(names)) if name}
 
     def upload(self, name: str) -> None:
-        """Uploads a file."""
+        """Upload a file."""
         self._objects.put(self.root / name, name)
         self.mark_uploaded(name)
 
     def mark_uploaded(self, name: str) -> None:
-        """Records that an object is equal to its file."""
+        """Record that an object is equal to its file."""
         self.names.add(name)
         path = self.root / name
         if name.endswith(".tar"):
@@ -69,11 +69,11 @@ class Stage:
             self._digests[name] = _hash(path.read_bytes())
 
     def is_uploaded(self, name: str) -> bool:
-        """Checks whether a small object is equal to its file, as far as is known."""
+        """Check whether a small object is equal to its file, as far as is known."""
         return _hash((self.root / name).read_bytes()) == self._digests.get(name)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes objects, in order."""
+        """Remove objects, in order."""
         for name in names:
             self._objects.remove([name])
             self.names.discard(name)
@@ -81,7 +81,7 @@ class Stage:
 
 
 def clear_stage(root: Path, keep: Collection[str] | None = None) -> None:
-    """Removes DIR's files from a stage, except those named in `keep`; without it, everything but the locks."""
+    """Remove DIR's files from a stage, except those named in `keep`; without it, everything but the locks."""
     for path in sorted(root.rglob("*"), reverse=True):  # files before their folders
         name = path.relative_to(root).as_posix()
         if name.partition("/")[0] == WORK_FOLDER:

@@ -36,7 +36,7 @@ class Difference:
 def check_tar(
     path: Path, name: str, entries: list[dict[str, Any]], rows: list[dict[str, Any]], recipe: Recipe
 ) -> list[Difference]:
-    """Reads all of a tar and returns what isn't as expected.
+    """Read all of a tar and return what isn't as expected.
 
     `name` is the tar's name, relative to DIR; `entries` and `rows` are the block's rows of the index and of the list.
     """
@@ -55,7 +55,7 @@ def check_tar(
 
 
 def _list_members(file: BinaryIO, name: str, differences: list[Difference]) -> list[tarfile.TarInfo]:
-    """Reads the headers, and checks that padding and the archive's end are zeros."""
+    """Read the headers, and check that padding and the archive's end are zeros."""
     members: list[tarfile.TarInfo] = []
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -92,7 +92,7 @@ def _round_up(size: int) -> int:
 
 
 def _check_names(name: str, entries: list[dict[str, Any]], members: list[tarfile.TarInfo]) -> Generator[Difference]:
-    """Checks that the members are those of the index, each once and in its order."""
+    """Check that the members are those of the index, each once and in its order."""
     keys = [entry["key"] for entry in entries]
     stored = [key for key, _ in itertools.groupby(member.name.partition(".")[0] for member in members)]
     expected = {f"{entry['key']}.{part}" for entry in entries for part in (entry["format"], "cls", "json")}
@@ -117,7 +117,7 @@ def _check_sample(
     members: dict[str, tarfile.TarInfo],
     recipe: Recipe,
 ) -> Generator[Difference]:
-    """Checks one sample: the position and the bytes of its picture, its label and its JSON."""
+    """Check one sample: the position and the bytes of its picture, its label and its JSON."""
     key = entry["key"]
     missing = [part for part in (entry["format"], "cls", "json") if f"{key}.{part}" not in members]
     if missing:
@@ -153,7 +153,7 @@ def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
 
 
 def _check_picture(content: bytes, entry: dict[str, Any], recipe: Recipe) -> Iterable[tuple[str, object, object]]:
-    """Decodes a picture and returns each property that differs from the index: its name, expected and found value."""
+    """Decode a picture and return each property that differs from the index: its name, expected and found value."""
     stored_as = _STORED_AS.get(recipe.encode_format)
     try:
         if stored_as is None:

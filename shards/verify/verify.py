@@ -49,7 +49,7 @@ class _BlockResult:
 
 
 def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
-    """Reads all of DIR and compares tars, parts, index and outcomes with each other and with the list's rows.
+    """Read all of DIR and compare tars, parts, index and outcomes with each other and with the list's rows.
 
     Raises:
         ShardsError: there is no DIR, its recipe can't be read, or another process writes there.
@@ -81,7 +81,7 @@ def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
 
 
 def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _BlockResult:
-    """Reads a block's three files and compares them with each other and with the block's rows."""
+    """Read a block's three files and compare them with each other and with the block's rows."""
     root, differences = shard_dir.root, list[Difference]()
     missing = [name for name in block.files if not (root / name).is_file()]
     if missing:
@@ -105,7 +105,7 @@ def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _Block
 def _expected_entries(
     block: Block, rows: list[dict[str, Any]], outcomes: list[dict[str, Any]], recipe: Recipe
 ) -> list[dict[str, Any]]:
-    """Returns the entries that the part of the index must have, with the columns that list and outcomes determine."""
+    """Return the entries that the part of the index must have, with the columns that list and outcomes determine."""
     kept = {outcome["row"]: outcome for outcome in outcomes if outcome["status"] == Status.KEPT}
     expected = [{name: row[name] for name in _LISTED} | {"shard": block.shard} for row in rows if row["row"] in kept]
     for entry in expected if recipe.encode_format == "original" else ():
@@ -115,7 +115,7 @@ def _expected_entries(
 
 
 def _check_index(shard_dir: ShardDir, parts: pa.Table, unread: set[int], differences: list[Difference]) -> int:
-    """Compares index.parquet with the blocks' parts, and returns the number of its pictures."""
+    """Compare index.parquet with the blocks' parts, and return the number of its pictures."""
     table = _read_table(shard_dir.root, INDEX_FILE, INDEX_SCHEMA, differences)
     if table is None:
         return 0
@@ -130,7 +130,7 @@ def _check_index(shard_dir: ShardDir, parts: pa.Table, unread: set[int], differe
 
 
 def _check_outcomes(root: Path, parts: pa.Table, unread: set[int], differences: list[Difference]) -> None:
-    """Compares outcomes.parquet with the blocks' parts, and its duplicates with the hashes."""
+    """Compare outcomes.parquet with the blocks' parts, and its duplicates with the hashes."""
     name = OUTCOMES_FILE
     table = _read_table(root, name, OUTCOMES_SCHEMA, differences)
     if table is None:
@@ -149,7 +149,7 @@ def _check_outcomes(root: Path, parts: pa.Table, unread: set[int], differences: 
 
 
 def _find_unknown_files(root: Path, blocks: list[Block]) -> Iterable[Difference]:
-    """Finds tars that belong to no block, other files in the blocks' folders, and what killed processes left."""
+    """Find tars that belong to no block, other files in the blocks' folders, and what killed processes left."""
     known = {ROWS_PATH, *(name for block in blocks for name in block.files)}
     folders = {Path(name).parts[0] for name in known}
     left_over = None
@@ -167,7 +167,7 @@ def _find_unknown_files(root: Path, blocks: list[Block]) -> Iterable[Difference]
 
 
 def _read_table(root: Path, name: str, schema: pa.Schema, differences: list[Difference]) -> pa.Table | None:
-    """Reads a Parquet file of a known schema; returns None and adds a difference if it isn't one."""
+    """Read a Parquet file of a known schema; return None and add a difference if it isn't one."""
     path = root / name
     if not path.is_file():
         found = f"none; make it with: python -m shards finalize {root}"
@@ -192,7 +192,7 @@ def _describe(schema: pa.Schema) -> str:
 def _compare(
     name: str, expected: list[dict[str, Any]], found: list[dict[str, Any]], columns: Iterable[str]
 ) -> list[Difference]:
-    """Compares a file's rows with the expected ones, matched by their number in the list, and then their order."""
+    """Compare a file's rows with the expected ones, matched by their number in the list, and then their order."""
     by_number, counts = {row["row"]: row for row in expected}, collections.Counter(row["row"] for row in found)
     differences: list[Difference] = []
     for row in found:

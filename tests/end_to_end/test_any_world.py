@@ -66,7 +66,7 @@ def flags_of(golden, shards, run_dir, workers):
 
 
 def read(folder, ranks):
-    """Returns, for each number of workers, every iteration's pictures in the order of the ranks."""
+    """Return, for each number of workers, every iteration's pictures in the order of the ranks."""
     parts = [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
     return {
         workers: [list(chain(*slices)) for slices in zip(*(part[workers] for part in parts), strict=True)]

@@ -68,7 +68,7 @@ class Torchrun:
 
 
 def forks(ranks, *flags):
-    """Starts a run without torchrun, which takes a quarter of the time."""
+    """Start a run without torchrun, which takes a quarter of the time."""
     return fork_server().start("-m", "stylefinetune.train", *flags, ranks=ranks)
 
 
@@ -91,7 +91,7 @@ class Run:
     resumed: str | None
 
     def wait_for(self, lines):
-        """Waits for that number of training lines in metrics.jsonl; returns whether the run is still going."""
+        """Wait for that number of training lines in metrics.jsonl; return whether the run is still going."""
         file, deadline = self.run_dir / "metrics.jsonl", time.monotonic() + 120
         while self.launcher.poll() is None and time.monotonic() < deadline:
             if file.exists() and file.read_text().count('"phase": "train"') >= lines:
@@ -104,18 +104,18 @@ class Run:
         return psutil.Process(self.launcher.pid).children()
 
     def stop(self, number, draw):
-        """Sends a signal to a rank, or to torchrun, which passes it on."""
+        """Send a signal to a rank, or to torchrun, which passes it on."""
         receivers = self.workers()
         if isinstance(self.launcher, Torchrun):
             receivers.append(self.launcher)
         draw.choice(receivers).send_signal(number)
 
     def end(self):
-        """Waits until it exits by itself, and returns its stderr."""
+        """Wait until it exits by itself, and return its stderr."""
         return self.launcher.wait(240).stderr
 
     def finish(self):
-        """Waits until it has trained to the last iteration."""
+        """Wait until it has trained to the last iteration."""
         finished = self.launcher.wait(240)
         assert finished.returncode == 0, finished.stderr
         assert self.exit_record()["reason"] == "finished"
@@ -150,7 +150,7 @@ def kill_everything(run):
 
 
 def refuse_memory(process, kind):
-    """Refuses a process more memory than it has."""
+    """Refuse a process more memory than it has."""
     resource.prlimit(process.pid, kind, (0, 0))
 
 
@@ -166,7 +166,7 @@ def cut_short(shard):
 
 
 def assert_failed(run, output, code, reason, line):
-    """Checks the exit record and the error lines of a run in which a rank failed, unless it had finished before."""
+    """Check the exit record and the error lines of a run in which a rank failed, unless it had finished before."""
     record = run.exit_record()
     if record["code"] == 0:
         return
@@ -180,7 +180,7 @@ def assert_failed(run, output, code, reason, line):
 
 
 def assert_refused_memory(run, output):
-    """Checks the exit record and the error lines of a run in which a rank was refused memory."""
+    """Check the exit record and the error lines of a run in which a rank was refused memory."""
     # safetensors aborts the process while it writes, and CPython 3.11 can hang while it starts a thread.
     if re.search(r"memory allocation of|exitcode: -6|has stalled for 30 s", output):
         assert run.ranks == 1 or run.exit_record()["reason"] == "lost rank", output
@@ -190,7 +190,7 @@ def assert_refused_memory(run, output):
 
 
 def strike(run, how, draw):
-    """Ends a run in a way, and checks what it reports."""
+    """End a run in a way, and check what it reports."""
     if how == "everything":
         kill_everything(run)
         assert not (run.run_dir / "exit.json").exists()
@@ -234,7 +234,7 @@ def strike(run, how, draw):
 
 
 def run_with_kills(ranks, run_dir, shards, kills, draw, *flags, launch=forks):
-    """Starts the same command until it has finished; returns the number of kills."""
+    """Start the same command until it has finished; return the number of kills."""
     struck = 0
     for how in kills:
         before = len(metrics(run_dir, "train")) if (run_dir / "metrics.jsonl").exists() else 0

@@ -25,7 +25,7 @@ def train(pixel_shards, run_dir, env, *flags, killed_at=None):
 
 
 def last_iteration(run_dir):
-    """Returns the iteration of the last complete line of metrics.jsonl."""
+    """Return the iteration of the last complete line of metrics.jsonl."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
     return max((json.loads(line)["iteration"] for line in lines), default=-1)

@@ -37,7 +37,7 @@ def difference(golden, micro, tmp_path):
 
 
 def update(rule):
-    """Returns a CaffeSGD.step whose update of one parameter is `rule(weight, gradient, velocity, group)`."""
+    """Return a CaffeSGD.step whose update of one parameter is `rule(weight, gradient, velocity, group)`."""
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -38,7 +38,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params) -> dict:
-        """Calls a method of the protocol and returns its result."""
+        """Call a method of the protocol and return its result."""
         number = next(self._numbers)
         session = {"sessionId": self._session} if self._session else {}
         self._socket.send(json.dumps({"id": number, "method": method, "params": params} | session))
@@ -59,7 +59,7 @@ class Browser:
         return message
 
     def show(self, url: str, width: int, height: int, scheme: str) -> None:
-        """Loads a page in a viewport of a size, for a reader who prefers a light or a dark scheme."""
+        """Load a page in a viewport of a size, for a reader who prefers a light or a dark scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         for record in (self.requests, self.messages, self._events):
@@ -69,13 +69,13 @@ class Browser:
             self._receive()
 
     def evaluate(self, expression: str):
-        """Returns the value of a JavaScript expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"]["value"]
 
     def screenshot(self) -> bytes:
-        """Returns the viewport as a PNG."""
+        """Return the viewport as a PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Browser:
 
 @contextlib.contextmanager
 def open_browser(profile: Path):
-    """Starts a browser with an empty profile and yields it."""
+    """Start a browser with an empty profile and yield it."""
     command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

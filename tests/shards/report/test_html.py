@@ -149,7 +149,7 @@ GROUPS = [group.key for group in STATUS_GROUPS]
 
 
 def colours(scheme):
-    """Returns the style sheet's custom properties in light or dark."""
+    """Return the style sheet's custom properties in light or dark."""
     blocks = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
     return dict(re.findall(r"--(\w+): #(\w{6})", blocks[0])) | (
         dict(re.findall(r"--(\w+): #(\w{6})", blocks[1])) if scheme == "dark" else {}

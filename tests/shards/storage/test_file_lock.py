@@ -57,7 +57,7 @@ def short_heartbeat(monkeypatch):
 
 @contextlib.contextmanager
 def holder(root, partition="", prefix=(), env=None):
-    """Starts a process that tries to acquire the lock, and yields it with its first line."""
+    """Start a process that tries to acquire the lock, and yield it with its first line."""
     command = [*prefix, sys.executable, "-c", HOLDER, str(root), partition]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -76,7 +76,7 @@ def another_node():
 
 
 def send(process, command):
-    """Sends a command to a holder and returns its answer."""
+    """Send a command to a holder and return its answer."""
     process.stdin.write(command + "\n")
     process.stdin.flush()
     return process.stdout.readline().strip()

@@ -21,7 +21,7 @@ def url(memory):
 
 @contextlib.contextmanager
 def hold(url, stage, partition=None, plan=""):
-    """Locks a stage and holds the lease on its URL, as a command does."""
+    """Lock a stage and hold the lease on its URL, as a command does."""
     with (
         file_lock.exclusive_lock(stage, partition, plan),
         object_lease.hold_lease(ObjectStore(url), stage, partition, plan) as lease,
@@ -69,7 +69,7 @@ def test_partitions_run_at_the_same_time_if_their_counts_and_plans_agree(url, tm
 
 
 def put_back(url, objects) -> None:
-    """Writes the objects again that a process removed, as if it had been killed before."""
+    """Write the objects again that a process removed, as if it had been killed before."""
     fs, base = open_store(url)
     for name, content in objects.items():
         fs.pipe_file(f"{base}/{name}", content)

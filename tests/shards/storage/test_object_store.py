@@ -60,7 +60,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
 
 
 def assemble_to(url, path, capsys):
-    """Runs assemble, which must fail, and returns its error of one line."""
+    """Run assemble, which must fail, and return its error of one line."""
     assert main(["assemble", f"--list={path}", f"--out={url}", "--workers=1"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

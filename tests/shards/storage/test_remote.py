@@ -76,7 +76,7 @@ def versioned(bucket):
 
 
 def versions_of(url: str) -> dict[str, int]:
-    """Returns how often each object was written."""
+    """Return how often each object was written."""
     name, _, base = url.removeprefix("s3://").partition("/")
     counts: dict[str, int] = {}
     for version in client().list_object_versions(Bucket=name)["Versions"]:

@@ -23,7 +23,7 @@ NEVER = 10**9  # requests after which a picture is sent
 
 
 def wait_for_objects(url: str, suffix: str, count: int, driver) -> None:
-    """Waits until the URL has so many objects with a suffix."""
+    """Wait until the URL has so many objects with a suffix."""
     deadline = time.monotonic() + 60
     while sum(name.endswith(suffix) for name in names_of(url)) < count:
         assert driver.poll() is None, driver.communicate()
@@ -134,7 +134,7 @@ def test_killed_before_any_step_of_a_replacement_no_picture_is_lost(with_duplica
 
 @contextlib.contextmanager
 def killed_before(monkeypatch, name):
-    """Ends a command before it uploads an object."""
+    """End a command before it uploads an object."""
     put = ObjectStore.put
 
     def put_or_end(self, path, target):

@@ -22,7 +22,7 @@ def source(body: bytes | str) -> Source:
 
 
 def rows_of(body: bytes | str, **settings) -> list[dict]:
-    """Returns the selected rows in the list's order."""
+    """Return the selected rows in the list's order."""
     return sorted(ordered_rows_of(body, **settings), key=lambda row: row["row"])
 
 
@@ -36,7 +36,7 @@ def official():
 
 
 def caffes_selection(rows: list[dict], seed: int, labels: int, images: int) -> list[dict]:
-    """Selects as assemble_data.py does, with lists instead of data frames."""
+    """Select as assemble_data.py does, with lists instead of data frames."""
     np.random.seed(seed)  # noqa: NPY002 -- as in the script
     rows = [rows[i] for i in np.random.permutation(len(rows))]  # noqa: NPY002
     if labels > 0:

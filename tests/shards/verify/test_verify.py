@@ -49,7 +49,7 @@ def differences(root) -> list[str]:
 
 
 def rewrite(path, change) -> None:
-    """Rewrites a Parquet file with changed rows."""
+    """Rewrite a Parquet file with changed rows."""
     table = pq.read_table(path)
     rows = table.to_pylist()
     changed = change(rows)

@@ -108,7 +108,7 @@ def test_a_missing_store_is_reported():
 
 
 def reported_by_thread(monitor):
-    """Runs the monitor's thread until it reports a lost rank; returns what it reports."""
+    """Run the monitor's thread until it reports a lost rank; return what it reports."""
     reported, lost = threading.Event(), []
     monitor.on_lost_rank = lambda why: (lost.append(why), reported.set())
     monitor.start()

@@ -84,7 +84,7 @@ def slice_of(world, count, seed):
 
 
 def train(engine, world, iterations, lr=LR):
-    """Returns each iteration's loss."""
+    """Return each iteration's loss."""
     losses = []
     for iteration in iterations:
         batches = [slice_of(world, count, 10 * iteration + place) for place, count in enumerate(MICRO_BATCHES)]
@@ -93,7 +93,7 @@ def train(engine, world, iterations, lr=LR):
 
 
 def pack(state):
-    """Returns the state's tensors in one dict, copied."""
+    """Return the state's tensors in one dict, copied."""
     momenta = {f"{MOMENTUM}/{name}": tensor for name, tensor in state.slots[MOMENTUM].items()}
     return {name: tensor.clone() for name, tensor in (state.parameters | momenta).items()}
 

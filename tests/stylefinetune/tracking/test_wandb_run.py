@@ -28,7 +28,7 @@ def start_thread(function, *arguments, **further):
 
 
 def wait_until(condition, thread):
-    """Waits for a condition that the thread's program brings about."""
+    """Wait for a condition that the thread's program brings about."""
     while not condition():
         assert thread.is_alive()
         time.sleep(0.02)
