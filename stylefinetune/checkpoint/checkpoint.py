@@ -196,7 +196,7 @@ def read_checkpoint_folder(folder: Path) -> Checkpoint:
     """
     try:
         return _read(folder)
-    except UserError as error:
+    except (UserError, RuntimeError) as error:  # safetensors raises RuntimeError for a file that is gone
         if folder.exists():
             raise
         raise RemovedCheckpointError(

@@ -79,6 +79,21 @@ def test_a_removed_checkpoint_is_not_called_damaged(tmp_path):
         checkpoint.read_checkpoint_folder(path)
 
 
+@pytest.mark.parametrize("file", ["optimizer.safetensors", "mean.safetensors", "model.safetensors"])
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_called_damaged(tmp_path, monkeypatch, file):
+    _, path = save(tmp_path)
+    load_file = checkpoint.load_file
+
+    def remove_and_load(file_path):
+        if file_path.name == file:
+            remove_folder(path)
+        return load_file(file_path)
+
+    monkeypatch.setattr(checkpoint, "load_file", remove_and_load)
+    with pytest.raises(checkpoint.RemovedCheckpointError):
+        checkpoint.read_checkpoint_folder(path)
+
+
 def test_saving_again_replaces_the_folder_and_what_a_kill_left(tmp_path):
     partial = tmp_path / "checkpoints" / ".iter_5.new"
     partial.mkdir(parents=True)
