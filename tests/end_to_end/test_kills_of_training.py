@@ -212,7 +212,10 @@ def strike(run, how, draw):
     elif how == "loader's memory":
         refuse_memory(draw.choice([child for worker in workers for child in worker.children()]), resource.RLIMIT_AS)
         output = run.end()
-        assert_failed(run, output, 4, "data", LOADER_FAILED)
+        if "has stalled for 30 s" in output:  # CPython 3.11 can hang while the process starts its first thread
+            assert run.exit_record()["reason"] == "lost rank", output
+        else:
+            assert_failed(run, output, 4, "data", LOADER_FAILED)
     elif how == "memory":
         refuse_memory(draw.choice(workers), draw.choice([resource.RLIMIT_AS, resource.RLIMIT_DATA]))
         output = run.end()
