@@ -31,8 +31,10 @@ fingerprint() {
     cat launch/*.py configs/{shards,finetune}/quickstart.yaml "$SAMPLE/sample.csv" 2>/dev/null | cksum
 }
 
+# The file is written once assemble has succeeded: an assemble that outlives a killed script completes the shards, too,
+# but finds no server for the rest of the pictures.
 is_assembled() {
-    [[ -f $SHARDS/index.parquet && -f $SAMPLE/made_from && $(<"$SAMPLE/made_from") == "$(fingerprint)" ]]
+    [[ -f $SHARDS/index.parquet && -f $SAMPLE/assembled && $(<"$SAMPLE/assembled") == "$(fingerprint)" ]]
 }
 
 # Sets server, the process id of the server, which ends with this script at the latest.
@@ -86,7 +88,10 @@ if is_assembled; then
 else
     start_server
     prepare
-    run python -m shards assemble --config configs/shards/quickstart.yaml
+    retry=()
+    if [[ -e $SHARDS ]]; then retry=(--retry passing); fi
+    run python -m shards assemble --config configs/shards/quickstart.yaml ${retry[@]+"${retry[@]}"}
+    fingerprint >"$SAMPLE/assembled"
     stop_server
 fi
 [[ $SHARDS/mean.npy -nt $SHARDS/index.parquet ]] || run python -m shards mean "$SHARDS"

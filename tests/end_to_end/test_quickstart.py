@@ -94,6 +94,14 @@ def listens(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_shards_that_were_completed_without_the_server_are_not_taken_as_complete(project):
+    """An assemble that outlives a killed quickstart does this. The next test shows that the rest is downloaded."""
+    done = run(sys.executable, "-m", "shards", "assemble", "--config=configs/shards/quickstart.yaml", cwd=project)
+    assert done.returncode == 0, done.stderr
+    statuses = pq.read_table(project / "data/quickstart/outcomes.parquet").column("status").to_pylist()
+    assert statuses.count("refused") > IMAGES / 4
+
+
 def test_it_continues_and_its_summary_is_correct(project):
     output = quickstart(project)
     assert "Continuing where the last quickstart stopped." in output
