@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tests.programs import python, run
@@ -59,6 +60,13 @@ def environment(home: Path, server: WandbServer | None = None, **more: str) -> d
     return {**{name: str(value) for name, value in folders.items()}, **account, **more}
 
 
+def wait_for_next_second():
+    """Wait, since W&B names the folder of a start by its second: two starts in the same second would share a folder."""
+    second = int(time.time())
+    while int(time.time()) == second:
+        time.sleep(0.02)
+
+
 def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, gate="", limits=None):
     """Log a run from iteration `start` to `stop`; return its stderr.
 
@@ -78,6 +86,7 @@ def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), kille
     expected = 0 if ends[0] < 0 else -signal.SIGKILL if killed else 1
     assert done.returncode == expected, done.stderr
     assert "Traceback" not in done.stderr
+    wait_for_next_second()
     return done.stderr
 
 

@@ -5,7 +5,7 @@ import signal
 import time
 
 from tests.programs import NARROW
-from tests.wandb_runs import curves, environment, local_rows, remote_rows
+from tests.wandb_runs import curves, environment, local_rows, remote_rows, wait_for_next_second
 from tests.wandb_server import WandbServer
 from tests.worlds import fork_server
 
@@ -22,6 +22,7 @@ def train(pixel_shards, run_dir, env, *flags, killed_at=None):
         program.send_signal(signal.SIGKILL)
     finished = program.wait(120)
     assert finished.returncode == (0 if killed_at is None else -signal.SIGKILL), finished.stderr
+    wait_for_next_second()
 
 
 def last_iteration(run_dir):

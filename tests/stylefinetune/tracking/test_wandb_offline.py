@@ -5,7 +5,7 @@ import pytest
 
 from stylefinetune.tracking.wandb_offline import HEADER, continue_offline, mark_synced
 from tests.programs import python
-from tests.wandb_runs import environment
+from tests.wandb_runs import environment, wait_for_next_second
 
 PROGRAM = """
 import os, signal, sys, wandb
@@ -29,6 +29,7 @@ def folders(tmp_path_factory):
     for first, last, *killed in ((0, 299), (300, 599, "killed"), (450, 452, "killed")):
         done = python("-c", PROGRAM, run_dir, first, last, *killed, env=env)
         assert done.returncode == (-9 if killed else 0), done.stderr
+        wait_for_next_second()
     # How much a killed start has written is random; make it all but the last row, and the header alone.
     _, truncated, empty = sorted(run_dir.glob("wandb/offline-run-*/run-abcd1234.wandb"))
     os.truncate(truncated, truncated.stat().st_size - 100)
