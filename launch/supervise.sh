@@ -28,7 +28,7 @@ supervise() {
     rm -f -- "$run_dir/exit.json" # of an earlier run
     code=0
     if [[ $received ]]; then return; fi
-    # In a process group of its own the launcher gets a terminal's signals once: through pass_on.
+    # The launcher has a separate process group, so that it gets the signals of a terminal only once, through pass_on.
     set -m
     "$launcher" "$@" &
     child=$!

@@ -1,6 +1,6 @@
 """The redo journal: a committed block's files are replaced all together or not at all, even if the process is killed.
 
-A replacement's files are first written to a folder of its own, DIR/blocks/train-00012.TOKEN.redo. A marker in that
+A replacement's files are first written to a separate folder, DIR/blocks/train-00012.TOKEN.redo. A marker in that
 folder commits the replacement. Without a marker the old files remain valid; with one, the next process that opens DIR
 completes the replacement. The token is different for each replacement, so a suspended process that resumes after its
 lock was taken over can't change a replacement that its successor has begun.

@@ -1,6 +1,6 @@
 """A lease on a URL, or on one partition of it: an object that its holder renews while it writes there.
 
-Object stores have neither flock nor rename. So each process writes an object of its own, renews it every few seconds,
+Object stores have neither flock nor rename. So each process writes a separate object, renews it every few seconds,
 and then looks for the objects of others: of two that conflict both may be refused, but both can never go on. An object
 that isn't renewed has expired, and the next process removes it. A process whose object is gone has lost the lease, and
 finds that out before it uploads a block.

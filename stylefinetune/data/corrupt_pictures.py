@@ -10,7 +10,7 @@ from stylefinetune.errors import CorruptError
 
 
 class CorruptPictures:
-    """The corrupt pictures found so far; between two calls of `gather` each rank knows only those of its own slices.
+    """The corrupt pictures found so far; between two calls of `gather` each rank knows only those in its slices.
 
     Up to `max_fraction` of the split may be corrupt. `rows` were found before the run was resumed.
     """

@@ -187,7 +187,7 @@ def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: Worl
 
 
 def _build_scaler(engine: Any, world: World, *, enabled: bool) -> Scaler:  # noqa: ANN401
-    """Return the loss scaler, and make DeepSpeed use it instead of its own.
+    """Return the loss scaler, and make DeepSpeed use it.
 
     If gradients are partitioned, DeepSpeed's scaler would check only this rank's partition, so the other ranks would
     miss an infinite gradient; and its clipping would ignore the scale.
