@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser
 
-from shards.format.images import BadPicture, decode_picture, resize_picture
+from shards.format.images import (
+    OPENCV_LIMITS,
+    BadPicture,
+    decode_picture,
+    detect_format,
+    inspect_picture,
+    resize_picture,
+)
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.data.transforms import Crops
 from stylefinetune.distributed.world import World
@@ -50,7 +57,9 @@ def predict(arguments: list[str]) -> None:
 def _read(path: Path, height: int, width: int) -> torch.Tensor:
     """Read a picture as uint8 [1, height, width, 3], RGB."""
     try:
-        pixels = decode_picture(path.read_bytes())
+        body = path.read_bytes()
+        # inspect_picture names the cause of a damaged header, and reads only the formats of the web.
+        pixels = inspect_picture(body, OPENCV_LIMITS) if detect_format(body) else decode_picture(body)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except BadPicture as error:

@@ -16,7 +16,17 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
 from shards.files import publish_file
-from shards.format.images import BadPicture, detect_format, inspect_picture, measure_picture, resize_picture
+from shards.format.images import (
+    OPENCV_LIMITS,
+    WEB_LIMITS,
+    BadPicture,
+    SizeLimits,
+    convert_to_png,
+    detect_format,
+    inspect_picture,
+    measure_picture,
+    resize_picture,
+)
 from shards.format.index import INDEX_SCHEMA
 from shards.format.outcomes import OUTCOMES_SCHEMA, Outcome, Status
 from shards.format.tar import SampleWriter
@@ -46,14 +56,22 @@ class PackJob:
     encode_format: str  # original, pixels or jpg
     image_size: int  # side in pixels of resized pictures
     is_committed: bool = False  # whether the block, or its first rows, are committed; it is replaced then
+    is_trusted: bool = False  # the pictures are local files, or of another DIR: all that OpenCV reads is packed
 
     @classmethod
     def create(
-        cls, shard_dir: ShardDir, block: Block, work: Path, results: Results, *, is_committed: bool
+        cls,
+        shard_dir: ShardDir,
+        block: Block,
+        work: Path,
+        results: Results,
+        *,
+        is_committed: bool,
+        is_trusted: bool = False,
     ) -> "PackJob":
         """Return the job for a block of DIR with all its rows."""
         root, recipe, rows = shard_dir.root, shard_dir.recipe, shard_dir.rows_of(block)
-        return cls(root, work, block, rows, results, recipe.encode_format, recipe.image_size, is_committed)
+        return cls(root, work, block, rows, results, recipe.encode_format, recipe.image_size, is_committed, is_trusted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +195,16 @@ def _check_body(download: Outcome, path: Path | None, extra: str, job: PackJob) 
     body = path.read_bytes()
     if path.parent == job.work:  # a download, not a list's local picture
         path.unlink()  # often before the kernel has written it to disk
+    if job.is_trusted:
+        body = _to_stored_format(body)
     sha256 = hashlib.sha256(body).hexdigest()
     outcome = dataclasses.replace(download, bytes=len(body), sha256=sha256, format=detect_format(body))
     if _is_placeholder(body, download.final_url):
         message = "the host's placeholder for a missing picture"
         return dataclasses.replace(outcome, status=Status.PLACEHOLDER, message=message), None
     try:
-        member = _encode(body, sha256, job.encode_format, job.image_size)
+        limits = OPENCV_LIMITS if job.is_trusted else WEB_LIMITS
+        member = _encode(body, sha256, job.encode_format, job.image_size, limits)
     except BadPicture as error:
         return dataclasses.replace(outcome, status=error.status, message=str(error)), None
     mismatch = find_checksum_mismatch(extra, body)
@@ -197,11 +218,16 @@ def _is_placeholder(body: bytes, final_url: str | None) -> bool:
     return _PLACEHOLDER_NAME in file_name or hashlib.sha1(body, usedforsecurity=False).hexdigest() == _PLACEHOLDER_SHA1
 
 
-def _encode(body: bytes, sha256: str, encode_format: str, size: int) -> _Member:
+def _to_stored_format(body: bytes) -> bytes:
+    """Return a picture in a format that no tar has as PNG, and other bytes as they are."""
+    return body if detect_format(body) else convert_to_png(body) or body
+
+
+def _encode(body: bytes, sha256: str, encode_format: str, size: int, limits: SizeLimits = WEB_LIMITS) -> _Member:
     if encode_format == "original":
-        kind, width, height = measure_picture(body)
+        kind, width, height = measure_picture(body, limits)
         return _Member(kind, body, width, height, sha256)
-    pixels = resize_picture(inspect_picture(body), size)
+    pixels = resize_picture(inspect_picture(body, limits), size)
     if encode_format == "pixels":
         npy = io.BytesIO()
         np.lib.format.write_array(npy, pixels, version=(1, 0), allow_pickle=False)

@@ -5,7 +5,6 @@ import concurrent.futures
 import dataclasses
 import datetime as dt
 import functools
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from shards.download.downloader import Downloader
 from shards.download.host_queue import Request
 from shards.download.url_rewrite import is_web_url
 from shards.format.outcomes import Outcome, Status
+from shards.format.text import find_file
 from shards.progress import ProgressLine
 from shards.storage.session import ShardSession
 from shards.storage.shard_dir import Block, ShardDir
@@ -28,6 +28,7 @@ from shards.storage.shard_dir import Block, ShardDir
 _OPEN_ROWS = 16_000
 _POLL = 0.2  # seconds
 _MAX_TRANSFERS = 4  # parallel transfers to and from a URL
+_UNSUPPORTED = "not an http or https URL; local pictures need a list of their own, given as --list train=FILE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Pipeline:
                     self._take_next_steps(timeout=0)
                 else:
                     self._take_next_steps(timeout=_POLL)
-                self._progress.show()
+                self._progress.show(self._downloader.describe_wait)
         finally:
             self._transfers.shutdown(cancel_futures=True)
 
@@ -107,9 +108,9 @@ class Pipeline:
         requests: list[Request] = []
         for row in wanted:
             if self._is_local:
-                self._add_result(row["row"], *_find_file(row["image_url"], self._config.max_bytes))
+                self._add_result(row["row"], *_find_local(row["image_url"]))
             elif not is_web_url(row["image_url"]):
-                outcome = Outcome(Status.UNSUPPORTED_URL, dt.datetime.now(dt.UTC), message="not an http or https URL")
+                outcome = Outcome(Status.UNSUPPORTED_URL, dt.datetime.now(dt.UTC), message=_UNSUPPORTED)
                 self._add_result(row["row"], outcome, None)
             else:
                 requests.append(Request(row["row"], row["image_url"], folder))
@@ -134,7 +135,9 @@ class Pipeline:
 
     def _pack(self, block: Block, opened: _OpenBlock) -> None:
         is_committed = opened.task.is_committed
-        job = PackJob.create(self._dir, block, opened.folder, opened.results, is_committed=is_committed)
+        job = PackJob.create(
+            self._dir, block, opened.folder, opened.results, is_committed=is_committed, is_trusted=self._is_local
+        )
         with hold_interrupts():
             self._steps[self._pool.submit(pack_block, job)] = functools.partial(self._upload, block)
 
@@ -161,15 +164,14 @@ class Pipeline:
             callback(result)
 
 
-def _find_file(name: str, max_bytes: int) -> tuple[Outcome, Path | None]:
+def _find_local(name: str) -> tuple[Outcome, Path | None]:
     """Return the result for a local picture of a Caffe list."""
-    now = dt.datetime.now(dt.UTC)
-    path = Path(name)
+    now, path = dt.datetime.now(dt.UTC), find_file(name)
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        if path.exists() and not path.is_file():
+            return Outcome(Status.MISSING_FILE, now, message="not a regular file"), None
+        path.open("rb").close()
     except (OSError, ValueError) as error:
-        return Outcome(Status.MISSING_FILE, now, message=str(error)), None
-    if size > max_bytes:
-        return Outcome(Status.TOO_LARGE, now, bytes=size, message=f"over max_bytes {max_bytes}"), None
+        reason = error.strerror if isinstance(error, OSError) else error
+        return Outcome(Status.MISSING_FILE, now, message=str(reason)), None
     return Outcome(Status.KEPT, now), path

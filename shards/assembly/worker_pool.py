@@ -83,6 +83,7 @@ def _begin_worker() -> None:
     """Set up a packing process: one thread, no reaction to Ctrl-C, and an exit when the main process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # outcomes.parquet names the damaged pictures
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,5 +1,6 @@
 """Checks, decodes and resizes pictures; the pixels are bit for bit those of Caffe's OpenCV."""
 
+import dataclasses
 import io
 import struct
 from collections.abc import Callable
@@ -9,22 +10,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shards.format import jpeg
 from shards.format.outcomes import Status
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """uint8[H, W, 3], RGB."""
 
-MIN_SIDE = 16  # pixels
-MAX_PIXELS = 50_000_000
+
+@dataclasses.dataclass(frozen=True)
+class SizeLimits:
+    """The sizes that a picture may have."""
+
+    min_side: int  # pixels
+    max_pixels: int
+
+
+WEB_LIMITS = SizeLimits(min_side=16, max_pixels=50_000_000)  # smaller ones are tracking pixels, larger ones bombs
+OPENCV_LIMITS = SizeLimits(min_side=1, max_pixels=2**30)  # what cv2.imread reads
 
 _REDUCTION = 8  # cv2.IMREAD_REDUCED_COLOR_8 divides the sides by it, rounding up
 _GZIP = b"\x1f\x8b"
+_JPEG = b"\xff\xd8\xff"
 _DIB_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
-# SOF0..SOF15, the JPEG segments with the size: all of 0xCn except DHT, JPG and DAC.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_SCAN = 0xDA
-# JPEG markers without a length: TEM, RST0..RST7, SOI.
-_JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 class BadPicture(ValueError):  # noqa: N818 -- a result of a check, not an error in the program
@@ -38,6 +45,8 @@ class BadPicture(ValueError):  # noqa: N818 -- a result of a check, not an error
 def decode_picture(body: bytes | memoryview) -> Pixels:
     """Decode a picture as `cv2.imread` does: the first frame, without alpha, after EXIF orientation.
 
+    A JPEG may lack its end marker. If more of it is missing, it is refused; `cv2.imread` fills the rest with grey.
+
     Raises:
         BadPicture: it doesn't decode completely.
         MemoryError: there is not enough memory for the pixels.
@@ -46,15 +55,23 @@ def decode_picture(body: bytes | memoryview) -> Pixels:
 
 
 def _decode_bgr(body: bytes | memoryview, flag: int) -> Pixels:
+    bgr = _try_decode(body, flag)
+    if bgr is None and body[:3] == _JPEG:
+        completed = jpeg.complete_end(bytes(body))
+        bgr = _try_decode(completed, flag) if completed else None
+    if bgr is None:
+        raise BadPicture(Status.CORRUPT, "doesn't decode")
+    return bgr
+
+
+def _try_decode(body: bytes | memoryview, flag: int) -> Pixels | None:
     try:
         bgr = cv2.imdecode(np.frombuffer(body, np.uint8), flag) if len(body) else None
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:  # the picture may be good
             raise MemoryError(error.err) from error
         raise BadPicture(Status.CORRUPT, f"doesn't decode: {error.err}") from error
-    if bgr is None:
-        raise BadPicture(Status.CORRUPT, "doesn't decode")
-    return np.asarray(bgr, np.uint8)
+    return None if bgr is None else np.asarray(bgr, np.uint8)
 
 
 def resize_picture(pixels: Pixels, height: int, width: int | None = None) -> Pixels:
@@ -75,20 +92,28 @@ def read_member(body: bytes | memoryview, format: str) -> Pixels:  # noqa: A002 
     return _view_npy(body) if format == "npy" else decode_picture(body)
 
 
-def inspect_picture(body: bytes) -> Pixels:
+def convert_to_png(body: bytes) -> bytes | None:
+    """Return a picture in any format that OpenCV reads, such as TIFF or PPM, as a PNG with the same pixels, or None."""
+    try:
+        return cv2.imencode(".png", _decode_bgr(body, cv2.IMREAD_COLOR))[1].tobytes()
+    except BadPicture:
+        return None
+
+
+def inspect_picture(body: bytes, limits: SizeLimits = WEB_LIMITS) -> Pixels:
     """Check and decode a response body; its size is checked before it is decoded.
 
     Raises:
         BadPicture: it must not be kept; the status gives the reason.
     """
-    _, width, height = _check_header(body)
+    _, width, height = _check_header(body, limits)
     pixels = decode_picture(body)
     if sorted(pixels.shape[:2]) != sorted((width, height)):  # sorted: EXIF may have turned it
         raise BadPicture(Status.CORRUPT, f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, not its {width}x{height}")
     return pixels
 
 
-def measure_picture(body: bytes) -> tuple[str, int, int]:
+def measure_picture(body: bytes, limits: SizeLimits = WEB_LIMITS) -> tuple[str, int, int]:
     """Return the format, width and height; faster than `inspect_picture`, with the same checks.
 
     A JPEG is decoded at an eighth of its size: every byte is read, but most of the inverse transform is skipped.
@@ -96,7 +121,7 @@ def measure_picture(body: bytes) -> tuple[str, int, int]:
     Raises:
         BadPicture: it must not be kept; the status gives the reason.
     """
-    kind, width, height = _check_header(body)
+    kind, width, height = _check_header(body, limits)
     reduced = -(-height // _REDUCTION), -(-width // _REDUCTION)
     if kind == "jpg" and (width == height or reduced[0] != reduced[1]):  # the reduced shape shows whether EXIF turns it
         shape = _decode_bgr(body, cv2.IMREAD_REDUCED_COLOR_8).shape[:2]
@@ -104,11 +129,11 @@ def measure_picture(body: bytes) -> tuple[str, int, int]:
             return kind, width, height
         if shape == reduced[::-1]:
             return kind, height, width
-    height, width, _ = inspect_picture(body).shape
+    height, width, _ = inspect_picture(body, limits).shape
     return kind, width, height
 
 
-def _check_header(body: bytes) -> tuple[str, int, int]:
+def _check_header(body: bytes, limits: SizeLimits) -> tuple[str, int, int]:
     """Return the format, width and height in the header.
 
     Raises:
@@ -123,10 +148,12 @@ def _check_header(body: bytes) -> tuple[str, int, int]:
         width, height = _HEADER_READERS[kind](body)
     except (struct.error, IndexError) as error:
         raise BadPicture(Status.CORRUPT, f"{kind} cut within its header") from error
-    if width * height > MAX_PIXELS:
-        raise BadPicture(Status.TOO_MANY_PIXELS, f"{width}x{height} is over {MAX_PIXELS:,} pixels")
-    if min(width, height) < MIN_SIDE:
-        raise BadPicture(Status.TOO_SMALL, f"{width}x{height} is under {MIN_SIDE} pixels a side")
+    except ValueError as error:
+        raise BadPicture(Status.CORRUPT, str(error)) from error
+    if width * height > limits.max_pixels:
+        raise BadPicture(Status.TOO_MANY_PIXELS, f"{width}x{height} is over {limits.max_pixels:,} pixels")
+    if min(width, height) < limits.min_side:
+        raise BadPicture(Status.TOO_SMALL, f"{width}x{height} is under {limits.min_side} pixels a side")
     return kind, width, height
 
 
@@ -146,7 +173,7 @@ def _view_npy(body: bytes | memoryview) -> Pixels:
 
 def detect_format(body: bytes) -> str | None:
     """Detect the format from the first bytes alone; None if they are not a picture's."""
-    if body.startswith(b"\xff\xd8\xff"):
+    if body.startswith(_JPEG):
         return "jpg"
     if body.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
@@ -160,24 +187,14 @@ def detect_format(body: bytes) -> str | None:
     return None
 
 
-def _jpg_size(body: bytes) -> tuple[int, int]:
-    """Read the segments up to the frame header; bytes between segments are skipped, as libjpeg does."""
-    position = 2
-    while True:
-        position = body.find(b"\xff", position)
-        if position < 0:
-            raise BadPicture(Status.CORRUPT, "jpg without a frame header")
-        while body[position] == 0xFF:  # any number of fill bytes may precede a marker
-            position += 1
-        marker = body[position]
-        position += 1
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", body, position + 3)
-            return width, height
-        if marker == _JPEG_SCAN:
-            raise BadPicture(Status.CORRUPT, "jpg whose scan comes before its frame header")
-        if marker and marker not in _JPEG_STANDALONE:
-            position += struct.unpack_from(">H", body, position)[0]
+def _png_size(body: bytes) -> tuple[int, int]:
+    kind = body[12:16]
+    if kind == b"CgBI":
+        raise ValueError("png in Apple's CgBI variant, which only Apple's programs read; convert it to a standard PNG")
+    if len(kind) == 4 and kind != b"IHDR":
+        raise ValueError(f"png that begins with a chunk {kind!r}")
+    width, height = struct.unpack_from(">II", body, 16)
+    return width, height
 
 
 def _bmp_size(body: bytes) -> tuple[int, int]:
@@ -199,12 +216,12 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     if chunk == b"VP8 ":
         width, height = struct.unpack_from("<HH", body, 26)
         return width & 0x3FFF, height & 0x3FFF
-    raise BadPicture(Status.CORRUPT, f"webp that begins with a chunk {chunk!r}")
+    raise ValueError(f"webp that begins with a chunk {chunk!r}")
 
 
 _HEADER_READERS: dict[str, Callable[[bytes], tuple[Any, ...]]] = {
-    "jpg": _jpg_size,
-    "png": lambda body: struct.unpack_from(">II", body, 16),
+    "jpg": jpeg.read_size,
+    "png": _png_size,
     "gif": lambda body: struct.unpack_from("<HH", body, 6),
     "bmp": _bmp_size,
     "webp": _webp_size,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards.config.recipe import Recipe
-from shards.format.images import BadPicture, measure_picture, read_member
+from shards.format.images import OPENCV_LIMITS, BadPicture, measure_picture, read_member
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = 2 * tarfile.BLOCKSIZE  # the zeros at the end of an archive
@@ -157,7 +157,7 @@ def _check_picture(content: bytes, entry: dict[str, Any], recipe: Recipe) -> Ite
     stored_as = _STORED_AS.get(recipe.encode_format)
     try:
         if stored_as is None:
-            found_format, width, height = measure_picture(content)
+            found_format, width, height = measure_picture(content, OPENCV_LIMITS)
         else:
             found_format = stored_as
             height, width, _ = read_member(content, stored_as).shape

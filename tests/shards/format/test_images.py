@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks.caffe_results import digest, read_pictures
 from shards.format.images import (
+    OPENCV_LIMITS,
     BadPicture,
+    convert_to_png,
     decode_picture,
     detect_format,
     inspect_picture,
@@ -37,6 +39,9 @@ NAMES = [
     "j4_150x111_q85_small.jpg",
     "j5_333x777_q80_progressive.jpg",
 ]
+
+
+OTHER_FORMATS = [".ppm", ".tif", ".jp2", ".avif", ".hdr", ".sr", ".pfm"]  # that OpenCV reads and the web seldom has
 
 
 def encode(extension: str, height: int = 40, width: int = 64) -> bytes:
@@ -119,6 +124,48 @@ def test_a_cut_picture_is_corrupt(kind, fraction):
     assert caught.value.status is Status.CORRUPT
     with pytest.raises(BadPicture, match=re.escape(str(caught.value))):
         measure_picture(body[: max(18, int(len(body) * fraction))])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpg_without_its_end_marker_has_the_pixels_of_the_complete_one(orientation):
+    complete = odd_pictures.with_orientation(encode(".jpg", 40, 66), orientation)
+    for body in (complete[:-2], complete[:-1]):
+        assert measure_picture(body) == measure_picture(complete)
+        for read in (decode_picture, inspect_picture, lambda body: read_member(memoryview(body), "jpg")):
+            np.testing.assert_array_equal(read(body), decode_picture(complete))
+
+
+def test_a_png_for_apple_has_its_own_cause():
+    standard = encode(".png")
+    with pytest.raises(BadPicture, match="png in Apple's CgBI variant") as caught:
+        measure_picture(standard[:8] + b"\0\0\0\4CgBI\x50\0\x20\x02\x2b\xd5\xb3\x7f" + standard[8:])
+    assert caught.value.status is Status.CORRUPT
+    with pytest.raises(BadPicture, match="begins with a chunk b'IDAT'"):
+        measure_picture(standard[:12] + b"IDAT" + standard[16:])
+
+
+@pytest.mark.parametrize("extension", OTHER_FORMATS)
+def test_other_formats_of_opencv_are_converted_without_loss(extension, tmp_path):
+    picture = odd_pictures.smooth(4)
+    body = odd_pictures.encode(
+        extension, picture.astype(np.float32) / 255 if extension in {".hdr", ".pfm"} else picture
+    )
+    (tmp_path / "file").write_bytes(body)
+    with pytest.raises(BadPicture) as caught:
+        measure_picture(body)
+    assert caught.value.status is Status.NOT_AN_IMAGE
+    converted = convert_to_png(body)
+    np.testing.assert_array_equal(decode_picture(converted)[:, :, ::-1], cv2.imread(str(tmp_path / "file")))
+    assert convert_to_png(body[:100]) is None
+
+
+def test_opencvs_own_limits_of_a_size():
+    small = encode(".png", 8, 8)
+    with pytest.raises(BadPicture, match="8x8 is under 16 pixels a side"):
+        measure_picture(small)
+    assert measure_picture(small, OPENCV_LIMITS) == ("png", 8, 8)
+    with pytest.raises(BadPicture, match=r"is over 1,073,741,824 pixels"):
+        measure_picture(odd_pictures.png(40000, 30000, 8, 2, b""), OPENCV_LIMITS)
 
 
 @pytest.mark.parametrize("flags", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]])
