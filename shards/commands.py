@@ -17,6 +17,7 @@ from shards.assembly.repack import RepackConfig, repack
 from shards.config.cli import build_parser as build_assemble_parser
 from shards.config.cli import one_line, parse_assemble_config
 from shards.errors import ConfigError, ShardsError
+from shards.format.outcomes import Status
 from shards.location import url_of
 from shards.report.html import write_page
 from shards.report.report import read_report
@@ -58,8 +59,8 @@ def run_command(command: str, arguments: list[str]) -> int:
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool doesn't return memory to the system
     try:
         if command == "assemble":
-            assemble(parse_assemble_config(arguments), Console(soft_wrap=True))
-            return 0
+            reason = assemble(parse_assemble_config(arguments), Console(soft_wrap=True))
+            return _report_empty(reason) if reason else 0
         parser = build_parser(command)
         options = parser.parse_args(arguments)
         if command == "repack":
@@ -79,6 +80,11 @@ def run_command(command: str, arguments: list[str]) -> int:
         return 130
 
 
+def _report_empty(reason: str) -> int:
+    print(f"error: {one_line(reason)}", file=sys.stderr)
+    return 1
+
+
 def _finalize(options: Namespace) -> int:
     with open_existing_session(options.dir, options.stage) as (shard_dir, session):
         counts = finalize(shard_dir, session.work, session.remote)
@@ -93,6 +99,10 @@ def _merge(options: Namespace) -> int:
     if merged.counts is not None:
         count = sum(merged.counts.values())
         print(f"{root}: all {merged.blocks} blocks are complete; index.parquet lists the kept pictures of {count} rows")
+        if not merged.counts.get(Status.KEPT):
+            return _report_empty(
+                f"{root} has no picture: none of the {count} rows was kept; outcomes.parquet has the reasons"
+            )
         return 0
     count = merged.partitions
     print(f"{root}: {sum(merged.missing.values())} of {merged.blocks} blocks are missing; nothing was merged")

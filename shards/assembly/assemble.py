@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
@@ -22,17 +23,20 @@ from shards.config.recipe import Recipe
 from shards.config.schema import AssembleConfig, count_processes
 from shards.download.downloader import Downloader
 from shards.errors import ShardsError
-from shards.format.outcomes import Status
+from shards.format.outcomes import OUTCOMES_FILE, Status
 from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
-from shards.storage.shard_dir import Block, ShardDir
+from shards.storage.shard_dir import Block, ShardDir, read_part
 from shards.url_list.labels import read_classes
 from shards.url_list.source import Source, read_source
 
 
-def assemble(config: AssembleConfig, console: Console) -> None:
+def assemble(config: AssembleConfig, console: Console) -> str | None:
     """Make DIR from the list, or resume an earlier assembly, and print the progress on the console.
+
+    Returns:
+        Why DIR has no picture, in one line; None if it has one, or if only a partition was made.
 
     Raises:
         ShardsError: the list, DIR or the machine is not as required; the same command can resume from DIR.
@@ -51,6 +55,7 @@ def assemble(config: AssembleConfig, console: Console) -> None:
         shard_dir = open_or_create(session.root, recipe, session.work, source)
         write_rules(session.root, rules, session.work)
         counts = _make_blocks(config, session, shard_dir, console, is_local=source.is_local)
+        reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
     _print_summary(console, counts)
     if partition:
         command = f"python -m shards merge {shlex.quote(session.name)}"
@@ -58,6 +63,16 @@ def assemble(config: AssembleConfig, console: Console) -> None:
             console,
             f"Partition {config.partition} is complete. When all {partition.count} partitions are, run: {command}",
         )
+    return reason
+
+
+def _explain_empty(session: ShardSession, counts: collections.Counter[str]) -> str:
+    """Return why none of the rows was kept, with the message of the first row of the most common status."""
+    shown = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    outcomes = read_part(session.root, OUTCOMES_FILE, ["image_url", "status", "message"])
+    first = outcomes.filter(pc.field("status") == counts.most_common(1)[0][0]).slice(0, 1).to_pylist()[0]
+    example = f"{first['image_url']}: {first['message']}" if first["message"] else first["image_url"]
+    return f"{session.name} has no picture: none of the {counts.total()} rows was kept ({shown}; for example {example})"
 
 
 def _make_blocks(
@@ -130,6 +145,8 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
         rows_per_shard=config.rows_per_shard,
         classes=read_classes(config.classes) or (),
         split=config.split,
+        url_col=config.url_col,
+        label_col=config.label_col,
     )
 
 

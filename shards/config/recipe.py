@@ -22,6 +22,8 @@ class Recipe:
     classes: tuple[str, ...] = ()  # class names in label order; empty if none were given and the list hasn't been read
     split: str = "official"  # or by_owner; DIRs written before there was a choice don't store it
     list_lengths: tuple[int, ...] = ()  # number of rows of the list at first, and each time after it had grown
+    url_col: str = "image_url"  # name of the list's column of URLs
+    label_col: str | None = "label"  # name of the list's column of labels; None if the pictures have no labels
 
     def difference(self, other: "Recipe") -> str | None:
         """Return the first field that differs, in words, or None; ignore classes if the other names none.

@@ -65,9 +65,12 @@ class AssembleConfig:
     """The settings of an assembly.
 
     Attributes:
-        list: CSV, CSV.gz, Parquet or JSON lines, as a path or http(s) URL; flickr_style for the official list; or
-            Caffe list files of local paths, --list train=train.txt --list test=test.txt.
+        list: CSV, TSV, Parquet, JSON lines or a text file of URLs, as a path or http(s) URL; flickr_style for the
+            official list; or Caffe list files of local paths, --list train=train.txt --list test=test.txt.
         out: folder of the shards; or s3://BUCKET/DIR or gs://BUCKET/DIR, to which each finished block is uploaded.
+        url_col: name of the list's column of URLs.
+        label_col: name of the list's column of labels; null for pictures without labels, which then have the class
+            unlabelled.
         images: number of rows to take from the shuffled list; -1 takes all.
         seed: seed of the shuffle and of a random split. The default is Caffe's.
         labels: take only rows whose label number is below this number.
@@ -108,6 +111,8 @@ class AssembleConfig:
 
     list: str | list[str]
     out: Path
+    url_col: str = "image_url"
+    label_col: str | None = "label"
     images: int = -1
     seed: int = 831486
     labels: int | None = None
@@ -148,6 +153,7 @@ class AssembleConfig:
             ("placeholder_urls", self.placeholder_urls < 2 and self.placeholder_urls != 0, "at least 2, or 0 for off"),
             ("test_share", not 0 <= self.test_share < 1, "at least 0 and below 1"),
             ("seed", not 0 <= self.seed < 2**32, "at least 0 and below 2**32"),
+            ("label_col", self.label_col == self.url_col, "another column than url_col"),
             ("workers", self.workers == 0, "a number of processes, or -x for all cores but x"),
         ]
         for name, is_broken, rule in rules:

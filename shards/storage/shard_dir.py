@@ -76,7 +76,10 @@ class ShardDir:
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
         """Return the block's rows, each with the columns of `ROWS_SCHEMA`."""
         size = self.recipe.rows_per_shard
-        return self.rows.take(self._positions[block.split][block.number * size :][:size]).to_pylist()
+        positions = self._positions[block.split][block.number * size :][:size]
+        first, last = positions[0], positions[-1]
+        near = self.rows.slice(first, last - first + 1)  # `take` first joins all chunks of a table
+        return near.take(pa.array(positions - first)).to_pylist()
 
     def size_of(self, block: Block) -> int:
         """Return the number of the block's rows."""

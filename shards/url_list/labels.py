@@ -8,6 +8,7 @@ from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES, FLI
 from shards.url_list.source import Source
 
 LARGEST_LABEL = 99_999  # every label below it is a class, too
+UNLABELLED = "unlabelled"  # the only class of a list without labels
 _INTEGER = re.compile(r"\d{1,9}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -21,8 +22,9 @@ def read_classes(classes: str | None) -> tuple[str, ...] | None:
     if classes is None or classes == FLICKR_STYLE:
         return FLICKR_STYLE_CLASSES if classes else None
     try:
-        names = tuple(line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(classes).expanduser().read_text(encoding="utf-8-sig")
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ names an unknown user
         raise ShardsError(f"--classes {classes}: {error}; give a text file with one name per line") from error
     if len(set(names)) < len(names) or not names:
         raise ShardsError(f"--classes {classes}: it must name each class once, one name per line")

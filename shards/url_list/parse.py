@@ -1,16 +1,19 @@
-"""Parses a list into a table: CSV, Parquet, JSON lines or Caffe list files."""
+"""Parses a list into rows: CSV, Parquet, JSON, lines of URLs, or Caffe list files."""
 
-import codecs
-import csv
-import gzip
 import io
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
-from shards.url_list.labels import LARGEST_LABEL, is_label
+from shards.format.caffe_list import parse_caffe_list
+from shards.url_list.delimited import read_delimited
+from shards.url_list.encoding import decompress, to_utf8
+from shards.url_list.json_rows import read_json_array, read_json_lines
+from shards.url_list.labels import LARGEST_LABEL, UNLABELLED
+from shards.url_list.parquet import read_parquet
 from shards.url_list.source import Source
 
 ROWS_SCHEMA = pa.schema(
@@ -24,27 +27,39 @@ ROWS_SCHEMA = pa.schema(
     ]
 )
 TEXT_LABEL_SCHEMA = ROWS_SCHEMA.set(ROWS_SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
+_FIRST_LINE = re.compile(rb"\s*([^\r\n]*)")
+_URL = re.compile(rb"https?://.*", re.IGNORECASE)
+_URL_AND_LABEL = re.compile(rb"[^\s,;|]+[\s,;|][\w\s,;|-]*")  # other columns of a URL's line; many URLs have a comma
 
 
-def parse_list(source: Source) -> pa.Table:
-    """Return the columns of a list of URLs, whose format is detected from the first bytes.
+def parse_list(source: Source, url_col: str = "image_url", label_col: str | None = "label") -> Iterator[dict[str, Any]]:
+    """Return the rows of a list of URLs as JSON values by column. The format is detected from the first bytes.
+
+    A text whose first line is a URL has a URL on each line, and the label `UNLABELLED` for all.
 
     Raises:
-        ShardsError: the list is damaged.
+        ShardsError: the list is damaged. Most errors are raised when their row is read.
     """
-    body = source.parts[""]
-    try:
-        if body.startswith(b"\x1f\x8b"):
-            body = gzip.decompress(body)
-        body = body.removeprefix(codecs.BOM_UTF8)
-        if body.startswith(b"PAR1"):
-            return pq.read_table(pa.BufferReader(body))
-        if body.lstrip().startswith(b"{"):
-            options = pyarrow.json.ReadOptions(block_size=min(len(body) + 1, 2**31 - 1))  # a row must fit in a block
-            return pyarrow.json.read_json(pa.BufferReader(body), options)
-    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
-        raise ShardsError(f"--list {source.name} can't be read: {str(error).splitlines()[0]}") from error
-    return _parse_csv(_decode(body, source.name), source.name)
+    name, body = source.name, decompress(source.parts[""], source.name)
+    if body.startswith(b"PAR1"):
+        return read_parquet(body, name)
+    body = to_utf8(body, name)
+    first = _FIRST_LINE.match(body)
+    assert first  # it matches an empty text, too
+    line = first[1].rstrip()
+    if line.startswith(b"{"):
+        return read_json_lines(body, name)
+    if line.startswith(b"["):
+        return read_json_array(body, name)
+    if not _URL.fullmatch(line):
+        return read_delimited(body, name, url_col)
+    if _URL_AND_LABEL.fullmatch(line):
+        header = f"{url_col},{label_col or 'label'}"
+        raise ShardsError(
+            f"--list {name}: line 1 has a URL and other columns; put a header before it, such as {header}"
+        )
+    urls = filter(None, map(str.strip, _lines(body)))
+    return ({url_col: url, label_col or "label": UNLABELLED} for url in urls)
 
 
 def parse_caffe_lists(source: Source) -> pa.Table:
@@ -55,43 +70,11 @@ def parse_caffe_lists(source: Source) -> pa.Table:
     """
     rows: list[dict[str, object]] = []
     for split, body in source.parts.items():
-        name = f"{split}={source.paths[split]}"
-        for number, line in enumerate(_decode(body, name).splitlines(), start=1):
-            if not line.strip():
-                continue
-            path, space, label = line.strip().rpartition(" ")  # the last space: a path may contain spaces
-            if not space or not is_label(label):
-                raise ShardsError(
-                    f"--list {name}, line {number}: {line[:80]!r} isn't a path, a space "
-                    f"and a label from 0 to {LARGEST_LABEL:,}"
-                )
-            row = {"row": len(rows), "key": f"{len(rows):08d}", "image_url": path.rstrip(), "split": split}
-            rows.append({**row, "label": label, "extra": "{}"})
+        for picture in parse_caffe_list(body, f"--list {split}={source.paths[split]}", LARGEST_LABEL + 1):
+            row = {"row": len(rows), "key": f"{len(rows):08d}", "image_url": picture.path, "split": split}
+            rows.append({**row, "label": str(picture.label), "extra": "{}"})
     return pa.Table.from_pylist(rows, TEXT_LABEL_SCHEMA)
 
 
-def _parse_csv(text: str, name: str) -> pa.Table:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the default is 128 KB
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [title.strip() or ("" if index else "id") for index, title in enumerate(next(reader, []))]
-        columns: list[list[str]] = [[] for _ in header]
-        for fields in filter(None, reader):
-            if len(fields) != len(header):
-                raise ShardsError(
-                    f"--list {name}, line {reader.line_num}: {len(fields)} columns, but the header has {len(header)}"
-                )
-            for column, value in zip(columns, fields, strict=True):
-                column.append(value)
-    except csv.Error as error:
-        raise ShardsError(f"--list {name}, line {reader.line_num}: {error}") from error
-    if len(set(header)) < len(header):
-        raise ShardsError(f"--list {name}: two columns have the same name in its header {','.join(header)[:200]}")
-    return pa.table({title: pa.array(column, pa.string()) for title, column in zip(header, columns, strict=True)})
-
-
-def _decode(body: bytes, name: str) -> str:
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ShardsError(f"--list {name} isn't UTF-8 text at byte {error.start}") from error
+def _lines(body: bytes) -> Iterator[str]:
+    return iter(io.TextIOWrapper(io.BytesIO(body), encoding="utf-8"))

@@ -1,9 +1,7 @@
 """Selects, splits and orders the rows of a list, reproducibly."""
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import re
 
 import numpy as np
@@ -13,13 +11,14 @@ import pyarrow.compute as pc
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
+from shards.url_list.convert import convert_rows
 from shards.url_list.labels import encode_labels
 from shards.url_list.parse import ROWS_SCHEMA, TEXT_LABEL_SCHEMA, parse_caffe_lists, parse_list
-from shards.url_list.provenance import owner_of
-from shards.url_list.source import SPLIT_NAME, Source
+from shards.url_list.source import Source
 
-_SPLIT_COLUMNS = ("_split", "split")
 _KEY_LENGTH = 80
+_MAX_STRINGS = 2**30  # bytes of a column above which its rows are reordered in parts
+_TAKEN_ROWS = 100_000  # rows of a part
 
 
 def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
@@ -41,25 +40,28 @@ def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
         _refuse_selection(recipe)
         table = parse_caffe_lists(source)
     else:
-        table = parse_list(source)
+        rows = parse_list(source, recipe.url_col, recipe.label_col)
+        table = convert_rows(rows, source.name, recipe)
         recipe = dataclasses.replace(recipe, list_lengths=_add_length(recipe.list_lengths, len(table), source.name))
-        table = _convert_columns(table, source.name, recipe)
+        table = _number_rows(table, recipe.list_lengths)
     labels, classes = encode_labels(table.column("label").to_pylist(), source, recipe.classes or None)
     table = table.set_column(table.column_names.index("label"), "label", pa.array(labels, pa.int32()))
     if not source.is_local:
-        table = table.take(pa.array(_permute(recipe.seed, recipe.list_lengths)))
+        table = _take(table, _permute(recipe.seed, recipe.list_lengths))
     if recipe.labels is not None:
         table = table.filter(pc.field("label") < recipe.labels)
     if recipe.images > 0:
         table = table.slice(0, recipe.images)
     if not len(table):
-        raise ShardsError(f"--list {source.name}: no row is left to download")
+        raise ShardsError(f"--list {source.name}: no row has a label below --labels {recipe.labels}")
     return table.cast(ROWS_SCHEMA), dataclasses.replace(recipe, classes=classes[: recipe.labels])
 
 
 def _refuse_selection(recipe: Recipe) -> None:
     if recipe.images > 0 or recipe.labels is not None:
         raise ShardsError("--images and --labels select from a list of URLs; all rows of a Caffe list file are taken")
+    if (recipe.url_col, recipe.label_col) != ("image_url", "label"):
+        raise ShardsError("--url_col and --label_col are for a list of URLs; a Caffe list file has no column names")
     if recipe.split != "official":
         raise ShardsError(f"--split {recipe.split} is for a list of URLs; each Caffe list file is one split")
 
@@ -76,46 +78,24 @@ def _permute(seed: int, lengths: tuple[int, ...]) -> npt.NDArray[np.int64]:
     return np.concatenate([start + np.random.RandomState(seed).permutation(end - start) for start, end in bounds])
 
 
-def _convert_columns(table: pa.Table, name: str, recipe: Recipe) -> pa.Table:
-    """Convert a list's columns to `TEXT_LABEL_SCHEMA`."""
-    names = table.column_names
-    for needed in ("image_url", "label"):
-        if needed not in names:
-            raise ShardsError(f"--list {name}: no column {needed} among {', '.join(names)[:200]}")
-    urls, labels = _texts(table, "image_url"), _texts(table, "label")
-    if "" in labels:
-        raise ShardsError(f"--list {name}: row {labels.index('')} has no label")
-    split_column = next((column for column in _SPLIT_COLUMNS if column in names), None)
-    others = table.select([column for column in names if column not in {"id", "image_url", "label", split_column}])
-    extras = others.to_pylist()
-    if recipe.split == "by_owner":
-        splits = [_draw_split(owner_of(extra) or url, recipe) for extra, url in zip(extras, urls, strict=True)]
-    else:
-        splits = _texts(table, split_column) if split_column else [_draw_split(url, recipe) for url in urls]
-    for row, split in enumerate(splits):
-        if not SPLIT_NAME.fullmatch(split):
-            raise ShardsError(
-                f"--list {name}: row {row} has the split {split[:60]!r}; use only letters, digits, _ and -"
-            )
-    columns = {
-        "row": range(len(urls)),
-        "key": _make_keys(_texts(table, "id") if "id" in names else [""] * len(urls), recipe.list_lengths),
-        "image_url": urls,
-        "split": splits,
-        "label": labels,
-        "extra": [json.dumps(extra, sort_keys=True, ensure_ascii=False, default=str) for extra in extras],
-    }
-    return pa.table(columns, TEXT_LABEL_SCHEMA)
+def _number_rows(table: pa.Table, lengths: tuple[int, ...]) -> pa.Table:
+    """Convert a table of `CONVERTED_SCHEMA` to `TEXT_LABEL_SCHEMA`."""
+    keys = _make_keys(table.column("id").to_pylist(), lengths)
+    table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
+    return table.append_column("key", pa.array(keys, pa.string())).select(TEXT_LABEL_SCHEMA.names)
 
 
-def _texts(table: pa.Table, column: str) -> list[str]:
-    return ["" if value is None else str(value).strip() for value in table.column(column).to_pylist()]
-
-
-def _draw_split(owner: str, recipe: Recipe) -> str:
-    """Draw a split from the seed and a row's owner or URL alone, so that it doesn't depend on the other rows."""
-    draw = int.from_bytes(hashlib.sha256(f"{recipe.seed} {owner}".encode()).digest()[:8], "big")
-    return "test" if draw < recipe.test_share * 2**64 else "train"
+def _take(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+    """Reorder a table, also one whose texts are longer than an Arrow array of type string may be (2 GiB)."""
+    is_long = any(column.nbytes > _MAX_STRINGS for column in table.columns)
+    if not is_long:
+        return table.take(pa.array(order))
+    large = pa.schema(
+        [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in table.schema]
+    )
+    joined = table.cast(large).combine_chunks()
+    parts = [order[start : start + _TAKEN_ROWS] for start in range(0, len(order), _TAKEN_ROWS)]
+    return pa.concat_tables([joined.take(pa.array(part)).cast(table.schema) for part in parts])
 
 
 def _make_keys(ids: list[str], lengths: tuple[int, ...]) -> list[str]:

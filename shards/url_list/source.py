@@ -69,15 +69,16 @@ def _read(name: str) -> bytes:
         return _fetch(name)
     try:
         return Path(name).expanduser().read_bytes()
-    except OSError as error:
-        raise ShardsError(f"--list {name}: {error.strerror}; give a file, an http(s) URL or {FLICKR_STYLE}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL character in the name, or ~ and an unknown user
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ShardsError(f"--list {name}: {reason}; give a file, an http(s) URL or {FLICKR_STYLE}") from error
 
 
 def _fetch(url: str) -> bytes:
     try:
         response = requests.get(url, timeout=_TIMEOUT)
         response.raise_for_status()
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: urllib3's, for some invalid URLs
         raise ShardsError(f"--list {url}: {' '.join(str(error).split())}") from error
     return response.content
 

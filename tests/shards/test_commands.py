@@ -54,6 +54,43 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, part
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.parametrize("kind", ["urls", "local"])
+def test_a_list_of_which_nothing_was_kept_is_exit_code_1_with_the_reason(server, write_list, tmp_path, capsys, kind):
+    urls = [server.add(f"/{number}.jpg", Answer(status=404)) for number in range(3)]
+    (tmp_path / "train.txt").write_text(f"{tmp_path}/1.jpg 0\n{tmp_path}/2.jpg 1\n")
+    rows = [{"image_url": url, "label": 0} for url in urls]
+    path = write_list(rows) if kind == "urls" else f"train={tmp_path}/train.txt"
+    out = tmp_path / "out"
+    wanted = {
+        "urls": f"error: {out} has no picture: none of the 3 rows was kept (3 not_found; for example {server.url}/",
+        "local": f"error: {out} has no picture: none of the 2 rows was kept (2 missing_file; for example {tmp_path}/",
+    }[kind]
+    for more in ([], [], ["--retry=failed"]):  # also of a command that has nothing to do
+        assert run_command("assemble", [f"--list={path}", f"--out={out}", "--workers=1", *more]) == 1
+        printed = capsys.readouterr()
+        assert "Writing train/val for 0 successfully downloaded images." in printed.out
+        assert printed.err.splitlines()[-1].startswith(wanted)
+
+
+def test_a_command_that_adds_nothing_to_pictures_is_exit_code_0(server, draw_jpg, write_list, tmp_path, capsys):
+    rows = [{"image_url": server.add("/a.jpg", Answer(draw_jpg(0))), "label": 0}]
+    rows.append({"image_url": server.add("/b.jpg", Answer(status=404)), "label": 0})
+    for listed in (rows[:1], rows, rows):
+        command = [f"--list={write_list(listed)}", f"--out={tmp_path}/out", "--workers=1", "--retry=failed"]
+        assert run_command("assemble", command) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_partitions_without_pictures_are_reported_when_they_are_merged(server, write_list, tmp_path, capsys):
+    rows = [{"image_url": server.add(f"/{number}.jpg", Answer(status=404)), "label": 0} for number in range(3)]
+    path, out = write_list(rows), tmp_path / "out"
+    for partition in ("0/2", "1/2"):
+        command = [f"--list={path}", f"--out={out}", "--workers=1", "--test_share=0", f"--partition={partition}"]
+        assert run_command("assemble", command) == 0
+    assert run_command("merge", [str(out)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {out} has no picture: none of the 3 rows was kept")
+
+
 @contextlib.contextmanager
 def limited_memory(size):
     """Let this process allocate at most `size` more bytes."""

@@ -21,6 +21,11 @@ def test_out_may_be_a_url():
     assert (config.images, config.seed, config.encode_format, config.image_size) == (-1, 831486, "original", 256)
 
 
+def test_columns_have_other_names_or_no_labels():
+    config = parse_assemble_config(["--list=a", "--out=x", "--url_col=url", "--label_col=null"])
+    assert (config.url_col, config.label_col) == ("url", None)
+
+
 def test_flags_override_the_file(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("list: a.csv\nout: d\nimages: 5\nseed: 3\n")
@@ -99,6 +104,7 @@ def test_shipped_configs_are_valid_and_begin_with_their_command(name):
             ["--list", "a", "--out", "x", "--placeholder_urls", "1"],
             "placeholder_urls is 1; it must be at least 2, or 0",
         ),
+        (["--list", "a", "--out", "x", "--label_col", "image_url"], "label_col is image_url; it must be another"),
         (["--list", "a", "--out", "x", "--contact", "me\ndir=/"], "contact"),
         (["--list", "a", "--out", "x", "--images", "0"], "images is 0"),
         (["--list", "a", "--out", "x", "--images", "-2"], "images is -2"),

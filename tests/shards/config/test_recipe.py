@@ -13,6 +13,8 @@ STORED = make_recipe(seed=1, rows_per_shard=3, classes=("noir",), list_lengths=(
         ({"encode_format": "pixels"}, "encode_format original, not pixels"),
         ({"rows_per_shard": 4}, "rows_per_shard 3, not 4"),
         ({"split": "by_owner"}, "split official, not by_owner"),
+        ({"url_col": "url"}, "url_col image_url, not url"),
+        ({"label_col": None}, "label_col label, not None"),
         ({"classes": ("hazy",)}, "the classes noir, not hazy"),
         ({"list_sha256": "cd" * 32}, None),
         ({"images": 5}, None),

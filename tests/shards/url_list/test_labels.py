@@ -44,6 +44,11 @@ def test_a_class_list_may_have_names_that_look_like_numbers(labels, numbers):
     assert encode(*labels, classes=("noir", "1950", "-3", "1960"))[0] == numbers
 
 
+def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path):
+    (tmp_path / "classes.txt").write_text("noir\r\nété\r\n", encoding="utf-8-sig")
+    assert read_classes(str(tmp_path / "classes.txt")) == ("noir", "été")
+
+
 @pytest.mark.parametrize("text", ["", "noir\nnoir\n", None])
 def test_a_class_list_that_cannot_be_used_is_refused(tmp_path, text):
     path = tmp_path / "classes.txt"

@@ -1,8 +1,11 @@
+import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,9 +30,9 @@ def listed(body: bytes | str) -> Source:
     return Source("list.csv", {"": body.encode() if isinstance(body, str) else body})
 
 
-def as_csv() -> bytes:
+def as_csv(**settings) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
+    writer = csv.writer(text, **settings)
     writer.writerow(COLUMNS)
     writer.writerows(zip(*COLUMNS.values(), strict=True))
     return text.getvalue().encode()
@@ -41,9 +44,12 @@ def as_parquet() -> bytes:
     return buffer.getvalue()
 
 
+def as_rows() -> list[dict]:
+    return [dict(zip(COLUMNS, values, strict=True)) for values in zip(*COLUMNS.values(), strict=True)]
+
+
 def as_json_lines() -> bytes:
-    rows = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*COLUMNS.values(), strict=True)]
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row) + "\n" for row in as_rows()).encode()
 
 
 WITH_BOM = [
@@ -53,6 +59,15 @@ WITH_BOM = [
 
 FORMATS = {
     "csv": as_csv(),
+    "csv with tabs": as_csv(delimiter="\t"),
+    "csv with semicolons, for Excel": b"sep=;\r\n" + as_csv(delimiter=";"),
+    "csv in UTF-16": as_csv().decode().encode("utf-16"),
+    "csv in big-endian UTF-16": codecs.BOM_UTF16_BE + as_csv().decode().encode("utf-16-be"),
+    "csv in UTF-32": as_csv().decode().encode("utf-32"),
+    "csv.bz2": bz2.compress(as_csv()),
+    "csv.xz": lzma.compress(as_csv()),
+    "json array": json.dumps(as_rows(), indent=1).encode(),
+    "jsonl in UTF-16": as_json_lines().decode().encode("utf-16"),
     "csv.gz": gzip.compress(as_csv(), mtime=0),
     "parquet": as_parquet(),
     "jsonl": as_json_lines(),
@@ -63,9 +78,7 @@ FORMATS = {
 
 @pytest.mark.parametrize("body", FORMATS.values(), ids=FORMATS.keys())
 def test_each_format_gives_the_same_rows(body):
-    table = parse_list(listed(body))
-    assert table.column_names == list(COLUMNS)
-    assert [str(value) for value in table.column("label").to_pylist()] == ["2", "0", "1"]
+    assert [list(row) for row in parse_list(listed(body))] == [list(COLUMNS)] * 3
     rows = sorted(select_rows(listed(body), make_recipe())[0].to_pylist(), key=lambda row: row["row"])
     assert [row["key"] for row in rows] == ["x", "y", "z"]
     assert [row["image_url"] for row in rows] == COLUMNS["image_url"]
@@ -74,55 +87,55 @@ def test_each_format_gives_the_same_rows(body):
     assert [json.loads(row["extra"]) for row in rows] == [{"page_url": "p"}, {"page_url": "q"}, {"page_url": "r"}]
 
 
-def test_the_unnamed_first_column_is_the_id():
-    table = parse_list(listed(",image_url,label\n007,http://h/a,0\n8,http://h/b,0\n"))
-    assert table.column("id").to_pylist() == ["007", "8"]
-
-
-def test_unusual_urls_are_unchanged():
-    urls = ['http://h/a "b".jpg', "http://h/é,ü.jpg", "ftp://h/x", "", "http://h/a\tb"]
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["image_url", "label"], *([url, 0] for url in urls)])
-    assert parse_list(listed(text.getvalue())).column("image_url").to_pylist() == urls
-
-
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_a_value_may_be_megabytes_long(form):
-    long = "x" * 3_000_000
-    body = f'{{"image_url": "http://h/1", "label": 0, "text": "{long}"}}\n'
-    if form == "csv":
-        body = f"image_url,label,text\nhttp://h/1,0,{long}\n"
-    assert parse_list(listed(body)).column("text").to_pylist() == [long]
-
-
-def test_blank_lines_are_skipped():
-    assert parse_list(listed("image_url,label\n\nhttp://h/1,0\n\n")).to_pylist() == [
-        {"image_url": "http://h/1", "label": "0"}
+def test_a_text_of_urls_needs_no_labels():
+    body = "\nhttps://h/w_200,h_100/a.jpg\r\nHTTP://h/b;c.jpg \n\nphotos/d.jpg\n"
+    rows, recipe = select_rows(listed(body), make_recipe())
+    assert sorted(rows.column("image_url").to_pylist()) == [
+        "HTTP://h/b;c.jpg",
+        "https://h/w_200,h_100/a.jpg",
+        "photos/d.jpg",
     ]
-    assert len(parse_list(listed(""))) == 0
+    assert set(rows.column("label").to_pylist()) == {0}
+    assert recipe.classes == ("unlabelled",)
+
+
+@pytest.mark.parametrize("line", ["http://h/a.jpg,cat", "http://h/a.jpg 0", "http://h/a.jpg\tcat\ttrain"])
+def test_a_table_without_a_header_is_no_text_of_urls(line):
+    with pytest.raises(ShardsError, match=r"line 1 has a URL and other columns; put a header .* url,label"):
+        parse_list(listed(line), "url")
 
 
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        ("image_url,label\nhttp://h/1\n", "line 2"),
-        ('image_url,label\nhttp://h/1,"0\n', "line 2"),
-        ("image_url,label,label\nhttp://h/1,0,0\n", "header"),
-        (b"\xff\xfe\x00", "UTF-8"),
-        (b"\x1f\x8b\x08\x00damaged", "list.csv"),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b"\xff\xd8\xff\xe0", "UTF-8"),
+        (b"PK\x03\x04\x00", "NUL"),
+        (gzip.compress(as_csv())[:-9], "list.csv"),
         (b"PAR1damagedPAR1", "list.csv"),
-        (b'{"image_url": "http://h/1", "label": \n', "list.csv"),
+        (as_parquet()[:-30], "list.csv"),
+        (b'{"image_url": "http://h/1", "label": \n', "line 1"),
+        (b"image_url,label\nhttp://h/1\n", "line 2"),
     ],
 )
 def test_a_damaged_list_is_refused_in_one_line(body, named):
     with pytest.raises(ShardsError) as caught:
-        parse_list(listed(body))
+        list(parse_list(listed(body)))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
+def test_no_byte_of_a_parquet_file_raises_anything_else():
+    body = as_parquet()
+    for position in range(0, len(body), 7):
+        damaged = bytearray(body)
+        damaged[position] ^= 0xFF
+        with contextlib.suppress(ShardsError):
+            select_rows(listed(bytes(damaged)), make_recipe())
+
+
 def test_caffe_lists_are_rows_in_the_order_of_their_lines():
-    parts = {"train": b"my dir/b c.jpg 1\n\na.jpg 0\n", "test": b"z.jpg 1"}
+    parts = {"train": b"\xef\xbb\xbfmy dir/b c.jpg 1\r\n\na.jpg\t0\n", "test": b"z.jpg 1"}
     rows = parse_caffe_lists(Source("train=a test=b", parts, {"train": "a", "test": "b"})).to_pylist()
     assert list(rows[0]) == ROWS_SCHEMA.names
     assert [tuple(row.values()) for row in rows] == [

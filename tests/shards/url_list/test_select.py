@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shards.errors import ShardsError
+from shards.url_list import select
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
 from shards.url_list.select import select_rows
 from shards.url_list.source import Source, read_source
@@ -92,6 +93,21 @@ def test_labels_below_a_limit_are_selected_with_their_classes():
     assert (rows.column("label").to_pylist(), recipe.classes) == ([0], ("0", "1"))
 
 
+def test_a_class_name_is_one_line():
+    body = 'image_url,label\nhttp://h/1,"Long\nExposure"\nhttp://h/2,Noir\nhttp://h/3,"Long\r\nExposure"\n'
+    rows, recipe = select_rows(source(body), make_recipe())
+    assert recipe.classes == ("Long Exposure", "Noir")
+    assert sorted(rows.column("label").to_pylist()) == [0, 0, 1]
+
+
+def test_a_column_longer_than_an_array_is_reordered_in_parts(monkeypatch):
+    body = "image_url,label,text\n" + "".join(f"http://h/{i},0,{i:010d}\n" for i in range(1000))
+    at_once = ordered_rows_of(body)
+    monkeypatch.setattr(select, "_MAX_STRINGS", 100)
+    monkeypatch.setattr(select, "_TAKEN_ROWS", 300)
+    assert ordered_rows_of(body) == at_once
+
+
 def test_a_list_without_splits_is_split_by_url_alone():
     body = "image_url,label\n" + "".join(f"http://h/{i % 500},0\n" for i in range(1000))
     rows = rows_of(body, seed=1)
@@ -162,8 +178,8 @@ def test_all_rows_of_caffe_lists_are_taken_in_their_order():
         ("image_url,label\nhttp://h/1,\n", "row 0"),
         ("image_url,label,_split\nhttp://h/1,0,../up\n", "../up"),
         ("image_url,label,split\nhttp://h/1,0,\n", "row 0"),
-        ("image_url,label\n", "no row"),
-        ("", "image_url"),
+        ("image_url,label\n", "has no rows"),
+        ("", "has no rows"),
         (
             b'{"image_url": "http://h/1", "label": 0, "split": null}\n{"image_url": "h", "label": 0, "split": "x"}',
             "row 0",
@@ -180,5 +196,7 @@ def test_a_list_with_missing_or_invalid_values_is_refused_in_one_line(body, name
 def test_selecting_from_a_caffe_list_is_refused():
     with pytest.raises(ShardsError, match="--images"):
         select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), make_recipe(images=1))
+    with pytest.raises(ShardsError, match="--url_col and --label_col are for a list of URLs"):
+        select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), make_recipe(label_col="style"))
     with pytest.raises(ShardsError, match="--split by_owner"):
         select_rows(Source("train=a", {"train": b"ok.jpg 0\n"}), make_recipe(split="by_owner"))

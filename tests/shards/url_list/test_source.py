@@ -71,6 +71,11 @@ def test_http_proxy_is_honoured(server, monkeypatch):
     "lists",
     [
         ["nosuch.csv"],
+        ["/"],
+        ["a\0b.csv"],
+        ["~no_such_user/a.csv"],
+        ["http://[::1/a.csv"],
+        [f"http://{'a' * 70}.example/a.csv"],
         ["train=nosuch.txt"],
         ["http://127.0.0.1:1/a.csv"],
         ["a.csv", "b.csv"],

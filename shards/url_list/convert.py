@@ -1,0 +1,196 @@
+"""Converts the rows of a list of URLs to text columns, and draws a split for rows that have none."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from shards.config.recipe import Recipe
+from shards.errors import ShardsError
+from shards.url_list.labels import UNLABELLED
+from shards.url_list.provenance import owner_of
+from shards.url_list.source import SPLIT_NAME
+
+Row = dict[str, Any]  # JSON values by column
+
+CONVERTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "image_url", "split", "label", "extra")])
+_CAFFE_LINE = re.compile(r"\S.*\s\d{1,9}")
+_WEB_URL = re.compile("https?://", re.IGNORECASE)
+_CHUNK_ROWS = 10_000
+_SPLIT_COLUMNS = ("_split", "split")
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> pa.Table:
+    """Return the columns of `CONVERTED_SCHEMA`. `name` is the list's in messages.
+
+    `id` is empty for rows without one. `extra` has all other columns, as a JSON object.
+
+    Raises:
+        ShardsError: the list has no rows, lacks a column, has an invalid value, or no URL.
+    """
+    batches: list[pa.RecordBatch] = []
+    start = 0
+    split_column = None
+    has_url = False
+    while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+        if not start:
+            _check_columns(chunk[0], name, recipe)
+            split_column = next((column for column in _SPLIT_COLUMNS if column in chunk[0]), None)
+        batch = _Chunk(chunk, start, name, recipe).convert(split_column)
+        has_url = has_url or any(map(_WEB_URL.match, batch.column("image_url").to_pylist()))
+        batches.append(batch)
+        start += len(chunk)
+    if not start:
+        raise ShardsError(f"--list {name} has no rows")
+    if not has_url:
+        first = batches[0].column("image_url")[0].as_py()[:80]
+        raise ShardsError(
+            f"--list {name}: none of its rows has an http or https URL in the column {recipe.url_col} (row 0 has "
+            f"{first!r}); list local pictures in a text file, a path and a label on each line, and give "
+            "--list train=FILE"
+        )
+    return pa.Table.from_batches(batches, CONVERTED_SCHEMA)
+
+
+def _check_columns(row: Row, name: str, recipe: Recipe) -> None:
+    names = ", ".join(row)[:200]
+    if recipe.url_col not in row:
+        if len(row) == 1 and _CAFFE_LINE.fullmatch(names):
+            remedy = f"for a Caffe list of local paths, give --list train={name}"
+        else:
+            remedy = "give the name of the column of URLs, --url_col NAME"
+        raise ShardsError(f"--list {name}: no column {recipe.url_col} among {names}; {remedy}")
+    if recipe.label_col is not None and recipe.label_col not in row:
+        raise ShardsError(
+            f"--list {name}: no column {recipe.label_col} among {names}; give the name of the column of labels, "
+            "--label_col NAME, or --label_col null for pictures without labels"
+        )
+
+
+class _Chunk:
+    """Consecutive rows of a list. Its methods take their columns out of the rows, so that the others remain."""
+
+    def __init__(self, rows: list[Row], start: int, name: str, recipe: Recipe) -> None:
+        self._rows = rows
+        self._start = start  # index of the first row in the list
+        self._name = name
+        self._recipe = recipe
+
+    def convert(self, split_column: str | None) -> pa.RecordBatch:
+        """Return the rows as `CONVERTED_SCHEMA`. Without a `split_column` in the list, the splits are drawn."""
+        urls = self._take_texts(self._recipe.url_col, _url_text)
+        labels = self._take_labels(self._recipe.label_col)
+        ids = self._take_texts("id", _scalar_text)
+        splits = self._take_splits(split_column, urls)
+        extras = [self._encode(index, row) for index, row in enumerate(self._rows)]
+        columns = zip(CONVERTED_SCHEMA.names, (ids, urls, splits, labels, extras), strict=True)
+        return pa.record_batch([self._text_array(values, title) for title, values in columns], CONVERTED_SCHEMA)
+
+    def _take_labels(self, column: str | None) -> list[str]:
+        if column is None:
+            return [UNLABELLED] * len(self._rows)
+        labels = self._take_texts(column, _scalar_text)
+        if "" in labels:
+            raise self._error(labels.index(""), f"has no label in the column {column}")
+        return labels
+
+    def _take_splits(self, column: str | None, urls: list[str]) -> list[str]:
+        splits = self._take_texts(column, _scalar_text) if column else []
+        if self._recipe.split == "by_owner":
+            owners = (owner_of(row) or url for row, url in zip(self._rows, urls, strict=True))
+            return [_draw_split(owner, self._recipe) for owner in owners]
+        for index, split in enumerate(splits):
+            if not SPLIT_NAME.fullmatch(split):
+                raise self._error(index, f"has the split {split[:60]!r}; use only letters, digits, _ and -")
+        if column:
+            return splits
+        for index, row in enumerate(self._rows):
+            if any(each in row for each in _SPLIT_COLUMNS):
+                raise self._error(index, "has a split, but row 0 has none; give all rows a split, or none")
+        return [_draw_split(url, self._recipe) for url in urls]
+
+    def _take_texts(self, column: str, convert: Callable[[Any], str]) -> list[str]:
+        values = [row.pop(column, None) for row in self._rows]
+        texts: list[str] = []
+        try:
+            texts.extend(map(convert, values))
+        except TypeError as error:
+            value = str(values[len(texts)])[:60]
+            raise self._error(len(texts), f"has {value!r} in the column {column}, {error}") from error
+        return texts
+
+    def _encode(self, index: int, row: Row) -> str:
+        if "image_url" in row:
+            url_col = self._recipe.url_col
+            raise self._error(
+                index, f"has a column image_url beside {url_col}, which is stored by that name; rename it"
+            )
+        try:
+            return _ENCODER.encode(row)
+        except ValueError:  # a number that JSON can't represent
+            return _ENCODER.encode(_without_infinities(row))
+        except RecursionError as error:
+            raise self._error(index, "has too many arrays or objects in each other") from error
+
+    def _text_array(self, texts: list[str], title: str) -> pa.Array:
+        try:
+            return pa.array(texts, pa.string())
+        except UnicodeEncodeError as error:  # JSON can escape a half of a surrogate pair
+            index = next(index for index, text in enumerate(texts) if not _is_utf8(text))
+            place = "a column" if title == "extra" else f"the {title}"
+            raise self._error(index, f"has half of a surrogate pair in {place}; this is not a character") from error
+
+    def _error(self, index: int, message: str) -> ShardsError:
+        return ShardsError(f"--list {self._name}: row {self._start + index} {message}")
+
+
+def _url_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
+    if value is None or isinstance(value, str):
+        return value.strip() if value else ""
+    raise TypeError("where a URL must be text")
+
+
+def _scalar_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
+    """Return a label, id or split as text of one line: 1 and 1.0 are "1", true is "true", null is empty.
+
+    Raises:
+        TypeError: the value is an array or an object.
+    """
+    if isinstance(value, str):
+        is_line = value.isprintable()  # saves time: all line breaks are unprintable
+        return value.strip() if is_line else " ".join(filter(None, map(str.strip, value.splitlines())))
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else _without_infinities(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise TypeError("where text or a number is expected")
+
+
+def _without_infinities(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    """Return a JSON value with null for NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(each) for each in value]
+    return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _draw_split(owner: str, recipe: Recipe) -> str:
+    """Draw a split from the seed and a row's owner or URL alone, so that it doesn't depend on the other rows."""
+    draw = int.from_bytes(hashlib.sha256(f"{recipe.seed} {owner}".encode()).digest()[:8], "big")
+    return "test" if draw < recipe.test_share * 2**64 else "train"
