@@ -1,33 +1,58 @@
 """Checks whether a run can start, without starting it: `python -m stylefinetune.check [flags of training]`.
 
 Launch scripts run it in a single process before torchrun: a mistake is then one line and exit code 2 instead of a
-traceback from each rank. It prints the folder of the run, in which they read RUN/exit.json.
+traceback from each rank. It prints the folder of the run on stdout, in which they read RUN/exit.json, and a summary of
+the run on stderr.
 """
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from stylefinetune.caffe.solver import find_solver_lists, read_solver
+from shards.format.index import INDEX_FILE
+from stylefinetune.caffe.solver import SolverLists, find_solver_lists, read_solver
 from stylefinetune.config.cli import parse_config
+from stylefinetune.config.data import PhaseConfig
+from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
-from stylefinetune.models.weights import load_weights
-from stylefinetune.training.setup import prepare_training
+from stylefinetune.models.layer_names import split_parameter
+from stylefinetune.models.weights import IGNORING, load_weights
+from stylefinetune.optim.caffe_sgd import multipliers
+from stylefinetune.training.plan import describe_plan, order_warning
+from stylefinetune.training.setup import plan_of, prepare_training
+from stylefinetune.training.solver_run import check_unpacked
+
+_MAX_NAMES = 12  # of classes in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedRun:
+    """What was found right."""
+
+    config: Config
+    net: nn.Module  # with initial weights
+    data: str  # in words
+    plan: str
+    resumed: Path | None  # the checkpoint that the run resumes from
+    warning: str | None = None
 
 
 def main(arguments: list[str]) -> None:
     """Check the command line `arguments` and the files that it names."""
     config = parse_config(arguments, read_solver)
     check_run_dir(Path(config.run_dir))
-    if config.solver and not config.data.shards:
-        find_solver_lists(config)  # the run packs the pictures
-    else:
-        setup = prepare_training(config, World(rank=0, size=1, device=torch.device("cpu")))
-        if config.weights and not setup.resumed:
-            load_weights(setup.net, config.weights, lambda _line: None)
+    lists = find_solver_lists(config) if config.solver and not config.data.shards else None
+    if lists is not None and (lists.shards / INDEX_FILE).is_file():  # packed by an earlier start
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
+        lists = None
+    run = _check_shards(config) if lists is None else _check_lists(config, lists)
+    for line in summarize(run):
+        sys.stderr.write(f"{line}\n")
     print(config.run_dir)
 
 
@@ -46,6 +71,96 @@ def check_run_dir(run_dir: Path) -> None:
         raise UserError(
             f"run_dir {run_dir} can't be used: {existing} is not writable ({error.strerror}); use another --run_dir"
         ) from error
+
+
+def _check_shards(config: Config) -> CheckedRun:
+    setup = prepare_training(config, World(rank=0, size=1, device=torch.device("cpu")))
+    classes = setup.index.metadata.classes
+    more = ", ..." if len(classes) > _MAX_NAMES else ""
+    sets = [pictures for pictures in (setup.train_set, setup.test_set) if pictures]
+    counts = ", ".join(f"{pictures.phase.split} {len(pictures.entries):,}" for pictures in sets)
+    return CheckedRun(
+        config=setup.config,
+        net=setup.net,
+        data=f"{config.data.shards}: {counts} pictures; {len(classes):,} classes: "
+        f"{', '.join(classes[:_MAX_NAMES])}{more}",
+        plan=plan_of(setup),
+        resumed=setup.resumed.path if setup.resumed else None,
+        warning=order_warning(setup.train_set, classes),
+    )
+
+
+def _check_lists(config: Config, lists: SolverLists) -> CheckedRun:
+    """Check a Caffe solver's run from its list files, which the run packs when it starts."""
+    unpacked = check_unpacked(config, lists)
+    counts = ", ".join(f"{split} {count:,}" for split, count in unpacked.pictures.items())
+    resumed = unpacked.resumed
+    start = resumed.progress.iteration if resumed else 0
+    train, test = unpacked.pictures[config.data.split], unpacked.pictures.get(config.data.test.split, 0)
+    return CheckedRun(
+        config=unpacked.config,
+        net=unpacked.net,
+        data=f"{config.solver}: {counts} pictures, which the run packs into {lists.shards}",
+        plan=describe_plan(unpacked.config, train, lists.num_classes, test, start),
+        resumed=resumed.path if resumed else None,
+    )
+
+
+def summarize(run: CheckedRun) -> list[str]:
+    """Return the lines of the summary, after checking the weights.
+
+    Raises:
+        UserError: a file of weights can't be used.
+    """
+    config, names = run.config, [name for name, _ in run.net.named_parameters()]
+    parameters = sum(parameter.numel() for parameter in run.net.parameters())
+    lines = [
+        f"data:     {run.data}",
+        f"input:    {_describe_input(config, config.data.phase(training=True))}",
+        f"network:  {config.model.title}, {parameters:,} parameters",
+    ]
+    if run.resumed:
+        lines.append(f"weights:  of {run.resumed}, from which the run resumes")
+    elif config.weights:
+        ignored: list[str] = []
+        loaded = load_weights(run.net, config.weights, lambda line: ignored.append(line.removeprefix(IGNORING)))
+        layers = dict.fromkeys(split_parameter(name)[0] for name in names)
+        random = [layer for layer in layers if layer not in loaded]
+        copied = [layer for layer in layers if layer in loaded]
+        lines.append(
+            f"weights:  {config.weights}: copied: {_join(copied)}; random: {_join(random)}; not used: {_join(ignored)}"
+        )
+    else:
+        lines.append("weights:  random in all layers; --weights gives a file of pretrained ones")
+    lines += [f"layers:   {line}" for line in _describe_rules(config, names)]
+    lines.append(f"plan:     {run.plan}")
+    return [*lines, f"warning:  {run.warning}"] if run.warning else lines
+
+
+def _join(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _describe_input(config: Config, phase: PhaseConfig) -> str:
+    resized = "resized to {}x{}".format(*phase.image_size) if phase.image_size else "not resized"
+    cropped = f", cropped to {phase.crop_size}x{phase.crop_size}" if phase.crop_size else ""
+    mirrored = ", mirrored at random" if phase.mirror else ""
+    mean = phase.mean_file or f"{config.data.shards}/mean.npy"
+    values = ", ".join(f"{value:g}" for value in phase.mean_value)
+    return f"{resized}{cropped}{mirrored}; minus {f'the values {values}' if values else mean}"
+
+
+def _describe_rules(config: Config, names: list[str]) -> list[str]:
+    """Return a line for each learning rate and weight decay, with the names of the weights and biases that have it."""
+    optim, groups = config.optim, dict[tuple[float, float], list[str]]()
+    for name in names:
+        groups.setdefault(multipliers(name, optim.layers), []).append(name)
+    return [
+        f"lr {lr_mult * optim.base_lr:.6g}, decay {decay_mult * optim.weight_decay:.6g}: {', '.join(members)}"
+        if lr_mult
+        else f"frozen: {', '.join(members)}"
+        for (lr_mult, decay_mult), members in groups.items()
+    ]
 
 
 if __name__ == "__main__":

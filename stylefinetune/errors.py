@@ -47,10 +47,14 @@ class RankError(UserError):
 
 
 class NotFiniteError(UserError):
-    """The loss or the weights are NaN or infinite."""
+    """The loss of an iteration, or the weights after so many iterations, are NaN or infinite."""
 
     code = EXIT_NOT_FINITE
     reason = "not finite"
+
+    def __init__(self, message: str, iteration: int) -> None:
+        super().__init__(message)
+        self.iteration = iteration
 
 
 class CorruptError(UserError):

@@ -42,7 +42,7 @@ def evaluate(arguments: list[str]) -> None:
     index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
         raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --shards")
-    pictures = PictureDataset(open_split(index, phase.split), phase, seed=saved.progress.seed)
+    pictures = PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
     world = World.join()
     net, transform = saved.build_network(world.device)
 

@@ -12,6 +12,7 @@ from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import write_caffemodel, write_mean
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from stylefinetune.errors import UserError, run_command
+from stylefinetune.models.layer_names import layer_name
 
 
 def build_parser() -> ArgumentParser:
@@ -45,14 +46,15 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
     """
     net, _ = saved.build_network(torch.device("cpu"))
     height, width = saved.progress.input_size
-    deploy = deploy_net(net, saved.config.model.name, (height, width))
+    layers = {layer_name(module): layer for module, layer in net.named_children()}
+    deploy = deploy_net(layers.items(), saved.config.model.title, (height, width))
     stem = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', deploy.name)}_iter_{saved.progress.iteration}"
     paths = [folder / f"{stem}{end}" for end in ("_deploy.prototxt", ".caffemodel", "_mean.binaryproto", "_labels.txt")]
     text, model, mean, labels = paths
     text.write_text(_comment(saved, mean.name) + text_format.MessageToString(deploy), encoding="utf-8")
     blobs = {
         name: [parameter.detach().numpy() for parameter in layer.parameters()]
-        for name, layer in net.named_children()
+        for name, layer in layers.items()
         if any(True for _ in layer.parameters())
     }
     write_caffemodel(model, deploy, blobs)

@@ -27,10 +27,10 @@ from stylefinetune.training.preemption import Preemption
 from stylefinetune.training.setup import (
     TrainingRun,
     build_run,
-    pack_solver_pictures,
     prepare_training,
     stage_training_shards,
 )
+from stylefinetune.training.solver_run import pack_solver_pictures
 
 
 def main(arguments: list[str]) -> None:
@@ -56,7 +56,7 @@ def run_training(config: Config, world: World, preemption: Preemption, exit_hand
     setup = prepare_training(config, world)
     stage_training_shards(setup, world, preemption)
     tested = [round(test["iteration"]) for test in setup.progress.tests]
-    with Tracker(config, world, setup.progress.iteration, tested) as tracker:
+    with Tracker(setup.config, world, setup.progress.iteration, tested) as tracker:
         train(build_run(setup, world, tracker, preemption, exit_handler), setup.progress)
 
 
@@ -146,7 +146,8 @@ def save(run: TrainingRun, progress: Progress) -> None:
     path = checkpoint_path(Path(run.config.run_dir), progress.iteration)
     if not is_finite(state, run.world):
         if run.config.train.stop_on_nonfinite:
-            raise NotFiniteError(f"the weights aren't finite after {progress.iteration} iterations; {_remedy(run)}")
+            message = f"the weights aren't finite after {progress.iteration} iterations; {_remedy(run)}"
+            raise NotFiniteError(message, progress.iteration)
         run.tracker.log(f"{path} is not written, since the weights aren't finite")
         return
     run.tracker.log(f"Snapshotting to {path}")
@@ -163,7 +164,7 @@ def gather_losses(run: TrainingRun) -> list[float]:
     losses = run.losses.gather(run.world)
     first = run.losses.first_not_finite(run.world)
     if first is not None and run.config.train.stop_on_nonfinite:
-        raise NotFiniteError(f"the loss isn't finite at iteration {first}; {_remedy(run)}")
+        raise NotFiniteError(f"the loss isn't finite at iteration {first}; {_remedy(run)}", first)
     for line in run.corrupt_train.gather(run.world):
         run.tracker.log(line)
     return losses

@@ -124,6 +124,7 @@ def micro(golden, tmp_path_factory):
         "--data.crop_size=0",
         "--data.test.crop_size=75",
         "--data.mirror=false",
+        "--data.shuffle=false",
         f"--data.mean_file={golden / 'micro' / 'mean.binaryproto'}",
         "--data.batch_size=10",
         "--data.test.batch_size=10",

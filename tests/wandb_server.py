@@ -21,12 +21,14 @@ class RemoteRun:
     Attributes:
         name: its display name.
         config: its settings, as last sent.
+        variables: what else was last sent about it: modelName (the project), entity, tags and so on.
         files: lines of wandb-history.jsonl and the other files, each at the offset that the request gave.
         exit_code: None while the run is going, also after it was resumed.
     """
 
     name: str = ""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    variables: dict[str, Any] = dataclasses.field(default_factory=dict)
     files: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     exit_code: int | None = None
 
@@ -86,6 +88,7 @@ class WandbServer:
     def upsert(self, name: str, **sent: Any) -> dict[str, Any]:
         run = self.runs.setdefault(name, RemoteRun())
         run.name = sent.get("displayName") or run.name
+        run.variables |= {variable: value for variable, value in sent.items() if value}
         if sent.get("config"):
             run.config = json.loads(sent["config"])
         run.exit_code = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stylefinetune.caffe.files import read_solverstate
+from stylefinetune.caffe.files import HDF5_SUFFIXES, read_solverstate
 from stylefinetune.checkpoint.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
@@ -27,14 +27,14 @@ from stylefinetune.errors import UserError
 from stylefinetune.models.weights import read_weights, shapes_match
 from stylefinetune.optim.caffe_sgd import MOMENTUM
 
-SOLVER_STATE = ".solverstate"
+SOLVER_STATES = (".solverstate", *(f".solverstate{suffix}" for suffix in HDF5_SUFFIXES))  # HDF5 is refused
 DAMAGED = ".damaged"
 
 # Settings that do not change what is computed. Other checks refuse another network or split.
 _WITHOUT_EFFECT = (
     *("run_dir", "solver", "weights", "resume", "tracking.*", "checkpoint.*"),
     *("data.shards", "data.split", "data.workers", "data.stage_dir", "data.max_corrupt"),
-    *("model.name", "model.last_layer", "model.widths", "model.*_filler_*"),
+    *("model.name", "model.display_name", "model.last_layer", "model.widths", "model.*_filler_*"),
     *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
 )
 _MEAN = "data.*mean_*"
@@ -52,7 +52,7 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
     """
     run_dir = Path(config.run_dir)
     newest = newest_checkpoint(run_dir)
-    if config.resume.endswith(SOLVER_STATE):
+    if config.resume.endswith(SOLVER_STATES):
         found = retry_while_replaced(lambda: _read_newest(run_dir))
         if found is not None and found.config.resume != config.resume:
             raise UserError(f"{newest} exists already, of another run; start from {config.resume} in another --run_dir")
@@ -113,7 +113,7 @@ def restore_solverstate(
     Raises:
         UserError: the state or its .caffemodel cannot be read, or belongs to another network.
     """
-    if not config.resume.endswith(SOLVER_STATE):
+    if not config.resume.endswith(SOLVER_STATES):
         return None
     path = Path(config.resume)
     state = read_solverstate(path)

@@ -2,21 +2,26 @@
 
 import argparse
 import dataclasses
-import difflib
+import fnmatch
+import glob
 import json
-import re
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from yaml.composer import ComposerError
 
-from stylefinetune.config.schema import Config
+from stylefinetune.config.config_file import read_config_file
+from stylefinetune.config.deepspeed import flatten
+from stylefinetune.config.keys import LIST_KEYS, SECTIONS, join_repeated
+from stylefinetune.config.messages import one_line, section_error
+from stylefinetune.config.schema import Config, OptimConfig
 from stylefinetune.errors import UserError
 
 PRINT_DEEPSPEED = "--print_deepspeed_config"
+_LENGTHS = ("train.max_iter", "train.epochs")  # of a run; the later one counts
 
 
 def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None = None) -> Config:
@@ -29,10 +34,12 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
     """
     parser = build_parser()
     try:
-        namespace = parser.instantiate(parser.parse_args(_in_order(arguments, read_solver)))
-        return Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
+        namespace = parser.instantiate(parser.parse_args(_in_order(parser, arguments, read_solver)))
+        config = Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
     except (ArgumentError, ValueError, TypeError) as error:
-        raise UserError(_one_line(str(error), list(parser.get_defaults().keys()))) from error
+        raise UserError(one_line(str(error))) from error
+    _check_finite(config)
+    return _let_default_rule_follow(config)
 
 
 def build_parser() -> ArgumentParser:
@@ -49,46 +56,77 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _in_order(arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None) -> list[str]:
+def _in_order(
+    parser: ArgumentParser, arguments: list[str], read_solver: Callable[[Path], dict[str, Any]] | None
+) -> list[str]:
     """Return the arguments in the order config files, solver, flags; later ones override earlier ones."""
     order = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     order.add_argument("--config", action="append", default=[])
     order.add_argument("--solver")
+    for key in LIST_KEYS:
+        order.add_argument(f"--{key}", action="extend", nargs="+")
+    for key in _LENGTHS:
+        order.add_argument(f"--{key}")
     known, flags = order.parse_known_args(arguments)
-    for file in known.config:
-        _check_yaml(Path(file))
-    configs = [f"--config={file}" for file in known.config]
+    given = {key: value for key, value in vars(known).items() if value is not None}
+    lengths = [key for key in _LENGTHS if key in given]
+    files = {f"--config {file}": read_config_file(Path(file)) for file in known.config}
     if known.solver is not None and read_solver is not None:
-        configs.append(f"--config={json.dumps(read_solver(Path(known.solver)))}")
-    return [*configs, *flags]
+        files[known.solver] = read_solver(Path(known.solver))
+    flags += [f"--{key}={json.dumps(join_repeated(key, given[key]))}" for key in LIST_KEYS if key in given]
+    flags += [f"--{key}={given[key]}" for key in lengths]
+    in_files = [argument for where, keys in files.items() for argument in _from_file(parser, where, keys)]
+    return [*in_files, *_one_length(lengths), *flags]
 
 
-def _check_yaml(path: Path) -> None:
-    """Check that a config file is a YAML mapping; jsonargparse's messages don't name the file."""
+def _from_file(parser: ArgumentParser, where: str, keys: dict[str, Any]) -> list[str]:
+    """Return the arguments that set the keys of a file, after checking their names and types."""
+    for section, value in _walk_sections(keys):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: {section_error(section, value)}")
+    argument = f"--config={json.dumps(keys, default=str)}"
     try:
-        with path.open(encoding="utf-8") as file:
-            content: object = _UniqueKeys(file).get_single_data()
-    except OSError as error:
-        raise UserError(f"--config {path} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} isn't YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} has no keys; write for example `train: {{max_iter: 1000}}`")
+        given = parser.parse_args([argument], defaults=False)
+        return [*_one_length([key for key in _LENGTHS if given.get(key) is not None]), argument]
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(f"{where}: {one_line(str(error))}") from error
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Rejects duplicate keys; PyYAML would silently use the last of two `train:` sections."""
+def _walk_sections(keys: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the sections of the keys with their values, which a mistake may have made something else than a mapping."""
+    for name, value in keys.items():
+        section = f"{prefix}{name}"
+        if section in SECTIONS:
+            yield section, value
+            if isinstance(value, dict):
+                yield from _walk_sections(value, f"{section}.")
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 -- PyYAML's signature
-        node = super().compose_mapping_node(anchor)
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in keys:
-                    problem = f"merge the two `{key.value}` sections; the second is"
-                    raise ComposerError(problem=problem, problem_mark=key.start_mark)
-                keys.add(key.value)
-        return node
+
+def _one_length(given: list[str]) -> list[str]:
+    """Return the argument that lets a file's or the flags' length of the run replace an earlier one.
+
+    train.epochs replaces train.max_iter by itself.
+    """
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are both set; keep one of them")
+    return ["--train.epochs=null"] if given == ["train.max_iter"] else []
+
+
+def _let_default_rule_follow(config: Config) -> Config:
+    """Let the default of optim.layers, for the last layer fc8_flickr, apply to a last layer of any name."""
+    (rule,), last_layer = OptimConfig().layers, config.model.last_layer
+    if config.optim.layers != (rule,) or fnmatch.fnmatchcase(last_layer, rule.match):
+        return config
+    layers = (dataclasses.replace(rule, match=glob.escape(last_layer)),)
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, layers=layers))
+
+
+def _check_finite(config: Config) -> None:
+    for key, value in flatten(dataclasses.asdict(config)):
+        numbers = value if isinstance(value, (tuple, list)) else [value]
+        for number in numbers:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key} is {number}; it must be a finite number")
 
 
 def load_config(path: Path) -> Config:
@@ -104,21 +142,3 @@ def dump_config(config: Config) -> str:
     """Return `config` as YAML; `load_config` reads it back to an equal Config."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists
     return yaml.safe_dump(plain, sort_keys=False)
-
-
-def _one_line(message: str, known: list[str]) -> str:
-    """Join jsonargparse's message to one line; suggest the nearest key if one is unknown."""
-    line = re.sub(r"\s+", " ", message).strip()
-    line = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", line)
-    line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.Literal", "one of ")
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
-    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", line)
-    if unknown:
-        name = unknown[1]
-    elif in_group:
-        name = f"{in_group[1]}.{in_group[2]}"
-    else:
-        return line
-    other_section = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = other_section or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists the keys")

@@ -58,6 +58,15 @@ class PhaseConfig:
             f"{prefix}.mean_file and {prefix}.mean_value are both set; keep one of them",
         )
 
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) of the network's input for pictures of this size."""
+        return (self.crop_size, self.crop_size) if self.crop_size else size
+
+    @property
+    def split_flag(self) -> str:
+        """The flag that chooses the split."""
+        return "--data.split" if self.training else "--data.test.split"
+
 
 @dataclasses.dataclass(frozen=True)
 class TestDataConfig:
@@ -100,7 +109,8 @@ class DataConfig:
             not preserved. 0 does not resize; then all stored pictures must have the same size.
         crop_size: side of the square crop at a random position; 0 does not crop.
         mirror: flip half of the pictures left to right.
-        shuffle: shuffle the pictures in every epoch; otherwise list order.
+        shuffle: shuffle the pictures in every epoch; false keeps the order of the list, as Caffe does. By default a
+            new run shuffles, and a resumed run keeps its order.
         shuffle_window: with data.shuffle, the number of shards whose pictures are mixed at a time; each shard is read
             from front to back. 0 mixes all pictures.
         mean_file: mean picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; the mean.npy of
@@ -120,7 +130,7 @@ class DataConfig:
     image_size: int | tuple[int, int] = 256
     crop_size: int = 227
     mirror: bool = True
-    shuffle: bool = False
+    shuffle: bool | None = None
     shuffle_window: int = 0
     mean_file: str = ""
     mean_value: tuple[float, ...] = ()
@@ -133,7 +143,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.split != "", "data.split is empty; name the split to train on")
         require(
-            self.shuffle_window == 0 or (self.shuffle_window > 0 and self.shuffle),
+            self.shuffle_window == 0 or (self.shuffle_window > 0 and self.shuffle is not False),
             f"data.shuffle_window is {self.shuffle_window}; it must not be negative, and needs data.shuffle",
         )
         require_minimum("data", self, 0, "workers")
@@ -147,6 +157,7 @@ class DataConfig:
         if training:
             names = ("split", "mirror", "shuffle", "shuffle_window")
             own: dict[str, Any] = {name: getattr(self, name) for name in names}
+            own["shuffle"] = self.shuffle is not False
         else:
             given = {name: getattr(self.test, name) for name in _SHARED}
             if given["mean_file"] is not None or given["mean_value"] is not None:

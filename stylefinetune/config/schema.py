@@ -4,13 +4,14 @@ Names are Caffe's if Caffe has the setting, otherwise PyTorch's.
 """
 
 import dataclasses
-import re
 from typing import Literal, TypeAlias
 
 from stylefinetune.config.data import DataConfig, require, require_minimum
 from stylefinetune.config.deepspeed import DeepSpeedConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
+NETWORKS = ("caffenet",)
+MAX_LAYER_NAME = 200  # characters
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 
 
@@ -19,7 +20,8 @@ class ModelConfig:
     """The network: CaffeNet with any widths.
 
     Attributes:
-        name: the network's name in the log.
+        name: the network: caffenet.
+        display_name: name of the network in the log and in exported files; empty for `name`.
         last_layer: name of the classifier layer. If the weights file has no layer of this name, it starts from random
             weights.
         widths: output channels of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
@@ -28,7 +30,8 @@ class ModelConfig:
         dropout: fraction of the outputs of fc6 and fc7 that is dropped in training.
     """
 
-    name: str = "FlickrStyleCaffeNet"
+    name: str = NETWORKS[0]
+    display_name: str = ""
     last_layer: str = "fc8_flickr"
     widths: Widths = (96, 256, 384, 384, 256, 4096, 4096)
     weight_filler_std: EachLayer = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
@@ -36,6 +39,11 @@ class ModelConfig:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
+        require(
+            self.name in NETWORKS,
+            f"model.name is {self.name!r}, an unknown network; the networks are: {', '.join(NETWORKS)} "
+            "(model.display_name is the name in the log)",
+        )
         require(min(self.widths) >= 1, f"model.widths is {list(self.widths)}; every width must be at least 1")
         require(
             all(width % 2 == 0 for width in self.widths[:5]),
@@ -47,9 +55,14 @@ class ModelConfig:
         )
         require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must be in [0, 1)")
         require(
-            re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.last_layer) is not None,
-            f"model.last_layer is {self.last_layer!r}; use letters, digits and underscores",
+            0 < len(self.last_layer) <= MAX_LAYER_NAME and self.last_layer.isprintable(),
+            f"model.last_layer is {self.last_layer!r}; it must have 1 to {MAX_LAYER_NAME} printable characters",
         )
+
+    @property
+    def title(self) -> str:
+        """The name of the network in the log and in exported files."""
+        return self.display_name or self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +102,7 @@ class OptimConfig:
         lars_trust: trust coefficient of LARS, which scales the rate of each tensor (formula in
             docs/engines.md); 0 disables LARS.
         layers: rules per layer; the first one that matches a layer applies. Layers without a rule have lr_mult 1
-            and decay_mult 1; their biases 2 and 0.
+            and decay_mult 1; their biases 2 and 0. The default rule applies to model.last_layer, whatever its name.
     """
 
     base_lr: float = 0.001
@@ -125,6 +138,8 @@ class TrainConfig:
 
     Attributes:
         max_iter: number of iterations; each updates the weights once.
+        epochs: length of the run in passes over the training pictures, instead of max_iter. A run replaces it by the
+            number of iterations that reads as many pictures, rounded up.
         iter_size: number of batches whose gradients are accumulated for one update.
         test_interval: iterations between tests; 0 tests only at the end.
         test_iter: batches per test, continuing after the previous test's last picture; 0 tests every picture once.
@@ -145,6 +160,7 @@ class TrainConfig:
     """
 
     max_iter: int = 100000
+    epochs: float | None = None
     iter_size: int = 1
     test_interval: int = 1000
     test_iter: int = 0
@@ -162,6 +178,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_minimum("train", self, 1, "max_iter", "iter_size", "average_loss")
         require_minimum("train", self, 0, "test_interval", "test_iter", "display", "seed")
+        require(self.epochs is None or self.epochs > 0, f"train.epochs is {self.epochs}; it must be above 0")
         require(self.stall_seconds > 0, f"train.stall_seconds is {self.stall_seconds:g}; it must be above 0")
         require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
 
@@ -195,12 +212,12 @@ class TrackingConfig:
 
     Attributes:
         wandb: auto (online if there is an API key, otherwise offline), offline or disabled.
-        project: W&B project.
-        name: W&B run name; by default the name of the run folder.
+        project: W&B project; by default WANDB_PROJECT, or stylefinetune.
+        name: W&B run name; by default WANDB_NAME, or the name of the run folder.
     """
 
     wandb: Literal["auto", "offline", "disabled"] = "auto"
-    project: str = "stylefinetune"
+    project: str | None = None
     name: str | None = None
 
 

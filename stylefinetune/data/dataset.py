@@ -66,7 +66,7 @@ class PictureDataset(Dataset[Batch]):
         if phase.crop_size > min(self.size):
             stored = "x".join(map(str, self.size))
             raise UserError(f"{entries.root} holds pictures of {stored}, smaller than the crop of {phase.crop_size}")
-        self.input_size = (phase.crop_size, phase.crop_size) if phase.crop_size else self.size
+        self.input_size = phase.input_size(self.size)
         self._files: dict[str, int] = {}
 
     def __getitems__(self, positions: list[int]) -> Batch | UserError:
@@ -169,18 +169,20 @@ def open_index(config: DataConfig) -> ShardIndex:
         raise UserError(f"data.shards: {error}") from error
 
 
-def open_split(index: ShardIndex, split: str) -> Entries:
-    """Return the entries of `split` after checking labels and shards.
+def open_split(index: ShardIndex, split: str, flag: str = "--data.split") -> Entries:
+    """Return the entries of `split`, which `flag` chooses, after checking labels and shards.
 
     Raises:
         UserError: the split is empty, a label has no class, or a shard is missing or too short.
     """
     entries = index.entries(split)
     if len(entries) == 0:
-        splits = ", ".join(index.splits) or "none"
+        if not index.splits:
+            raise UserError(f"{index.root} has no pictures; this shows why: python -m shards report {index.root}")
+        without = ", or '' to train without tests" if flag == "--data.test.split" else ""
         raise UserError(
-            f"{index.root} has no pictures of split {split!r} (there: {splits}); set data.split or data.test.split, "
-            "or assemble more of the list"
+            f"{index.root} has no pictures of split {split!r}; it has {', '.join(index.splits)}: "
+            f"choose one with {flag}{without}"
         )
     classes = len(index.metadata.classes)
     outside = np.flatnonzero((entries.label < 0) | (entries.label >= classes))

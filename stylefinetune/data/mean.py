@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.caffe.pretrained import locate_published
 from stylefinetune.config.data import DataConfig, PhaseConfig
 from stylefinetune.errors import UserError
+
+_AGAIN = "create it again with: python -m shards mean DIR"
 
 
 def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> torch.Tensor:
@@ -18,7 +21,7 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     cropping.
 
     Raises:
-        UserError: the file is missing or unreadable, or differs from the pictures in size.
+        UserError: the file is missing, unreadable or not finite, or differs from the pictures in size.
     """
     if phase.mean_value:
         levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
@@ -27,16 +30,40 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     if not path.is_file():
         remedy = "set data.mean_file" if phase.mean_file else f"make it with: python -m shards mean {config.shards}"
         raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")
-    if path.suffix == ".npy":
-        try:
-            mean = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        except (ValueError, EOFError, OSError, TypeError) as error:
-            raise UserError(
-                f"{path} can't be read as a mean picture; create it again with python -m shards mean"
-            ) from error
-    else:
-        mean = torch.from_numpy(read_mean(path).copy()).permute(1, 2, 0).flip(-1)
-    if tuple(mean.shape) != (*size, 3):
+    mean = (
+        _read_npy(path)
+        if path.suffix == ".npy"
+        else np.ascontiguousarray(read_mean(path).transpose(1, 2, 0)[..., ::-1])
+    )
+    if not np.isfinite(mean).all():
+        raise UserError(f"{path} has values that aren't finite (NaN or infinity); {_AGAIN}")
+    if mean.size == 3:
+        raise UserError(f"{path} has one value per channel; give the values as --data.mean_value B,G,R")
+    if mean.shape != (*size, 3):
         found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape, (*size, 3)))
-        raise UserError(f"{path} is {found}; the pictures (data.image_size) are {wanted}")
-    return mean.contiguous()
+        raise UserError(
+            f"{path} is {found}; the pictures (data.image_size) are {wanted}; {_resize_remedy(config, phase, size)}"
+        )
+    return torch.from_numpy(mean)
+
+
+def _read_npy(path: Path) -> npt.NDArray[np.float32]:
+    """Read float32[H, W, 3], RGB, or Caffe's [3, H, W], BGR, as in its ilsvrc_2012_mean.npy."""
+    try:
+        with np.errstate(over="ignore"):  # infinity is refused later
+            mean = np.asarray(np.load(path, allow_pickle=False).astype(np.float32))
+    except (ValueError, EOFError, OSError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} can't be read as a mean picture; {_AGAIN}") from error
+    if mean.ndim == 4 and mean.shape[0] == 1:
+        mean = mean[0]
+    if mean.ndim == 3 and mean.shape[0] == 3 and mean.shape[2] != 3:
+        mean = mean.transpose(1, 2, 0)[..., ::-1]
+    return np.ascontiguousarray(mean)
+
+
+def _resize_remedy(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> str:
+    height, width = size
+    if height != width:
+        return "set data.image_size to the size of the mean, or data.mean_value instead of a mean picture"
+    keep = ", without data.mean_file" if phase.mean_file else ""
+    return f"make one of that size with: python -m shards mean {config.shards or 'DIR'} --image_size {height}{keep}"

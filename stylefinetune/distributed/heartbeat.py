@@ -26,6 +26,7 @@ class LostRank:
     message: str  # which rank is lost, its host and what it was doing
     reporter: int  # the rank that reports it: the lost rank itself if it still can, else the lowest remaining rank
     code: int = EXIT_LOST_RANK  # of all ranks
+    iteration: int | None = dataclasses.field(default=None, compare=False)  # of the lost rank, if it is known
 
 
 @dataclasses.dataclass(frozen=True)

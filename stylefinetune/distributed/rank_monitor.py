@@ -94,7 +94,7 @@ def _lost_rank(lost: list[RankState], states: list[RankState], what: str) -> Los
     if others:
         message += f"; also ranks {', '.join(str(state.rank) for state in others)}"
     remaining = {state.rank for state in states} - {state.rank for state in lost}
-    return LostRank(message, min(remaining, default=first.rank))
+    return LostRank(message, min(remaining, default=first.rank), iteration=first.iteration)
 
 
 def _has_exited(state: RankState, own: RankState) -> bool:

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError
 from stylefinetune.tracking.console import ProgressBar, close_log, open_log
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.metrics_file import MetricsFile
+from stylefinetune.tracking.time_estimate import TimeEstimate
 from stylefinetune.tracking.wandb_run import WandbRun
 
 
@@ -27,7 +30,8 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
 
     def __init__(self, config: Config, world: World, start: int, tested: list[int]) -> None:
         self._config = config
-        self._is_main = world.is_main
+        self._is_main, self._device = world.is_main, world.device
+        self._estimate = TimeEstimate(config, start)
         self._wandb: WandbRun | None = None
         self.start(start)
         if not self._is_main:
@@ -63,6 +67,11 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         if self._is_main:
             self._log.info(line)
 
+    def warn(self, line: str) -> None:
+        """Log a warning."""
+        if self._is_main:
+            self._log.warning(line)
+
     def log_test_start(self, iteration: int) -> None:
         """Log that a test begins."""
         self._test_began = time.monotonic()
@@ -71,7 +80,9 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
 
     def log_test(self, iteration: int, result: TestResult) -> None:
         """Log the result of a test."""
-        self._paused += time.monotonic() - self._test_began
+        seconds = time.monotonic() - self._test_began
+        self._paused += seconds
+        self._estimate.add_test(seconds)
         if not self._is_main:
             return
         loss = _digits(result.loss)
@@ -101,16 +112,23 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
     def log_checkpoint(self, iteration: int, pause: float) -> None:
         """Log that a checkpoint after `iteration` iterations is being written, for which training paused `pause` s."""
         self._paused += pause
+        self._estimate.add_pause(pause)
         if self._is_main:
             self._log.info("    Training paused %s s for the checkpoint", _digits(pause))
             self._log_metrics(iteration, "checkpoint", {"pause": pause})
 
     def advance(self, iteration: int) -> None:
-        """Complete `iteration`: send its metrics to W&B and move the progress bar."""
+        """Complete `iteration`: send its metrics to W&B, move the progress bar, and log once how long the run takes."""
         if self._wandb:
             self._wandb.commit()
         if self._is_main and self._bar:
             self._bar.advance_to(iteration + 1)
+        if self._is_main and self._estimate.is_measured(iteration + 1):
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            line = self._estimate.measure(iteration + 1)
+            if line:
+                self._log.info(line)
 
     def _log_metrics(self, iteration: int, phase: str, values: dict[str, Any]) -> None:
         entry = self._metrics.append(iteration, phase, values)

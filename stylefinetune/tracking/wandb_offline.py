@@ -13,14 +13,14 @@ HEADER, BLOCK, CHUNK = 7, 32768, struct.Struct("<IHB")
 FULL, LAST = 1, 4  # kinds of a chunk that ends a record
 
 
-def continue_offline(run_dir: Path, run_id: str) -> int:
+def continue_offline(parent: Path, run_id: str) -> int:
     """Return the first step that no offline folder of the run has, and remove files without records.
 
     `wandb sync` concatenates the folders, so a step in two of them appears twice. It fails for all folders if one has a
     file without records.
     """
     first = 0
-    for file in _offline_files(run_dir, run_id):
+    for file in _offline_files(parent, run_id):
         records = list(_records(file.read_bytes()))
         if not records:
             file.unlink()
@@ -28,14 +28,14 @@ def continue_offline(run_dir: Path, run_id: str) -> int:
     return first
 
 
-def mark_synced(run_dir: Path, run_id: str) -> None:
+def mark_synced(parent: Path, run_id: str) -> None:
     """Mark the offline folders of the run as synced, as `wandb sync` does, so that it skips them."""
-    for file in _offline_files(run_dir, run_id):
+    for file in _offline_files(parent, run_id):
         file.with_name(f"{file.name}.synced").touch()
 
 
-def _offline_files(run_dir: Path, run_id: str) -> list[Path]:
-    return sorted(run_dir.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
+def _offline_files(parent: Path, run_id: str) -> list[Path]:
+    return sorted(parent.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
 
 
 def _records(log: bytes) -> Iterator[Record]:

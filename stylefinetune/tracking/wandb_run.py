@@ -3,12 +3,16 @@
 metrics.jsonl is the reference. W&B sends rows with a delay, and a kill loses the rows that it has not sent. After a
 resume W&B would drop or duplicate repeated rows. Therefore each start asks W&B for the length of its history and sends
 the rows of metrics.jsonl after it. The row of an iteration is sent once, when it is complete.
+
+W&B's own variables apply where the config sets nothing: WANDB_PROJECT, WANDB_NAME, WANDB_RUN_ID, WANDB_DIR, WANDB_MODE,
+and those that `wandb.init` reads itself, such as WANDB_ENTITY and WANDB_TAGS.
 """
 
 import contextlib
 import dataclasses
 import json
 import logging
+import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,11 +22,13 @@ import wandb
 import yaml
 
 from stylefinetune.config.cli import dump_config
-from stylefinetune.config.schema import Config
+from stylefinetune.config.schema import Config, TrackingConfig
 from stylefinetune.tracking.wandb_offline import continue_offline, mark_synced
 
 INIT_SECONDS = 10
 FINISH_SECONDS = 10  # torchrun kills 30 s after a signal
+PROJECT = "stylefinetune"
+_MODES = {"dryrun": "offline", "run": "online", "shared": "online"}  # further values of WANDB_MODE
 PHASES = ("train", "test")  # the other phases describe the process that logged them, not the run
 
 
@@ -32,15 +38,19 @@ class Identity:
 
     id: str
     online: bool = False  # the server has a part of the run; only an online start can find out which
+    folder: str | None = None  # folder of W&B's files, from WANDB_DIR; None for the run's folder
 
     @classmethod
-    def load_or_create(cls, run_dir: Path) -> "Identity":
-        """Read the identity of the run, or create it."""
+    def load_or_create(cls, run_dir: Path, environment: wandb.Settings) -> "Identity":
+        """Read the identity of the run, or create it from WANDB_RUN_ID and WANDB_DIR."""
         path = run_dir / "wandb.json"
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            identity = cls(secrets.token_hex(4))
+            folder = os.environ.get("WANDB_DIR")
+            identity = cls(
+                environment.run_id or secrets.token_hex(4), folder=str(Path(folder).absolute()) if folder else None
+            )
             identity.write(run_dir)
             return identity
 
@@ -114,11 +124,17 @@ class WandbRun:
                 wandb.teardown()  # W&B would do it at exit and print its errors
 
     def _begin(self, config: Config) -> None:
-        identity = Identity.load_or_create(self._run_dir)
-        mode = self._mode(config.tracking.wandb)
+        environment = wandb.setup(wandb.Settings(silent=True)).settings
+        identity = Identity.load_or_create(self._run_dir, environment)
+        if environment.run_id and environment.run_id != identity.id:
+            message = "Weights & Biases: WANDB_RUN_ID is %s; this run resumes and keeps its id %s"
+            self._log.warning(message, environment.run_id, identity.id)
+        folder = Path(identity.folder or self._run_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # else W&B would use a temporary folder
+        mode = self._mode(config.tracking.wandb, environment, folder)
         if mode == "online":
             try:
-                self._run = _init(config, identity, mode)
+                self._run = _init(config, identity, environment, mode)
             except Exception as error:  # noqa: BLE001 -- see above
                 wandb.teardown()  # its service still holds the run's id
                 if identity.online:
@@ -131,7 +147,7 @@ class WandbRun:
             else:
                 self._next_step = self._run.starting_step
                 dataclasses.replace(identity, online=True).write(self._run_dir)
-                mark_synced(self._run_dir, identity.id)
+                mark_synced(folder, identity.id)
                 self._log.info("Weights & Biases: %s", self._run.url)
                 return
         if mode == "offline" and identity.online:
@@ -141,17 +157,16 @@ class WandbRun:
             )
             return
         if mode == "offline":
-            self._next_step = continue_offline(self._run_dir, identity.id)
-        self._run = _init(config, identity, mode)
+            self._next_step = continue_offline(folder, identity.id)
+        self._run = _init(config, identity, environment, mode)
 
-    def _mode(self, configured: str) -> str:
+    def _mode(self, configured: str, environment: wandb.Settings, folder: Path) -> str:
         """Return the mode to try; in auto, WANDB_MODE or `wandb offline` decides."""
-        settings = wandb.Settings(silent=True)
-        mode = wandb.setup(settings).settings.mode if configured == "auto" else configured
+        mode = _MODES.get(environment.mode, environment.mode) if configured == "auto" else configured
         if mode != "online" or wandb.login(prompt=False, verify=False):
             return mode
         message = "Weights & Biases: no API key, logging offline (`wandb sync %s` sends the run later)"
-        self._log.info(message, self._run_dir / "wandb")
+        self._log.info(message, folder / "wandb")
         return "offline"
 
     def _fail(self, error: Exception, remedy: str) -> None:
@@ -160,16 +175,23 @@ class WandbRun:
         self._log.warning("Weights & Biases failed (%s); %s", reason, remedy)
 
 
-def _init(config: Config, identity: Identity, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
+def _init(config: Config, identity: Identity, environment: wandb.Settings, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
     settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
     settings.finish_timeout_raises = True
+    project, name = _name_of(config.tracking, environment, config.run_dir)
     return wandb.init(
-        project=config.tracking.project,
-        name=config.tracking.name or Path(config.run_dir).name,
+        project=project,
+        name=name,
         id=identity.id,
         resume="allow" if mode == "online" else None,
         config=yaml.safe_load(dump_config(config)),
-        dir=config.run_dir,
+        dir=identity.folder or config.run_dir,
         mode=mode,  # pyright: ignore[reportArgumentType] -- one of its literals
         settings=settings,
     )
+
+
+def _name_of(tracking: TrackingConfig, environment: wandb.Settings, run_dir: str) -> tuple[str, str]:
+    """Return the project and the name of a run; a setting of the config replaces W&B's variable."""
+    project = tracking.project or environment.project or PROJECT
+    return project, tracking.name or environment.run_name or Path(run_dir).name

@@ -21,6 +21,7 @@ from stylefinetune.errors import (
     WORKER_ERROR,
     DataError,
     LostRankError,
+    NotFiniteError,
     RankError,
     RankOutOfMemoryError,
     Stopped,
@@ -120,6 +121,7 @@ class ExitHandler:
     def _record_error(self, error: Exception) -> None:
         state = self._world.heartbeat.state
         where = f"(on {state.host}, {state})"
+        iteration = error.iteration if isinstance(error, NotFiniteError) else state.iteration
         on_all_ranks = isinstance(error, UserError) and not isinstance(error, RankError)
         if isinstance(error, UserError):
             code, reason, message = error.code, error.reason, str(error)
@@ -132,16 +134,18 @@ class ExitHandler:
             error.add_note(where)
         if not on_all_ranks or self._world.is_main:
             may_pass = isinstance(error, (DataError, RankOutOfMemoryError))
-            self._record(code, reason, message, requeue=may_pass and self._has_saved)
+            self._record(code, reason, message, requeue=may_pass and self._has_saved, iteration=iteration)
         line = f"rank {state.rank} on {state.host}: {message}"
-        self._world.heartbeat.announce_exit(LostRank(line, state.rank, code))
+        self._world.heartbeat.announce_exit(LostRank(line, state.rank, code, iteration))
 
     def _record_lost_rank(self, lost: LostRank) -> LostRankError:
         self._update_checkpoint()
         self._world.heartbeat.announce_exit(lost)
         reports = lost.reporter == self._world.rank
         if reports:
-            self._record(lost.code, LostRankError.reason, lost.message, requeue=self._has_saved)
+            self._record(
+                lost.code, LostRankError.reason, lost.message, requeue=self._has_saved, iteration=lost.iteration
+            )
         error = LostRankError(f"{lost.message}; {self._remedy()}", reports=reports)
         error.code = lost.code
         return error
@@ -166,16 +170,23 @@ class ExitHandler:
         return f"run the same command again to {start}"
 
     def _record(
-        self, code: int, reason: str, message: str, *, by: signal.Signals | None = None, requeue: bool = False
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        *,
+        by: signal.Signals | None = None,
+        requeue: bool = False,
+        iteration: int | None = None,
     ) -> None:
-        """Write exit.json, unless it is written already."""
+        """Write exit.json, unless it is written already; `iteration` is this rank's by default."""
         ExitRecord(
             code=code,
             reason=reason,
             signal=by.name if by else None,
             message=message,
             requeue=requeue or by in PREEMPTION_SIGNALS,
-            iteration=self._world.heartbeat.state.iteration,
+            iteration=self._world.heartbeat.state.iteration if iteration is None else iteration,
             checkpoint=str(self._checkpoint) if self._checkpoint else None,
             restarts=self._world.restarts,
         ).write(self._run_dir, self._world.rank)

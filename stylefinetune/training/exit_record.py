@@ -35,7 +35,7 @@ class ExitRecord:
         requeue: whether the same command would get further without a fix. True after SIGTERM and SIGUSR1. After a lost
             rank, a rank that ran out of memory, or data that one rank cannot read, true if this start has saved a
             checkpoint: a run that fails at the same iteration every time is not started forever. Otherwise false.
-        iteration: iteration in which the run ended.
+        iteration: iteration in which the run ended, or that is not finite.
         checkpoint: the newest good checkpoint, from which the same command continues; None if there is none.
         restarts: restarts by torchrun (--max_restarts) so far, summed over the ranks.
     """

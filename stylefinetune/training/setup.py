@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from shards.format.index import ShardIndex
-from stylefinetune.caffe.solver import find_solver_lists, pack_solver_lists
 from stylefinetune.checkpoint.async_saver import AsyncSaver
 from stylefinetune.checkpoint.checkpoint import Checkpoint, Progress
 from stylefinetune.checkpoint.resume import (
@@ -29,10 +28,11 @@ from stylefinetune.engines.build import build_engine, check_engine
 from stylefinetune.engines.engine import Engine
 from stylefinetune.models.build import build_model
 from stylefinetune.models.weights import load_weights
-from stylefinetune.optim.caffe_sgd import lr_mults
+from stylefinetune.optim.caffe_sgd import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.exit_handler import ExitHandler
+from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_order
 from stylefinetune.training.preemption import Preemption
 
 
@@ -40,7 +40,7 @@ from stylefinetune.training.preemption import Preemption
 class TrainingSetup:
     """The checked input of a run; nothing is written yet."""
 
-    config: Config
+    config: Config  # with data.shuffle and train.max_iter settled
     index: ShardIndex
     train_set: PictureDataset
     test_set: PictureDataset | None  # None disables tests
@@ -68,15 +68,6 @@ class TrainingRun:
     lr_mults: list[float]  # the distinct learning rate multipliers of the layers
 
 
-def pack_solver_pictures(config: Config, world: World) -> Config:
-    """Pack the list files of a Caffe solver into shards and return the config that names the shards; collective."""
-    if not config.solver or config.data.shards:
-        return config
-    lists = find_solver_lists(config)
-    world.main_first(lambda: pack_solver_lists(lists))
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
-
-
 def prepare_training(config: Config, world: World) -> TrainingSetup:
     """Read and check the input of a run; collective.
 
@@ -84,24 +75,28 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         UserError: something is missing, damaged or inconsistent.
     """
     check_engine(config)
+    resumed = find_checkpoint(config)
+    check_ranks_agree(resumed, world)
+    config = settle_order(config, resumed)
     index = open_index(config.data)
     classes = index.metadata.classes
     train_phase, test_phase = (config.data.phase(training=training) for training in (True, False))
     folder = stage_folder(index, config.data)
     train_set, test_set = (
-        PictureDataset(open_split(index, phase.split), phase, config.train.seed, folder) if phase.split else None
+        PictureDataset(open_split(index, phase.split, phase.split_flag), phase, config.train.seed, folder)
+        if phase.split
+        else None
         for phase in (train_phase, test_phase)
     )
     assert train_set is not None
     tested = test_set or train_set
-    resumed = find_checkpoint(config)
-    check_ranks_agree(resumed, world)
+    config = settle_length(config, len(train_set.entries))
     if resumed:
         check_resumed_data(resumed, config, classes, index.fingerprint)
         means = resumed.means
     else:
-        means = load_mean(config.data, train_phase, train_set.size), load_mean(config.data, test_phase, tested.size)
-    net = build_model(config.model, len(classes), [train_set.input_size, tested.input_size], config.train.seed)
+        means = load_means(config, train_set.size, tested.size)
+    net = build_checked_model(config, len(classes), train_set.size, tested.size)
     initial = Progress(
         iteration=0,
         losses=[],
@@ -117,12 +112,47 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     return TrainingSetup(config, index, train_set, test_set, means, net, resumed, progress)
 
 
+def load_means(
+    config: Config, train_size: tuple[int, int], test_size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is subtracted from training and from test pictures, whose (height, width) are given.
+
+    Raises:
+        UserError: a mean file can't be used.
+    """
+    train, test = (config.data.phase(training=training) for training in (True, False))
+    return load_mean(config.data, train, train_size), load_mean(config.data, test, test_size)
+
+
+def build_checked_model(
+    config: Config, classes: int, train_size: tuple[int, int], test_size: tuple[int, int]
+) -> nn.Module:
+    """Return the network with initial weights for pictures of these (height, width), after checking optim.layers.
+
+    Raises:
+        UserError: the network can't have this input, or a rule matches no layer.
+    """
+    train, test = (config.data.phase(training=training) for training in (True, False))
+    net = build_model(
+        config.model, classes, [train.input_size(train_size), test.input_size(test_size)], config.train.seed
+    )
+    param_groups(net, config.optim.layers)
+    return net
+
+
 def stage_training_shards(setup: TrainingSetup, world: World, preemption: Preemption) -> None:
     """Copy the shards of the run to each node's local disk if data.stage_dir names one; collective."""
     folder = stage_folder(setup.index, setup.config.data)
     if folder:
         used = {name for pictures in (setup.train_set, setup.test_set) if pictures for name in pictures.entries.shard}
         stage_shards(setup.index, used, folder, world, lambda: preemption.signal if preemption.requested() else None)
+
+
+def plan_of(setup: TrainingSetup) -> str:
+    """Return a line that describes the plan of a run."""
+    counts = [len(pictures.entries) if pictures else 0 for pictures in (setup.train_set, setup.test_set)]
+    classes = len(setup.index.metadata.classes)
+    return describe_plan(setup.config, counts[0], classes, counts[1], setup.progress.iteration)
 
 
 def build_run(
@@ -148,8 +178,12 @@ def build_run(
         engine.load(resumed.engine_state(engine.state()))
         world.main_first(lambda: rename_skipped(resumed, Path(config.run_dir)))
         exit_handler.note_resumed(resumed.path)
-    tracker.log(f"Solving {config.model.name}")
+    tracker.log(f"Solving {config.model.title}")
     tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
+    tracker.log(f"Plan: {plan_of(setup)}")
+    warning = order_warning(setup.train_set, setup.index.metadata.classes)
+    if warning:
+        tracker.warn(warning)
     return TrainingRun(
         config=config,
         world=world,

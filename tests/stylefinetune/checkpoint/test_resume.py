@@ -191,7 +191,8 @@ def replaced(config, key, value):
     ],
 )
 def test_a_changed_setting_is_reported(key, value, line):
-    assert resume.changed_settings(CONFIG, replaced(CONFIG, key, value)) == [line]
+    before = replaced(CONFIG, "data.shuffle", False)
+    assert resume.changed_settings(before, replaced(before, key, value)) == [line]
 
 
 def test_a_changed_layer_rule_is_reported():

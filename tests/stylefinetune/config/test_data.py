@@ -15,6 +15,16 @@ def test_testing_shares_the_settings_of_training_except_mirror_and_shuffle():
         assert phase.image_size == (256, 256)
 
 
+def test_training_is_shuffled_unless_it_is_switched_off():
+    assert [DataConfig(shuffle=given).phase(training=True).shuffle for given in (None, True, False)] == [
+        True,
+        True,
+        False,
+    ]
+    assert DataConfig(shuffle_window=8).phase(training=True).shuffle
+    assert not DataConfig().phase(training=False).shuffle
+
+
 def test_settings_for_testing_override_those_of_training():
     own = TestDataConfig(split="val", batch_size=3, image_size=(80, 100), crop_size=0, mirror=True, scale=2.0)
     phase = DataConfig(test=own).phase(training=False)
@@ -37,7 +47,7 @@ def test_an_image_size_of_0_does_not_resize():
     [
         (lambda: DataConfig(split=""), "data.split is empty"),
         (lambda: DataConfig(shuffle=True, shuffle_window=-1), "data.shuffle_window is -1; it must not be negative"),
-        (lambda: DataConfig(shuffle_window=8), r"data\.shuffle_window is 8; .* needs data\.shuffle"),
+        (lambda: DataConfig(shuffle=False, shuffle_window=8), r"data\.shuffle_window is 8; .* needs data\.shuffle"),
         (lambda: DataConfig(batch_size=0), "data.batch_size is 0; it must be at least 1"),
         (lambda: DataConfig(image_size=(256, 0)), r"data.image_size is \[256, 0\]; sides must be at least 1"),
         (lambda: DataConfig(crop_size=-1), "data.crop_size is -1; it must be between 0 and"),

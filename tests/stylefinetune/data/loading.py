@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def data_config(shards, **changes):
-    return DataConfig(**{"shards": str(shards), "image_size": 48, "crop_size": 43, **changes})
+    return DataConfig(**{"shards": str(shards), "image_size": 48, "crop_size": 43, "shuffle": False, **changes})
 
 
 def open_pictures(shards, *, training=True, split="train", **changes):

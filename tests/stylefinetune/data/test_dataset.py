@@ -143,8 +143,10 @@ def test_missing_and_damaged_shards_are_errors_with_a_remedy(pixel_shards, tmp_p
     ):
         open_index(data_config("nowhere"))
     index = open_index(data_config(pixel_shards))
-    with pytest.raises(UserError, match=r"no pictures of split 'val' \(there: test, train\)"):
+    with pytest.raises(UserError, match=r"split 'val'; it has test, train: choose one with --data\.split$"):
         open_split(index, "val")
+    with pytest.raises(UserError, match=r"choose one with --data\.test\.split, or '' to train without tests$"):
+        open_split(index, "val", "--data.test.split")
     gone = tmp_path / "gone"
     shutil.copytree(pixel_shards, gone)
     (gone / "train" / "00001.tar").unlink()

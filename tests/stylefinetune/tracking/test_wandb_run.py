@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 
+from stylefinetune.config.schema import TrackingConfig
+from stylefinetune.tracking.wandb_run import _name_of
 from tests.programs import python, run
 from tests.wandb_runs import curves, environment, local_rows, log_run, remote_rows, sync
 from tests.wandb_server import WandbServer
@@ -186,6 +189,37 @@ def test_wandb_mode_is_respected(tmp_path):
     printed = log_run(tmp_path / "run", environment(tmp_path / "home", None, WANDB_MODE="offline"))
     assert "no API key" not in printed
     assert list((tmp_path / "run").glob("wandb/offline-run-*"))
+
+
+OWN = {"WANDB_PROJECT": "styles", "WANDB_NAME": "first", "WANDB_RUN_ID": "mine1234", "WANDB_TAGS": "a,b"}
+
+
+def test_the_variables_of_wandb_are_heeded_and_a_resumed_run_keeps_its_id(server, tmp_path):
+    run_dir = tmp_path / "run"
+    env = environment(tmp_path / "home", server, **OWN)
+    log_run(run_dir, env, ends=(12, "train"), killed=False)
+    printed = log_run(run_dir, {**env, "WANDB_RUN_ID": "other123"}, start=10)
+    assert "WANDB_RUN_ID is other123; this run resumes and keeps its id mine1234" in printed
+    assert list(server.runs) == ["mine1234"]
+    assert remote_rows(server) == local_rows(run_dir)
+    remote = server.runs["mine1234"]
+    assert (remote.name, remote.variables["project"], remote.variables["tags"]) == ("first", "styles", ["a", "b"])
+
+
+def test_the_config_overrides_the_variables_of_wandb():
+    environment = wandb.Settings(project="theirs", run_name="theirs")
+    assert _name_of(TrackingConfig(project="ours", name="mine"), environment, "runs/a") == ("ours", "mine")
+    assert _name_of(TrackingConfig(), environment, "runs/a") == ("theirs", "theirs")
+    assert _name_of(TrackingConfig(), wandb.Settings(), "runs/a") == ("stylefinetune", "a")
+
+
+def test_offline_folders_are_in_wandb_dir_also_after_a_resume(tmp_path):
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    env = environment(tmp_path / "home", None, WANDB_DIR=str(elsewhere), WANDB_MODE="offline")
+    log_run(run_dir, env, ends=(12, "train"), killed=False)
+    log_run(run_dir, environment(tmp_path / "home", None, WANDB_MODE="offline"), start=10)
+    assert len(list(elsewhere.glob("wandb/offline-run-*"))) == 2
+    assert not (run_dir / "wandb").exists()
 
 
 # Logs two iterations; W&B's processes end between them, as when a launcher signals all processes.

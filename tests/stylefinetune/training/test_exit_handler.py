@@ -75,7 +75,7 @@ def test_the_record_of_an_earlier_end_is_removed_while_a_run_is_under_way(tmp_pa
         (Stopped(signal.SIGINT, "stopped"), 130, "stopped", False),
         (Stopped(signal.SIGHUP, "stopped"), 129, "stopped", False),
         (UserError("mend it"), 2, "user error", False),
-        (NotFiniteError("nan"), 3, "not finite", False),
+        (NotFiniteError("nan", 41), 3, "not finite", False),
         (CorruptError("too many"), 4, "data", False),
         (DataError("no shard"), 4, "data", False),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 4, "data", False),
@@ -102,8 +102,19 @@ def test_a_temporary_failure_is_requeued_if_this_start_saved_a_checkpoint(tmp_pa
     assert record["requeue"] is True
     record, _ = end(tmp_path / "c", CorruptError("too many"), saved=tmp_path / "iter_40")
     assert record["requeue"] is False  # a restart meets the same corrupt pictures
-    record, _ = end(tmp_path / "d", NotFiniteError("nan"), saved=tmp_path / "iter_40")
+    record, _ = end(tmp_path / "d", NotFiniteError("nan", 41), saved=tmp_path / "iter_40")
     assert record["requeue"] is False
+
+
+def test_the_recorded_iteration_is_the_one_in_the_message(tmp_path):
+    record, _ = end(tmp_path / "a", NotFiniteError("the loss isn't finite at iteration 7", 7))
+    assert record["iteration"] == 7
+
+    class SlowRankMonitor(LostRankMonitor):
+        lost = LostRank("rank 1 on n1 has died while reading data at iteration 40", 0, iteration=40)
+
+    record, _ = end(tmp_path / "b", RuntimeError("Connection closed by peer"), world(0, 3, SlowRankMonitor))
+    assert record["iteration"] == 40
 
 
 @pytest.mark.parametrize("newest", ["iter_20", "iter_40"])
@@ -146,7 +157,7 @@ def test_rank_0_alone_records_an_error_that_all_ranks_raise(tmp_path):
     ("error", "saved", "allowed"),
     [
         (UserError("mend it"), True, False),
-        (NotFiniteError("nan"), True, False),
+        (NotFiniteError("nan", 41), True, False),
         (CorruptError("too many"), True, False),
         (Stopped(signal.SIGTERM, "stopped"), True, False),
         (ZeroDivisionError("a bug"), True, False),

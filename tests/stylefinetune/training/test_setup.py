@@ -8,7 +8,8 @@ from stylefinetune.config.cli import parse_config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.train import main
-from stylefinetune.training.setup import pack_solver_pictures, prepare_training
+from stylefinetune.training.setup import prepare_training
+from stylefinetune.training.solver_run import pack_solver_pictures
 from tests.programs import NARROW, ROOT
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
