@@ -1,7 +1,7 @@
 """Shows the progress of a command: a bar on a terminal, otherwise a line every ten seconds."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,6 +28,14 @@ def track_progress(items: Iterable[T], total: int, description: str, console: Co
             yield item
 
 
+class OutputConsole(Console):
+    """A console that raises BrokenPipeError if the reader of its output has gone; rich's exits with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise  # noqa: PLE0704 -- rich calls this where it catches the error
+
+
 def print_line(console: Console, line: str) -> None:
     """Print a line as it is: not wrapped, not coloured and without markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -36,14 +44,15 @@ def print_line(console: Console, line: str) -> None:
 class ProgressLine:
     """Shows how many rows are finished, the rates, and the time that remains; use it in a `with`."""
 
-    def __init__(self, console: Console, total: int) -> None:
-        """Prepare to count up to `total` rows."""
+    def __init__(self, console: Console, total: int, activity: str = "downloading") -> None:
+        """Prepare to count up to `total` rows; the bar shows `activity`."""
         self._console = console
         self._total = total
         self._alive = self._dead = self._size = 0
-        self._next_line = time.monotonic() + _LINE_INTERVAL
+        self._started = time.monotonic()
+        self._next_line = self._started + _LINE_INTERVAL
         self._bar = Progress(
-            *(TextColumn("downloading"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}")),
+            *(TextColumn(activity), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}")),
             console=console,
             disable=not console.is_terminal,
             speed_estimate_period=_RATE_WINDOW,
@@ -65,21 +74,28 @@ class ProgressLine:
         self._dead += dead
         self._size += size
 
-    def show(self) -> None:
-        """Update the bar, or print a line if one is due."""
+    def show(self, describe_wait: Callable[[], str | None] = lambda: None) -> None:
+        """Update the bar, or print a line if one is due.
+
+        `describe_wait` returns what the rows wait for, if nothing is being done at this moment.
+        """
         done = self._alive + self._dead
         self._bar.update(self._rows, completed=done)
         self._bar.update(self._bytes, completed=self._size)
         if self._console.is_terminal:
-            self._bar.update(self._rows, state=self._state(done))
+            self._bar.update(self._rows, state=self._state(done, describe_wait()))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_INTERVAL
-            print_line(self._console, f"{done}/{self._total} files, {self._state(done)}")
+            print_line(self._console, f"{done}/{self._total} files, {self._state(done, describe_wait())}")
 
-    def _state(self, done: int) -> str:
+    def _state(self, done: int, wait: str | None) -> str:
         counts = f"{self._alive} alive, {self._dead} dead"
         if done == self._total:
             return f"packing, {counts}"
         rows, size = self._bar.tasks
-        remaining = "?" if rows.time_remaining is None else f"{rows.time_remaining:.0f} s"
-        return f"{rows.speed or 0:.0f} files/s, {decimal(int(size.speed or 0))}/s, {counts}, ETA {remaining}"
+        seconds = rows.time_remaining
+        if seconds is None and done:  # nothing was finished lately
+            seconds = (time.monotonic() - self._started) / done * (self._total - done)
+        remaining = "?" if seconds is None else f"{seconds:.0f} s"
+        state = f"{rows.speed or 0:.0f} files/s, {decimal(int(size.speed or 0))}/s, {counts}, ETA {remaining}"
+        return f"{state}; {wait}" if wait else state

@@ -22,6 +22,7 @@ from shards.assembly.worker_pool import packing_pool
 from shards.config.recipe import Recipe
 from shards.config.schema import AssembleConfig, count_processes
 from shards.download.downloader import Downloader
+from shards.download.proxies import Proxies
 from shards.errors import ShardsError
 from shards.format.outcomes import OUTCOMES_FILE, Status
 from shards.progress import ProgressLine, print_line
@@ -53,10 +54,13 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         open_session(config.out, partition, plan, stage, keep_stage=config.keep_stage) as session,
     ):
         shard_dir = open_or_create(session.root, recipe, session.work, source)
+        warning = None if source.is_local else Proxies.read(config).warning()
+        if warning:
+            print_line(console, f"warning: {warning}")
         write_rules(session.root, rules, session.work)
         counts = _make_blocks(config, session, shard_dir, console, is_local=source.is_local)
         reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
-    _print_summary(console, counts)
+    _print_summary(console, counts, is_local=source.is_local)
     if partition:
         command = f"python -m shards merge {shlex.quote(session.name)}"
         print_line(
@@ -92,11 +96,12 @@ def _make_blocks(
         config = dataclasses.replace(config, out=work)  # the folder to name if aria2c can't write
     tasks = _plan_tasks(shard_dir, blocks, retry)
     images, total = sum(len(task.positions) for task in tasks), sum(map(shard_dir.size_of, blocks))
-    print_line(console, f"Downloading {images} images with {count_processes(config.workers)} workers...")
+    activity = "packing" if is_local else "downloading"
+    print_line(console, f"{activity.capitalize()} {images} images with {count_processes(config.workers)} workers...")
     if images < total:
         print_line(console, f"{total - images} of {total} were done before; resuming in {session.name}")
     if tasks:
-        progress = ProgressLine(console, images)
+        progress = ProgressLine(console, images, activity)
         with (
             packing_pool(min(count_processes(config.workers), len(tasks))) as pool,
             Downloader(config, work) as downloader,
@@ -150,9 +155,9 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
     )
 
 
-def _print_summary(console: Console, counts: collections.Counter[str]) -> None:
+def _print_summary(console: Console, counts: collections.Counter[str], *, is_local: bool) -> None:
     kept = counts.pop(Status.KEPT, 0)
-    print_line(console, f"Writing train/val for {kept} successfully downloaded images.")
+    print_line(console, f"Writing train/val for {kept} successfully {'packed' if is_local else 'downloaded'} images.")
     if counts:
         table = Table("other outcomes", "images", box=None, header_style="", pad_edge=False)
         for status, count in counts.most_common():

@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +24,7 @@ from shards.config.schema import AssembleConfig
 from shards.download import no_fsync
 from shards.download.aria2_log import Aria2Log
 from shards.download.policy import USER_AGENT
+from shards.download.proxies import Proxies
 from shards.errors import ShardsError
 
 _PROXY_VARIABLES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
@@ -166,22 +166,9 @@ def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str,
         ("file-allocation", "none"),
         ("auto-save-interval", 0),
     ]
-    optional = {"ca-certificate": certificates, **_proxy_options(config.proxy)}
-    return settings + [(name, value) for name, value in optional.items() if value]
-
-
-def proxy_address(config: AssembleConfig) -> str | None:
-    """Return the first proxy that downloads use, without its user and password, or None."""
-    found = next((proxy for name, proxy in _proxy_options(config.proxy).items() if proxy and name != "no-proxy"), None)
-    return found.rpartition("@")[2] if found else None
-
-
-def _proxy_options(proxy: str | None) -> dict[str, str | None]:
-    if proxy:
-        return {"all-proxy": proxy}
-    found = urllib.request.getproxies_environment()
-    names = {"http-proxy": "http", "https-proxy": "https", "all-proxy": "all", "no-proxy": "no"}
-    return {option: found.get(name) for option, name in names.items()}
+    if certificates:
+        settings.append(("ca-certificate", certificates))
+    return settings + list(Proxies.read(config).aria2_options().items())
 
 
 @contextlib.contextmanager

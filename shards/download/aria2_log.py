@@ -1,18 +1,29 @@
-"""Read redirects, response headers and errors from aria2's log, which its RPC does not report."""
+"""Read redirects, response headers and errors from aria2's log, which its RPC does not report.
+
+aria2 cuts the message of a record at 2,047 bytes and at a NUL byte. A trace that misses something for that reason is
+marked, so that the caller does not rely on it.
+"""
 
 import collections
 import dataclasses
-import datetime as dt
-import email.utils
 import io
 import re
 import threading
 import time
 from urllib.parse import urlsplit
 
-_RECORD = re.compile(rb"CUID#(\d+) - (Requesting:|Response received:|Redirecting to (\S+))")
-_RESOLVED = re.compile(rb"CUID#(\d+) - (?:Name resolution complete|DNS cache hit): (\S+) -> (.*)")
-_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})")
+from shards.download.request_trace import RequestTrace
+from shards.download.url_rewrite import request_target
+
+_MAX_MESSAGE = 2047  # bytes
+_STAMP = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} \[[A-Z]+\] ")
+_PREFIX = _STAMP.pattern + rb"\[[\w.]+:\d+\] "
+_RECORD = re.compile(
+    _PREFIX + rb"(CUID#(\d+) - (Requesting:|Response received:|Redirecting to (\S+)).*)",
+    re.DOTALL,
+)
+_RESOLVED = re.compile(_PREFIX + rb"CUID#(\d+) - (?:Name resolution complete|DNS cache hit): (\S+) -> (.*)")
+_STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})")
 _RPC = b"Executing RPC method system.multicall"
 # Position in aria2's source code and error number: "[SocketCore.cc:313] errorCode=1 ".
 _SOURCE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
@@ -24,28 +35,20 @@ _STOPS = (b"Download complete:", b" not complete:")
 
 
 @dataclasses.dataclass
-class RequestTrace:
-    """The redirects and the last response of one URL."""
+class _Head:
+    """The head of a request or a response while it is read."""
 
-    host: str = ""  # host of the first request, without its port
-    redirects: list[str] = dataclasses.field(default_factory=list[str])  # target of each redirect
-    # Addresses by host name, for hosts that aria2 resolved after the first request.
-    addresses: dict[str, list[str]] = dataclasses.field(default_factory=dict[str, list[str]])
-    http_status: int | None = None  # status code of the last response
-    retry_after: float | None = None  # the last response's Retry-After in seconds, or None
-    robots: list[str] = dataclasses.field(default_factory=list[str])  # the last response's X-Robots-Tag headers
-
-    @property
-    def final_url(self) -> str | None:
-        """Return the target of the last redirect, or None if there was none."""
-        return self.redirects[-1] if self.redirects else None
+    cuid: bytes
+    is_request: bool
+    size: int  # bytes of the record's message so far
+    lines: list[bytes] = dataclasses.field(default_factory=list[bytes])
 
 
 class Aria2Log(threading.Thread):
     """A thread that reads aria2's log (level info) from a pipe, so that the daemon never blocks on writing it.
 
     aria2 marks a download's lines with a number (CUID) that its RPC does not report. The logged request line relates
-    the number to the URL.
+    the number to the URL, so two URLs with the same `request_target` must not be downloaded at the same time.
     """
 
     def __init__(self, pipe: io.BufferedReader) -> None:
@@ -54,8 +57,7 @@ class Aria2Log(threading.Thread):
         self._changed = threading.Condition()
         self._by_cuid: dict[bytes, RequestTrace] = {}
         self._by_target: dict[str, tuple[bytes, RequestTrace]] = {}
-        self._cuid: bytes | None = None  # of the request or response whose headers are being read
-        self._target = b""  # of that request; "?" before its first line, empty in a response
+        self._head: _Head | None = None
         self._tunnels: dict[bytes, str] = {}  # unanswered CONNECT requests by CUID: host:port
         self._refused_tunnels: collections.Counter[str] = collections.Counter()  # answered with 407, not yet taken
         self._calls = 0
@@ -77,9 +79,9 @@ class Aria2Log(threading.Thread):
                 time.sleep(_PAUSE)
 
     def take_trace(self, url: str) -> RequestTrace:
-        """Return the trace of a URL whose download has stopped, and remove it."""
+        """Return the trace of a URL whose download has stopped, and remove it; a new one if there is none."""
         with self._changed:
-            cuid, trace = self._by_target.pop(_request_target(url), (b"", RequestTrace()))
+            cuid, trace = self._by_target.pop(request_target(url), (b"", RequestTrace()))
             self._by_cuid.pop(cuid, None)
             tunnel = _connect_target(url)
             if not cuid and tunnel in self._refused_tunnels:
@@ -108,16 +110,15 @@ class Aria2Log(threading.Thread):
             return " ".join(" ".join(self._first_error or self._last_lines).split())
 
     def _read_line(self, line: bytes) -> None:
-        if self._cuid is not None:
-            self._read_header(self._cuid, line)
+        if self._head is not None and self._read_head_line(self._head, line):
             return
-        if line.startswith(b"\n"):
+        if line == b"\n":
             return
         self._record_error(line[:300].decode(errors="replace"))
-        record = _RECORD.search(line)
+        record = _RECORD.match(line)
         if record:
             self._start_record(record)
-        elif resolved := _RESOLVED.search(line):
+        elif resolved := _RESOLVED.match(line):
             self._record_addresses(*resolved.groups())
         elif _RPC in line:
             self._calls += 1
@@ -134,12 +135,13 @@ class Aria2Log(threading.Thread):
             self._first_error.append(cause[1])
 
     def _start_record(self, record: re.Match[bytes]) -> None:
-        cuid, kind, location = record.groups()
+        message, cuid, kind, location = record.groups()
         if location is None:
-            self._cuid = cuid
-            self._target = b"?" if kind == b"Requesting:" else b""
+            self._head = _Head(cuid, is_request=kind == b"Requesting:", size=len(message))
         elif cuid in self._by_cuid:
-            self._by_cuid[cuid].redirects.append(location.decode(errors="replace"))
+            trace = self._by_cuid[cuid]
+            trace.redirects.append(location.decode(errors="replace"))
+            trace.is_cut |= len(message) > _MAX_MESSAGE  # the message and its line end
 
     def _record_addresses(self, cuid: bytes, host: bytes, addresses: bytes) -> None:
         trace = self._by_cuid.get(cuid)  # None before the first request: the list's own host is not recorded
@@ -147,60 +149,71 @@ class Aria2Log(threading.Thread):
             found = [address.strip() for address in addresses.decode(errors="replace").split(",")]
             trace.addresses.setdefault(host.decode(errors="replace").lower(), []).extend(found)
 
-    def _read_header(self, cuid: bytes, line: bytes) -> None:
-        line = line.strip()
-        if not line:
-            self._cuid = None
-        elif self._target == b"?":
-            if line.startswith(b"CONNECT "):
-                self._tunnels[cuid] = line.split(b" ")[1].decode(errors="replace").lower()
-            self._target = line.split(b" ")[1] if line.startswith(b"GET ") else b""
-        elif self._target:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"host" and cuid not in self._by_cuid:
-                absolute = self._target.startswith((b"http://", b"https://"))  # a request to a proxy
-                url = (self._target if absolute else b"//" + value.strip() + self._target).decode(errors="replace")
-                trace = self._by_cuid[cuid] = RequestTrace(host=urlsplit(url).hostname or "")
-                self._by_target[_request_target(url)] = (cuid, trace)
-        elif cuid in self._by_cuid:
-            _read_response_header(self._by_cuid[cuid], line)
-        elif (status := _STATUS.match(line)) and (tunnel := self._tunnels.pop(cuid, None)) and status[1] == b"407":
+    def _read_head_line(self, head: _Head, line: bytes) -> bool:
+        """Add a line to a head; False if the line is a new record, since the head was cut at a NUL byte."""
+        head.size += len(line)
+        if line in {b"\n", b"\r\n"} and head.size <= _MAX_MESSAGE:
+            self._end_head(head)
+        elif head.size > _MAX_MESSAGE:
+            self._end_head(head, is_cut=True)
+        elif _STAMP.match(line):
+            # The line may also be part of the head, written by a server to look like a record of another download.
+            self._end_head(head, is_cut=True)
+            for trace in self._by_cuid.values():
+                trace.is_doubtful = True
+            return False
+        else:
+            head.lines.append(line)
+        return True
+
+    def _end_head(self, head: _Head, *, is_cut: bool = False) -> None:
+        self._head = None
+        if is_cut:
+            if head.cuid in self._by_cuid:
+                self._by_cuid[head.cuid].is_cut |= not head.is_request
+        elif not head.lines:
+            pass
+        elif head.is_request:
+            self._record_request(head)
+        else:
+            self._record_response(head)
+
+    def _record_request(self, head: _Head) -> None:
+        method, _, rest = head.lines[0].partition(b" ")
+        target = rest.partition(b" ")[0]
+        if method == b"CONNECT":
+            self._tunnels[head.cuid] = target.decode(errors="replace").lower()
+        if method != b"GET" or head.cuid in self._by_cuid:
+            return
+        host = next((value for name, value in _headers_in(head) if name.lower() == "host"), "")
+        absolute = target.startswith((b"http://", b"https://"))  # a request to a proxy
+        url = target.decode(errors="replace") if absolute else f"//{host}{target.decode(errors='replace')}"
+        trace = self._by_cuid[head.cuid] = RequestTrace(host=urlsplit(url).hostname or "")
+        self._by_target[request_target(url)] = (head.cuid, trace)
+
+    def _record_response(self, head: _Head) -> None:
+        status = _STATUS.match(head.lines[0])
+        trace = self._by_cuid.get(head.cuid)
+        if trace is not None:
+            trace.record_response(int(status[1]) if status else 0, _headers_in(head))
+        elif status and (tunnel := self._tunnels.pop(head.cuid, None)) and status[1] == b"407":
             self._refused_tunnels[tunnel] += 1
 
 
-def _read_response_header(trace: RequestTrace, line: bytes) -> None:
-    status = _STATUS.match(line)
-    if status:
-        trace.http_status = int(status[1])
-        trace.retry_after = None
-        trace.robots = []
-    elif line[:13].lower() == b"x-robots-tag:":
-        trace.robots.append(line[13:].decode(errors="replace"))
-    elif line[:12].lower() == b"retry-after:":
-        trace.retry_after = _parse_retry_after(line[12:].strip().decode(errors="replace"))
-
-
-def _parse_retry_after(retry_after: str) -> float | None:
-    """Parse a Retry-After header, a number of seconds or a date."""
-    if retry_after.isdecimal():
-        return float(retry_after[:9])
-    try:
-        date = email.utils.parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=dt.UTC)
-    return max(0.0, (date - dt.datetime.now(dt.UTC)).total_seconds())
+def _headers_in(head: _Head) -> list[tuple[str, str]]:
+    """Return the headers of a head; one that continues on further lines, which start with a space, is joined."""
+    joined: list[str] = []
+    for line in head.lines[1:]:
+        text = line.decode(errors="replace")
+        if text[0] in " \t" and joined:
+            joined[-1] += f" {text.strip()}"
+        else:
+            joined.append(text)
+    parts = [line.partition(":") for line in joined]
+    return [(name.strip(), value.strip()) for name, _, value in parts]
 
 
 def _connect_target(url: str) -> str:
     """Return the host:port of the CONNECT request for an https URL."""
     host = urlsplit(url).netloc.rpartition("@")[2].lower()
     return host if re.search(r":\d+$", host) else f"{host.rstrip(':')}:443"
-
-
-def _request_target(url: str) -> str:
-    """Return what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
-    parts = urlsplit(url)
-    host = re.sub(r":(80|443)?$", "", parts.netloc.rpartition("@")[2].lower())
-    return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")

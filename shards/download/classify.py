@@ -4,21 +4,33 @@ import dataclasses
 import re
 
 from shards.config.schema import AssembleConfig
-from shards.download.aria2_log import RequestTrace
 from shards.download.policy import find_disallowed_directive, find_refused_redirect
+from shards.download.request_trace import RequestTrace
 from shards.format.outcomes import Status
 
+_UNKNOWN_ERROR, _TOO_LARGE, _WRONG_DIGEST = 1, 17, 32
 # aria2's exit codes (manual, "Exit status"); those of _HTTP_CODES are mapped by their HTTP status instead.
 _STATUS_OF_CODE = {
     2: Status.TIMEOUT,
     5: Status.TOO_SLOW,
     6: Status.REFUSED,
-    17: Status.TOO_LARGE,  # a write over the file size limit
+    _TOO_LARGE: Status.TOO_LARGE,  # a write over the file size limit
     19: Status.DNS,
     23: Status.TOO_MANY_REDIRECTS,
     24: Status.FORBIDDEN,
+    _WRONG_DIGEST: Status.HASH_MISMATCH,
 }
 _HTTP_CODES = {3, 22, 24, 29}
+# The causes of aria2's "unknown error", by a part of its message; any other is a connection that ended.
+_STATUS_OF_CAUSE = (
+    ("Redirect to", Status.REDIRECT_REFUSED),
+    ("SSL/TLS handshake failure: ", Status.TLS_ERROR),
+    ("libz::inflate() failed", Status.BAD_ENCODING),
+    ("Content-Length", Status.BAD_RESPONSE),
+    ("Transfer encoding", Status.BAD_RESPONSE),
+    ("Bad chunk size", Status.BAD_RESPONSE),
+    ("Bad Status-Line", Status.BAD_RESPONSE),
+)
 _STATUS_OF_HTTP = {
     401: Status.FORBIDDEN,
     402: Status.FORBIDDEN,
@@ -30,6 +42,8 @@ _STATUS_OF_HTTP = {
     429: Status.RATE_LIMITED,
     451: Status.FORBIDDEN,
 }
+_UNKNOWN_ENCODINGS = {"x-gzip", "x-deflate"}  # other names of encodings that aria2 decodes
+_REFUSED_SUCCESSES = {201, 202, 203, 207, 208, 226}  # aria2 accepts 200 and 206
 _LOCAL_FAILURES = {9, 15, 16, 18}  # no disk space, or a local file or folder that can't be opened or created
 
 
@@ -49,27 +63,46 @@ def classify(result: dict[str, str], trace: RequestTrace, config: AssembleConfig
     `result` has its status, errorCode, errorMessage and totalLength from aria2; `config` has the rules for redirects
     and X-Robots-Tag.
     """
-    return AttemptResult(*_find_status(result, trace, config), trace, find_http_status(result, trace))
+    status, message = _find_status(result, trace, config)
+    http_status = None if status is Status.BAD_RESPONSE else find_http_status(result, trace)
+    return AttemptResult(status, message, trace, http_status)
+
+
+def is_unverified(result: dict[str, str], trace: RequestTrace) -> bool:
+    """Whether the trace does not show all of the response that aria2 has received, or shows one that it refuses.
+
+    Such a URL is requested again through the relay, which sees complete responses and accepts each success.
+    """
+    if trace.is_cut or trace.is_doubtful or trace.content_encoding in _UNKNOWN_ENCODINGS:
+        return True
+    if result["status"] == "complete":
+        return trace.http_status not in {200, 206}
+    if int(result.get("errorCode") or 0) not in _HTTP_CODES:
+        return False
+    return trace.http_status is None or trace.http_status in _REFUSED_SUCCESSES
 
 
 def _find_status(result: dict[str, str], trace: RequestTrace, config: AssembleConfig) -> tuple[Status, str]:
     refused_redirect = find_refused_redirect(trace, allow_private=config.allow_private)
     if refused_redirect:
         return Status.REDIRECT_REFUSED, refused_redirect
+    if trace.failure:
+        return trace.failure
     if result["status"] == "complete":
         directive = find_disallowed_directive(trace.robots, config.disallowed_header_directives)
         return (Status.NOAI, f"X-Robots-Tag: {directive}") if directive else (Status.KEPT, "")
     code, message = int(result.get("errorCode") or 0), error_message(result)
     http_status = find_http_status(result, trace)
     if http_status and code in _HTTP_CODES:
-        default = Status.SERVER_ERROR if http_status >= 500 else Status.HTTP_ERROR
+        default = Status.SERVER_ERROR if 500 <= http_status < 600 else Status.HTTP_ERROR
         return _STATUS_OF_HTTP.get(http_status, default), message
-    if code == 1:  # "unknown error": no connection, a connection that was closed early, or an invalid redirect
-        if "Redirect to" in message:
-            return Status.REDIRECT_REFUSED, message
-        return Status.INCOMPLETE if int(result["totalLength"]) else Status.REFUSED, message
-    if code == 17:
+    if code == _UNKNOWN_ERROR:
+        default = Status.INCOMPLETE if int(result["totalLength"]) else Status.REFUSED
+        return next((status for cause, status in _STATUS_OF_CAUSE if cause in message), default), message
+    if code == _TOO_LARGE:
         message = f"over max_bytes {config.max_bytes}"
+    if code == _WRONG_DIGEST:
+        message = "the response body differs from the checksum in its Digest header"
     return _STATUS_OF_CODE.get(code, Status.DOWNLOAD_ERROR), message
 
 
@@ -84,6 +117,8 @@ def error_message(result: dict[str, str]) -> str:
 
 
 def find_http_status(result: dict[str, str], trace: RequestTrace) -> int | None:
-    """Return the HTTP status of the last response, from aria2's error message or its log."""
+    """Return the HTTP status of the last response, from the trace or from aria2's error message."""
+    if trace.http_status or trace.failure:
+        return trace.http_status
     http = re.search(r"status=(\d{3})", result.get("errorMessage", ""))
-    return int(http[1]) if http else trace.http_status
+    return int(http[1]) if http else None

@@ -1,19 +1,20 @@
 """Download URLs with one aria2 daemon, which it controls over JSON-RPC."""
 
-import contextlib
 import dataclasses
 import datetime as dt
-import re
+import math
 import time
-import urllib.parse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from shards.config.schema import AssembleConfig
 from shards.download.aria2_daemon import Aria2Daemon
-from shards.download.classify import AttemptResult, classify, error_message, is_local_failure
+from shards.download.classify import AttemptResult, classify, error_message, is_local_failure, is_unverified
 from shards.download.host_queue import Request
+from shards.download.proxies import Proxies
+from shards.download.relay import Relay
+from shards.download.request_trace import RequestTrace
 from shards.download.retry_policy import RetryPolicy
 from shards.errors import ShardsError
 from shards.format.outcomes import Outcome, Status
@@ -21,9 +22,8 @@ from shards.format.outcomes import Outcome, Status
 _WATCH_INTERVAL = 1.0  # seconds between two checks of the active downloads
 _MIN_SPEED = 1024  # bytes a second, checked after twice the timeout; aria2 counts bytes in steps of 16 KiB
 _STATUS_KEYS = ["gid", "status", "errorCode", "errorMessage", "completedLength", "totalLength"]
-# Characters that stay as they are in a URL, besides letters, digits and - . _; aria2 would encode the same ones.
-_URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
-_HOST = re.compile(r"//(?:[^/?#]*@)?([^/?#:]+)")
+_MAX_URL = 1500  # bytes; the log would cut a longer one
+_MAX_ARIA2_TIMEOUT = 600  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,7 @@ class _ActiveDownload:
 
     request: Request
     started: float
+    url: str  # the URL that aria2 requests
     abort_status: Status | None = None
 
     @property
@@ -61,6 +62,9 @@ class Downloader:
         """
         self._config = config
         self._daemon = Aria2Daemon(config, folder)
+        self._relay = Relay(config)
+        self._relayed_hosts: set[str] = set()  # hosts with response heads that the log does not show completely
+        self._proxies = Proxies.read(config)
         self._policy = RetryPolicy(config)
         self._queue = self._policy.queue
         self._clock = clock
@@ -73,14 +77,16 @@ class Downloader:
 
     def __exit__(self, *_: object) -> None:
         self._daemon.stop()
+        self._relay.stop()
 
     def add(self, requests: Iterable[Request]) -> None:
         """Queue requests; `poll` returns one result for each.
 
         Raises:
-            ShardsError: there is no aria2c, or it doesn't start.
+            ShardsError: there is no aria2c, it doesn't start, or a URL's proxy is of a kind that it doesn't support.
         """
         for request in requests:
+            self._proxies.find(request.url)
             self._queue.put(request)
         if self.is_busy:
             self._daemon.start()
@@ -89,6 +95,14 @@ class Downloader:
     def is_busy(self) -> bool:
         """Whether `poll` has not returned a result for every request yet."""
         return bool(self._active) or bool(len(self._queue))
+
+    def describe_wait(self) -> str | None:
+        """Return what the downloads wait for, if none is in flight and none may start now."""
+        wait = self._queue.next_wait(self._clock())
+        if wait is None:
+            return None
+        count, host, seconds = wait
+        return f"waiting for {count} URL{'s' * (count > 1)} of {host}, next in {math.ceil(seconds)} s"
 
     def poll(self, timeout: float) -> list[DownloadResult]:
         """Return the results since the last call; wait up to `timeout` seconds if there are none.
@@ -109,7 +123,9 @@ class Downloader:
         for gid in gids:
             download = self._active[gid]
             options = {"gid": gid, "dir": str(download.request.folder), "out": download.file_name}
-            calls.append(("addUri", [[_encode_url(download.request.url)], options]))
+            if download.request.is_relayed:
+                options |= {"no-proxy": "127.0.0.1", "timeout": str(min(self._config.deadline, _MAX_ARIA2_TIMEOUT))}
+            calls.append(("addUri", [[download.url], options]))
         # purgeDownloadResult drops all results; aria2 does nothing else between two calls of one multicall.
         calls += [("tellStopped", [0, 2 * self._config.connections, _STATUS_KEYS]), ("purgeDownloadResult", [])]
         answers = self._daemon.call(calls)
@@ -139,7 +155,10 @@ class Downloader:
     def _register(self, request: Request, now: float) -> str:
         self._gids += 1
         gid = f"{self._gids:016x}"
-        self._active[gid] = _ActiveDownload(dataclasses.replace(request, attempts=request.attempts + 1), now)
+        url = request.encoded_url
+        is_relayed = request.is_relayed or len(url) > _MAX_URL or request.host in self._relayed_hosts
+        request = dataclasses.replace(request, attempts=request.attempts + 1, is_relayed=is_relayed)
+        self._active[gid] = _ActiveDownload(request, now, self._relay.register(url) if is_relayed else url)
         return gid
 
     def _abort_slow_or_large(self, now: float) -> list[str]:
@@ -169,15 +188,28 @@ class Downloader:
                 f"aria2c can't write into {self._config.out}: {error_message(stopped)}; "
                 "remove the cause and run the same command again"
             )
-        trace = self._daemon.log.take_trace(_encode_url(download.request.url))
+        trace = self._daemon.log.take_trace(download.url)
+        if download.request.is_relayed:
+            trace = self._relay.take_trace(download.url)
         result = classify(stopped, trace, self._config)
         status = download.abort_status
+        if not status and not download.request.is_relayed and is_unverified(stopped, trace):
+            return self._request_through_relay(stopped["gid"], trace)
         if status and stopped["status"] != "complete" and result.status is not Status.REDIRECT_REFUSED:
             message = f"{stopped['completedLength']} bytes in {self._clock() - download.started:.0f} s"
             if status is Status.TOO_LARGE:
                 message = f"over max_bytes {self._config.max_bytes}"
             result = dataclasses.replace(result, status=status, message=message)
         return self._finish(stopped["gid"], self._policy.check_proxy(result))
+
+    def _request_through_relay(self, gid: str, trace: RequestTrace) -> None:
+        """Drop a download whose response the log did not show completely, and queue its URL for the relay."""
+        download = self._active.pop(gid)
+        if trace.is_cut:
+            self._relayed_hosts.add(download.request.host)
+        (download.request.folder / download.file_name).unlink(missing_ok=True)
+        self._queue.finish(download.request)
+        self._queue.put(dataclasses.replace(download.request, is_relayed=True))
 
     def _finish(self, gid: str, result: AttemptResult) -> DownloadResult | None:
         """Return the request's final result, or None if it is queued for another attempt."""
@@ -209,16 +241,6 @@ def _cancelled_result(request: Request) -> DownloadResult:
         dt.datetime.now(dt.UTC),
         attempts=request.attempts,
         final_url=request.url,
-        message=f"not requested{' again' if request.attempts else ''}: its host refused too often in a row",
+        message=f"not requested{' again' if request.attempts else ''}: its host refused too many URLs in a row",
     )
     return DownloadResult(request.row, outcome, None)
-
-
-def _encode_url(url: str) -> str:
-    """Return a URL with a lower-case scheme, an IDNA-encoded host and percent-encoded special characters."""
-    scheme, colon, rest = url.partition(":")
-    host = _HOST.match(rest)
-    if host and not host[1].isascii():
-        with contextlib.suppress(UnicodeError):  # not a valid host name: aria2 reports it
-            rest = rest[: host.start(1)] + host[1].encode("idna").decode() + rest[host.end(1) :]
-    return urllib.parse.quote(scheme.lower() + colon + rest, safe=_URL_SAFE)

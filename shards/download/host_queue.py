@@ -11,12 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shards.download.url_rewrite import encode_url, request_target
 from shards.format.outcomes import Status
 
 MAX_DELAY = 60.0  # seconds
 _FIRST_PAUSE = 1.0  # seconds after a host's first refusal; doubled with each further one in a row
 _RATE_BURST = 0.25  # seconds of unused rate that a host may use up at once, since requests are released in batches
 _SAME_URL_DELAY = 0.2  # seconds
+_SHARE_WEIGHT = 1 / 8  # of a host's newest answer in its share of refusals
+_HOST_SHARE = 0.25  # share of refusals from which on they concern the host and not single URLs
+_REFUSALS = {Status.RATE_LIMITED, Status.SERVER_ERROR}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +33,22 @@ class Request:
     attempts: int = 0  # number of attempts made so far for this row
     rewritten_after: int | None = None  # number of attempts made at the list's own URL; None while `url` is that URL
     last_status: Status = Status.CANCELLED  # the row's status if no further attempt is made
+    is_relayed: bool = False  # whether the relay requests the URL, since aria2's log did not show all of the response
 
     @functools.cached_property
     def host(self) -> str:
         """Return the URL's host and port."""
         return urlsplit(self.url).netloc.rpartition("@")[2].lower()
+
+    @functools.cached_property
+    def encoded_url(self) -> str:
+        """Return the URL as it is requested."""
+        return encode_url(self.url)
+
+    @functools.cached_property
+    def target(self) -> str:
+        """Return what aria2's log has of the URL; it is the same for URLs that differ in fragment, user or scheme."""
+        return request_target(self.encoded_url)
 
 
 @dataclasses.dataclass
@@ -48,8 +63,9 @@ class _Host:
     next_by_rate: float = 0.0  # earliest time of the next request according to the rate limit
     paused_until: float = 0.0  # earliest time of the next request
     is_paused: bool = False  # whether the host waits for that time
-    refusals: int = 0  # number of refusals in a row
+    refusals: int = 0  # number of different URLs that were refused in a row
     refused_at: float = -math.inf  # time of the last refusal that was counted
+    refused_share: float | None = None  # moving average over first requests: 1 for a refusal, 0 for another answer
     is_cancelled: bool = False  # whether the host has refused too often to be requested again
 
     @property
@@ -58,12 +74,18 @@ class _Host:
         limit = 1 if self.refusals else int(self.max_parallel)
         return bool(self.waiting) and not self.is_paused and self.in_flight < limit
 
+    def count_first(self, refused: bool) -> None:  # noqa: FBT001 - the only argument
+        """Add the answer to the first request of a URL to the share of refusals."""
+        share = float(refused) if self.refused_share is None else self.refused_share
+        self.refused_share = share + _SHARE_WEIGHT * (refused - share)
+
 
 class HostQueue:
     """Waiting requests, released round-robin over the hosts.
 
-    Two requests for the same URL are never in flight together. A host that refuses is paused, for longer with each
-    refusal in a row, and its requests are cancelled after too many. Callers pass the time; the queue reads no clock.
+    Two requests for the same URL are never in flight together. A host that refuses many of its URLs is paused, for
+    longer with each URL that it refuses in a row, and its requests are cancelled after too many. A host that refuses
+    single URLs is not paused: each of those URLs has its own wait. Callers pass the time; the queue reads no clock.
     """
 
     def __init__(
@@ -74,7 +96,7 @@ class HostQueue:
         Args:
             per_host: limit on parallel requests to one host.
             rate: limit on requests per second to one host; 0 means no limit.
-            max_refusals: refusals in a row after which a host's requests are cancelled.
+            max_refusals: number of different URLs refused in a row after which a host's requests are cancelled.
             jitter: returns random numbers from 0 to 1.
         """
         self._per_host = per_host
@@ -84,7 +106,7 @@ class HostQueue:
         self._hosts: dict[str, _Host] = {}
         self._ready: collections.OrderedDict[str, _Host] = collections.OrderedDict()
         self._paused: list[tuple[float, str]] = []  # a heap with each paused host once
-        self._urls_in_flight: set[str] = set()
+        self._targets_in_flight: set[str] = set()
         self._delayed: list[tuple[float, int, Request]] = []
         self._cancelled: list[Request] = []
         self._tiebreak = itertools.count()
@@ -111,11 +133,11 @@ class HostQueue:
         while self._ready and len(taken) < limit:
             _, host = self._ready.popitem(last=False)
             request = host.waiting.popleft()
-            if request.url in self._urls_in_flight:
+            if request.target in self._targets_in_flight:
                 self._enqueue(request, now + _SAME_URL_DELAY)
             else:
                 host.in_flight += 1
-                self._urls_in_flight.add(request.url)
+                self._targets_in_flight.add(request.target)
                 taken.append(request)
                 if self._rate:
                     host.next_by_rate = max(host.next_by_rate, now) + 1 / self._rate
@@ -124,6 +146,21 @@ class HostQueue:
             self._update_ready(host)
         self._count -= len(taken)
         return taken
+
+    def next_wait(self, now: float) -> tuple[int, str, float] | None:
+        """Return what the queue waits for: a number of requests, their host, and seconds until the first of them.
+
+        Returns None if a request is in flight or may be released.
+        """
+        if self._ready or any(host.in_flight for host in self._hosts.values()):
+            return None
+        due = [(host.paused_until, host.name) for host in self._hosts.values() if host.is_paused and host.waiting]
+        due += [(self._delayed[0][0], self._delayed[0][2].host)] if self._delayed else []
+        if not due:
+            return None
+        time, name = min(due)
+        count = len(self._hosts[name].waiting) + sum(request.host == name for _, _, request in self._delayed)
+        return count, name, max(0.0, time - now)
 
     def take_cancelled(self) -> list[Request]:
         """Remove and return the requests whose host has refused too often."""
@@ -134,29 +171,37 @@ class HostQueue:
     def finish(self, request: Request) -> None:
         """Mark a request from `take` as no longer in flight."""
         host = self._hosts[request.host]
-        self._urls_in_flight.discard(request.url)
+        self._targets_in_flight.discard(request.target)
         host.in_flight -= 1
         self._update_ready(host)
 
     def record_answer(self, request: Request, started: float) -> None:
         """Record that the host answered a request, sent at `started`, without refusing it."""
         host = self._hosts[request.host]
+        if request.attempts == 1:
+            host.count_first(refused=False)
         if started > host.refused_at:
             host.refusals = 0
             host.max_parallel = min(self._per_host, host.max_parallel + 1 / host.max_parallel)
 
     def record_refusal(self, request: Request, started: float, now: float, retry_after: float = 0.0) -> None:
-        """Pause the host of a request, sent at `started`, by its back-off and by at least `retry_after` seconds.
+        """Pause the host of a request, sent at `started`, by `retry_after` seconds or, if that is 0, by its back-off.
 
-        Of requests that were in flight together only the first refusal counts.
+        Of requests that were in flight together only the first refusal counts. A URL that was refused before says
+        nothing new about the host: it neither lengthens the back-off nor counts towards the cancellation.
         """
         host, jitter = self._hosts[request.host], self._jitter()
+        is_first = request.last_status not in _REFUSALS
+        if is_first:
+            host.count_first(refused=True)
+        if (host.refused_share or 0.0) < _HOST_SHARE:
+            return
         pause = retry_after * (1 + jitter / 4)
         if started > host.refused_at:
-            host.refusals += 1
+            host.refusals += is_first or not host.refusals
             host.refused_at = now
             host.max_parallel = max(1, host.max_parallel / 2)
-            pause = max(pause, _FIRST_PAUSE * 2 ** min(host.refusals - 1, 10) * (1 + jitter) / 2)
+            pause = pause or _FIRST_PAUSE * 2 ** min(host.refusals - 1, 10) * (1 + jitter) / 2
         host.paused_until = max(host.paused_until, now + min(pause, MAX_DELAY))
         self._pause(host, now)
         if host.refusals >= self._max_refusals and not host.is_cancelled:

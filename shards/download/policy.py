@@ -5,7 +5,7 @@ import socket
 from collections.abc import Collection, Generator, Iterable
 from urllib.parse import urlsplit
 
-from shards.download.aria2_log import RequestTrace
+from shards.download.request_trace import RequestTrace
 
 USER_AGENT = "stylefinetune"
 _OUR_NAMES = {"", "*", USER_AGENT}

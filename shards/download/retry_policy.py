@@ -4,9 +4,9 @@ import collections
 import dataclasses
 
 from shards.config.schema import AssembleConfig
-from shards.download.aria2_daemon import proxy_address
 from shards.download.classify import AttemptResult
 from shards.download.host_queue import MAX_DELAY, HostQueue, Request
+from shards.download.proxies import Proxies
 from shards.download.url_rewrite import rewrite
 from shards.errors import ShardsError
 from shards.format.outcomes import TRANSIENT_STATUSES, Status
@@ -26,7 +26,7 @@ class RetryPolicy:
         self._config = config
         self.queue = HostQueue(config.per_host, config.per_host_rate, _REFUSALS_PER_ATTEMPT * config.attempts)
         self._unanswered: collections.Counter[str] = collections.Counter()  # in a row, by host
-        self._proxy = proxy_address(config)
+        self._proxy = Proxies.read(config).first_address()
         self._proxy_works = self._proxy is None
         self._proxy_refusals = 0
 
@@ -73,7 +73,7 @@ class RetryPolicy:
         http_status, retry_after = result.http_status, result.trace.retry_after
         if http_status in {429, 503} or (retry_after is not None and result.status is not Status.KEPT):
             self.queue.record_refusal(request, started, now, retry_after or 0.0)
-        elif http_status and http_status < 500:
+        elif http_status and not 500 <= http_status < 600:
             self.queue.record_answer(request, started)
 
     def _is_unanswered(self, result: AttemptResult) -> bool:

@@ -1,10 +1,33 @@
-"""Rewrite URLs whose host does not answer, by the config's rules."""
+"""Encode URLs, compare them, and rewrite those whose host does not answer by the config's rules."""
 
+import contextlib
 import re
+import urllib.parse
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from shards.config.schema import Rewrite
+
+# Characters that stay as they are in a URL, besides letters, digits and - . _; aria2 would encode the same ones.
+_URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
+_HOST = re.compile(r"//(?:[^/?#]*@)?([^/?#:]+)")
+
+
+def encode_url(url: str) -> str:
+    """Return a URL with a lower-case scheme, an IDNA-encoded host and percent-encoded special characters."""
+    scheme, colon, rest = url.partition(":")
+    host = _HOST.match(rest)
+    if host and not host[1].isascii():
+        with contextlib.suppress(UnicodeError):  # not a valid host name: aria2 reports it
+            rest = rest[: host.start(1)] + host[1].encode("idna").decode() + rest[host.end(1) :]
+    return urllib.parse.quote(scheme.lower() + colon + rest, safe=_URL_SAFE)
+
+
+def request_target(url: str) -> str:
+    """Return what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
+    parts = urlsplit(url)
+    host = re.sub(r":(80|443)?$", "", parts.netloc.rpartition("@")[2].lower())
+    return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")
 
 
 def rewrite(url: str, rules: Iterable[Rewrite]) -> str | None:

@@ -24,6 +24,8 @@ class Status(enum.StrEnum):
     TOO_SLOW = "too_slow"  # below the lowest speed allowed
     DNS = "dns"  # the host name couldn't be resolved
     REFUSED = "refused"  # no connection, or it ended before the response body began
+    TLS_ERROR = "tls_error"  # no encrypted connection, for example because of an expired certificate
+    BAD_RESPONSE = "bad_response"  # a response that breaks the rules of HTTP, such as Content-Length: abc
     INCOMPLETE = "incomplete"  # the connection ended within the response body
     CANCELLED = "cancelled"  # not requested: its host had failed too often in a row
     TOO_LARGE = "too_large"  # more bytes than max_bytes
@@ -33,10 +35,10 @@ class Status(enum.StrEnum):
     UNSUPPORTED_URL = "unsupported_url"  # not http or https
     MISSING_FILE = "missing_file"  # a Caffe list's local path that can't be read
     NOAI = "noai"  # X-Robots-Tag forbids this use
-    HASH_MISMATCH = "hash_mismatch"  # the bytes differ from the hash in the list
+    HASH_MISMATCH = "hash_mismatch"  # the bytes differ from the hash in the list or in the Digest header
     PLACEHOLDER = "placeholder"  # the host's "photo unavailable" picture
     NOT_AN_IMAGE = "not_an_image"
-    BAD_ENCODING = "bad_encoding"  # the body is still compressed
+    BAD_ENCODING = "bad_encoding"  # the body is still compressed, or does not decompress
     CORRUPT = "corrupt"  # begins as a picture, but doesn't decode completely
     TOO_SMALL = "too_small"
     TOO_MANY_PIXELS = "too_many_pixels"

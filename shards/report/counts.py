@@ -45,7 +45,7 @@ STATUS_GROUPS = (
         "unusable",
         "the response isn't a usable picture",
         frozenset({"not_an_image", "bad_encoding", "corrupt", "too_small", "too_many_pixels", "too_large"})
-        | {"hash_mismatch"},
+        | {"hash_mismatch", "tls_error", "bad_response"},
     ),
     StatusGroup(
         "skipped",

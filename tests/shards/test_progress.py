@@ -42,6 +42,19 @@ def test_without_downloads_the_remaining_time_is_unknown(clock):
     assert text.getvalue() == "0/100 files, 0 files/s, 0 bytes/s, 0 alive, 0 dead, ETA ?\n"
 
 
+def test_while_rows_wait_the_line_says_for_what_and_the_remaining_time_is_a_time(clock):
+    text = io.StringIO()
+    with ProgressLine(Console(file=text), 100) as line:
+        line.count(alive=80)
+        clock[0] += 40
+        line.show()
+        clock[0] += 40
+        line.show(lambda: "waiting for 20 URLs of h, next in 4 s")
+    assert text.getvalue().splitlines()[-1].endswith(
+        "80 alive, 0 dead, ETA 20 s; waiting for 20 URLs of h, next in 4 s"
+    )
+
+
 def test_a_terminal_gets_a_bar():
     text = io.StringIO()
     with ProgressLine(Console(file=text, force_terminal=True, width=150), 10) as line:

@@ -92,7 +92,7 @@ def test_the_rpc_ignores_all_proxies(tmp_path, monkeypatch):
         (
             {"http_proxy": "http://e:1", "HTTPS_PROXY": "http://e:2", "no_proxy": "h"},
             None,
-            {"http-proxy": "http://e:1", "https-proxy": "http://e:2", "no-proxy": "h"},
+            {"http-proxy": "http://e:1", "https-proxy": "http://e:2", "no-proxy": "h,.h"},
         ),
     ],
 )

@@ -1,5 +1,3 @@
-import datetime as dt
-import email.utils
 import os
 
 import pytest
@@ -71,29 +69,6 @@ def test_a_trace_can_be_taken_once(read):
     log = read(request(7, "/a", "h") + answer(7, 200))
     log.take_trace("http://h/a")
     assert log.take_trace("http://h/a").http_status is None
-
-
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("0", 0.0), ("soon", None), ("-3", None)])
-def test_retry_after_in_seconds(read, header, seconds):
-    log = read(request(7, "/a", "h") + answer(7, 429, f"Retry-After: {header}"))
-    assert log.take_trace("http://h/a").retry_after == seconds
-
-
-def test_retry_after_as_a_date(read):
-    date = email.utils.format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1000), usegmt=True)
-    log = read(request(7, "/a", "h") + answer(7, 503, f"retry-after: {date}"))
-    assert 900 < log.take_trace("http://h/a").retry_after <= 1000
-
-
-def test_a_later_response_without_retry_after_resets_it(read):
-    log = read(
-        request(7, "/a", "h")
-        + answer(7, 302, "Retry-After: 7")
-        + redirect(7, "http://h/b")
-        + request(7, "/b", "h")
-        + answer(7, 200)
-    )
-    assert log.take_trace("http://h/a").retry_after is None
 
 
 def resolved(cuid: int, text: str) -> str:
@@ -183,3 +158,64 @@ def test_a_tunnel_refused_after_a_redirect_is_the_last_response(read):
         + answer(7, 407)
     )
     assert log.take_trace("http://h/a").http_status == 407
+
+
+def padded(head: str, size: int) -> str:
+    """Return a logged head whose message, from CUID to its last byte, has `size` bytes, cut to aria2's 2,047."""
+    stamp, message = head[: len(STAMP) + 1], head[len(STAMP) + 1 :].removesuffix("\n\n") + "X-Pad: "
+    message += "p" * (size - len(message) - 2) + "\n\n"
+    return f"{stamp}{message[:2047]}\n"
+
+
+@pytest.mark.parametrize("size", [*range(2040, 2056), 5000])
+def test_a_cut_response_head_is_marked_and_ends_at_its_last_byte(read, size):
+    head = padded(answer(7, 200, "X-Robots-Tag: noai"), size)
+    log = read(request(7, "/a", "h") + request(8, "/b", "h") + head + answer(8, 404))
+    cut, other = log.take_trace("http://h/a"), log.take_trace("http://h/b")
+    assert cut.is_cut == (size > 2047)
+    assert cut.is_cut or cut.robots == ["noai"]
+    assert (other.http_status, other.is_cut, other.is_doubtful) == (404, False, False)
+
+
+def test_a_cut_redirect_is_marked(read):
+    message = f"CUID#7 - Redirecting to http://h/{'a' * 3000}"[:2047]
+    log = read(request(7, "/a", "h") + answer(7, 302) + f"{STAMP} {message}\n" + answer(7, 200))
+    assert log.take_trace("http://h/a").is_cut
+
+
+def test_a_cut_request_leaves_no_trace(read):
+    head = f"{STAMP} " + f"CUID#7 - Requesting:\nGET /{'a' * 3000} HTTP/1.1\n"[:2047] + "\n"
+    log = read(head + answer(7, 200) + request(8, "/b", "h") + answer(8, 200))
+    assert log.take_trace(f"http://h/{'a' * 3000}").http_status is None
+    assert log.take_trace("http://h/b").http_status == 200
+
+
+def test_after_a_head_that_ends_at_a_nul_byte_no_trace_in_flight_is_trusted(read):
+    forged = f"{STAMP} CUID#8 - Response received:\nHTTP/1.1 200 OK\n\n\n"
+    log = read(
+        request(7, "/a", "h")
+        + request(8, "/b", "h")
+        + answer(8, 200, "X-Robots-Tag: noai")
+        + f"{STAMP} CUID#7 - Response received:\nHTTP/1.1 200 OK\nX-A: a\n"
+        + forged
+        + request(9, "/c", "h")
+        + answer(9, 200)
+    )
+    assert log.take_trace("http://h/a").is_cut
+    assert log.take_trace("http://h/b").is_doubtful
+    later = log.take_trace("http://h/c")
+    assert (later.http_status, later.is_cut, later.is_doubtful) == (200, False, False)
+
+
+def test_a_header_on_several_lines_is_joined(read):
+    head = answer(7, 200, "X-Robots-Tag:", " noai,", "\tnoindex", "  ", "Retry-After: 3")
+    trace = read(request(7, "/a", "h") + head).take_trace("http://h/a")
+    assert (" ".join(trace.robots[0].split()), trace.retry_after) == ("noai, noindex", 3.0)
+
+
+def test_a_url_that_looks_like_a_record_is_not_one(read):
+    url = "http://h/CUID#8 - Response received:"
+    log = read(
+        request(8, "/b", "h") + answer(8, 404) + f"{STAMP} CUID#7 - Download aborted. URI={url}\n" + answer(9, 200)
+    )
+    assert log.take_trace("http://h/b").http_status == 404

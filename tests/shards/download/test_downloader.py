@@ -1,3 +1,5 @@
+import contextlib
+import gzip
 import time
 
 import pytest
@@ -253,7 +255,7 @@ def test_requests_of_a_host_that_keeps_refusing_are_cancelled(server, download):
     cancelled = [outcome for outcome in refused if outcome.status is Status.CANCELLED]
     assert {outcome.attempts for outcome in cancelled} == {0}
     assert len(server.requests) == 30 - len(cancelled) <= 4
-    assert "too often" in cancelled[0].message
+    assert "too many URLs in a row" in cancelled[0].message
 
 
 def test_a_proxy_password_is_used_and_a_wrong_one_is_reported(download):
@@ -286,7 +288,7 @@ def test_https_uses_a_proxy_tunnel_and_a_wrong_password_is_reported(download, tm
         (two,) = download(f"https://{HOST}:443/a.jpg", proxy=f"http://me:wrong@{proxy}", attempts=2)
         assert (two.outcome.status, two.outcome.http_status) == (Status.PROXY_REFUSED, 407)
         (three,) = download("https://another.example.com/a.jpg", proxy=f"http://me:right@{proxy}")
-        assert three.outcome.status is Status.REFUSED
+        assert three.outcome.status is Status.TLS_ERROR
         assert "hostname" in three.outcome.message
         with pytest.raises(ShardsError, match=r"the proxy 127.0.0.1:\d+ refuses the credentials \(407\)"):
             download(*(f"https://h{i}.example.com/a.jpg" for i in range(40)), proxy=f"http://me:wrong@{proxy}")
@@ -332,3 +334,69 @@ def test_after_several_unanswered_requests_a_host_is_not_requested_again(server,
 
 def test_without_requests_no_daemon_is_started(download):
     assert download() == []
+
+
+LONG_HEAD = {"X-Pad": "p" * 3000}
+NOAI = {"X-Robots-Tag": "noai"}
+VERDICTS = {
+    "ok": (Answer(BODY), Status.KEPT),
+    "noai": (Answer(BODY, headers=NOAI), Status.NOAI),
+    "long": (Answer(BODY, headers=LONG_HEAD), Status.KEPT),
+    "long noai": (Answer(BODY, headers=LONG_HEAD | NOAI), Status.NOAI),
+    "nul noai": (Answer(BODY, headers={"X-A": "a\0b"} | NOAI), Status.BAD_RESPONSE),
+    "long to loopback": (redirect("http://localhost:1/x?" + "a" * 3000), Status.REDIRECT_REFUSED),
+    "long 429": (Answer(status=429, headers=LONG_HEAD | {"Retry-After": "0"}), Status.RATE_LIMITED),
+    "dead": (Answer(status=404), Status.NOT_FOUND),
+    "203": (Answer(BODY, status=203), Status.KEPT),
+    "600": (Answer(BODY, status=600), Status.HTTP_ERROR),
+    "999": (Answer(BODY, status=999), Status.HTTP_ERROR),
+    "x-gzip": (Answer(gzip.compress(BODY), headers={"Content-Encoding": "x-gzip"}), Status.KEPT),
+    "bad gzip": (Answer(BODY, headers={"Content-Encoding": "gzip"}), Status.BAD_ENCODING),
+    "bad length": (Answer(BODY, headers={"Content-Length": "abc"}), Status.BAD_RESPONSE),
+    "bad transfer": (Answer(BODY, headers={"Transfer-Encoding": "foo"}), Status.BAD_RESPONSE),
+    "digest": (Answer(BODY, headers={"Digest": f"SHA-256={'A' * 43}="}), Status.HASH_MISMATCH),
+}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_responses_get_the_same_results_together_as_alone(download, together):
+    names = [name for name in VERDICTS for _ in range(6 if together else 1)]
+    with contextlib.ExitStack() as stack:
+        shared = stack.enter_context(LoopbackServer())
+        urls = []
+        for i, name in enumerate(names):
+            server = shared if together else stack.enter_context(LoopbackServer())
+            urls.append(server.add(f"/{i}.jpg", VERDICTS[name][0]))
+        results = download(*urls, per_host=64)
+    found = [(name, one.outcome.status) for name, one in zip(names, results, strict=True)]
+    assert found == [(name, VERDICTS[name][1]) for name in names]
+    assert all(one.body is None or one.body.read_bytes() == BODY for one in results)
+
+
+def test_long_urls_and_urls_that_differ_only_in_what_is_not_requested(server, download):
+    long = [server.add(f"/long.jpg?{'q' * size}", Answer(BODY)) for size in range(1400, 4000, 200)]
+    server.add("/noai.jpg", Answer(BODY, headers=NOAI))
+    address = server.url.removeprefix("http://")
+    same = [f"http://{address}/noai.jpg{end}" for end in ("", "#a", "#b")] + [f"HTTP://me:x@{address}/noai.jpg"]
+    results = download(*long, *same, per_host=64)
+    assert [one.outcome.status for one in results] == [Status.KEPT] * len(long) + [Status.NOAI] * len(same)
+    assert {one.outcome.http_status for one in results} == {200}
+
+
+def test_urls_that_are_refused_twice_are_all_kept(server, download):
+    """The host answers all the others: each refused URL waits for itself, and all of them wait at the same time."""
+    busy = [Answer(status=503), Answer(status=429, headers={"Retry-After": "1"}), Answer(BODY)]
+    urls = [server.add(f"/{i}.jpg", *(busy if i % 33 == 5 else [Answer(BODY)])) for i in range(400)]
+    results = download(*urls, attempts=4)
+    assert {one.outcome.status for one in results} == {Status.KEPT}
+    assert sum(one.outcome.attempts == 3 for one in results) == 12
+    assert len(server.requests) == 400 + 2 * 12
+
+
+def test_a_proxy_that_aria2_does_not_support_is_an_error(download, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    for name in ("all_proxy", "no_proxy", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ShardsError, match=r"ALL_PROXY is socks5://127\.0\.0\.1:1"):
+        download("http://h.invalid/a.jpg")

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import random
 from pathlib import Path
@@ -25,6 +26,18 @@ def refuse(queue: HostQueue, now: float, retry_after: float = 0.0) -> None:
     """Take every released request and records a refusal for it."""
     for taken in queue.take(100, now):
         queue.record_refusal(taken, now, now, retry_after)
+        queue.finish(taken)
+
+
+def refused_before(queue: HostQueue, url: str, *, retry_at: float) -> None:
+    """Queue a request for a URL that was refused once."""
+    queue.put(dataclasses.replace(request(0, url), attempts=1, last_status=Status.RATE_LIMITED), retry_at)
+
+
+def answer(queue: HostQueue, now: float, count: int) -> None:
+    """Take `count` requests, first attempts, and record an answer for each."""
+    for taken in queue.take(count, now):
+        queue.record_answer(dataclasses.replace(taken, attempts=1), now)
         queue.finish(taken)
 
 
@@ -261,3 +274,89 @@ def test_a_host_without_requests_or_refusals_is_forgotten():
         queue.record_answer(taken, started=1)
         queue.finish(taken)
     assert len(queue._hosts) == 0
+
+
+def test_a_host_that_refuses_single_urls_is_not_paused():
+    queue = HostQueue(per_host=4)
+    fill(queue, *(f"http://a/{i}" for i in range(60)))
+    answer(queue, 1.0, 4)
+    for now in range(2, 8):
+        answer(queue, now, 4)
+        (refused,) = queue.take(1, now)
+        queue.record_refusal(refused, now, now, retry_after=30.0)
+        queue.finish(refused)
+        answer(queue, now + 0.5, 1)
+    assert len(queue.take(9, 8.0)) == 4
+
+
+def test_waits_of_urls_that_were_refused_before_overlap():
+    queue = HostQueue(per_host=16)
+    fill(queue, *(f"http://a/{i}" for i in range(16)))
+    answer(queue, 1.0, 16)
+    for i in range(16):
+        refused_before(queue, f"http://a/bad{i}", retry_at=10.0)
+    taken = queue.take(99, 10.0)
+    assert len(taken) == 16
+    for one in taken:
+        queue.record_refusal(one, 10.0, 10.1)
+        queue.finish(one)
+        refused_before(queue, one.url, retry_at=12.0)
+    assert len(queue.take(99, 12.0)) == 16
+    assert queue.take_cancelled() == []
+
+
+def test_repeated_refusals_of_one_url_neither_lengthen_the_pause_nor_cancel():
+    queue = HostQueue(per_host=4, max_refusals=3, jitter=lambda: 1.0)
+    fill(queue, "http://a/0")
+    refuse(queue, 1.0)
+    now = 1.0
+    for _ in range(8):
+        refused_before(queue, "http://a/0", retry_at=now)
+        assert queue.take(9, now + 0.9) == []
+        now += 1.01
+        refuse(queue, now)
+        assert queue.take_cancelled() == []
+
+
+def test_a_host_that_starts_to_refuse_everything_is_cancelled_after_a_few_more_refusals():
+    queue = HostQueue(per_host=4, max_refusals=3)
+    fill(queue, *(f"http://a/{i}" for i in range(500)))
+    now, requests = 1.0, 0
+    for _ in range(50):
+        now += 1
+        answer(queue, now, 4)
+    while not queue.take_cancelled():
+        now += 100
+        for taken in queue.take(99, now):
+            queue.record_refusal(taken, now, now)
+            queue.finish(taken)
+            requests += 1
+    assert requests <= 4 + 3
+
+
+def test_urls_that_aria2_logs_in_the_same_way_are_not_in_flight_together():
+    queue = HostQueue(per_host=9)
+    fill(
+        queue,
+        "http://a/0#x",
+        "http://a/0#y",
+        "http://me@A/0",
+        "https://a/0",
+        "http://a/0?q",
+        "http://b/\u00e9",
+        "http://b/%C3%A9",
+    )
+    assert urls_of(queue.take(10, now=1.0)) == ["http://a/0#x", "http://b/\u00e9", "http://a/0?q"]
+
+
+def test_the_queue_describes_what_it_waits_for():
+    queue = HostQueue(per_host=4, jitter=lambda: 1.0)
+    assert queue.next_wait(1.0) is None
+    fill(queue, "http://a/0", "http://a/1", "http://a/2")
+    assert queue.next_wait(1.0) is None
+    (taken,) = queue.take(1, 1.0)
+    queue.record_refusal(taken, 1.0, 1.0, retry_after=8.0)
+    assert queue.next_wait(1.0) is None  # it is in flight
+    queue.finish(taken)
+    queue.put(request(9, "http://b/0"), not_before=40.0)
+    assert queue.next_wait(3.0) == (2, "a", 8.0)
