@@ -24,6 +24,7 @@ _HTTP_CODES = {3, 22, 24, 29}
 # The causes of aria2's "unknown error", by a part of its message; any other is a connection that ended.
 _STATUS_OF_CAUSE = (
     ("Redirect to", Status.REDIRECT_REFUSED),
+    ("SSL/TLS handshake failure: SSL I/O error", Status.REFUSED),  # the connection ended
     ("SSL/TLS handshake failure: ", Status.TLS_ERROR),
     ("libz::inflate() failed", Status.BAD_ENCODING),
     ("Content-Length", Status.BAD_RESPONSE),

@@ -1,8 +1,8 @@
 import pytest
 
 from shards.config.schema import AssembleConfig
-from shards.download.aria2_log import RequestTrace
-from shards.download.classify import classify, find_http_status, is_local_failure
+from shards.download.classify import classify, find_http_status, is_local_failure, is_unverified
+from shards.download.request_trace import RequestTrace
 from shards.format.outcomes import Status
 
 CONFIG = AssembleConfig(list="a", out="b")
@@ -33,11 +33,45 @@ COMPLETE = result(0, status="complete")
         (result(17), 200, Status.TOO_LARGE),
         (result(23), 302, Status.TOO_MANY_REDIRECTS),
         (result(26, "something new"), 200, Status.DOWNLOAD_ERROR),
+        (result(22, "The response status is not successful. status=999"), 999, Status.HTTP_ERROR),
+        (result(1, "SSL/TLS handshake failure: self-signed certificate"), None, Status.TLS_ERROR),
+        (result(1, "SSL/TLS handshake failure: SSL I/O error"), None, Status.REFUSED),
+        (result(1, "libz::inflate() failed. cause:incorrect header check"), 200, Status.BAD_ENCODING),
+        (result(1, "Content-Length must be positive integer"), None, Status.BAD_RESPONSE),
+        (result(1, "Transfer encoding foo is not supported."), None, Status.BAD_RESPONSE),
+        (result(1, "Bad chunk size: not hex string"), None, Status.BAD_RESPONSE),
+        (result(32, "Checksum error detected. file=/x"), 200, Status.HASH_MISMATCH),
     ],
 )
 def test_each_result_has_its_status(stopped, http_status, status):
     result = classify(stopped, RequestTrace(http_status=http_status), CONFIG)
     assert (result.status, result.http_status) == (status, http_status)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "trace", "expected"),
+    [
+        (COMPLETE, RequestTrace(http_status=200), False),
+        (COMPLETE, RequestTrace(), True),
+        (COMPLETE, RequestTrace(http_status=302), True),  # the log does not show the answer to the redirect's target
+        (COMPLETE, RequestTrace(http_status=200, is_cut=True), True),
+        (COMPLETE, RequestTrace(http_status=200, is_doubtful=True), True),
+        (COMPLETE, RequestTrace(http_status=200, content_encoding="x-gzip"), True),
+        (result(22, "Unexpected status 203"), RequestTrace(http_status=203), True),
+        (result(22, "Unexpected status 204"), RequestTrace(http_status=204), False),
+        (result(22, "status=429"), RequestTrace(), True),  # its Retry-After is unknown
+        (result(3), RequestTrace(http_status=404), False),
+        (result(19), RequestTrace(), False),
+    ],
+)
+def test_a_result_is_unverified_if_its_response_is_not_known_completely(stopped, trace, expected):
+    assert is_unverified(stopped, trace) == expected
+
+
+def test_a_failure_in_the_relay_is_the_result():
+    trace = RequestTrace(http_status=200, failure=(Status.INCOMPLETE, "cut off"))
+    found = classify(result(1, "Got EOF from the server. status=502"), trace, CONFIG)
+    assert (found.status, found.message, found.http_status) == (Status.INCOMPLETE, "cut off", 200)
 
 
 def test_a_message_is_one_line():
