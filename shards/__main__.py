@@ -1,7 +1,9 @@
 """Run the data side's command line: `shards COMMAND` or `python -m shards COMMAND`."""
 
+import difflib
 import importlib
 import os
+import select
 import signal
 import sys
 from importlib.metadata import version
@@ -15,6 +17,7 @@ _COMMANDS = {
     "report": "count the outcomes of DIR's URLs, and write an HTML page with charts and pictures",
     "verify": "read every picture of DIR and compare it with the index and the outcomes",
 }
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that this signal ends
 _USAGE = f"""usage: shards COMMAND ...
 
 {chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> int:
             print("usage: shards completion bash|zsh", file=sys.stderr)
             return 2
         case [command, *_]:
-            print(f"error: unknown command {command}; shards --help lists the commands", file=sys.stderr)
+            print(f"error: unknown command {command}; {_suggestion(command)}", file=sys.stderr)
             return 2
         case _:
             print(_USAGE, file=sys.stderr)
@@ -60,10 +63,30 @@ def run() -> None:
 
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # which nohup and & set
                 signal.signal(signal.SIGINT, handle_interrupt)
-        sys.exit(main(sys.argv[1:]))
+        try:
+            sys.exit(main(sys.argv[1:]))
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:  # before or after the command itself
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in `shards report DIR | head`
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python would report the rest of its buffer
+        sys.exit(_CLOSED_PIPE)
+
+
+def _reader_has_gone() -> bool:
+    """Return whether nobody reads the pipe to which stdout is connected."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _suggestion(command: str) -> str:
+    near = difflib.get_close_matches(command, _COMMANDS, n=1)
+    return f"did you mean {near[0]}?" if near else "shards --help lists the commands"
 
 
 def _stop_loading(*_: object) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from rich.console import Console
 
 from shards.assembly.assemble import assemble
 from shards.assembly.finalize import finalize
-from shards.assembly.mean import write_mean
+from shards.assembly.mean import TRAIN, write_mean
 from shards.assembly.partition import merge_partitions
 from shards.assembly.repack import RepackConfig, repack
 from shards.config.cli import build_parser as build_assemble_parser
@@ -19,6 +18,7 @@ from shards.config.cli import one_line, parse_assemble_config
 from shards.errors import ConfigError, ShardsError
 from shards.format.outcomes import Status
 from shards.location import url_of
+from shards.progress import OutputConsole
 from shards.report.html import write_page
 from shards.report.report import read_report
 from shards.report.tables import print_tables
@@ -42,6 +42,7 @@ def build_parser(command: str) -> ArgumentParser:
         )
     if command == "mean":
         parser.add_argument("--image_size", type=int, help="side in pixels; default: the shards' own, or 256")
+        parser.add_argument("--split", default=TRAIN, help=f"the split on which the run trains; default: {TRAIN}")
     if command == "repack":
         parser.add_class_arguments(RepackConfig, None, skip={"dir"})
     if command == "report":
@@ -59,14 +60,16 @@ def run_command(command: str, arguments: list[str]) -> int:
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool doesn't return memory to the system
     try:
         if command == "assemble":
-            reason = assemble(parse_assemble_config(arguments), Console(soft_wrap=True))
+            reason = assemble(parse_assemble_config(arguments), OutputConsole(soft_wrap=True))
             return _report_empty(reason) if reason else 0
         parser = build_parser(command)
         options = parser.parse_args(arguments)
         if command == "repack":
-            repack(RepackConfig(**dict(parser.instantiate(options).items())), Console(soft_wrap=True))
+            repack(RepackConfig(**dict(parser.instantiate(options).items())), OutputConsole(soft_wrap=True))
             return 0
         return _RUN[command](options)
+    except BrokenPipeError:  # the reader of the output has gone
+        raise
     except (ShardsError, ConfigError, ArgumentError, OSError) as error:
         print("error: " + one_line(str(error)), file=sys.stderr)
         return 2
@@ -114,7 +117,7 @@ def _merge(options: Namespace) -> int:
 
 
 def _mean(options: Namespace) -> int:
-    path, count = write_mean(options.dir, options.image_size)
+    path, count = write_mean(options.dir, options.image_size, options.split)
     print(f"{path}: the mean of {count} pictures")
     return 0
 
@@ -125,14 +128,14 @@ def _report(options: Namespace) -> int:
     report = read_report(options.dir, near_duplicates=options.near_duplicates)
     write_page(report, page)
     # A pipe has no width; 200 columns keep the tables on one line.
-    print_tables(report, Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200))
+    print_tables(report, OutputConsole(soft_wrap=True, width=None if sys.stdout.isatty() else 200))
     print(f"{page}: the same report with charts and pictures, written in {time.monotonic() - start:.1f} s")
     return 0
 
 
 def _verify(options: Namespace) -> int:
     with open_snapshot(options.dir, options.stage) as snapshot:
-        result = verify(snapshot, Console(soft_wrap=True, stderr=True))
+        result = verify(snapshot, OutputConsole(soft_wrap=True, stderr=True))
         root = snapshot.name
     for difference in result.differences[:_MAX_SHOWN]:
         print(str(difference).replace(str(snapshot.root), root))

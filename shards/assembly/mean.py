@@ -1,4 +1,4 @@
-"""Compute the mean picture of a DIR's train split, which training subtracts from every picture."""
+"""Compute the mean picture of a split of a DIR, normally train, which training subtracts from every picture."""
 
 import concurrent.futures
 import io
@@ -18,25 +18,27 @@ from shards.format.index import ShardIndex
 from shards.format.tar import TarMember, members_of, read_pictures
 
 MEAN_FILE = "mean.npy"
-_SPLIT = "train"
+TRAIN = "train"
 _DEFAULT_SIZE = 256
 
 
-def write_mean(root: Path, image_size: int | None) -> tuple[Path, int]:
+def write_mean(root: Path, image_size: int | None, split: str = TRAIN) -> tuple[Path, int]:
     """Write DIR/mean.npy, float32[image_size, image_size, 3] RGB, and return its path and the number of pictures.
 
     Without `image_size` it is that of the stored pictures, or 256 if originals are stored.
 
     Raises:
-        ShardsError: DIR has no train pictures, or one of them doesn't decode.
+        ShardsError: the split has no pictures, or one of them doesn't decode.
     """
     shard_index = ShardIndex.load(root)
     size = shard_index.metadata.image_size or _DEFAULT_SIZE if image_size is None else image_size
     if not 1 <= size <= MAX_IMAGE_SIZE:
         raise ShardsError(f"image_size is {size}; it must be at least 1 and at most {MAX_IMAGE_SIZE}")
-    pictures = members_of(shard_index.table.filter(pc.field("split") == _SPLIT))
+    pictures = members_of(shard_index.table.filter(pc.field("split") == split))
     if not pictures:
-        raise ShardsError(f"{root} has no pictures in the split {_SPLIT}")
+        splits = ", ".join(shard_index.splits)
+        remedy = f"it has {splits}: choose one with --split" if splits else f"python -m shards report {root} shows why"
+        raise ShardsError(f"{root} has no pictures in the split {split}; {remedy}")
     file, path = io.BytesIO(), root / MEAN_FILE
     np.save(file, _compute_mean(root, pictures, size))
     write_file(path, file.getvalue())

@@ -15,6 +15,21 @@ from shards.config.schema import AssembleConfig
 from shards.errors import ConfigError
 
 _KEYS = [field.name for field in dataclasses.fields(AssembleConfig)]
+# Names of the settings in other programs, such as img2dataset.
+_ALIASES = {
+    "list": "url_list input input_file csv urls",
+    "out": "output output_folder output_dir out_dir outdir dir",
+    "workers": "processes_count num_workers processes j",
+    "connections": "thread_count threads concurrency",
+    "rows_per_shard": "number_sample_per_shard shard_size",
+    "images": "max_images limit number count n",
+    "encode_format": "output_format format",
+    "image_size": "size resize img_size",
+    "attempts": "retries",
+    "label_col": "caption_col",
+    "drop_duplicates": "dedup deduplicate",
+}
+_MEANT = {alias: key for key, aliases in _ALIASES.items() for alias in aliases.split() if key in _KEYS}
 _SWITCHES = {f"--{field.name}" for field in dataclasses.fields(AssembleConfig) if field.type is bool}
 
 
@@ -54,8 +69,14 @@ def one_line(message: str) -> str:
     unknown = re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", line)
     if unknown:
         return line.replace("unrecognized arguments: ", "unknown flag ") + _suggestion(unknown[1], "--")
-    line = line.replace("the following arguments are required: dir", "DIR, the folder of the shards, is missing")
-    return re.sub(r"^the following arguments are required: (\w+)", r"--\1 is missing", line)
+    missing = re.match(r"the following arguments are required: (.*)", line)
+    return _required(missing[1].split(", ")) if missing else line
+
+
+def _required(names: list[str]) -> str:
+    """Return the line for missing arguments."""
+    shown = ["DIR, the folder of the shards," if name == "dir" else f"--{name}" for name in names]
+    return f"{' and '.join(shown)} {'are' if len(shown) > 1 else 'is'} required"
 
 
 def _split_off(flag: str, arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -98,7 +119,8 @@ def _check_file(file: Path) -> None:
 
 
 def _suggestion(name: str, prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, _KEYS, n=1, cutoff=0.5)
+    name = name.replace("-", "_")
+    near = [_MEANT[name]] if name in _MEANT else difflib.get_close_matches(name, _KEYS, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else "; --help lists them"
 
 

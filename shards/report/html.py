@@ -11,7 +11,7 @@ from shards.download.url_rewrite import is_web_url
 from shards.files import write_file
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
 from shards.report.counts import KEPT, STATUS_GROUPS, StatusCounts, format_share, limit_counts
-from shards.report.report import UNKNOWN_YEAR, Report, printable
+from shards.report.report import Report, printable
 from shards.report.split_leaks import SplitLeak
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
 
@@ -64,7 +64,6 @@ def _context(report: Report) -> dict[str, Any]:
         "by_class": classes,
         "by_host": limit_counts(report.by_host(), _MAX_HOSTS),
         "by_year": report.by_year(),
-        "has_years": any(year.name != UNKNOWN_YEAR for year in report.by_year()),
         "balance": _balance(classes),
         "owners": {"listed": report.owners(kept=False), "kept": report.owners(kept=True)},
         "splits": sorted({row.split for row in report.rows}),

@@ -27,6 +27,7 @@ from shards.storage.shard_dir import load_shard_dir, read_part
 from shards.url_list.provenance import host_of, year_posted
 
 UNKNOWN_YEAR = "unknown"  # sorts after the years
+NO_HOST = "(no host)"
 _OUTCOME_COLUMNS = ("row", "status", "bytes", "sha256", "message", "time")
 
 
@@ -81,12 +82,14 @@ class Report:
         return self._by(lambda row: row.label, self.class_name)
 
     def by_host(self) -> list[StatusCounts]:
-        """Count by the host in the URL, sorted."""
-        return self._by(lambda row: host_of(row.image_url), lambda host: host or "(no host)")
+        """Count by the host in the URL, sorted; empty for a list of local pictures."""
+        counts = self._by(lambda row: host_of(row.image_url), lambda host: host or NO_HOST)
+        return counts if any(each.name != NO_HOST for each in counts) else []
 
     def by_year(self) -> list[StatusCounts]:
-        """Count by the year in which a photo was posted, as its Flickr id shows; UNKNOWN_YEAR last."""
-        return self._by(lambda row: str(year_posted(row.image_url) or UNKNOWN_YEAR), str)
+        """Count by the year of posting in each Flickr id, UNKNOWN_YEAR last; empty if no year is known."""
+        counts = self._by(lambda row: str(year_posted(row.image_url) or UNKNOWN_YEAR), str)
+        return counts if any(each.name != UNKNOWN_YEAR for each in counts) else []
 
     def _by(self, key: Callable[[ListedRow], Hashable], name: Callable[[Any], object]) -> list[StatusCounts]:
         counts = count_statuses(self.rows, key)

@@ -38,6 +38,8 @@ def _print_statuses(report: Report, console: Console) -> None:
 
 
 def _print_counts(title: str, rows: list[StatusCounts], console: Console) -> None:
+    if not rows:
+        return
     by_group = [each.by_group() for each in rows]
     shown = [group for group in STATUS_GROUPS if group.key != "kept" and any(counts[group.key] for counts in by_group)]
     table = _table(title, "listed", "kept", "share", *(group.name for group in shown))

@@ -7,6 +7,7 @@ import pytest
 
 from shards.__main__ import main
 from shards.__main__ import run as run_process
+from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 from tests.programs import ROOT, bash_completions, run
 
 
@@ -21,7 +22,18 @@ def test_without_a_command_the_commands_are_listed(capsys):
 
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
     assert main(["assembel"]) == 2
-    assert capsys.readouterr().err == "error: unknown command assembel; shards --help lists the commands\n"
+    assert capsys.readouterr().err == "error: unknown command assembel; did you mean assemble?\n"
+    assert main(["xyz"]) == 2
+    assert capsys.readouterr().err == "error: unknown command xyz; shards --help lists the commands\n"
+
+
+@pytest.mark.parametrize("command", ["--help", "report DIR", "verify DIR"])
+def test_a_reader_that_ends_early_is_no_error(command, tmp_path):
+    """In a real pipe, since Python and rich write the rest of their buffers as the process ends."""
+    write_dir(tmp_path / "DIR", rows_from([{"image_url": "http://h/1.jpg"}]), ("noir",), [draw_photo(1)])
+    done = run("bash", "-c", f"{sys.executable} -m shards {command} | true; exit $PIPESTATUS", cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.returncode in {0, 141}  # 0 if all was written before `true` ended
 
 
 def test_version_and_help_import_no_library():

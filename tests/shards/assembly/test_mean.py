@@ -58,8 +58,9 @@ def test_the_mean_is_rgb(server, write_list, run_assemble, tmp_path):
 def test_a_dir_without_train_pictures_is_an_error(server, draw_jpg, write_list, run_assemble, tmp_path):
     url = server.add("/a.jpg", Answer(draw_jpg(0)))
     run_assemble(list=write_list([{"image_url": url, "label": 0, "split": "test"}]))
-    with pytest.raises(ShardsError, match="no pictures in the split train"):
+    with pytest.raises(ShardsError, match="no pictures in the split train; it has test: choose one with --split"):
         write_mean(tmp_path / "out", None)
+    assert write_mean(tmp_path / "out", None, "test")[1] == 1
 
 
 def test_an_invalid_size_is_an_error(assembled):

@@ -162,7 +162,21 @@ def test_a_mistake_in_a_file_is_reported_with_the_files_name(tmp_path, content, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--output_folder", "--out"),
+        ("--url-list", "--list"),
+        ("--thread_count", "--connections"),
+        ("--imges", "--images"),
+    ],
+)
+def test_names_of_other_programs_and_typing_errors_find_the_flag(flag, meant):
+    assert one_line(f"unrecognized arguments: {flag} x") == f"unknown flag {flag} x; did you mean {meant}?"
+
+
 def test_messages_of_jsonargparse_are_shortened():
-    assert one_line("the following arguments are required: dir") == "DIR, the folder of the shards, is missing"
-    assert one_line("the following arguments are required: list") == "--list is missing"
+    assert one_line("the following arguments are required: dir") == "DIR, the folder of the shards, is required"
+    assert one_line("the following arguments are required: list") == "--list is required"
+    assert one_line("the following arguments are required: list, out") == "--list and --out are required"
     assert one_line("a\n  b") == "a b"

@@ -37,6 +37,13 @@ def test_every_breakdown_counts_all_rows(root):
     assert [(each.name, each.total) for each in report.by_year()] == [("2013", 40), (UNKNOWN_YEAR, 20)]
 
 
+def test_a_list_of_local_pictures_has_no_hosts_and_no_years(tmp_path):
+    lines = [{"image_url": f"photos/{number}.jpg"} for number in range(4)]
+    write_dir(tmp_path / "d", rows_from(lines), ("noir",), [draw_photo(1)])
+    report = read_report(tmp_path / "d", near_duplicates=False)
+    assert (report.by_host(), report.by_year()) == ([], [])
+
+
 def test_photographers_are_counted_among_all_rows_and_the_kept_ones(root):
     report = read_report(root, near_duplicates=False)
     listed, kept = report.owners(kept=False), report.owners(kept=True)

@@ -32,6 +32,7 @@ def test_tables_are_plain_text_in_a_pipe_and_show_the_counts(root, capsys):
     assert ["train", "400", str(overall.kept)] in [line[:3] for line in lines]
     assert "5 others" in out or "6 others" in out  # 25 hosts, and the one of the hostile URL
     assert "[bold]noir\\u0007" in out
+    assert "year posted" not in out  # which only Flickr's photos show
     assert f"{root / 'report.html'}: " in out
 
 
