@@ -18,9 +18,9 @@ from shards.url_list.source import SPLIT_NAME
 Row = dict[str, Any]  # JSON values by column
 
 CONVERTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "image_url", "split", "label", "extra")])
-_CAFFE_LINE = re.compile(r"\S.*\s\d{1,9}")
+_LOCAL_PATH = re.compile(r"[/\\]|\.\w+\s\d+$")  # in what should be a header
 _WEB_URL = re.compile("https?://", re.IGNORECASE)
-_CHUNK_ROWS = 10_000
+_CHUNK_ROWS = 1_000
 _SPLIT_COLUMNS = ("_split", "split")
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 
@@ -33,7 +33,7 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> pa.Table:
     Raises:
         ShardsError: the list has no rows, lacks a column, has an invalid value, or no URL.
     """
-    batches: list[pa.RecordBatch] = []
+    tables: list[pa.Table] = []
     start = 0
     split_column = None
     has_url = False
@@ -41,27 +41,29 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> pa.Table:
         if not start:
             _check_columns(chunk[0], name, recipe)
             split_column = next((column for column in _SPLIT_COLUMNS if column in chunk[0]), None)
-        batch = _Chunk(chunk, start, name, recipe).convert(split_column)
-        has_url = has_url or any(map(_WEB_URL.match, batch.column("image_url").to_pylist()))
-        batches.append(batch)
+        table = _Chunk(chunk, start, name, recipe).convert(split_column)
+        has_url = has_url or any(map(_WEB_URL.match, table.column("image_url").to_pylist()))
+        tables.append(table)
         start += len(chunk)
     if not start:
         raise ShardsError(f"--list {name} has no rows")
     if not has_url:
-        first = batches[0].column("image_url")[0].as_py()[:80]
+        first = tables[0].column("image_url")[0].as_py()[:80]
         raise ShardsError(
             f"--list {name}: none of its rows has an http or https URL in the column {recipe.url_col} (row 0 has "
-            f"{first!r}); list local pictures in a text file, a path and a label on each line, and give "
+            f"{first!r}); list local pictures in a text file, a path and the number of a class on each line, and give "
             "--list train=FILE"
         )
-    return pa.Table.from_batches(batches, CONVERTED_SCHEMA)
+    return pa.concat_tables(tables)
 
 
 def _check_columns(row: Row, name: str, recipe: Recipe) -> None:
     names = ", ".join(row)[:200]
     if recipe.url_col not in row:
-        if len(row) == 1 and _CAFFE_LINE.fullmatch(names):
-            remedy = f"for a Caffe list of local paths, give --list train={name}"
+        if _LOCAL_PATH.search(names):
+            remedy = (
+                f"for local pictures, write a path and the number of a class on each line, give --list train={name}"
+            )
         else:
             remedy = "give the name of the column of URLs, --url_col NAME"
         raise ShardsError(f"--list {name}: no column {recipe.url_col} among {names}; {remedy}")
@@ -81,7 +83,7 @@ class _Chunk:
         self._name = name
         self._recipe = recipe
 
-    def convert(self, split_column: str | None) -> pa.RecordBatch:
+    def convert(self, split_column: str | None) -> pa.Table:
         """Return the rows as `CONVERTED_SCHEMA`. Without a `split_column` in the list, the splits are drawn."""
         urls = self._take_texts(self._recipe.url_col, _url_text)
         labels = self._take_labels(self._recipe.label_col)
@@ -89,7 +91,7 @@ class _Chunk:
         splits = self._take_splits(split_column, urls)
         extras = [self._encode(index, row) for index, row in enumerate(self._rows)]
         columns = zip(CONVERTED_SCHEMA.names, (ids, urls, splits, labels, extras), strict=True)
-        return pa.record_batch([self._text_array(values, title) for title, values in columns], CONVERTED_SCHEMA)
+        return pa.table([self._text_array(values, title) for title, values in columns], CONVERTED_SCHEMA)
 
     def _take_labels(self, column: str | None) -> list[str]:
         if column is None:
@@ -120,8 +122,8 @@ class _Chunk:
         try:
             texts.extend(map(convert, values))
         except TypeError as error:
-            value = str(values[len(texts)])[:60]
-            raise self._error(len(texts), f"has {value!r} in the column {column}, {error}") from error
+            value = json.dumps(values[len(texts)])[:60]
+            raise self._error(len(texts), f"has {value} in the column {column}, {error}") from error
         return texts
 
     def _encode(self, index: int, row: Row) -> str:
@@ -137,7 +139,7 @@ class _Chunk:
         except RecursionError as error:
             raise self._error(index, "has too many arrays or objects in each other") from error
 
-    def _text_array(self, texts: list[str], title: str) -> pa.Array:
+    def _text_array(self, texts: list[str], title: str) -> pa.Array | pa.ChunkedArray:
         try:
             return pa.array(texts, pa.string())
         except UnicodeEncodeError as error:  # JSON can escape a half of a surrogate pair
@@ -168,8 +170,10 @@ def _scalar_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
         value = int(value) if value.is_integer() else _without_infinities(value)
     if value is None:
         return ""
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
     raise TypeError("where text or a number is expected")
 
 

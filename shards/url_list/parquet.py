@@ -11,7 +11,7 @@ from pyarrow import types
 
 from shards.errors import ShardsError
 
-_BATCH_ROWS = 10_000
+_BATCH_ROWS = 1_000
 _LISTS = (
     types.is_list,
     types.is_large_list,
@@ -19,6 +19,15 @@ _LISTS = (
     types.is_list_view,
     types.is_large_list_view,
     types.is_map,
+)
+_SCALARS = (
+    types.is_null,
+    types.is_boolean,
+    types.is_integer,
+    types.is_floating,
+    types.is_string,
+    types.is_large_string,
+    types.is_string_view,
 )
 _BINARIES = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
 
@@ -31,9 +40,7 @@ def read_parquet(body: bytes, name: str) -> Iterator[dict[str, Any]]:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(body))
-        header: list[str] = file.schema_arrow.names
-        if len(set(header)) < len(header):
-            raise ShardsError(f"--list {name}: two columns have the same name among {', '.join(header)[:200]}")
+        header = _read_header(file, name)
         start = 0
         for batch in file.iter_batches(_BATCH_ROWS):
             columns = [
@@ -46,6 +53,13 @@ def read_parquet(body: bytes, name: str) -> Iterator[dict[str, Any]]:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name in the file is not UTF-8
         raise ShardsError(f"--list {name} can't be read: {(str(error).splitlines() or ['damaged'])[0]}") from error
+
+
+def _read_header(file: pq.ParquetFile, name: str) -> list[str]:
+    header = file.schema_arrow.names
+    if len(set(header)) < len(header):
+        raise ShardsError(f"--list {name}: two columns have the same name among {', '.join(header)[:200]}")
+    return header
 
 
 def _convert_column(values: pa.Array, title: str, start: int, name: str) -> list[Any]:
@@ -98,12 +112,11 @@ def to_json_values(array: pa.Array) -> list[Any]:  # noqa: PLR0911 -- a line for
         return _convert_times(array)
     if types.is_decimal(kind):
         return array.cast(pa.string()).to_pylist()
-    values = array.to_pylist()
     if any(is_binary(kind) for is_binary in _BINARIES):
-        return [None if value is None else value.decode() for value in values]
-    if not all(isinstance(value, str | int | float | None) for value in values):
-        raise TypeError(f"values of the type {kind} are not supported")
-    return values
+        return [None if value is None else value.decode() for value in array.to_pylist()]
+    if any(is_scalar(kind) for is_scalar in _SCALARS):
+        return array.to_pylist()
+    raise TypeError(f"values of the type {kind} are not supported")
 
 
 def _convert_structs(array: pa.StructArray) -> list[Any]:
