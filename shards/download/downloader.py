@@ -6,18 +6,20 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.config.schema import AssembleConfig
 from shards.download.aria2_daemon import Aria2Daemon
 from shards.download.classify import AttemptResult, classify, error_message, is_local_failure, is_unverified
 from shards.download.host_queue import Request
 from shards.download.proxies import Proxies
-from shards.download.relay import Relay
 from shards.download.request_trace import RequestTrace
 from shards.download.retry_policy import RetryPolicy
 from shards.errors import ShardsError
 from shards.format.outcomes import Outcome, Status
+
+if TYPE_CHECKING:
+    from shards.download.relay import Relay
 
 _WATCH_INTERVAL = 1.0  # seconds between two checks of the active downloads
 _MIN_SPEED = 1024  # bytes a second, checked after twice the timeout; aria2 counts bytes in steps of 16 KiB
@@ -62,7 +64,7 @@ class Downloader:
         """
         self._config = config
         self._daemon = Aria2Daemon(config, folder)
-        self._relay = Relay(config)
+        self._opened_relay: Relay | None = None
         self._relayed_hosts: set[str] = set()  # hosts with response heads that the log does not show completely
         self._proxies = Proxies.read(config)
         self._policy = RetryPolicy(config)
@@ -77,7 +79,17 @@ class Downloader:
 
     def __exit__(self, *_: object) -> None:
         self._daemon.stop()
-        self._relay.stop()
+        if self._opened_relay:
+            self._opened_relay.stop()
+
+    @property
+    def _relay(self) -> "Relay":
+        if self._opened_relay is None:
+            # Most downloads need no relay, and the import of aiohttp takes 0.3 seconds.
+            from shards.download.relay import Relay  # noqa: PLC0415
+
+            self._opened_relay = Relay(self._config)
+        return self._opened_relay
 
     def add(self, requests: Iterable[Request]) -> None:
         """Queue requests; `poll` returns one result for each.

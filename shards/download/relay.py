@@ -23,6 +23,7 @@ from shards.download.policy import find_refused_redirect
 from shards.download.proxies import Proxies
 from shards.download.request_trace import RequestTrace
 from shards.download.url_rewrite import encode_url
+from shards.errors import ShardsError
 from shards.format.outcomes import Status
 
 _MAX_HEAD_LINE = 2**16  # bytes
@@ -135,12 +136,11 @@ class Relay:
             async with response:
                 answer = _answer_for(response)
                 await answer.prepare(request)
-                async for chunk in response.content.iter_chunked(_CHUNK):
-                    await answer.write(chunk)
+                await _copy_body(response, answer)
         except aiohttp.ClientHttpProxyError as error:
             trace.http_status = error.status
             return web.Response(status=error.status)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, ShardsError) as error:
             trace.failure = _failure(error)
             if answer is None:
                 return web.Response(status=502)
@@ -211,6 +211,15 @@ def _answer_for(response: aiohttp.ClientResponse) -> web.StreamResponse:
     if encoding:
         answer.headers["Content-Encoding"] = _ENCODINGS.get(encoding, encoding)
     return answer
+
+
+async def _copy_body(response: aiohttp.ClientResponse, answer: web.StreamResponse) -> None:
+    """Copy the body until its end, or until aria2 closes the connection, which it does if the body is too large."""
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        try:
+            await answer.write(chunk)
+        except ConnectionError:
+            return
 
 
 def _failure(error: Exception) -> tuple[Status, str]:

@@ -400,3 +400,11 @@ def test_a_proxy_that_aria2_does_not_support_is_an_error(download, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ShardsError, match=r"ALL_PROXY is socks5://127\.0\.0\.1:1"):
         download("http://h.invalid/a.jpg")
+
+
+def test_limits_apply_to_the_relay(server, download):
+    endless = server.add("/a.jpg", Answer(BODY, headers=LONG_HEAD, transfer="endless"))
+    announced = server.add("/b.jpg", Answer(BODY, headers=LONG_HEAD))
+    dripping = server.add("/c.jpg", Answer(BODY[:40_000], headers=LONG_HEAD, transfer="slow"))
+    results = download(endless, announced, dripping, max_bytes=50_000, deadline=40)
+    assert [one.outcome.status for one in results] == [Status.TOO_LARGE, Status.TOO_LARGE, Status.TIMEOUT]
