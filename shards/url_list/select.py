@@ -17,8 +17,7 @@ from shards.url_list.parse import ROWS_SCHEMA, TEXT_LABEL_SCHEMA, parse_caffe_li
 from shards.url_list.source import Source
 
 _KEY_LENGTH = 80
-_MAX_STRINGS = 2**30  # bytes of a column above which its rows are reordered in parts
-_TAKEN_ROWS = 100_000  # rows of a part
+_MAX_BYTES = 2**30  # of a column that is reordered at once
 
 
 def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
@@ -87,14 +86,12 @@ def _number_rows(table: pa.Table, lengths: tuple[int, ...]) -> pa.Table:
 
 def _take(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
     """Reorder a table, also one whose texts are longer than an Arrow array of type string may be (2 GiB)."""
-    is_long = any(column.nbytes > _MAX_STRINGS for column in table.columns)
-    if not is_long:
+    largest = max(column.nbytes for column in table.columns)
+    if largest < _MAX_BYTES:
         return table.take(pa.array(order))
-    large = pa.schema(
-        [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in table.schema]
-    )
-    joined = table.cast(large).combine_chunks()
-    parts = [order[start : start + _TAKEN_ROWS] for start in range(0, len(order), _TAKEN_ROWS)]
+    fields = [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in table.schema]
+    joined = table.cast(pa.schema(fields)).combine_chunks()
+    parts = np.array_split(order, 1 + 4 * largest // _MAX_BYTES)
     return pa.concat_tables([joined.take(pa.array(part)).cast(table.schema) for part in parts])
 
 

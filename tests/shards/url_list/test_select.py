@@ -103,8 +103,7 @@ def test_a_class_name_is_one_line():
 def test_a_column_longer_than_an_array_is_reordered_in_parts(monkeypatch):
     body = "image_url,label,text\n" + "".join(f"http://h/{i},0,{i:010d}\n" for i in range(1000))
     at_once = ordered_rows_of(body)
-    monkeypatch.setattr(select, "_MAX_STRINGS", 100)
-    monkeypatch.setattr(select, "_TAKEN_ROWS", 300)
+    monkeypatch.setattr(select, "_MAX_BYTES", 20_000)
     assert ordered_rows_of(body) == at_once
 
 
