@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shards.format.index import INDEX_FILE
-from stylefinetune.caffe.solver import SolverLists, find_solver_lists, read_solver
+from stylefinetune.caffe.solver import read_solver
+from stylefinetune.caffe.solver_lists import SolverLists, find_solver_lists
 from stylefinetune.config.cli import parse_config
 from stylefinetune.config.data import PhaseConfig
 from stylefinetune.config.schema import Config
@@ -24,6 +24,7 @@ from stylefinetune.models.layer_names import split_parameter
 from stylefinetune.models.weights import IGNORING, load_weights
 from stylefinetune.optim.caffe_sgd import multipliers
 from stylefinetune.training.plan import describe_plan, order_warning
+from stylefinetune.training.run_lock import check_not_in_use
 from stylefinetune.training.setup import plan_of, prepare_training
 from stylefinetune.training.solver_run import check_unpacked
 
@@ -46,8 +47,9 @@ def main(arguments: list[str]) -> None:
     """Check the command line `arguments` and the files that it names."""
     config = parse_config(arguments, read_solver)
     check_run_dir(Path(config.run_dir))
+    check_not_in_use(Path(config.run_dir), World(rank=0, size=1, device=torch.device("cpu")))
     lists = find_solver_lists(config) if config.solver and not config.data.shards else None
-    if lists is not None and (lists.shards / INDEX_FILE).is_file():  # packed by an earlier start
+    if lists is not None and lists.is_packed:  # by an earlier start
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(lists.shards)))
         lists = None
     run = _check_shards(config) if lists is None else _check_lists(config, lists)
@@ -154,7 +156,8 @@ def _describe_rules(config: Config, names: list[str]) -> list[str]:
     """Return a line for each learning rate and weight decay, with the names of the weights and biases that have it."""
     optim, groups = config.optim, dict[tuple[float, float], list[str]]()
     for name in names:
-        groups.setdefault(multipliers(name, optim.layers), []).append(name)
+        lr_mult, decay_mult = multipliers(name, optim.layers)
+        groups.setdefault((lr_mult, decay_mult if lr_mult else 0.0), []).append(name)
     return [
         f"lr {lr_mult * optim.base_lr:.6g}, decay {decay_mult * optim.weight_decay:.6g}: {', '.join(members)}"
         if lr_mult

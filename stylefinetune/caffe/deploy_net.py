@@ -1,5 +1,6 @@
 """Describes a network as Caffe's deploy prototxt."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -7,29 +8,31 @@ from torch import nn
 from stylefinetune.caffe.schema import message_class
 from stylefinetune.errors import UserError
 
-INPUT, OUTPUT = "data", "prob"
+INPUT, OUTPUT = "data", "prob"  # with an underscore if a layer has that name
 
 
-def deploy_net(net: nn.Module, name: str, input_size: tuple[int, int]) -> Any:  # noqa: ANN401 -- see message_class
-    """Return a NetParameter, called `name`, that computes class probabilities with the sequential network `net`.
+def deploy_net(layers: Iterable[tuple[str, nn.Module]], name: str, input_size: tuple[int, int]) -> Any:  # noqa: ANN401 -- see message_class
+    """Return a NetParameter, called `name`, that computes class probabilities with `layers`, one after the other.
 
     Its input is one picture of `input_size`, (height, width) in pixels.
 
     Raises:
         UserError: Caffe has no equivalent of a layer.
     """
+    named = dict(layers)
+    first, last = (f"{blob}_" if blob in named else blob for blob in (INPUT, OUTPUT))
     deploy = message_class("NetParameter")(name=name)
-    data = deploy.layer.add(name=INPUT, type="Input", top=[INPUT])
+    data = deploy.layer.add(name=first, type="Input", top=[first])
     data.input_param.shape.add(dim=[1, 3, *input_size])
-    blob = INPUT
-    for layer_name, layer in net.named_children():
+    blob = first
+    for layer_name, layer in named.items():
         if isinstance(layer, nn.Flatten) or (isinstance(layer, nn.Dropout) and layer.p == 0):
             continue  # Caffe's InnerProduct flattens, and its Dropout doesn't accept a ratio of 0
         in_place = isinstance(layer, (nn.ReLU, nn.Dropout))
         top = blob if in_place else layer_name
         _describe(layer, deploy.layer.add(name=layer_name, bottom=[blob], top=[top]))
         blob = top
-    deploy.layer.add(name=OUTPUT, type="Softmax", bottom=[blob], top=[OUTPUT])
+    deploy.layer.add(name=last, type="Softmax", bottom=[blob], top=[last])
     return deploy
 
 

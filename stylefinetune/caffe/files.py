@@ -1,7 +1,7 @@
 """Reads and writes Caffe's binary files: .caffemodel weights, .solverstate and .binaryproto means.
 
-Weights are also read in the old V1 format. Files are not trusted: sizes are checked before memory is allocated, and any
-damage is reported as a one-line UserError.
+Weights are also read in the old formats V1 (2014) and V0 (2013). Files are not trusted: sizes are checked before memory
+is allocated, and any damage is reported as a one-line UserError.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from stylefinetune.caffe.schema import message_class
+from stylefinetune.config.schema import MAX_LAYER_NAME
 from stylefinetune.errors import UserError
 
 Blob = npt.NDArray[np.float32]
@@ -25,9 +26,9 @@ _LARGEST = 2**31 - 1  # bytes; protobuf's own limit
 # largest published nets have about 20,000 fields.
 _MAX_FIELDS = 200_000
 _MAX_AXES = 32  # Caffe's limit
-_MAX_NAME = 200  # characters
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _HDF5 = b"\x89HDF\r\n"
+HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_caffemodel(path: Path) -> dict[str, list[Blob]]:
     """
     net = _parse(path, "NetParameter", "a .caffemodel")
     layers: dict[str, list[Blob]] = {}
-    for layer in (*net.layer, *net.layers):
+    for layer in (*net.layer, *(old.layer if old.HasField("layer") else old for old in net.layers)):
         if not layer.blobs:
             continue
         name = _text(layer.name, path)
@@ -198,7 +199,7 @@ def _read_varint(content: bytes, position: int) -> tuple[int, int]:
 
 def _text(name: str | bytes, path: Path) -> str:
     """Check a name; protobuf returns bytes if it is not UTF-8."""
-    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_LAYER_NAME:
         raise UserError(f"{path}: a name in it is not text, {name[:20]!r}; it is damaged")
     return name
 

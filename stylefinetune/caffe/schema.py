@@ -2,8 +2,7 @@
 
 Names, field numbers, defaults and enum values are those of BVLC Caffe's caffe.proto. Parameters of unsupported layers
 can be parsed too, so that they are reported by name instead of as syntax errors. That needs only their names and types:
-OtherParameter has the fields of all of them, with numbers that no binary file has. Only the V0 format of layers, older
-than 2014, is missing.
+OtherParameter has the fields of all of them, with numbers that no binary file has.
 """
 
 import functools
@@ -92,10 +91,22 @@ _MESSAGES = {
         loss_weight 5 repeated float, param 6 repeated ParamSpec, blobs 7 repeated BlobProto,
         propagate_down 11 repeated bool, include 8 repeated NetStateRule, exclude 9 repeated NetStateRule, {_PARAMETERS}
     """,
+    # The format of 2013.
+    "V0LayerParameter": """
+        name 1 string, type 2 string, num_output 3 uint32, biasterm 4 bool, weight_filler 5 FillerParameter,
+        bias_filler 6 FillerParameter, pad 7 uint32, kernelsize 8 uint32, group 9 uint32, stride 10 uint32,
+        pool 11 PoolMethod, dropout_ratio 12 float, local_size 13 uint32, alpha 14 float, beta 15 float,
+        source 16 string, scale 17 float, meanfile 18 string, batchsize 19 uint32, cropsize 20 uint32, mirror 21 bool,
+        k 22 float, blobs 50 repeated BlobProto, blobs_lr 51 repeated float, weight_decay 52 repeated float,
+        rand_skip 53 uint32, det_fg_threshold 54 float, det_bg_threshold 55 float, det_fg_fraction 56 float,
+        det_context_pad 58 uint32, det_crop_mode 59 string, new_num 60 int32, new_channels 61 int32,
+        new_height 62 int32, new_width 63 int32, shuffle_images 64 bool, concat_dim 65 uint32
+    """,
     # The parameters have other numbers in caffe.proto, so those of a binary file are skipped.
     "V1LayerParameter": f"""
-        bottom 2 repeated string, top 3 repeated string, name 4 string, include 32 repeated NetStateRule,
-        exclude 33 repeated NetStateRule, type 5 V1LayerType, blobs 6 repeated BlobProto, param 1001 repeated string,
+        layer 1 V0LayerParameter, bottom 2 repeated string, top 3 repeated string, name 4 string,
+        include 32 repeated NetStateRule, exclude 33 repeated NetStateRule, type 5 V1LayerType,
+        blobs 6 repeated BlobProto, param 1001 repeated string,
         blob_share_mode 1002 repeated DimCheckMode, blobs_lr 7 repeated float, weight_decay 8 repeated float,
         loss_weight 35 repeated float, {_PARAMETERS}
     """,

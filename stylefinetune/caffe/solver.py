@@ -1,52 +1,52 @@
-"""Converts a Caffe solver.prototxt and its net to a Config, and packs the pictures of their lists into shards."""
+"""Converts a Caffe solver.prototxt and its nets to a Config."""
 
-import dataclasses
-import hashlib
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-import pyarrow.parquet as pq
-from rich.console import Console
+from stylefinetune.caffe.layers import Net
+from stylefinetune.caffe.net import NetConfig, convert_nets, read_net
+from stylefinetune.caffe.prototxt import Place, check_defaults, parse_text, round_float32
+from stylefinetune.config.schema import CheckpointConfig, OptimConfig, TrainConfig
 
-from shards.assembly.assemble import assemble
-from shards.config.schema import AssembleConfig
-from shards.format import ShardsError
-from shards.format.index import INDEX_FILE
-from stylefinetune.caffe.prototxt import ImageList, check_defaults, parse_text, read_net, round_float32
-from stylefinetune.config.schema import Config
-from stylefinetune.errors import UserError
-
-# Read below, or without effect here.
+_TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
+_TEST_NETS = ("test_net", "test_net_param")
+# Read below.
 _READ = {
-    *("net", "test_iter", "test_interval", "test_initialization", "base_lr", "display", "average_loss", "max_iter"),
+    *(*_TRAIN_NETS, *_TEST_NETS, "train_state", "test_state"),
+    *("test_iter", "test_interval", "test_initialization", "base_lr", "display", "average_loss", "max_iter"),
     *("iter_size", "lr_policy", "gamma", "power", "momentum", "weight_decay", "stepsize", "stepvalue"),
     *("clip_gradients", "snapshot", "snapshot_prefix", "random_seed", "weights"),
 }
-_WITHOUT_EFFECT = {"solver_mode", "device_id", "snapshot_format", "test_compute_loss", "layer_wise_reduce"}
+# Without effect on the result: of the log, the files and the device, or of other solvers than SGD.
+_WITHOUT_EFFECT = {
+    *("solver_mode", "device_id", "snapshot_format", "snapshot_diff", "snapshot_after_train", "debug_info"),
+    *("test_compute_loss", "layer_wise_reduce", "delta", "momentum2", "rms_decay"),
+}
+_POLICIES = get_args(get_type_hints(OptimConfig)["lr_policy"])
 
 
 def read_solver(path: Path) -> dict[str, Any]:
-    """Read a solver.prototxt and its net; paths in them are relative to the working directory.
+    """Read a solver.prototxt and its nets; paths in them are relative to the working directory.
 
     Returns:
         The nested keys of a Config. data.shards is empty; `find_solver_lists` returns the folder.
 
     Raises:
-        UserError: a file can't be read, or a setting is not supported; the message names it.
+        UserError: a file can't be read, or a setting is not supported; the message names its file and line.
     """
-    solver = parse_text(path, "SolverParameter")
-    check_defaults(solver, str(path), free=_READ | _WITHOUT_EFFECT)
-    for needed in ("net", "max_iter", "base_lr", "lr_policy"):
+    solver, place = parse_text(path, "SolverParameter")
+    check_defaults(solver, place, free=_READ | _WITHOUT_EFFECT)
+    for needed in ("max_iter", "base_lr", "lr_policy"):
         if not solver.HasField(needed):
-            raise UserError(f"{path}: {needed} is missing")
+            raise place.error(f"{needed} is missing")
     if len(solver.test_iter) > 1:
-        raise UserError(f"{path}: test_iter is set {len(solver.test_iter)} times; only one test net is supported")
-    keys: dict[str, Any] = dict(read_net(Path(solver.net)).keys)
+        tests = len(solver.test_iter)
+        raise place.error(f"test_iter is set {tests} times; only one test net is supported", "test_iter", 1)
+    keys: dict[str, Any] = dict(_convert_nets(solver, place).keys)
     keys["data"]["shards"] = ""
     if not (solver.test_interval and solver.test_iter):
         keys["data"]["test"] = {"split": ""}
-    keys["optim"] |= _optim(solver)
+    keys["optim"] |= _optim(solver, place)
     keys["train"] = {
         "max_iter": solver.max_iter,
         "iter_size": solver.iter_size,
@@ -59,6 +59,7 @@ def read_solver(path: Path) -> dict[str, Any]:
     if solver.random_seed >= 0:
         keys["train"]["seed"] = solver.random_seed
     keys["checkpoint"] = {"snapshot": solver.snapshot}
+    _check_ranges(keys, place)
     keys["solver"] = str(path)
     keys["run_dir"] = solver.snapshot_prefix or path.stem
     if solver.weights:
@@ -66,72 +67,63 @@ def read_solver(path: Path) -> dict[str, Any]:
     return keys
 
 
-def _optim(solver: Any) -> dict[str, Any]:  # noqa: ANN401 -- a message class made at run time
+def read_solver_nets(path: Path) -> NetConfig:
+    """Read the nets of a solver.prototxt.
+
+    Raises:
+        UserError: a file can't be read, or a net is not supported.
+    """
+    return _convert_nets(*parse_text(path, "SolverParameter"))
+
+
+def _convert_nets(solver: Any, place: Place) -> NetConfig:  # noqa: ANN401 -- a message class made at run time
+    """Find the nets of training and of testing as Caffe does, and convert them."""
+    given = [name for name in _TRAIN_NETS if solver.HasField(name)]
+    if len(given) != 1:
+        found = f"{' and '.join(given)} are both set; keep one of them" if given else "net is missing"
+        raise place.error(found)
+    train = _open_net(solver, given[0], place)
+    tests = [(name, index) for name in _TEST_NETS for index in range(len(getattr(solver, name)))]
+    if len(tests) > 1:
+        raise place.error(f"{len(tests)} test nets; only one is supported", *tests[1])
+    shared = train if given[0] in {"net", "net_param"} else None
+    return convert_nets(train, _open_net(solver, tests[0][0], place) if tests else shared, solver)
+
+
+def _open_net(solver: Any, name: str, place: Place) -> Net:  # noqa: ANN401
+    value = getattr(solver, name)
+    if not isinstance(value, str) and not hasattr(value, "DESCRIPTOR"):  # repeated
+        value = value[0]
+    if not isinstance(value, str):
+        return Net(value, place.at(name, label=""))
+    return read_net(Path(value))
+
+
+def _check_ranges(keys: dict[str, Any], place: Place) -> None:
+    """Check the solver's values here, where the error can name the line."""
+    try:
+        OptimConfig(**keys["optim"])
+        TrainConfig(**keys["train"])
+        CheckpointConfig(**keys["checkpoint"])
+    except ValueError as error:
+        key = str(error).split()[0]
+        raise place.error(str(error), key.rpartition(".")[2]) from error
+
+
+def _optim(solver: Any, place: Place) -> dict[str, Any]:  # noqa: ANN401
+    """Return the section `optim`; Caffe's default of a missing number is 0."""
+    policy = solver.lr_policy
+    if policy not in _POLICIES:
+        raise place.error(f"lr_policy {policy!r} isn't one of Caffe's: {', '.join(_POLICIES)}", "lr_policy")
+    if policy == "step" and solver.stepsize < 1:
+        raise place.error("lr_policy is step, but stepsize is missing or below 1; Caffe has no default", "lr_policy")
+    if policy == "multistep" and not solver.stepvalue:
+        policy = "fixed"  # Caffe never lowers the rate then
     optim: dict[str, Any] = {
         name: round_float32(getattr(solver, name))
         for name in ("base_lr", "gamma", "power", "momentum", "weight_decay", "clip_gradients")
     }
-    optim |= {"lr_policy": solver.lr_policy, "stepvalue": list(solver.stepvalue)}
-    if solver.HasField("stepsize"):
+    optim |= {"lr_policy": policy, "stepvalue": list(solver.stepvalue)}
+    if policy in {"step", "sigmoid"}:  # the others don't read it
         optim["stepsize"] = solver.stepsize
     return optim
-
-
-@dataclasses.dataclass(frozen=True)
-class SolverLists:
-    """The list files of a solver's net, and the folder of their shards."""
-
-    shards: Path  # its name is a hash of the lists, so a changed list is packed again
-    texts: dict[str, str]  # content of each split's list, with root_folder before each path
-    num_classes: int  # outputs of the net's last layer
-
-
-def find_solver_lists(config: Config) -> SolverLists:
-    """Read the lists of `config.solver`.
-
-    Raises:
-        UserError: a file can't be read.
-    """
-    assert config.solver is not None
-    net = read_net(Path(parse_text(Path(config.solver), "SolverParameter").net))
-    sources = {config.data.split: net.train}
-    if config.data.test.split and net.test:
-        sources[config.data.test.split] = net.test
-    texts = {split: _read_list(source) for split, source in sources.items()}
-    digest = hashlib.sha256(repr((sorted(texts.items()), net.num_classes)).encode()).hexdigest()
-    return SolverLists(Path(config.run_dir) / "shards" / digest[:16], texts, net.num_classes)
-
-
-def _read_list(pictures: ImageList) -> str:
-    try:
-        lines = Path(pictures.source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{pictures.source}: the net's list can't be read: {error}") from error
-    return "".join(f"{pictures.root_folder}{line.strip()}\n" for line in lines if line.strip())
-
-
-def pack_solver_lists(lists: SolverLists) -> None:
-    """Pack the original pictures of the lists into shards, unless that is done already.
-
-    Raises:
-        UserError: a picture is missing or invalid, or a label is outside the classes.
-    """
-    if (lists.shards / INDEX_FILE).is_file():
-        return
-    folder = lists.shards.with_name(f"{lists.shards.name}.lists")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "classes.txt").write_text("".join(f"{label}\n" for label in range(lists.num_classes)), encoding="utf-8")
-    for split, text in lists.texts.items():
-        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
-    sources = [f"{split}={folder / split}.txt" for split in lists.texts]
-    settings = AssembleConfig(list=sources, out=lists.shards, classes=str(folder / "classes.txt"), workers=-1)
-    try:
-        assemble(settings, Console(stderr=True))
-    except ShardsError as error:
-        raise UserError(f"the net's pictures can't be packed: {error}") from error
-    outcomes = pq.read_table(lists.shards / "outcomes.parquet", columns=["image_url", "status", "message"]).to_pylist()
-    failed = next((outcome for outcome in outcomes if outcome["status"] != "kept"), None)
-    if failed:
-        shutil.rmtree(lists.shards)  # the next start packs all pictures again
-        reason = f"{failed['status']}: {failed['message']}"
-        raise UserError(f"{failed['image_url']}, of the net's list, can't be used ({reason}); fix it or the list")

@@ -120,7 +120,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay")
-        require_minimum("optim", self, 1, "stepsize")
+        require_minimum("optim", self, 1 if self.lr_policy == "step" else 0, "stepsize")
         require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         require(
             list(self.stepvalue) == sorted(self.stepvalue),

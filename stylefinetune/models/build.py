@@ -5,7 +5,7 @@ from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
-from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, is_valid_last_layer, pooled_size
+from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, fill, is_valid_last_layer, pooled_size
 
 
 def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> nn.Module:
@@ -17,7 +17,7 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
         UserError: an input is too small, the inputs need different layers, or the last layer's name is in use.
     """
     if not is_valid_last_layer(model.last_layer):
-        raise UserError(f"model.last_layer is {model.last_layer!r}, a name that is already in use; choose another name")
+        raise UserError(f"model.last_layer is {model.last_layer!r}, the name of another layer; choose another name")
     for size in input_sizes:
         if min(size) < SMALLEST_INPUT:
             raise UserError(
@@ -30,7 +30,7 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
             "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
         )
     net = CaffeNet(model, num_classes, input_sizes[0])
-    net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
+    fill(net, model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
     return net
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
+from stylefinetune.models.layer_names import module_name
 
 SMALLEST_INPUT = 39  # pixels per side; pool5 then has an output of one pixel
 
@@ -28,8 +29,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 class CaffeNet(nn.Sequential):
     """Network from [B, 3, H, W] float pictures, BGR, mean subtracted, to [B, num_classes] logits.
 
-    Layers have Caffe's names, so that a .caffemodel can be copied by name. `input_size` is the (height, width) of the
-    input in pixels, 227x227 for the published weights.
+    Modules have the names of Caffe's layers (see layer_names), so that a .caffemodel can be copied by name.
+    `input_size` is the (height, width) of the input in pixels, 227x227 for the published weights.
     """
 
     def __init__(self, model: ModelConfig, num_classes: int, input_size: tuple[int, int]) -> None:
@@ -67,23 +68,23 @@ class CaffeNet(nn.Sequential):
                 fc7=nn.Linear(f6, f7),
                 relu7=nn.ReLU(inplace=True),
                 drop7=nn.Dropout(model.dropout),
-                **{model.last_layer: nn.Linear(f7, num_classes)},
+                **{module_name(model.last_layer): nn.Linear(f7, num_classes)},
             )
         )
 
-    def fill(self, stds: Sequence[float], biases: Sequence[float], generator: torch.Generator) -> None:
-        """Initialize conv1 to fc7 and the last layer with Caffe's gaussian (weights) and constant (biases) fillers."""
-        layers = [layer for layer in self.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-        for layer, std, bias in zip(layers, stds, biases, strict=True):
-            nn.init.normal_(layer.weight, std=std, generator=generator)
-            assert layer.bias is not None
-            nn.init.constant_(layer.bias, bias)
+
+def fill(net: CaffeNet, stds: Sequence[float], biases: Sequence[float], generator: torch.Generator) -> None:
+    """Initialize conv1 to fc7 and the last layer with Caffe's gaussian (weights) and constant (biases) fillers."""
+    layers = [layer for layer in net.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    for layer, std, bias in zip(layers, stds, biases, strict=True):
+        nn.init.normal_(layer.weight, std=std, generator=generator)
+        assert layer.bias is not None
+        nn.init.constant_(layer.bias, bias)
 
 
 def is_valid_last_layer(name: str) -> bool:
-    """Return whether the last layer can be called `name`: no other layer and no attribute of the network is."""
-    trunk = re.fullmatch(r"(conv|relu|pool|norm|fc|drop)[1-7]|flatten", name)
-    return trunk is None and not hasattr(CaffeNet, name) and not hasattr(nn.Module(), name)
+    """Return whether the last layer can be called `name`: no other layer is."""
+    return re.fullmatch(r"(conv|relu|pool|norm|fc|drop)[1-7]|flatten", name) is None
 
 
 def pooled_size(input_size: int) -> int:

@@ -8,15 +8,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from stylefinetune.caffe.files import read_caffemodel
+from stylefinetune.caffe.files import HDF5_SUFFIXES, read_caffemodel
 from stylefinetune.caffe.pretrained import locate_published
 from stylefinetune.errors import UserError
+from stylefinetune.models.layer_names import module_name, split_parameter
 
 BLOBS = ("weight", "bias")
 MAX_LISTED_LAYERS = 10
+IGNORING = "Ignoring source layer "  # Caffe's log line
 
 
-def load_weights(net: nn.Module, files: str, log: Callable[[str], None]) -> None:
+def load_weights(net: nn.Module, files: str, log: Callable[[str], None]) -> set[str]:
     """Copy the layers of weight files into `net`, in place.
 
     Args:
@@ -24,11 +26,14 @@ def load_weights(net: nn.Module, files: str, log: Callable[[str], None]) -> None
         files: paths or names of published weights, separated by commas; later ones override earlier ones.
         log: called with a line for each layer that the network lacks.
 
+    Returns:
+        The names of the copied layers.
+
     Raises:
         UserError: a file can't be read, or a layer's shape differs.
     """
-    for path in map(locate_published, files.split(",")):
-        _copy_layers(net, path, read_weights(path), log)
+    paths = map(locate_published, files.split(","))
+    return {layer for path in paths for layer in _copy_layers(net, path, read_weights(path), log)}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -39,9 +44,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if path.is_dir():
         path = path / "model.safetensors"
-    if path.suffix == ".caffemodel":
+    if path.suffix in (".caffemodel", *HDF5_SUFFIXES):  # HDF5 is refused with its remedy
         return {
-            f"{layer}.{BLOBS[index] if index < len(BLOBS) else index}": torch.from_numpy(blob)
+            f"{module_name(layer)}.{BLOBS[index] if index < len(BLOBS) else index}": torch.from_numpy(blob)
             for layer, blobs in read_caffemodel(path).items()
             for index, blob in enumerate(blobs)
         }
@@ -59,12 +64,12 @@ def shapes_match(found: torch.Size, expected: torch.Size) -> bool:
     return extra >= 0 and found[extra:] == expected and all(size == 1 for size in found[:extra])
 
 
-def _copy_layers(net: nn.Module, path: Path, tensors: dict[str, torch.Tensor], log: Callable[[str], None]) -> None:
+def _copy_layers(net: nn.Module, path: Path, tensors: dict[str, torch.Tensor], log: Callable[[str], None]) -> set[str]:
     own = dict(net.named_parameters()) | dict(net.named_buffers())
     ours, theirs = (dict.fromkeys(map(_layer, names)) for names in (own, tensors))
     for layer in theirs:
         if layer not in ours:
-            log(f"Ignoring source layer {layer}")
+            log(f"{IGNORING}{layer}")
     if not ours.keys() & theirs:
         layers = ", ".join(list(theirs)[:MAX_LISTED_LAYERS])
         raise UserError(f"weights: {path} shares no layer with the network; it holds {layers}")
@@ -76,10 +81,11 @@ def _copy_layers(net: nn.Module, path: Path, tensors: dict[str, torch.Tensor], l
         raise _mismatch(f"{path} and the network differ in {name}, which the {lacking} lacks", name)
     for name, tensor in shared.items():
         own[name].data.copy_(_reshaped(tensor, own[name].shape, name, path))
+    return set(map(_layer, shared))
 
 
 def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
+    return split_parameter(name)[0]
 
 
 def _reshaped(tensor: torch.Tensor, shape: torch.Size, name: str, path: Path) -> torch.Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from stylefinetune.config.schema import LayerRule, OptimConfig
 from stylefinetune.errors import UserError
+from stylefinetune.models.layer_names import split_parameter
 
 MOMENTUM = "momentum_buffer"
 
@@ -89,7 +90,7 @@ def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str,
     Raises:
         UserError: a rule matches no layer, or every layer is frozen.
     """
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in net.named_parameters()))
+    layers = list(dict.fromkeys(split_parameter(name)[0] for name, _ in net.named_parameters()))
     for rule in rules:
         if not fnmatch.filter(layers, rule.match):
             raise UserError(f"optim.layers: {rule.match!r} matches no layer; the layers are {', '.join(layers)}")
@@ -113,7 +114,7 @@ def lr_mults(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[float]:
 
 def multipliers(name: str, rules: tuple[LayerRule, ...]) -> tuple[float, float]:
     """Return (lr_mult, decay_mult) of a parameter, for example fc8_flickr.bias."""
-    layer, _, blob = name.rpartition(".")
+    layer, blob = split_parameter(name)
     rule = next((rule for rule in rules if fnmatch.fnmatchcase(layer, rule.match)), LayerRule(match=layer))
     if blob != "bias":
         return rule.lr_mult, rule.decay_mult

@@ -72,7 +72,7 @@ def narrow_checkpoint(tmp_path):
     """
     config = Config(
         data=DataConfig(image_size=(64, 60), crop_size=55),
-        model=ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer="fc8_wild"),
+        model=ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer="fc8/wild.v2"),
     )
     net = build.build_model(config.model, 4, [(55, 55)], seed=0)
     rng = torch.Generator().manual_seed(0)
@@ -88,14 +88,14 @@ def narrow_checkpoint(tmp_path):
 
 def test_opencv_computes_the_logits_of_the_checkpoint_for_two_pictures(narrow_checkpoint, drawn, opencv4, tmp_path):
     export([str(narrow_checkpoint), "--to=caffemodel", f"--out={tmp_path}"])
-    name = tmp_path / "FlickrStyleCaffeNet_iter_7"
+    name = tmp_path / "caffenet_iter_7"
     mean = read_mean(Path(f"{name}_mean.binaryproto"))
     pictures = []
     for picture in ("test_001.jpg", "test_002.jpg"):
         bgr = cv2.resize(cv2.imread(str(drawn.folder / picture)), (60, 64), interpolation=cv2.INTER_LINEAR)
         pictures.append((bgr.transpose(2, 0, 1) - mean)[:, 4:59, 2:57])
     files = f"{name}_deploy.prototxt", f"{name}.caffemodel"
-    logits, prob = opencv_forward(opencv4, tmp_path, *files, np.stack(pictures), "fc8_wild")
+    logits, prob = opencv_forward(opencv4, tmp_path, *files, np.stack(pictures), "fc8/wild.v2")
     net, _ = checkpoint.read_checkpoint(narrow_checkpoint).build_network(torch.device("cpu"))
     with torch.no_grad():
         expected = net(torch.from_numpy(np.stack(pictures)))
@@ -109,7 +109,9 @@ def test_opencv_reads_weights_of_caffe_with_our_deploy_prototxt(golden, opencv4,
     folder = golden / "micro" / "finetune"
     truth = np.load(folder / "golden_finetune.npz")
     net = build.build_model(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32)), 20, [(80, 80)], seed=0)
-    (tmp_path / "deploy.prototxt").write_text(text_format.MessageToString(deploy_net(net, "Micro", (80, 80))))
+    (tmp_path / "deploy.prototxt").write_text(
+        text_format.MessageToString(deploy_net(net.named_children(), "Micro", (80, 80)))
+    )
     caffes = truth["act0/fc8_flickr"]
     listed = (golden / "micro" / "train.txt").read_text().splitlines()[: len(caffes)]
     pictures = [cv2.imread(str(golden / "micro" / line.split()[0])).transpose(2, 0, 1) for line in listed]
@@ -123,7 +125,7 @@ def test_the_files_are_the_input_of_caffes_classification_example(trained, tmp_p
     saved = checkpoint.read_checkpoint(trained)
     text, model, mean, labels = write_caffe(saved, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([text, model, mean, labels])
-    assert text.name == "FlickrStyleCaffeNet_iter_12_deploy.prototxt"
+    assert text.name == "caffenet_iter_12_deploy.prototxt"
     assert labels.read_text().splitlines() == ["Noir", "Hazy", "Bokeh", "Bright"]
     assert np.array_equal(read_mean(mean), saved.means[1].numpy().transpose(2, 0, 1)[::-1])
     deploy = text_format.Parse(text.read_text(), message_class("NetParameter")())

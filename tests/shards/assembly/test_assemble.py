@@ -1,14 +1,21 @@
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import webdataset
+from rich.console import Console
 
+from shards.assembly.repack import RepackConfig, repack
 from shards.errors import ShardsError
 from shards.format import images
 from shards.format.index import ShardIndex
+from shards.storage.snapshot import Snapshot
+from shards.verify.verify import verify
+from tests import odd_pictures
 from tests.assembly import outcomes_by_row, serve_pictures, tars_and_index
 from tests.loopback import Answer, redirect
 
@@ -99,26 +106,67 @@ def test_local_pictures_of_a_caffe_list(draw_jpg, run_assemble, tmp_path):
     (tmp_path / "train.txt").write_text("".join(f"{tmp_path}/my pictures/{name}\n" for name in names))
     (tmp_path / "test.txt").write_text(f"{tmp_path}/my pictures/1.jpg 1\n")
     lists = [f"train={tmp_path / 'train.txt'}", f"test={tmp_path / 'test.txt'}"]
-    run_assemble(list=lists, max_bytes=100_000)
+    run_assemble(list=lists, max_bytes=100_000)  # a limit of downloads
     rows = outcomes_by_row(tmp_path / "out")
     assert [rows[row]["status"] for row in range(6)] == [
         "kept",
         "kept",
         "missing_file",
         "kept",
-        "too_large",
+        "kept",
         "kept",
     ]
-    assert ShardIndex.load(tmp_path / "out").entries("train").label.tolist() == [1, 0, 2]
+    assert ShardIndex.load(tmp_path / "out").entries("train").label.tolist() == [1, 0, 2, 0]
     np.testing.assert_array_equal(decoded(tmp_path / "out", "train")[0], images.decode_picture(draw_jpg(3)))
     assert len(list((tmp_path / "my pictures").iterdir())) == 6  # local files are unchanged
 
 
-def test_a_url_list_cannot_name_local_files(draw_jpg, write_list, run_assemble, tmp_path):
+def test_what_opencv_reads_is_packed_from_a_caffe_list(run_assemble, tmp_path):
+    """A format that no tar may have becomes a PNG with the same pixels, also in repacked and verified shards."""
+    picture, tiny = odd_pictures.smooth(5), odd_pictures.smooth(6, 3, 5)
+    bodies = {
+        "a.ppm": odd_pictures.encode(".ppm", picture),
+        "b.tif": odd_pictures.encode(".tif", picture),
+        "c.jpg": odd_pictures.encode(".jpg", picture)[:-2],  # without its end marker
+        "d.png": odd_pictures.encode(".png", tiny),
+        "训练.ppm": odd_pictures.encode(".ppm", tiny),
+        "cut.tif": odd_pictures.encode(".tif", picture)[:900],
+    }
+    for name, body in bodies.items():
+        (tmp_path / os.fsdecode(name.encode("gbk"))).write_bytes(body)
+    lines = [f"{tmp_path}/{name}\t{label}" for label, name in enumerate(bodies)]
+    (tmp_path / "train.txt").write_bytes("\n".join(lines).encode("gbk"))
+    run_assemble(list=[f"train={tmp_path}/train.txt"])
+    rows = outcomes_by_row(tmp_path / "out")
+    assert [rows[row]["status"] for row in range(6)] == ["kept"] * 5 + ["not_an_image"]
+    entries = ShardIndex.load(tmp_path / "out").entries("train")
+    assert entries.format == ["png", "png", "jpg", "png", "png"]
+    for found, body in zip(decoded(tmp_path / "out", "train"), bodies.values(), strict=False):
+        whole = body + b"\xff\xd9" if body is bodies["c.jpg"] else body
+        bgr = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(found, bgr[:, :, ::-1])
+    assert verify(Snapshot(tmp_path / "out"), Console(quiet=True)).differences == []
+    for _ in range(2):  # the second finds nothing to do
+        repack(RepackConfig(dir=tmp_path / "out", encode_format="pixels", image_size=32), Console(quiet=True))
+    run_assemble(list=[f"train={tmp_path}/train.txt"], out=tmp_path / "direct", encode_format="pixels", image_size=32)
+    columns = ["row", "status", "sha256", "bytes", "format"]
+    for name in ("out-pixels", "direct"):
+        outcomes = pq.read_table(tmp_path / name / "outcomes.parquet", columns=columns)
+        assert outcomes.equals(pq.read_table(tmp_path / "out" / "outcomes.parquet", columns=columns))
+    np.testing.assert_array_equal(decoded(tmp_path / "out-pixels", "train"), decoded(tmp_path / "direct", "train"))
+
+
+def test_a_url_list_cannot_name_local_files(server, draw_jpg, write_list, run_assemble, tmp_path):
     (tmp_path / "a.jpg").write_bytes(draw_jpg(0))
     paths = [str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg"]
-    run_assemble(list=write_list([{"image_url": path, "label": 0} for path in paths]))
-    assert {row["status"] for row in outcomes_by_row(tmp_path / "out").values()} == {"unsupported_url"}
+    with pytest.raises(ShardsError, match="none of its rows has an http or https URL .* give --list train=FILE"):
+        run_assemble(list=write_list([{"image_url": path, "label": 0} for path in paths]))
+    assert not (tmp_path / "out" / "blocks").exists()
+    urls = [server.add("/a.jpg", Answer(draw_jpg(0))), *paths]
+    run_assemble(list=write_list([{"image_url": url, "label": 0} for url in urls]))
+    rows = outcomes_by_row(tmp_path / "out")
+    assert [rows[row]["status"] for row in range(3)] == ["kept", "unsupported_url", "unsupported_url"]
+    assert "--list train=FILE" in rows[1]["message"]
 
 
 def test_output_paths_never_come_from_the_list(server, draw_jpg, write_list, run_assemble, tmp_path):

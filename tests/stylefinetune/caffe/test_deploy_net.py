@@ -9,7 +9,7 @@ from stylefinetune.errors import UserError
 
 def test_a_dropout_of_0_is_skipped():
     net = nn.Sequential(OrderedDict(fc1=nn.Linear(3, 4), drop1=nn.Dropout(0), drop2=nn.Dropout(0.25)))
-    layers = deploy_net(net, "Small", (1, 1)).layer
+    layers = deploy_net(net.named_children(), "Small", (1, 1)).layer
     assert [layer.name for layer in layers] == ["data", "fc1", "drop2", "prob"]
     assert layers[2].dropout_param.dropout_ratio == 0.25
     assert (list(layers[2].bottom), list(layers[2].top), list(layers[3].bottom)) == (["fc1"], ["fc1"], ["fc1"])
@@ -18,4 +18,10 @@ def test_a_dropout_of_0_is_skipped():
 @pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 3, dilation=2)])
 def test_a_layer_that_caffe_does_not_have_is_named(layer):
     with pytest.raises(UserError, match=r"layer odd \(.*\) can't be exported"):
-        deploy_net(nn.Sequential(OrderedDict(odd=layer)), "Odd", (9, 9))
+        deploy_net([("odd", layer)], "Odd", (9, 9))
+
+
+def test_a_layer_may_have_the_name_of_the_input_or_the_output():
+    layers = deploy_net([("data", nn.Linear(3, 4)), ("prob", nn.Linear(4, 2))], "Odd", (1, 1)).layer
+    assert [layer.name for layer in layers] == ["data_", "data", "prob", "prob_"]
+    assert [list(layer.bottom) for layer in layers] == [[], ["data_"], ["data"], ["prob"]]

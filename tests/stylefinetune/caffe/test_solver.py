@@ -1,26 +1,17 @@
 import contextlib
 import json
-import shutil
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from shards.format.index import ShardIndex
-from stylefinetune.caffe.solver import find_solver_lists, pack_solver_lists, read_solver
+from stylefinetune.caffe.solver import read_solver
 from stylefinetune.config.cli import parse_config
 from stylefinetune.errors import UserError
 from stylefinetune.train import main
 from tests.programs import metrics, train_on
-
-
-@pytest.fixture
-def work(golden, tmp_path, monkeypatch):
-    """A copy of the micro net, its pictures and solvers, as the working directory: paths are relative to it."""
-    folder = tmp_path / "work"
-    shutil.copytree(golden / "micro", folder, ignore=shutil.ignore_patterns("*.npz", "resume", "stat"))
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.mark.usefixtures("work")
@@ -63,80 +54,91 @@ def test_weights_and_policies_of_a_solver_are_read(work):
     assert (config.optim.clip_gradients, config.train.average_loss) == (35.0, 20)
 
 
+def test_fields_without_effect_are_accepted(work):
+    text = (work / "solver_finetune.prototxt").read_text()
+    more = "device_id: 1 snapshot_format: HDF5 snapshot_diff: true snapshot_after_train: false debug_info: true\n"
+    more += 'test_compute_loss: true layer_wise_reduce: false type: "SGD" delta: 1e-3 momentum2: 0.9 rms_decay: 0.5\n'
+    more += 'regularization_type: "L2" train_state { level: 1 } test_state { stage: "x" }'
+    (work / "more.prototxt").write_text(text.replace("solver_mode: CPU", "solver_mode: GPU") + more)
+    plain, other = (read_solver(Path(name)) for name in ("solver_finetune.prototxt", "more.prototxt"))
+    assert plain | {"solver": ""} == other | {"solver": ""}
+
+
+@pytest.mark.parametrize("form", ["train_net", "net_param", "train_net_param", "v1", "bom", "gbk"])
+def test_all_forms_of_naming_a_net_give_the_same_config(work, form):
+    solver, net = ((work / name).read_text() for name in ("solver_finetune.prototxt", "train_val.prototxt"))
+    plain = read_solver(Path("solver_finetune.prototxt"))
+    named = 'net: "train_val.prototxt"'
+    assert named in solver
+    if form == "train_net":
+        solver = solver.replace(named, 'train_net: "train_val.prototxt" test_net: "train_val.prototxt"')
+    elif form == "net_param":
+        solver = solver.replace(named, f"net_param {{ {net} }}")
+    elif form == "train_net_param":
+        solver = solver.replace(named, f"train_net_param {{ {net} }} test_net_param {{ {net} }}")
+    elif form == "v1":
+        (work / "train_val.prototxt").write_text(as_v1(net))
+    mark = "\ufeff" if form == "bom" else "# 训练\n"
+    encoding = "gbk" if form == "gbk" else "utf-8"
+    (work / "other.prototxt").write_text(mark + solver, encoding=encoding)
+    (work / "train_val.prototxt").write_text(mark + (work / "train_val.prototxt").read_text(), encoding=encoding)
+    assert read_solver(Path("other.prototxt")) | {"solver": ""} == plain | {"solver": ""}
+
+
+def as_v1(net: str) -> str:
+    """Return a net in the format of 2014."""
+    types = {"ImageData": "IMAGE_DATA", "InnerProduct": "INNER_PRODUCT", "SoftmaxWithLoss": "SOFTMAX_LOSS"}
+    net = re.sub(r"^layer \{", "layers {", net, flags=re.MULTILINE)
+    net = re.sub(r'type: "([A-Z]\w+)"', lambda found: f"type: {types.get(found[1]) or found[1].upper()}", net)
+    return re.sub(r"param \{ lr_mult: (\d+) decay_mult: (\d) \}", r"blobs_lr: \1 weight_decay: \2", net)
+
+
 @pytest.mark.parametrize(
-    ("addition", "line"),
+    ("old", "new", "line"),
     [
-        ('type: "Adam"', "type Adam isn't supported"),
-        ("solver_type: NESTEROV", "solver_type 1 isn't supported"),
-        ('regularization_type: "L1"', "regularization_type L1 isn't supported"),
-        ("snapshot_after_train: false", "snapshot_after_train False isn't supported"),
-        ("test_iter: 3", "test_iter is set 2 times; only one test net is supported"),
-        ('train_net: "a"', "train_net a isn't supported"),
-        ('test_state { stage: "x" }', "test_state"),
-        ("nonsense: 3", r"bad\.prototxt:\d+:\d+.*nonsense"),
+        ("base_lr: 0.001", 'base_lr: 0.001 type: "Adam"', r"bad\.prototxt:4: type Adam isn't supported"),
+        ("base_lr: 0.001", "base_lr: 0.001 solver_type: NESTEROV", "4: solver_type NESTEROV isn't supported"),
+        ("base_lr: 0.001", 'base_lr: 0.001 regularization_type: "L1"', "4: regularization_type L1 isn't supported"),
+        ("test_iter: 10", "test_iter: 10 test_iter: 3", "2: test_iter is set 2 times; only one test net is supported"),
+        ("test_iter: 10", 'train_net: "a"', "net and train_net are both set; keep one of them"),
+        ("test_iter: 10", 'test_net: "a" test_net: "b"', "2: 2 test nets; only one is supported"),
+        ("stepsize: 20", "", "bad.prototxt:5: lr_policy is step, but stepsize is missing or below 1"),
+        ('"step"', '"cosine"', "bad.prototxt:5: lr_policy 'cosine' isn't one of Caffe's: fixed, step,"),
+        ("base_lr: 0.001", "", "bad.prototxt: base_lr is missing"),
+        ("max_iter: 60", "", "bad.prototxt: max_iter is missing"),
+        ('lr_policy: "step"', "", "bad.prototxt: lr_policy is missing"),
+        ('net: "train_val.prototxt"', "", "bad.prototxt: net is missing"),
+        ("train_val", "gone", r"gone\.prototxt can't be read"),
+        ("display: 1", "nonsense: 3", r"bad\.prototxt:\d+:\d+.*nonsense"),
+        ("iter: 60", "iter: -1", r"bad\.prototxt:9: train\.max_iter is -1"),
     ],
 )
-def test_an_unsupported_setting_is_an_error_that_names_it(work, addition, line):
-    (work / "bad.prototxt").write_text((work / "solver_finetune.prototxt").read_text() + addition)
-    with pytest.raises(UserError, match=line):
-        parse_config(["--solver=bad.prototxt"], read_solver)
-
-
-def test_a_missing_net_is_an_error(work):
+def test_an_unsupported_setting_is_an_error_that_names_file_and_line(work, old, new, line):
     text = (work / "solver_finetune.prototxt").read_text()
-    (work / "bare.prototxt").write_text(text.replace('net: "train_val.prototxt"', ""))
-    with pytest.raises(UserError, match="net is missing"):
-        parse_config(["--solver=bare.prototxt"], read_solver)
-    (work / "bare.prototxt").write_text(text.replace("train_val", "gone"))
-    with pytest.raises(UserError, match=r"gone\.prototxt can't be read"):
-        parse_config(["--solver=bare.prototxt"], read_solver)
-    (work / "bare.prototxt").write_text(text.replace('"step"', '"cosine"'))
-    with pytest.raises(UserError, match=r"optim\.lr_policy.*cosine"):
-        parse_config(["--solver=bare.prototxt"], read_solver)
+    assert old in text
+    (work / "bad.prototxt").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=line) as error:
+        parse_config(["--solver=bad.prototxt"], read_solver)
+    assert "\n" not in str(error.value)
 
 
-def test_the_lists_are_packed_once_and_again_after_a_change(work):
-    config = parse_config(["--solver=solver_finetune.prototxt"], read_solver)
-    lists = find_solver_lists(config)
-    pack_solver_lists(lists)
-    index = ShardIndex.load(lists.shards)
-    assert len(index.entries("train")) == 193
-    assert len(index.entries("test")) == 150
-    assert index.metadata.classes == tuple(map(str, range(20)))
-    written = (lists.shards / "index.parquet").stat().st_mtime_ns
-    pack_solver_lists(find_solver_lists(config))
-    assert (lists.shards / "index.parquet").stat().st_mtime_ns == written
-    (work / "train.txt").write_text("".join((work / "train.txt").read_text().splitlines(keepends=True)[:50]))
-    changed = find_solver_lists(config)
-    assert changed.shards != lists.shards
-    pack_solver_lists(changed)
-    assert len(ShardIndex.load(changed.shards).entries("train")) == 50
-
-
-def test_root_folder_is_a_prefix_of_each_path(work):
-    text = (work / "train_val.prototxt").read_text()
-    (work / "train_val.prototxt").write_text(text.replace('source: "t', 'root_folder: "images/" source: "t'))
-    for name in ("train.txt", "test.txt"):
-        (work / name).write_text((work / name).read_text().replace("images/", ""))
-    lists = find_solver_lists(parse_config(["--solver=solver_finetune.prototxt"], read_solver))
-    pack_solver_lists(lists)
-    assert len(ShardIndex.load(lists.shards).entries("train")) == 193
-
-
-def test_a_missing_picture_or_a_label_outside_the_classes_is_an_error(work):
-    listed = (work / "train.txt").read_text()
-    (work / "train.txt").write_text("images/gone.png 3\n" + listed)
-    config = parse_config(["--solver=solver_finetune.prototxt"], read_solver)
-    lists = find_solver_lists(config)
-    with pytest.raises(UserError, match=r"images/gone\.png, of the net's list, can't be used \(missing_file"):
-        pack_solver_lists(lists)
-    assert not lists.shards.exists()
-    (work / "train.txt").write_text(listed.replace(" 8\n", " 20\n", 1))
-    with pytest.raises(UserError, match=r"can't be packed: .*label '20' isn't among the 20 classes"):
-        pack_solver_lists(find_solver_lists(config))
-    (work / "train.txt").unlink()
-    with pytest.raises(UserError, match=r"train\.txt: the net's list can't be read"):
-        find_solver_lists(config)
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("step", ("step", 0.0, 20, ())),
+        ("sigmoid", ("sigmoid", 0.0, 0, ())),  # Caffe's default of stepsize, the midpoint
+        ("inv", ("inv", 0.0, 20000, ())),  # without effect
+        ("multistep", ("fixed", 0.0, 20000, ())),  # without stepvalue, Caffe never lowers the rate
+    ],
+)
+def test_missing_numbers_of_a_policy_are_caffes_zeros(work, policy, expected):
+    size = "stepsize: 20" if policy == "step" else ""
+    (work / "bare.prototxt").write_text(
+        f'net: "train_val.prototxt" base_lr: 0.01 lr_policy: "{policy}" max_iter: 5 {size}'
+    )
+    optim = parse_config(["--solver", "bare.prototxt"], read_solver).optim
+    assert (optim.lr_policy, optim.gamma, optim.stepsize, optim.stepvalue) == expected
+    assert optim.power == 0.0
 
 
 def test_an_unchanged_solver_trains_on_two_ranks_and_resumes(work, golden):

@@ -115,7 +115,7 @@ def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times
         (["--data.mean_value=[1]", "--data.mean_file=a.npy"], "data.mean_file and data.mean_value are both set"),
         (["--model.widths=[8,16,24]"], "model.widths: Expected a tuple with 7 elements"),
         (["--model.widths=[7,16,24,24,16,32,32]"], "the first five must be even"),
-        (["--model.last_layer=fc8.x"], "model.last_layer is 'fc8.x'; use letters, digits and underscores"),
+        (["--model.last_layer="], "model.last_layer is ''; it must have 1 to 200 printable characters"),
         (["--optim.lr_policy=multistep"], "optim.stepvalue is empty"),
         (["--optim.stepvalue=[5,3]"], "the iterations must be ascending"),
         (["--optim.warmup_iter=-1"], "optim.warmup_iter is -1; it must not be negative"),

@@ -20,9 +20,9 @@ def test_equal_seeds_give_equal_weights():
     assert not torch.equal(one.get_submodule("fc7").weight, other.get_submodule("fc7").weight)
 
 
-@pytest.mark.parametrize("name", ["conv1", "relu7", "flatten", "drop6", "fill", "train", "training", "forward"])
+@pytest.mark.parametrize("name", ["conv1", "relu7", "flatten", "drop6", "fc7"])
 def test_a_layer_name_in_use_is_refused(name):
-    with pytest.raises(UserError, match="a name that is already in use; choose another name"):
+    with pytest.raises(UserError, match="the name of another layer; choose another name"):
         build.build_model(ModelConfig(last_layer=name), 7, [(80, 80)], seed=1)
 
 

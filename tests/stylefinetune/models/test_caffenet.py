@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stylefinetune.config.schema import ModelConfig
-from stylefinetune.models.caffenet import CaffeNet, pooled_size
+from stylefinetune.models.caffenet import CaffeNet, fill, pooled_size
 
 WIDTHS = (96, 256, 384, 384, 256, 4096, 4096)
 
@@ -33,7 +33,7 @@ def test_initial_weights_are_caffes_and_depend_on_the_seed():
 
     def initialized(seed):
         net = caffenet(widths=(96, 256, 64, 64, 64, 64, 64), input_size=(227, 227))
-        net.fill(model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
+        fill(net, model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
         return net
 
     net = initialized(1)

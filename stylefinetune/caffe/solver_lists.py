@@ -1,0 +1,170 @@
+"""Packs the pictures of a solver's list files into shards."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from shards.assembly.assemble import assemble
+from shards.config.schema import AssembleConfig
+from shards.format import ShardsError
+from shards.format.caffe_list import parse_caffe_list
+from shards.format.index import INDEX_FILE
+from shards.format.outcomes import OUTCOMES_FILE, Status
+from shards.format.text import find_file
+from stylefinetune.caffe.net import ImageList
+from stylefinetune.caffe.solver import read_solver_nets
+from stylefinetune.config.schema import Config
+from stylefinetune.errors import UserError
+
+_MAX_LISTED = 20  # pictures in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverPicture:
+    """A line of a list file of a solver's net."""
+
+    split: str
+    source: str  # the list file
+    line: int
+    path: str  # with root_folder
+    label: int
+
+    def __str__(self) -> str:
+        return f"{self.source}, line {self.line}: {self.path}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverLists:
+    """The list files of a solver's nets, and the folder of their shards."""
+
+    shards: Path  # its name is a hash of the lists, so a changed list is packed again
+    pictures: list[SolverPicture]  # by split
+    num_classes: int  # outputs of the nets' last layer
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The content of a list file of each split, with root_folder before each path."""
+        return _texts(self.pictures)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the shards have all of the pictures."""
+        return _kept_rows(self.shards) == [(one.split, one.path, one.label) for one in self.pictures]
+
+
+def find_solver_lists(config: Config) -> SolverLists:
+    """Read the lists of `config.solver`.
+
+    Raises:
+        UserError: a file can't be read, or a line of it isn't a path and a label of the net.
+    """
+    assert config.solver is not None
+    net = read_solver_nets(Path(config.solver))
+    sources = {config.data.split: net.train}
+    if config.data.test.split and net.test:
+        sources[config.data.test.split] = net.test
+    pictures: list[SolverPicture] = []
+    for split, source in sources.items():
+        pictures += _read_list(split, source, net.last_layer, net.num_classes)
+    texts = dict.fromkeys(sources, "") | _texts(pictures)
+    digest = hashlib.sha256(repr((sorted(texts.items()), net.num_classes)).encode()).hexdigest()
+    return SolverLists(Path(config.run_dir) / "shards" / digest[:16], pictures, net.num_classes)
+
+
+def _read_list(split: str, images: ImageList, last_layer: str, num_classes: int) -> list[SolverPicture]:
+    source = find_file(images.source)
+    try:
+        listed = parse_caffe_list(source.read_bytes(), str(source), num_classes)
+    except OSError as error:
+        raise UserError(f"{source}: the net's list can't be read: {error.strerror}") from error
+    except ShardsError as error:
+        raise UserError(f"{error}; the net's last layer {last_layer} has {num_classes} outputs") from error
+    if not listed:
+        raise UserError(f"{source}: the net's list has no pictures")
+    return [SolverPicture(split, str(source), one.line, f"{images.root_folder}{one.path}", one.label) for one in listed]
+
+
+def _texts(pictures: list[SolverPicture]) -> dict[str, str]:
+    lines: dict[str, list[str]] = {}
+    for picture in pictures:
+        lines.setdefault(picture.split, []).append(f"{picture.path} {picture.label}\n")
+    return {split: "".join(listed) for split, listed in lines.items()}
+
+
+def check_files_exist(lists: SolverLists) -> None:
+    """Check that all pictures of the lists exist, which takes seconds, while packing them may take hours.
+
+    Raises:
+        UserError: pictures are missing; the message names the first ones.
+    """
+    missing = [str(picture) for picture in lists.pictures if not find_file(picture.path).is_file()]
+    if missing:
+        raise UserError(_join("are missing; fix the lists or root_folder", missing))
+
+
+def pack_solver_lists(lists: SolverLists) -> None:
+    """Pack the original pictures of the lists into shards, unless that is done already.
+
+    Pictures that can't be used are named. Once they are replaced, only they are packed; if their lines are removed
+    instead, the shards are used as they are.
+
+    Raises:
+        UserError: pictures are missing or invalid; the message names the first ones.
+    """
+    if lists.is_packed or _take_over_shards(lists):
+        return
+    folder = lists.shards.with_name(f"{lists.shards.name}.lists")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("".join(f"{label}\n" for label in range(lists.num_classes)), encoding="utf-8")
+    for split, text in lists.texts.items():
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    sources = [f"{split}={folder / split}.txt" for split in lists.texts]
+    settings = AssembleConfig(
+        list=sources, out=lists.shards, classes=str(folder / "classes.txt"), workers=-1, retry="failed"
+    )
+    try:
+        assemble(settings, Console(stderr=True))
+    except ShardsError as error:
+        raise UserError(f"the net's pictures can't be packed: {error}") from error
+    columns = ["row", "status", "message"]
+    outcomes = pq.read_table(lists.shards / OUTCOMES_FILE, columns=columns).sort_by("row").to_pylist()
+    failed = [
+        f"{picture}: {outcome['status']}, {outcome['message']}"
+        for picture, outcome in zip(lists.pictures, outcomes, strict=True)
+        if outcome["status"] != Status.KEPT
+    ]
+    if failed:
+        remedy = "replace them or remove their lines, and run the same command again; the others stay packed"
+        raise UserError(_join(f"can't be used; {remedy}", failed))
+
+
+def _take_over_shards(lists: SolverLists) -> bool:
+    """Rename the shards of an earlier version of the lists if they have the same pictures.
+
+    That is the case if the user has removed the lines of pictures that could not be packed.
+    """
+    earlier = (path.parent for path in sorted(lists.shards.parent.glob(f"*/{INDEX_FILE}")))
+    for shards in earlier:
+        if shards != lists.shards and dataclasses.replace(lists, shards=shards).is_packed and not lists.shards.exists():
+            shards.rename(lists.shards)
+            return True
+    return False
+
+
+def _kept_rows(shards: Path) -> list[tuple[str, str, int]] | None:
+    """Return the split, path and label of each packed picture, in the lists' order; None without an index."""
+    if not (shards / INDEX_FILE).is_file():
+        return None
+    columns = ["row", "split", "image_url", "label", "status"]
+    outcomes = pq.read_table(shards / OUTCOMES_FILE, columns=columns).sort_by("row").to_pylist()
+    return [(row["split"], row["image_url"], row["label"]) for row in outcomes if row["status"] == Status.KEPT]
+
+
+def _join(problem: str, pictures: list[str]) -> str:
+    """Return a message that lists pictures, one a line."""
+    more = [f"and {len(pictures) - _MAX_LISTED:,} more"] if len(pictures) > _MAX_LISTED else []
+    count = f"{len(pictures):,} pictures" if len(pictures) > 1 else "1 picture"
+    return "\n  ".join([f"{count} of the net's lists {problem}:", *pictures[:_MAX_LISTED], *more])
