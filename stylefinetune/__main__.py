@@ -1,8 +1,12 @@
 """Run the training side's command line: `stylefinetune COMMAND` is the same as `python -m stylefinetune.COMMAND`."""
 
+import difflib
+import os
 import runpy
 import sys
 from importlib.metadata import version
+
+from stylefinetune.errors import EXIT_CLOSED_PIPE
 
 _COMMANDS = {
     "train": "fine-tune a network",
@@ -22,6 +26,17 @@ stylefinetune COMMAND --help lists the flags of a command, stylefinetune --versi
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
+    try:
+        try:
+            return _run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as in `stylefinetune --help | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python would report the rest of its buffer
+        return EXIT_CLOSED_PIPE
+
+
+def _run() -> int:
     match sys.argv[1:]:
         case [command, *rest] if command in _COMMANDS:
             sys.argv = [sys.argv[0], *rest]
@@ -36,7 +51,9 @@ def main() -> int:
             print("usage: stylefinetune completion bash|zsh", file=sys.stderr)
             return 2
         case [command, *_]:
-            print(f"error: unknown command {command}; stylefinetune --help lists the commands", file=sys.stderr)
+            near = difflib.get_close_matches(command, _COMMANDS, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "stylefinetune --help lists the commands"
+            print(f"error: unknown command {command}; {remedy}", file=sys.stderr)
             return 2
         case _:
             print(_USAGE, file=sys.stderr)

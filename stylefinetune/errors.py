@@ -15,6 +15,7 @@ torchrun turns every code except 0 into 1; RUN/exit.json (`stylefinetune.trainin
 
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ EXIT_NOT_FINITE = 3
 EXIT_DATA = 4
 EXIT_LOST_RANK = 5
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE  # as if this signal had ended the program
 
 WORKER_ERROR = "DataLoader worker"  # part of PyTorch's message on a failed worker; its beginning if one was killed
 
@@ -143,7 +145,15 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     an OSError about a file, is printed by the rank that raised it. An error's notes follow it on the same line.
     """
     try:
-        command(arguments)
+        try:
+            command(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as in `stylefinetune predict ... | head`
+        if not reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python would report the rest of its buffer
+        return EXIT_CLOSED_PIPE
     except (UserError, Stopped, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:  # not about a file of the user
             raise
@@ -156,6 +166,13 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
             sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     return 0
+
+
+def reader_has_gone() -> bool:
+    """Return whether nobody reads the pipe to which stdout is connected."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _message(error: UserError | Stopped | OSError) -> str:

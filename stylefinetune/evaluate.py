@@ -8,18 +8,19 @@ import torch
 from jsonargparse import ArgumentParser
 
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
+from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
-from stylefinetune.training.evaluation import evaluate_batches
+from stylefinetune.training.evaluation import evaluate_batches, exit_if_lost
 
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m stylefinetune.evaluate", description=__doc__)
+    parser = command_parser("evaluate", __doc__)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest checkpoint")
     parser.add_argument("--shards", help="test on these shards instead of those of the run")
     parser.add_argument("--split", help="test on this split instead of the test split of the run")
@@ -29,7 +30,7 @@ def build_parser() -> ArgumentParser:
 
 def evaluate(arguments: list[str]) -> None:
     """Run the command line `arguments`."""
-    options = build_parser().parse_args(arguments)
+    options = parse_command(build_parser(), arguments)
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers is {options.workers}; it must not be negative")
     saved = read_checkpoint(options.checkpoint)
@@ -43,7 +44,7 @@ def evaluate(arguments: list[str]) -> None:
     if list(index.metadata.classes) != saved.progress.classes:
         raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --shards")
     pictures = PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
-    world = World.join()
+    world = World.join(stall_seconds=saved.config.train.stall_seconds)
     net, transform = saved.build_network(world.device)
 
     @torch.no_grad()
@@ -54,7 +55,15 @@ def evaluate(arguments: list[str]) -> None:
     workers = data.workers if options.workers is None else options.workers
     world.drain_collectives()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
-    result = evaluate_batches(forward, load_batches(pictures, sampler, workers, world.device), corrupt, world)
+
+    def note_progress() -> bool:
+        world.set_activity("testing", saved.progress.iteration)
+        return False
+
+    with exit_if_lost(world):
+        note_progress()
+        batches = load_batches(pictures, sampler, workers, world.device)
+        result = evaluate_batches(forward, batches, corrupt, world, note_progress)
     assert result is not None
     for line in corrupt.gather(world):
         if world.is_main:

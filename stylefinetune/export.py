@@ -11,13 +11,14 @@ from jsonargparse import ArgumentParser
 from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import write_caffemodel, write_mean
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.models.layer_names import layer_name
 
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m stylefinetune.export", description=__doc__)
+    parser = command_parser("export", __doc__)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest checkpoint")
     parser.add_argument("--to", choices=["caffemodel"], required=True, help="format: caffemodel for Caffe and OpenCV 4")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="output folder (default: .)")
@@ -26,7 +27,7 @@ def build_parser() -> ArgumentParser:
 
 def export(arguments: list[str]) -> None:
     """Write the files and print their names."""
-    options = build_parser().parse_args(arguments)
+    options = parse_command(build_parser(), arguments)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         for path in write_caffe(read_checkpoint(options.checkpoint), options.out):

@@ -15,14 +15,16 @@ from shards.format.images import (
     resize_picture,
 )
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
+from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.data.transforms import Crops
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
+from stylefinetune.training.evaluation import exit_if_lost
 
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m stylefinetune.predict", description=__doc__)
+    parser = command_parser("predict", __doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint or a run's folder")
     parser.add_argument("--top", type=int, default=5, help="number of classes to print")
@@ -31,7 +33,7 @@ def build_parser() -> ArgumentParser:
 
 def predict(arguments: list[str]) -> None:
     """Print the most probable classes of each picture, in the format of Caffe's classification example."""
-    options = build_parser().parse_args(arguments)
+    options = parse_command(build_parser(), arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}; it must be at least 1")
     saved = read_checkpoint(options.checkpoint)
@@ -43,10 +45,11 @@ def predict(arguments: list[str]) -> None:
         mirror=torch.tensor([False]),
         size=(crop_height, crop_width),
     )
-    world = World.join()
+    world = World.alone(stall_seconds=saved.config.train.stall_seconds)
     net, transform = saved.build_network(world.device)
     for path in options.pictures:
-        with torch.no_grad():
+        with exit_if_lost(world), torch.no_grad():
+            world.set_activity(f"reading {path}", saved.progress.iteration)
             logits = net(transform(_read(path, height, width), crops))
         probabilities, labels = logits.softmax(1)[0].topk(min(options.top, logits.shape[1]))
         print(f"---------- Prediction for {path} ----------")

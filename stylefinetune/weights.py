@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from stylefinetune.caffe.pretrained import MIRRORS, PUBLISHED, fetch_published
+from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.errors import run_command
 
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(
-        prog="python -m stylefinetune.weights",
-        description="Download a file that Caffe's authors published. --weights and --data.mean_file accept its name.",
+    parser = command_parser(
+        "weights",
+        "Download a file that Caffe's authors published. --weights and --data.mean_file accept its name.",
     )
     parser.add_argument("name", choices=PUBLISHED, help=", ".join(PUBLISHED))
     parser.add_argument(
@@ -29,7 +30,7 @@ def build_parser() -> ArgumentParser:
 
 def fetch_weights(arguments: list[str]) -> None:
     """Download the file that the command line `arguments` names, and print its path."""
-    options = build_parser().parse_args(arguments)
+    options = parse_command(build_parser(), arguments)
     columns = (TextColumn(options.name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

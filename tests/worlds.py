@@ -251,6 +251,8 @@ def run_program(request):
         file = os.open(output / name, os.O_WRONLY)
         os.dup2(file, number)
         os.close(file)
+        # A new stream, since the old one remembers whether the server's file could seek.
+        setattr(sys, name, os.fdopen(number, "w", 1, "utf-8", "backslashreplace", closefd=False))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

@@ -1,4 +1,4 @@
-"""All settings of a run, typed; the defaults are Caffe's Flickr Style recipe.
+"""All settings of a run, typed; the defaults are Caffe's Flickr Style recipe, except data.shuffle.
 
 Names are Caffe's if Caffe has the setting, otherwise PyTorch's.
 """

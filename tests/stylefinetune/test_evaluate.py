@@ -33,7 +33,7 @@ def test_other_shards_and_another_split_can_be_given(trained, original_shards, c
 def test_a_mistake_is_one_line(trained, original_shards, tmp_path):
     with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
         evaluate([str(tmp_path)])
-    with pytest.raises(UserError, match="has no pictures of split 'val'"):
+    with pytest.raises(UserError, match=r"no pictures of split 'val'; it has test, train: choose one with --split$"):
         evaluate([str(trained), "--split=val"])
     with pytest.raises(UserError, match="--workers is -1; it must not be negative"):
         evaluate([str(trained), "--workers=-1"])

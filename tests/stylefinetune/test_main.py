@@ -32,7 +32,16 @@ def test_without_a_command_the_commands_are_listed(call, capsys):
 
 def test_an_unknown_command_is_one_line_and_exit_code_2(call, capsys):
     assert call("trian", "--help") == 2
-    assert capsys.readouterr().err == "error: unknown command trian; stylefinetune --help lists the commands\n"
+    assert capsys.readouterr().err == "error: unknown command trian; did you mean train?\n"
+    assert call("xyz") == 2
+    assert capsys.readouterr().err == "error: unknown command xyz; stylefinetune --help lists the commands\n"
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    """In a real pipe, since Python writes the rest of its buffer as the process ends."""
+    done = run("bash", "-c", f"{sys.executable} -m stylefinetune --help | true; exit $PIPESTATUS")
+    assert done.stderr == ""
+    assert done.returncode in {0, 141}  # 0 if all was written before `true` ended
 
 
 def test_version_is_the_packages(call, capsys):

@@ -66,8 +66,9 @@ def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
     assert done.returncode == 0, done.stderr
     number = r"-?[\d.]+(e-?\d+)?"
     patterns = [
-        "Solving FlickrStyleCaffeNet",
+        "Solving caffenet",
         "Learning Rate Policy: step",
+        r"Plan: 41 training pictures of 4 classes; 10 pictures an iteration, 3 iterations \(0\.732 epochs\); 11 .*",
         r"Iteration 0, Testing net \(#0\)",
         rf"    Test net output #0: accuracy = {number}",
         rf"    Test net output #1: loss = ({number}) \(\* 1 = {number} loss\)",
@@ -229,6 +230,20 @@ def test_a_finished_run_trains_no_further(trained, pixel_shards, tmp_path):
     assert (run_dir / "metrics.jsonl").read_text() == before
 
 
+def test_a_run_of_some_epochs_records_its_iterations_and_is_resumed_with_more(pixel_shards, tmp_path):
+    flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--train.test_interval=0"]
+    train(*flags, "--train.epochs=0.5")  # of 41 pictures in batches of 10
+    saved = (tmp_path / "checkpoints" / "iter_3" / "config.yaml").read_text()
+    assert "max_iter: 3\n" in saved
+    assert "epochs: null\n" in saved
+    assert "  shuffle: true\n" in saved
+    train(*flags, "--train.epochs=1")
+    assert (tmp_path / "checkpoints" / "iter_5").is_dir()
+    log = (tmp_path / "train.log").read_text()
+    assert "train.max_iter changes from 3 to 5" in log
+    assert "5 iterations (1.22 epochs) from iteration 3; " in log
+
+
 def test_frozen_layers_do_not_change(pixel_shards, tmp_path):
     rules = '--optim.layers=[{match: "fc8_*", lr_mult: 10}, {match: "*", lr_mult: 0}]'
     train(*NARROW, *TWENTY, rules, "--checkpoint.snapshot=10", f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}")
@@ -320,12 +335,13 @@ def test_the_error_names_the_last_good_checkpoint(pixel_shards, tmp_path):
     assert lines[resumed + 1 : resumed + 4] == [
         "optim.base_lr changes from 0.01 to 1000000000.0",
         "train.max_iter changes from 3 to 20",
-        "Solving FlickrStyleCaffeNet",
+        "Solving caffenet",
     ]
     assert (tmp_path / "checkpoints" / "iter_3" / "manifest.json").read_text() == before
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["iter_3"]
     record = json.loads((tmp_path / "exit.json").read_text())
     assert (record["code"], record["requeue"], record["checkpoint"]) == (3, False, str(tmp_path / "checkpoints/iter_3"))
+    assert f"at iteration {record['iteration']};" in record["message"]
 
 
 def test_corrupt_pictures_are_named_and_skipped_on_any_number_of_ranks(original_shards, tmp_path):

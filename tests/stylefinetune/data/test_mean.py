@@ -28,8 +28,11 @@ def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
     missing = data_config(tmp_path)
     with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: python -m shards mean"):
         mean_of(missing)
-    with pytest.raises(UserError, match=r"is 48x48x3; the pictures \(data\.image_size\) are 64x64x3"):
+    wrong_size = r"is 48x48x3; the pictures \(data\.image_size\) are 64x64x3; .* shards mean .* --image_size 64$"
+    with pytest.raises(UserError, match=wrong_size):
         mean_of(data_config(original_shards, image_size=64), (64, 64))
+    with pytest.raises(UserError, match=r"are 64x60x3; set data\.image_size to the size of the mean"):
+        mean_of(data_config(original_shards, image_size=(64, 60)), (64, 60))
     broken = tmp_path / "broken.npy"
     broken.write_bytes(b"nothing")
     with pytest.raises(UserError, match="can't be read as a mean picture"):
@@ -38,6 +41,11 @@ def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
     np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="can't be read as a mean picture"):
         mean_of(data_config(original_shards, mean_file=str(objects)))
+    archive = tmp_path / "archive.npy"
+    with archive.open("wb") as file:
+        np.savez(file, mean=np.zeros((48, 48, 3)))
+    with pytest.raises(UserError, match="can't be read as a mean picture"):
+        mean_of(data_config(original_shards, mean_file=str(archive)))
     caffes = mean_of(data_config(original_shards, mean_file=str(golden / "micro" / "mean.binaryproto")), (80, 80))
     assert caffes.shape == (80, 80, 3)
 
@@ -51,3 +59,28 @@ def test_caffes_published_mean_is_found_by_its_name(original_shards, tmp_path, m
     (tmp_path / "stylefinetune").mkdir()
     (tmp_path / "stylefinetune" / "imagenet_mean.binaryproto").write_bytes(blob.SerializeToString())
     assert mean_of(named, (256, 256))[0, 0].tolist() == [2 * 65536, 65536, 0]
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_caffes_mean_of_channels_rows_and_columns_is_read(original_shards, tmp_path, extra):
+    """As ilsvrc_2012_mean.npy: float64[3, H, W], BGR; also with the leading 1 of a blob."""
+    caffes = np.arange(3 * 48 * 48, dtype=np.float64).reshape((1,) * extra + (3, 48, 48))
+    np.save(tmp_path / "mean.npy", caffes)
+    mean = mean_of(data_config(original_shards, mean_file=str(tmp_path / "mean.npy")))
+    assert (mean.shape, mean.dtype) == ((48, 48, 3), torch.float32)
+    assert mean[1, 2].tolist() == [2 * 2304 + 50, 2304 + 50, 50]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_mean_that_is_not_finite_is_refused(original_shards, tmp_path, value):
+    mean = np.zeros((48, 48, 3))
+    mean[5, 6, 1] = value
+    np.save(tmp_path / "mean.npy", mean)
+    with pytest.raises(UserError, match=r"mean\.npy has values that aren't finite"):
+        mean_of(data_config(original_shards, mean_file=str(tmp_path / "mean.npy")))
+
+
+def test_one_value_per_channel_in_a_file_names_the_flag(original_shards, tmp_path):
+    np.save(tmp_path / "mean.npy", np.array([104.0, 117, 123]))
+    with pytest.raises(UserError, match=r"one value per channel; give the values as --data\.mean_value B,G,R"):
+        mean_of(data_config(original_shards, mean_file=str(tmp_path / "mean.npy")))

@@ -26,6 +26,18 @@ def test_a_new_run_starts_at_iteration_0_and_writes_nothing(pixel_shards, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_of_an_earlier_version_keeps_its_order(tmp_path):
+    shutil.copytree(ROOT / "tests" / "old_formats", tmp_path / "old")
+    old = tmp_path / "old"
+    model = ["--model.widths=[2,2,2,2,2,4,4]", "--data.image_size=40", "--data.crop_size=39"]
+    flags = [*model, f"--data.shards={old / 'pixels'}", f"--run_dir={old / 'run'}"]
+    resumed = prepare_training(parse_config(flags), ALONE)
+    assert resumed.progress.iteration == 6
+    assert (resumed.config.data.shuffle, resumed.train_set.order.shuffle) == (False, False)
+    new = prepare_training(parse_config([*flags, f"--run_dir={tmp_path / 'new'}"]), ALONE)
+    assert (new.config.data.shuffle, new.train_set.order.shuffle) == (True, True)
+
+
 def test_other_pictures_or_another_network_are_refused_on_resume(trained, original_shards, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)

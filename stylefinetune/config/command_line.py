@@ -1,0 +1,42 @@
+"""Parses the flags of the commands other than training; a mistake is one line."""
+
+import difflib
+import re
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from stylefinetune.errors import UserError
+
+
+def command_parser(command: str, description: str | None) -> ArgumentParser:
+    """Return the parser of `python -m stylefinetune.COMMAND`, without arguments yet."""
+    prog = f"python -m stylefinetune.{command}"
+    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def parse_command(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """Parse the command line of a command.
+
+    Raises:
+        UserError: a flag is unknown, an argument is missing, or a value has a wrong type.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise UserError(_one_line(str(error), parser.format_usage())) from error
+
+
+def _one_line(message: str, usage: str) -> str:
+    line = re.sub(r"\s+", " ", message).strip()
+    line = re.sub(r"^Parser key \"([\w.]+)\": ", r"--\1: ", line)
+    line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("Expected a int", "Expected an int")
+    flags = re.findall(r"--\w+", usage)
+    missing = re.match(r"the following arguments are required: (.*)", line)
+    if missing:
+        names = [f"--{name}" if f"--{name}" in flags else name.upper() for name in missing[1].split(", ")]
+        return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} required"
+    unknown = re.match(r"unrecognized arguments: ([^\s=]+)", line)
+    if unknown:
+        near = difflib.get_close_matches("--" + unknown[1].lstrip("-").replace("-", "_"), flags, n=1)
+        return f"unknown argument {unknown[1]}; " + (f"did you mean {near[0]}?" if near else "--help lists the flags")
+    return line

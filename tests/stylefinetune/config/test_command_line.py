@@ -1,0 +1,39 @@
+import pytest
+
+from stylefinetune import evaluate, export, predict, weights
+from stylefinetune.errors import run_command
+from tests.programs import ROOT
+
+COMMANDS = {
+    "evaluate": evaluate.evaluate,
+    "export": export.export,
+    "predict": predict.predict,
+    "weights": weights.fetch_weights,
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("predict", "PICTURES and --checkpoint are required"),
+        ("predict a.jpg", "--checkpoint is required"),
+        ("predict a.jpg --checkpoint", "argument --checkpoint: expected one argument"),
+        ("predict a.jpg --checkpoint x --top few", "--top: Expected an int. Got value: few"),
+        ("evaluate", "CHECKPOINT is required"),
+        ("evaluate run --splt test", "unknown argument --splt; did you mean --split?"),
+        ("evaluate run --nothing 1", "unknown argument --nothing; --help lists the flags"),
+        ("export run", "--to is required"),
+        ("weights", "NAME is required"),
+        ("weights vgg", "argument name: invalid choice: 'vgg' (choose from "),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys):
+    command, *arguments = line.split()
+    assert run_command(COMMANDS[command], arguments) == 2
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(f"error: {message}")
+
+
+def test_every_parser_of_a_command_is_covered():
+    modules = (ROOT / "stylefinetune").glob("*.py")
+    assert {path.stem for path in modules if "command_parser(" in path.read_text()} == set(COMMANDS)

@@ -1,0 +1,86 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from stylefinetune.config.schema import Config, TrainConfig
+from stylefinetune.data.dataset import PictureDataset
+from stylefinetune.data.sampler import DataOrder
+from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_order
+from tests.drawn_checkpoints import CONFIG
+from tests.stylefinetune.data.loading import open_pictures
+
+
+def config(**train):
+    return dataclasses.replace(CONFIG, train=TrainConfig(**train))
+
+
+def with_shuffle(shuffle, window=0):
+    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, shuffle=shuffle, shuffle_window=window))
+
+
+@dataclasses.dataclass
+class Resumed:
+    config: Config
+
+
+@pytest.mark.parametrize(
+    ("given", "saved", "expected"),
+    [(None, None, True), (None, False, False), (None, True, True), (True, False, True), (False, True, False)],
+)
+def test_a_new_run_shuffles_and_a_resumed_run_keeps_its_order_unless_it_is_changed(given, saved, expected):
+    resumed = None if saved is None else Resumed(with_shuffle(saved))
+    assert settle_order(with_shuffle(given), resumed).data.shuffle is expected
+
+
+def test_a_window_given_at_a_resume_shuffles():
+    assert settle_order(with_shuffle(None, window=2), Resumed(with_shuffle(False))).data.shuffle
+
+
+@pytest.mark.parametrize(
+    ("epochs", "iter_size", "pictures", "iterations"),
+    [(1, 1, 1000, 20), (1, 1, 1001, 21), (2.5, 1, 1000, 50), (1.1, 1, 1000, 22), (3, 4, 1000, 15), (0.001, 1, 10, 1)],
+)
+def test_epochs_become_iterations_rounded_up(epochs, iter_size, pictures, iterations):
+    settled = settle_length(config(epochs=epochs, iter_size=iter_size), pictures)
+    assert (settled.train.max_iter, settled.train.epochs) == (iterations, None)
+
+
+def test_without_epochs_max_iter_stays():
+    given = config(max_iter=7)
+    assert settle_length(given, 1000) is given
+
+
+def test_the_plan_is_one_line():
+    assert describe_plan(config(max_iter=1500), 2000, 20, 500) == (
+        "2,000 training pictures of 20 classes; 50 pictures an iteration, 1,500 iterations (37.5 epochs); "
+        "500 test pictures every 1,000 iterations and at the end"
+    )
+    assert describe_plan(config(max_iter=9, iter_size=2, test_interval=0), 100, 2, 0, start=4) == (
+        "100 training pictures of 2 classes; 2 x 50 pictures an iteration, 9 iterations (9 epochs) from iteration 4; "
+        "no tests"
+    )
+
+
+def read_in_order(pixel_shards, labels, *, shuffle=False, window=0):
+    pictures: PictureDataset = open_pictures(pixel_shards, shuffle=shuffle, shuffle_window=window)
+    pictures.entries = dataclasses.replace(pictures.entries, label=np.array(labels))
+    pictures.order = DataOrder(len(labels), shuffle, seed=7, window=pictures.order.window)
+    return order_warning(pictures, ("cat", "dog"))
+
+
+def test_pictures_sorted_by_class_get_a_warning(pixel_shards):
+    assert read_in_order(pixel_shards, [0] * 1000 + [1] * 500 + [0]) == (
+        "the first 1,000 pictures of an epoch have one class, cat; the network learns little from such batches: "
+        "set --data.shuffle true"
+    )
+    assert read_in_order(pixel_shards, [0] * 300 + [1] * 300).startswith("the list is sorted by class; ")
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 600, [0] * 2000, [0] * 999 + [1, 0] * 50], ids=["mixed", "one", "both"])
+def test_other_orders_get_none(pixel_shards, labels):
+    assert read_in_order(pixel_shards, labels) is None
+
+
+def test_a_shuffled_sorted_list_gets_none(pixel_shards):
+    assert read_in_order(pixel_shards, [0] * 2000 + [1] * 2000, shuffle=True) is None
