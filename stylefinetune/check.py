@@ -157,7 +157,7 @@ def _describe_rules(config: Config, names: list[str]) -> list[str]:
     optim, groups = config.optim, dict[tuple[float, float], list[str]]()
     for name in names:
         lr_mult, decay_mult = multipliers(name, optim.layers)
-        groups.setdefault((lr_mult, decay_mult if lr_mult else 0.0), []).append(name)
+        groups.setdefault((lr_mult, decay_mult if lr_mult else 0.0), []).append(".".join(split_parameter(name)))
     return [
         f"lr {lr_mult * optim.base_lr:.6g}, decay {decay_mult * optim.weight_decay:.6g}: {', '.join(members)}"
         if lr_mult

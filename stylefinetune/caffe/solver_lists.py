@@ -102,7 +102,7 @@ def check_files_exist(lists: SolverLists) -> None:
     """
     missing = [str(picture) for picture in lists.pictures if not find_file(picture.path).is_file()]
     if missing:
-        raise UserError(_join("are missing; fix the lists or root_folder", missing))
+        raise UserError(_join("can't be found; fix the lists or root_folder", missing))
 
 
 def pack_solver_lists(lists: SolverLists) -> None:
@@ -137,7 +137,7 @@ def pack_solver_lists(lists: SolverLists) -> None:
         if outcome["status"] != Status.KEPT
     ]
     if failed:
-        remedy = "replace them or remove their lines, and run the same command again; the others stay packed"
+        remedy = "replace each or remove its line, and run the same command again; the others stay packed"
         raise UserError(_join(f"can't be used; {remedy}", failed))
 
 

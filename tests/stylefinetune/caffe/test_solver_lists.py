@@ -86,7 +86,7 @@ def test_missing_pictures_are_named_before_anything_is_packed(find):
     with pytest.raises(UserError) as error:
         check_files_exist(lists)
     first, *rest = str(error.value).splitlines()
-    assert first == "21 pictures of the net's lists are missing; fix the lists or root_folder:"
+    assert first == "21 pictures of the net's lists can't be found; fix the lists or root_folder:"
     assert rest == [*(f"  train.txt, line {n + 1}: images/none_{n}.png" for n in range(20)), "  and 1 more"]
 
 
@@ -100,7 +100,7 @@ def test_bad_pictures_are_named_together_and_the_others_stay_packed(work, find):
     with pytest.raises(UserError) as error:
         pack_solver_lists(lists)
     first, *rest = str(error.value).splitlines()
-    assert first.startswith("2 pictures of the net's lists can't be used; replace them or remove their lines")
+    assert first.startswith("2 pictures of the net's lists can't be used; replace each or remove its line")
     assert rest[0].startswith("  train.txt, line 7: images/mended.webp: corrupt, doesn't decode")
     assert rest[1].startswith("  train.txt, line 8: images/text.png: not_an_image, begins with b'no picture'")
     assert not lists.is_packed
