@@ -21,7 +21,7 @@ class RemoteRun:
     Attributes:
         name: its display name.
         config: its settings, as last sent.
-        variables: what else was last sent about it: modelName (the project), entity, tags and so on.
+        variables: what else was sent about it, as first sent: its project, tags and so on.
         files: lines of wandb-history.jsonl and the other files, each at the offset that the request gave.
         exit_code: None while the run is going, also after it was resumed.
     """
@@ -88,7 +88,7 @@ class WandbServer:
     def upsert(self, name: str, **sent: Any) -> dict[str, Any]:
         run = self.runs.setdefault(name, RemoteRun())
         run.name = sent.get("displayName") or run.name
-        run.variables |= {variable: value for variable, value in sent.items() if value}
+        run.variables = {variable: value for variable, value in sent.items() if value} | run.variables
         if sent.get("config"):
             run.config = json.loads(sent["config"])
         run.exit_code = None

@@ -146,7 +146,7 @@ def test_a_mean_value_becomes_a_mean_picture_and_the_scale_is_noted(trained, tmp
     saved = checkpoint.read_checkpoint(trained)
     scaled = dataclasses.replace(saved.config.data, scale=0.017, mean_value=(104, 117, 123))
     config = dataclasses.replace(
-        saved.config, data=scaled, model=dataclasses.replace(saved.config.model, name="My/Net")
+        saved.config, data=scaled, model=dataclasses.replace(saved.config.model, display_name="My/Net")
     )
     mean_value = torch.tensor([123.0, 117, 104]).reshape(1, 1, 3)
     text, _, mean, _ = write_caffe(dataclasses.replace(saved, config=config, means=(mean_value, mean_value)), tmp_path)
