@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import requests
 
+from shards.format.text import find_file
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.errors import UserError
 
@@ -61,13 +62,13 @@ class _MirrorError(Exception):
 
 
 def locate_published(name: str) -> Path:
-    """Return the path of a published file, or of a local file: `name` itself.
+    """Return the path of a published file, or of a local file, whose name on disk may be in another encoding.
 
     Raises:
         UserError: the published file has not been downloaded yet.
     """
     if name not in PUBLISHED:
-        return Path(name)
+        return find_file(name)
     path = _cache_folder() / PUBLISHED[name].cache_name
     if not path.is_file():
         raise UserError(f"{name} isn't downloaded yet; run: stylefinetune weights {name}")

@@ -53,9 +53,8 @@ def parse_text(path: Path, kind: str) -> tuple[Any, Place]:
     Raises:
         UserError: it can't be read or parsed; the message has the line number.
     """
-    path = find_file(str(path))
     try:
-        text = "\n".join(decode_lines(path.read_bytes()))
+        text = "\n".join(decode_lines(find_file(str(path)).read_bytes()))
         return text_format.Parse(text, message_class(kind)()), Place(path, text)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error

@@ -75,16 +75,16 @@ def find_solver_lists(config: Config) -> SolverLists:
 
 
 def _read_list(split: str, images: ImageList, last_layer: str, num_classes: int) -> list[SolverPicture]:
-    source = find_file(images.source)
+    source = images.source
     try:
-        listed = parse_caffe_list(source.read_bytes(), str(source), num_classes)
+        listed = parse_caffe_list(find_file(source).read_bytes(), source, num_classes)
     except OSError as error:
         raise UserError(f"{source}: the net's list can't be read: {error.strerror}") from error
     except ShardsError as error:
         raise UserError(f"{error}; the net's last layer {last_layer} has {num_classes} outputs") from error
     if not listed:
         raise UserError(f"{source}: the net's list has no pictures")
-    return [SolverPicture(split, str(source), one.line, f"{images.root_folder}{one.path}", one.label) for one in listed]
+    return [SolverPicture(split, source, one.line, f"{images.root_folder}{one.path}", one.label) for one in listed]
 
 
 def _texts(pictures: list[SolverPicture]) -> dict[str, str]:

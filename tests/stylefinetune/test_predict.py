@@ -8,6 +8,7 @@ import torch
 from stylefinetune.checkpoint import checkpoint
 from stylefinetune.errors import UserError
 from stylefinetune.predict import predict
+from tests import odd_pictures
 from tests.programs import python
 
 
@@ -47,3 +48,28 @@ def test_a_file_that_is_not_a_picture_is_one_line(trained, tmp_path):
     text.write_text("hello")
     with pytest.raises(UserError, match=r"text\.jpg is not a picture"):
         predict([str(text), f"--checkpoint={trained}"])
+
+
+def test_a_jpg_without_its_end_marker_is_classified_like_the_complete_one(trained, drawn, tmp_path, capsys):
+    complete = (drawn.folder / "test_001.jpg").read_bytes()
+    assert complete.endswith(b"\xff\xd9")
+    (tmp_path / "x.jpg").write_bytes(complete)
+    predict([str(tmp_path / "x.jpg"), f"--checkpoint={trained}"])
+    (tmp_path / "x.jpg").write_bytes(complete[:-2])
+    predict([str(tmp_path / "x.jpg"), f"--checkpoint={trained}"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
+    (tmp_path / "x.jpg").write_bytes(complete[:-40])
+    with pytest.raises(UserError, match=r"x\.jpg is not a picture: doesn't decode"):
+        predict([str(tmp_path / "x.jpg"), f"--checkpoint={trained}"])
+
+
+def test_other_formats_of_opencv_are_classified_and_the_cause_is_named(trained, tmp_path, capsys):
+    picture = odd_pictures.smooth(1)
+    (tmp_path / "x.tif").write_bytes(odd_pictures.encode(".tif", picture))
+    (tmp_path / "x.png").write_bytes(odd_pictures.encode(".png", picture[:8, :8]))
+    predict([str(tmp_path / "x.tif"), str(tmp_path / "x.png"), f"--checkpoint={trained}", "--top=1"])
+    assert capsys.readouterr().out.count("Prediction for") == 2
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(40))
+    with pytest.raises(UserError, match=r"x\.png is not a picture: png in Apple's CgBI variant"):
+        predict([str(tmp_path / "x.png"), f"--checkpoint={trained}"])

@@ -34,6 +34,17 @@ def v1_blob(num, channels, height, width, data):
     return number(1, num) + number(2, channels) + number(3, height) + number(4, width) + block(5, data)
 
 
+def test_the_format_v0_of_2013_is_read(tmp_path):
+    blobs = block(50, v1_blob(1, 1, 2, 2, floats(1, 2, 3, 4))) + block(50, v1_blob(1, 1, 1, 2, floats(5, 6)))
+    layer = block(1, b"fc8") + block(2, b"innerproduct") + number(3, 2) + blobs
+    file = tmp_path / "old.caffemodel"
+    file.write_bytes(block(1, b"CaffeNet") + block(2, block(1, layer) + block(2, b"fc7") + block(3, b"fc8")))
+    layers = read_caffemodel(file)
+    assert {name: [blob.tolist() for blob in blobs] for name, blobs in layers.items()} == {
+        "fc8": [[[[[1, 2], [3, 4]]]], [[[[5, 6]]]]]
+    }
+
+
 def test_the_new_format_is_read_as_caffe_wrote_it(golden):
     layers = read_caffemodel(golden / "micro" / "scratch" / "micro_iter_20.caffemodel")
     truth = np.load(golden / "micro" / "scratch" / "golden_scratch.npz")

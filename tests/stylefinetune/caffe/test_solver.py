@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from stylefinetune.caffe.files import read_caffemodel
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.config.cli import parse_config
 from stylefinetune.errors import UserError
+from stylefinetune.export import export
 from stylefinetune.train import main
 from tests.programs import metrics, train_on
 
@@ -159,3 +161,24 @@ def test_an_unchanged_solver_trains_on_two_ranks_and_resumes(work, golden):
     assert np.abs(model["fc8_flickr.weight"] - truth["w60/fc8_flickr.0"]).max() <= 1e-5
     progress = json.loads((run_dir / "checkpoints" / "iter_60" / "progress.json").read_text())
     assert [test["iteration"] for test in progress["tests"]] == [0, 20, 40, 60]
+
+
+def test_a_net_with_a_last_layer_of_any_name_is_trained_resumed_and_exported(work, capsys):
+    net = (work / "train_val.prototxt").read_text()
+    (work / "train_val.prototxt").write_text(net.replace("fc8_flickr", "fc8/style.v2"))
+    flags = [
+        "--solver=solver_finetune.prototxt",
+        "--tracking.wandb=disabled",
+        "--data.workers=0",
+        "--train.test_iter=1",
+    ]
+    for max_iter in (2, 3):
+        main([*flags, f"--train.max_iter={max_iter}"])
+    run = work / "finetune" / "micro_ft"
+    export([str(run), "--to=caffemodel", f"--out={work}"])
+    text, model, *_ = capsys.readouterr().out.split()
+    assert 'name: "fc8/style.v2"' in Path(text).read_text()
+    weights = load_file(run / "checkpoints" / "iter_3" / "model.safetensors")
+    assert np.array_equal(read_caffemodel(Path(model))["fc8/style.v2"][0], weights["fc8/style%2Ev2.weight"])
+    started = load_file(run / "checkpoints" / "iter_2" / "model.safetensors")
+    assert not np.array_equal(started["fc8/style%2Ev2.bias"], weights["fc8/style%2Ev2.bias"])

@@ -241,3 +241,13 @@ def test_a_binary_file_is_an_error(tmp_path):
     file.write_bytes(b"\xff\xfe: 1")
     with pytest.raises(UserError, match=r"broken\.yaml isn't YAML: .*can't decode"):
         parse_config(["--config", str(file)])
+
+
+@pytest.mark.parametrize(("name", "match"), [("fc8_mine", "fc8_*"), ("fc8-mine", "fc8-mine"), ("my[1]", "my[[]1]")])
+def test_the_default_rule_applies_to_a_last_layer_of_any_name(tmp_path, name, match):
+    config = parse_config([f"--model.last_layer={name}"])
+    assert config.optim.layers == (LayerRule(match, lr_mult=10.0),)
+    (tmp_path / "config.yaml").write_text(cli.dump_config(config))
+    assert cli.load_config(tmp_path / "config.yaml") == config
+    given = ["--optim.layers=[{match: conv1, lr_mult: 0}]"]
+    assert parse_config([f"--model.last_layer={name}", *given]).optim.layers == (LayerRule("conv1", lr_mult=0.0),)

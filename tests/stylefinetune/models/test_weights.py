@@ -28,6 +28,31 @@ def test_layers_are_copied_by_name_and_other_layers_reported_or_kept(golden):
     assert torch.equal(tuned.get_submodule("fc8_flickr").weight, initial.get_submodule("fc8_flickr").weight)
 
 
+@pytest.mark.parametrize("name", ["fc8-mine", "fc8/style.v2", "train"])
+def test_a_layer_of_any_name_is_copied(tmp_path, name):
+    source = net(last_layer=name)
+    save_file(dict(source.state_dict()), tmp_path / "model.safetensors")
+    *_, weight, bias = source.parameters()
+    blobs = [parameter.detach().numpy() for parameter in (weight, bias)]
+    message = message_class("NetParameter")()
+    message.layer.add(name=name, type="InnerProduct")
+    write_caffemodel(tmp_path / "x.caffemodel", message, {name: blobs})
+    for file in ("model.safetensors", "x.caffemodel"):
+        tuned, lines = net(last_layer=name), list[str]()
+        list(tuned.parameters())[-2].data.zero_()
+        assert name in load_weights(tuned, str(tmp_path / file), lines.append)
+        assert torch.equal(list(tuned.parameters())[-2], weight)
+    load_weights(net(), f"{tmp_path}/model.safetensors,{tmp_path}/model.safetensors", lines.append)
+    assert lines == [f"Ignoring source layer {name}"] * 2
+
+
+@pytest.mark.parametrize("name", ["x.caffemodel.h5", "x.caffemodel", "x.h5"])
+def test_hdf5_is_refused_with_a_remedy(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(UserError, match="is an HDF5 file; let Caffe write it with snapshot_format: BINARYPROTO"):
+        load_weights(net(), str(tmp_path / name), lambda _: None)
+
+
 def test_later_files_win(golden, tmp_path):
     second = tmp_path / "second.safetensors"
     save_file({"fc7.bias": torch.full((32,), 7.0)}, second)
