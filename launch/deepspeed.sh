@@ -113,7 +113,8 @@ if [[ ${1:-} == --help ]]; then
     exit
 fi
 require_python
-[[ ${NPROC_PER_NODE:-1} =~ ^[1-9][0-9]*$ ]] || fail "NPROC_PER_NODE is $NPROC_PER_NODE; it must be a number of processes"
+if [[ ${NPROC_PER_NODE:-} ]]; then require_number NPROC_PER_NODE 1 9999; fi
+if [[ ${MASTER_PORT:-} ]]; then require_number MASTER_PORT 1 65535; fi
 hosts=() launcher=start_node
 if [[ ${HOSTFILE:-} ]]; then
     read_hostfile

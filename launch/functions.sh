@@ -37,6 +37,13 @@ find_python() {
     done
 }
 
+require_number() { # NAME MINIMUM MAXIMUM: the variable NAME must have a number in this range
+    local value=${!1:-}
+    if [[ ! $value =~ ^[0-9]{1,9}$ ]] || ((10#$value < $2 || 10#$value > $3)); then
+        fail "$1 is ${value:-empty}; it must be a number from $2 to $3"
+    fi
+}
+
 require_python() {
     find_python
     [[ ${PYTHON:-} ]] || fail "no Python here can import torch and stylefinetune; run launch/install.sh, or activate an environment that can"

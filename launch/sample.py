@@ -205,11 +205,11 @@ def write_list(path: Path, images: int, url: str) -> None:
     for index in range(images):
         photo, page = f"{url}/photos/{index:05d}.jpg", f"{url}/pages/{index:05d}"
         writer.writerow([f"{index:05d}", photo, page, label_of(index), split_of(index)])
-    if path.is_file() and path.read_text() == text.getvalue():
+    if path.is_file() and path.read_text(encoding="utf-8") == text.getvalue():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
-    draft.write_text(text.getvalue())
+    draft.write_text(text.getvalue(), encoding="utf-8")
     draft.replace(path)
 
 
@@ -223,7 +223,7 @@ def write_examples(folder: Path) -> None:
 
 def listed_port(path: Path) -> int:
     """Return the port that an earlier run wrote into the list, or 0."""
-    with contextlib.suppress(OSError, StopIteration), path.open() as rows:
+    with contextlib.suppress(OSError, StopIteration), path.open(encoding="utf-8") as rows:
         next(rows)
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", next(rows))
         return int(found[1]) if found else 0

@@ -19,7 +19,7 @@ def count_links(shards: Path) -> collections.Counter[str]:
 
 def read_tests(run: Path) -> list[dict[str, Any]]:
     """Return the test results in metrics.jsonl, in order."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if entry["phase"] == "test"]
 
 

@@ -24,6 +24,8 @@ supervise() {
         trap "pass_on $name" "$name"
     done
     shift 2
+    [[ ${OMP_NUM_THREADS:-1} =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] ||
+        fail "OMP_NUM_THREADS is $OMP_NUM_THREADS; it must be a number of threads, at least 1"
     run_dir=$("$PYTHON" -m stylefinetune.check "$@") || exit
     rm -f -- "$run_dir/exit.json" # of an earlier run
     code=0

@@ -22,17 +22,25 @@ fi
 require_python
 export NNODES=${NNODES:-1}
 [[ $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || fail "NNODES is $NNODES; it must be a number of nodes, or MIN:MAX"
+max_nodes=${NNODES#*:}
+((${NNODES%:*} <= max_nodes)) || fail "NNODES is $NNODES; the first number must not exceed the second"
 if [[ $NNODES == 1 ]]; then
     export NODE_RANK=0 MASTER_ADDR=localhost MASTER_PORT=${MASTER_PORT:-0} # any free port
 else
     [[ ${MASTER_ADDR:-} ]] || fail "NNODES is $NNODES; set MASTER_ADDR to node 0's name, on every node"
-    [[ ${NODE_RANK:-} =~ ^[0-9]+$ ]] || fail "NNODES is $NNODES; set NODE_RANK to this node's number, from 0"
+    [[ ${NODE_RANK:-} ]] || fail "NNODES is $NNODES; set NODE_RANK to this node's number, from 0"
     export NODE_RANK MASTER_ADDR MASTER_PORT=${MASTER_PORT:-29500}
 fi
-if [[ ! ${NPROC_PER_NODE:-} ]]; then
-    if nvidia-smi -L >/dev/null 2>&1; then NPROC_PER_NODE=gpu; else NPROC_PER_NODE=1; fi
-fi
-export NPROC_PER_NODE
+require_number NODE_RANK 0 "$([[ $NNODES == *:* ]] && echo 9999 || echo $((max_nodes - 1)))"
+require_number MASTER_PORT $((NNODES != 1)) 65535
+has_gpus=$(nvidia-smi -L 2>/dev/null) || has_gpus=""
+export NPROC_PER_NODE=${NPROC_PER_NODE:-$([[ $has_gpus ]] && echo gpu || echo 1)}
+case $NPROC_PER_NODE in
+cpu | auto) ;;
+gpu) [[ $has_gpus ]] || fail "NPROC_PER_NODE is gpu, but this node has no GPUs; set it to a number of processes" ;;
+*) require_number NPROC_PER_NODE 1 9999 ;;
+esac
+"$PYTHON" "$home/launch/rendezvous.py"
 
 # A signal to one node stops the ranks of all nodes. The agents of the other nodes would wait ten minutes for that node,
 # so this function ends its agent.

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import os
 import select
 import signal
@@ -54,6 +55,9 @@ def main(arguments: list[str]) -> int:
 
 def run() -> None:
     """Run the command line of this process and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else a test has replaced it
+            stream.reconfigure(errors="backslashreplace")  # for a terminal whose encoding lacks a character
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop_loading)
     try:

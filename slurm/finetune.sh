@@ -35,9 +35,11 @@ source "$home/launch/functions.sh"
 start_job "sbatch slurm/finetune.sh --config FILE; without Slurm: launch/train.sh" "$@"
 export NPROC_PER_NODE=${NPROC_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}
 [[ $NPROC_PER_NODE ]] || fail "the job has no GPUs; set NPROC_PER_NODE to the number of processes per node, or ask for --gpus-per-node"
+require_number NPROC_PER_NODE 1 9999
 
 # This script runs on the first node. The port depends on the job, so that two jobs on a node rarely share one.
 export NNODES=$SLURM_JOB_NUM_NODES MASTER_ADDR=$SLURMD_NODENAME MASTER_PORT=$((10000 + SLURM_JOB_ID % 6000))
+NODE_RANK=0 "$PYTHON" launch/rendezvous.py
 
 # Starts one agent per node with the node's number. After the first agent exits, the others have a minute to save.
 # shellcheck disable=SC2016,SC2329 # each node expands it; supervise calls this

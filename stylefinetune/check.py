@@ -6,6 +6,7 @@ the run on stderr.
 """
 
 import dataclasses
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
     run = _check_shards(config) if lists is None else _check_lists(config, lists)
     for line in summarize(run):
         sys.stderr.write(f"{line}\n")
-    print(config.run_dir)
+    sys.stdout.buffer.write(os.fsencode(config.run_dir) + b"\n")  # as it was given, whatever stdout's encoding is
 
 
 def check_run_dir(run_dir: Path) -> None:

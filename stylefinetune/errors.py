@@ -13,6 +13,8 @@
 torchrun turns every code except 0 into 1; RUN/exit.json (`stylefinetune.training.exit_record`) keeps the original code.
 """
 
+import errno
+import io
 import os
 import re
 import select
@@ -111,13 +113,16 @@ def write_error(path: Path, reason: str | None) -> RankError:
     return RankError(f"{path} can't be written ({reason}); free some disk space, then run the same command again")
 
 
-def worker_error_message(error: Exception) -> str:
-    """Return the line for the exception that PyTorch's DataLoader raises when a worker process fails or is killed.
+def worker_error(error: Exception) -> RankError:
+    """Return the error for the exception that PyTorch's DataLoader raises when a worker process fails or is killed.
 
     A worker's own exception is in the message with its traceback; the last line names it.
     """
     last_line = str(error).strip().splitlines()[-1].rstrip(". ")
-    return f"a decoding process has failed: {last_line}; out of memory? lower data.workers"
+    failed = f"a decoding process has failed: {last_line}"
+    if os.strerror(errno.ENOSPC) in last_line:
+        return RankError(f"{failed}; enlarge /dev/shm, or lower data.workers")
+    return DataError(f"{failed}; out of memory or of open files? lower data.workers")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -144,6 +149,7 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     Rank 0 alone prints a UserError, since every rank raises the same one. A RankError, or
     an OSError about a file, is printed by the rank that raised it. An error's notes follow it on the same line.
     """
+    _escape_unencodable()
     try:
         try:
             command(arguments)
@@ -162,7 +168,7 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
             sys.stderr.write(" ".join([message, *getattr(error, "__notes__", ())]) + "\n")
         return EXIT_USER_ERROR if isinstance(error, OSError) else error.code
     except KeyboardInterrupt:
-        if _rank() == 0:
+        if _rank() == "0":
             sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     return 0
@@ -175,6 +181,13 @@ def reader_has_gone() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+def _escape_unencodable() -> None:
+    """Let stdout and stderr print a character that their encoding lacks as a backslash escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else a test or a notebook has replaced it
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _message(error: UserError | Stopped | OSError) -> str:
     """Return what this rank prints for `error`; empty if another rank prints it."""
     if isinstance(error, OSError):
@@ -183,10 +196,10 @@ def _message(error: UserError | Stopped | OSError) -> str:
         return f"error: rank {_rank()}: {error}"
     if isinstance(error, LostRankError):
         return f"error: {error}" if error.reports else ""
-    if _rank() != 0:
+    if _rank() != "0":
         return ""
     return str(error) if isinstance(error, Stopped) else f"error: {error}"
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+def _rank() -> str:
+    return os.environ.get("RANK") or "0"  # not checked yet

@@ -1,6 +1,6 @@
 """Fine-tunes a network: `torchrun --nproc_per_node N -m stylefinetune.train [--config FILE] [--dotted.key=value ...]`.
 
-Without arguments it runs Caffe's Flickr Style recipe.
+Without arguments it runs Caffe's Flickr Style recipe, but on shuffled pictures.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.schema import Config
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
+from stylefinetune.distributed.heartbeat import FINISHING
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import print_deepspeed_config
 from stylefinetune.errors import NotFiniteError, Stopped, run_command
@@ -24,6 +25,7 @@ from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.evaluation import evaluate_batches
 from stylefinetune.training.exit_handler import ExitHandler
 from stylefinetune.training.preemption import Preemption
+from stylefinetune.training.run_lock import lock_run
 from stylefinetune.training.setup import (
     TrainingRun,
     build_run,
@@ -43,10 +45,11 @@ def main(arguments: list[str]) -> None:
         return
     run_dir = Path(config.run_dir)
     exit_handler = ExitHandler(run_dir, world, lambda: newest_checkpoint(run_dir))
-    world.main_first(exit_handler.check_restart)
-    with Preemption(world, exit_handler.exit_now) as preemption, exit_handler:
-        run_training(config, world, preemption, exit_handler)
-        world.shutdown()
+    with lock_run(run_dir, world, exit_handler.exit_for_successor):
+        world.main_first(exit_handler.check_restart)
+        with Preemption(world, exit_handler.exit_now) as preemption, exit_handler:
+            run_training(config, world, preemption, exit_handler)
+            world.shutdown()
 
 
 def run_training(config: Config, world: World, preemption: Preemption, exit_handler: ExitHandler) -> None:
@@ -107,6 +110,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
     if run.preemption.signal:
         line = f"stopped by {run.preemption.signal.name} after {progress.iteration} iterations"
         raise Stopped(run.preemption.signal, f"{line}; run the same command again to continue")
+    world.set_activity(FINISHING, progress.iteration)
     tracker.log("Optimization Done.")
 
 

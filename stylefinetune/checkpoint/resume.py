@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,11 +33,12 @@ DAMAGED = ".damaged"
 
 # Settings that do not change what is computed. Other checks refuse another network or split.
 _WITHOUT_EFFECT = (
-    *("run_dir", "solver", "weights", "resume", "tracking.*", "checkpoint.*"),
+    *("run_dir", "solver", "resume", "tracking.*", "checkpoint.*"),
     *("data.shards", "data.split", "data.workers", "data.stage_dir", "data.max_corrupt"),
-    *("model.name", "model.display_name", "model.last_layer", "model.widths", "model.*_filler_*"),
+    *("model.name", "model.display_name", "model.last_layer", "model.widths"),
     *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
 )
+_START = ("weights", "model.*_filler_*")  # have no effect on a run that resumes
 _MEAN = "data.*mean_*"
 _ORDER = ("train.seed", "train.iter_size", "data.batch_size", "data.shuffle*")
 
@@ -155,19 +157,42 @@ def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) ->
 
 
 def changed_settings(before: Config, now: Config) -> list[str]:
-    """Return a line for each setting that differs from the checkpoint's and changes what is computed."""
-    previous, lines = dict(flatten(dataclasses.asdict(before))), list[str]()
+    """Return a line for each setting that differs from the checkpoint's and changes what a resumed run computes."""
+    changes = [(key, line) for key, line in _find_changes(before, now) if not _matches(key, _START)]
+    return [line + _consequence(key) for key, line in changes]
+
+
+def _consequence(key: str) -> str:
+    if _matches(key, (_MEAN,)):
+        return "; the mean of the checkpoint is subtracted anyway"
+    return "; the order of the pictures changes too" if _matches(key, _ORDER) else ""
+
+
+def check_not_finished(found: Checkpoint, config: Config) -> None:
+    """Check that a run that has no iterations left is not given another recipe, with which it would train nothing.
+
+    Raises:
+        UserError: a setting that changes the result differs from the checkpoint's.
+    """
+    done, max_iter = found.progress.iteration, config.train.max_iter
+    if done < max_iter:
+        return
+    changes = [line for key, line in _find_changes(found.config, config) if key != "train.max_iter" or done > max_iter]
+    if changes:
+        raise UserError(
+            f"{found.path} is after iteration {done} of {max_iter}, so nothing would be trained with the changed "
+            f"settings: {'; '.join(changes)}. Use another --run_dir, or remove {config.run_dir} and start with "
+            "--resume none"
+        )
+
+
+def _find_changes(before: Config, now: Config) -> Iterator[tuple[str, str]]:
+    """Yield the key and a line of each setting that differs and changes the result of a new run."""
+    previous = dict(flatten(dataclasses.asdict(before)))
     for key, value in flatten(dataclasses.asdict(now)):
         unused = key.startswith("deepspeed.") and now.engine != "deepspeed"
-        if value == previous.get(key) or unused or _matches(key, _WITHOUT_EFFECT):
-            continue
-        line = f"{key} changes from {json.dumps(previous.get(key))} to {json.dumps(value)}"
-        if _matches(key, (_MEAN,)):
-            line += "; the mean of the checkpoint is subtracted anyway"
-        elif _matches(key, _ORDER):
-            line += "; the order of the pictures changes too"
-        lines.append(line)
-    return lines
+        if value != previous.get(key) and not unused and not _matches(key, _WITHOUT_EFFECT):
+            yield key, f"{key} changes from {json.dumps(previous.get(key))} to {json.dumps(value)}"
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

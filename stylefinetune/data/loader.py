@@ -2,6 +2,9 @@
 
 import dataclasses
 import signal
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -11,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.loader_worker import block_signals, start_worker
 from stylefinetune.data.sampler import RankBatchSampler
-from stylefinetune.errors import WORKER_ERROR, DataError, UserError, is_out_of_memory, worker_error_message
+from stylefinetune.errors import WORKER_ERROR, RankError, UserError, is_out_of_memory, worker_error
 
 
 def load_batches(
@@ -22,6 +25,7 @@ def load_batches(
     `workers` processes decode ahead; they start at once. Zero decodes in this process.
 
     Raises:
+        RankError: the workers can't be started.
         UserError: a shard can't be read, or a worker has failed.
     """
     loader = DataLoader(
@@ -32,9 +36,32 @@ def load_batches(
         worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
     )
-    with block_signals():
-        decoded = iter(loader)
-    return _add_sizes(decoded, sampler, workers)
+    return _add_sizes(_start(loader), sampler, workers)
+
+
+def _start(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch | UserError]:
+    """Start the workers of a loader."""
+    try:
+        if loader.num_workers:
+            tempfile.gettempdir()  # for the sockets over which workers send pictures
+        with block_signals():
+            return iter(loader)
+    except OSError as error:
+        if is_out_of_memory(error):
+            raise
+        _discard_half_started(error)
+        raise RankError(
+            f"{loader.num_workers} decoding processes can't be started ({error.strerror}); they need shared memory "
+            "(a writable /dev/shm), a folder for temporary files (TMPDIR), open files (ulimit -n) and processes "
+            "(ulimit -u); or decode without them: --data.workers 0"
+        ) from error
+
+
+def _discard_half_started(error: OSError) -> None:
+    """Delete PyTorch's iterator without its message that it lacks attributes, since its constructor has failed."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    traceback.clear_frames(error.__traceback__)
+    sys.unraisablehook = hook
 
 
 def _add_sizes(decoded: Iterator[Batch | UserError], sampler: RankBatchSampler, workers: int) -> Iterator[Batch]:
@@ -45,7 +72,7 @@ def _add_sizes(decoded: Iterator[Batch | UserError], sampler: RankBatchSampler, 
         except Exception as error:
             if workers == 0 or (is_out_of_memory(error) and WORKER_ERROR not in str(error)):
                 raise  # this process failed, not a worker
-            batch = DataError(worker_error_message(error))
+            batch = worker_error(error)
         if isinstance(batch, UserError):
             # PyTorch's handler would raise for the dead worker again, and interrupt PyTorch's own clean-up.
             handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)

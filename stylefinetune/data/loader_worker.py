@@ -3,7 +3,7 @@
 import _thread
 import contextlib
 import ctypes
-import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -28,6 +28,7 @@ def block_signals() -> Generator[None]:
 def start_worker(_worker: int) -> None:
     """Set up this process as a worker; DataLoader calls this in each worker, with its number."""
     _die_with_parent()
+    _exit_on_error_in_thread()
     cv2.setNumThreads(0)  # the workers are the parallelism
     # Launchers and schedulers signal the whole process group of a rank. The rank decides whether to stop, and needs
     # pictures until then. So a worker exits only on a SIGTERM that its own rank sent.
@@ -36,6 +37,19 @@ def start_worker(_worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGHUP])
     # In CPython 3.11, threading.Thread.start waits forever if there is no memory for the thread.
     _thread.start_new_thread(_exit_on_signal_of_parent, ())
+
+
+def _exit_on_error_in_thread() -> None:
+    """Let this process exit if one of multiprocessing's threads can't send a batch, for example without open files.
+
+    By default the thread prints a traceback and drops the batch, and the rank waits for it forever.
+    """
+
+    def exit_worker(*_: object) -> None:
+        os._exit(1)
+
+    sys.excepthook = exit_worker
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(exit_worker)  # pyright: ignore[reportAttributeAccessIssue] # noqa: SLF001 -- a hook for subclasses; the queue is PyTorch's
 
 
 def _die_with_parent() -> None:

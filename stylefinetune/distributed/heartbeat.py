@@ -16,7 +16,8 @@ from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from stylefinetune.errors import EXIT_LOST_RANK
 
-STARTING = "starting"
+STARTING, FINISHING = "starting", "finishing"
+UNLIMITED = {STARTING, FINISHING}  # activities whose time has no limit here
 
 
 @dataclasses.dataclass(frozen=True)

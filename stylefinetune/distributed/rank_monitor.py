@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from stylefinetune.distributed.heartbeat import STARTING, Heartbeat, LostRank, RankState
+from stylefinetune.distributed.environment import launcher_gone
+from stylefinetune.distributed.heartbeat import UNLIMITED, Heartbeat, LostRank, RankState
 
 HEARTBEAT_SECONDS = 0.5
 MISSED_HEARTBEATS = 5  # heartbeats without a new state after which a rank counts as lost
@@ -19,7 +20,7 @@ class RankMonitor:
     Args:
         heartbeat: of this rank.
         limit: seconds that one activity may take.
-        launched: whether a launcher started this rank and must outlive it.
+        launcher: process id of the launcher, which must outlive this rank; None without one.
         sleep: waits between two looks at the other ranks.
 
     Attributes:
@@ -27,20 +28,19 @@ class RankMonitor:
     """
 
     def __init__(
-        self, heartbeat: Heartbeat, limit: float, *, launched: bool, sleep: Callable[[float], None] = time.sleep
+        self, heartbeat: Heartbeat, limit: float, *, launcher: int | None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.heartbeat = heartbeat
         self.on_lost_rank: Callable[[LostRank], None] | None = None
         self._limit = limit
-        self._launcher = os.getppid() if launched else None
+        self._launcher = launcher
         self._sleep = sleep
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Start the thread, if there is anything to watch."""
-        if self.heartbeat.is_shared or self._launcher is not None:
-            self.heartbeat.publish()
-            threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        """Start the thread."""
+        self.heartbeat.publish()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def close(self) -> None:
         """Stop the thread."""
@@ -78,9 +78,9 @@ class RankMonitor:
     def _check(self) -> None:
         state = self.heartbeat.state
         if self._launcher not in (None, os.getppid()):
-            self._report(LostRank(f"the launcher of rank {state.rank} on {state.host} is gone", state.rank))
+            self._report(LostRank(launcher_gone(state.rank), state.rank))
         self.heartbeat.publish()
-        if state.activity != STARTING and self.heartbeat.seconds_in_activity > self._limit + GRACE:
+        if state.activity not in UNLIMITED and self.heartbeat.seconds_in_activity > self._limit + GRACE:
             self._report(self.find_lost_rank() or _lost_rank([state], [], self._stalled))
 
     def _report(self, lost: LostRank) -> None:

@@ -11,13 +11,16 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 from torch.distributed.rendezvous import rendezvous
 
+from stylefinetune.distributed.environment import Launch
 from stylefinetune.distributed.heartbeat import Heartbeat
+from stylefinetune.distributed.launcher_watch import watch_launcher
 from stylefinetune.distributed.rank_monitor import RankMonitor
 from stylefinetune.distributed.rendezvous import agree_on_round
 from stylefinetune.errors import RankError, UserError
 
 STALL_SECONDS = 600.0
 JOIN_SECONDS = 600.0  # time for the slowest node to start
+AGENT_STORE_SECONDS = 60.0  # time to connect to the store of torchrun, which is older than the ranks
 STORE_SECONDS = 20  # time limit of one request to the store
 COLLECTIVE_THREAD_SECONDS = 0.01  # time that a thread of gloo needs to clean up after a collective
 
@@ -58,7 +61,7 @@ class World:
     size: int  # number of processes that train together
     device: torch.device  # of this process
     monitor: RankMonitor = dataclasses.field(
-        default_factory=lambda: RankMonitor(Heartbeat(0, 1, None), STALL_SECONDS, launched=False)
+        default_factory=lambda: RankMonitor(Heartbeat(0, 1, None), STALL_SECONDS, launcher=None)
     )
     async_max: AsyncMax | None = None  # None in a world of one
     restarts: int = 0  # by torchrun after a failure, as each node counts them, summed over the ranks
@@ -70,38 +73,49 @@ class World:
         Args:
             deterministic: use deterministic algorithms only, as CPUs do anyway.
             stall_seconds: how long a rank waits for another.
+
+        Raises:
+            RankError: a variable of the environment is wrong, or the ranks can't find each other.
         """
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as in Caffe
+        launch = Launch.read()
+        device = _select_device(launch.local_rank)
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(mode=True)
-        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        launched, restarts = "TORCHELASTIC_RUN_ID" in os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        if size == 1:
-            monitor = RankMonitor(Heartbeat(rank, size, None), stall_seconds, launched=launched)
-            monitor.start()
-            return cls(rank, size, device, monitor, restarts=restarts)
+        if launch.size > 1:
+            with watch_launcher(launch):
+                return cls._rendezvous(launch, device, stall_seconds)
+        monitor = RankMonitor(Heartbeat(launch.rank, 1, None), stall_seconds, launcher=launch.launcher)
+        monitor.start()
+        return cls(launch.rank, 1, device, monitor, restarts=launch.restarts)
+
+    @classmethod
+    def alone(cls, *, stall_seconds: float = STALL_SECONDS) -> "World":
+        """Return a world of one, for a command that every process may run separately, whatever has started it."""
+        monitor = RankMonitor(Heartbeat(0, 1, None), stall_seconds, launcher=None)
+        monitor.start()
+        return cls(0, 1, _select_device(0), monitor)
+
+    @classmethod
+    def _rendezvous(cls, launch: Launch, device: torch.device, stall_seconds: float) -> "World":
+        # Longer than our own limit, since NCCL kills the process at its timeout without naming the lost rank.
+        timeout = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
+        connect = dt.timedelta(seconds=AGENT_STORE_SECONDS) if launch.has_agent_store else timeout
         try:
-            # Longer than our own limit, since NCCL kills the process at its timeout without naming the lost rank.
-            timeout = dt.timedelta(seconds=max(JOIN_SECONDS, 2 * stall_seconds))
-            store, rank, size = next(rendezvous("env://", rank, size, timeout=timeout))
+            store, rank, size = next(rendezvous("env://", launch.rank, launch.size, timeout=connect))
+            store.set_timeout(timeout)
             prefix = agree_on_round(store, rank, size, JOIN_SECONDS)
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(
                 backend, store=PrefixStore(prefix, store), rank=rank, world_size=size, timeout=timeout
             )
             heartbeat = Heartbeat(rank, size, PrefixStore(prefix, _connect_store()))
-            monitor = RankMonitor(heartbeat, stall_seconds, launched=launched)
+            monitor = RankMonitor(heartbeat, stall_seconds, launcher=launch.launcher)
             monitor.start()
             world = cls(rank, size, device, monitor, AsyncMax(dt.timedelta(seconds=stall_seconds)))
-            return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([restarts])).item()))
+            return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([launch.restarts])).item()))
         except (dist.DistError, TimeoutError) as error:
-            reason = str(error).splitlines()[0]
-            raise RankError(f"not all of the {size} ranks could join: {reason}; see the others' output") from error
+            raise RankError(_join_failure(launch, str(error).splitlines()[0])) from error
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -169,6 +183,29 @@ class World:
                 self.async_max.wait()
             dist.barrier()
             dist.destroy_process_group()
+
+
+def _select_device(local_rank: int) -> torch.device:
+    """Return the GPU of this rank, if the machine has any, and make it the current one.
+
+    Raises:
+        RankError: the node has more ranks than GPUs.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise RankError(f"LOCAL_RANK is {local_rank}, but this node has {count} GPUs; start one rank per GPU")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as in Caffe
+    return device
+
+
+def _join_failure(launch: Launch, reason: str) -> str:
+    if "EADDRINUSE" in reason:
+        return f"MASTER_PORT is {os.environ['MASTER_PORT']}, which another program uses; set another one"
+    return f"not all of the {launch.size} ranks could join: {reason}; see the others' output"
 
 
 def _connect_store() -> TCPStore:

@@ -1,13 +1,34 @@
 """Computes accuracy and loss over test batches, summed over the ranks."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable
 
 import torch
 
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch
+from stylefinetune.distributed.heartbeat import LostRank
 from stylefinetune.distributed.world import World
 from stylefinetune.tracking.metrics import TestAccumulator, TestResult
+
+
+@contextlib.contextmanager
+def exit_if_lost(world: World) -> Generator[None]:
+    """End this process with one line if a rank stalls or dies in the context; a run has an ExitHandler instead."""
+
+    def exit_now(lost: LostRank) -> None:
+        if lost.reporter == world.rank:
+            sys.stderr.write(f"error: {lost.message}\n")
+            sys.stderr.flush()
+        os._exit(lost.code)
+
+    world.monitor.on_lost_rank = exit_now
+    try:
+        yield
+    finally:
+        world.monitor.on_lost_rank = None
 
 
 def evaluate_batches(

@@ -28,7 +28,7 @@ from stylefinetune.errors import (
     UserError,
     is_out_of_memory,
     out_of_memory_message,
-    worker_error_message,
+    worker_error,
 )
 from stylefinetune.training.exit_record import EXIT_FILE, PREEMPTION_SIGNALS, ExitRecord
 
@@ -70,6 +70,7 @@ class ExitHandler:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Record the end, inform the other ranks, and raise the error that the user reads."""
+        self._world.monitor.on_lost_rank = None
         if error is None:
             if self._world.is_main:
                 self._record(0, "finished", "finished")
@@ -103,12 +104,21 @@ class ExitHandler:
             self._record(128 + by, Stopped.reason, message, by=by)
         _exit(128 + by)
 
+    def exit_for_successor(self, message: str) -> None:
+        """End this process, since another one uses run_dir and writes exit.json now. Any thread may call it."""
+        if not self._exiting.acquire(blocking=False):
+            return
+        rank = self._world.rank
+        self._world.heartbeat.announce_exit(LostRank(message, rank, EXIT_USER_ERROR))
+        sys.stderr.write(f"error: {message}\n")
+        _exit(EXIT_USER_ERROR)
+
     def _find_cause(self, error: Exception) -> Exception:
         """Return the error to raise in place of `error`, after recording it and informing the other ranks."""
         self._update_checkpoint()
         if isinstance(error, RuntimeError) and str(error).startswith(WORKER_ERROR):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raised this, and would raise it again
-            error = DataError(worker_error_message(error))
+            error = worker_error(error)
         elif is_out_of_memory(error):
             error = RankOutOfMemoryError(out_of_memory_message(error))
         elif isinstance(error, RuntimeError):

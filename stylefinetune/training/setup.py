@@ -11,6 +11,7 @@ from stylefinetune.checkpoint.async_saver import AsyncSaver
 from stylefinetune.checkpoint.checkpoint import Checkpoint, Progress
 from stylefinetune.checkpoint.resume import (
     changed_settings,
+    check_not_finished,
     check_ranks_agree,
     check_resumed_data,
     find_checkpoint,
@@ -93,6 +94,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     config = settle_length(config, len(train_set.entries))
     if resumed:
         check_resumed_data(resumed, config, classes, index.fingerprint)
+        check_not_finished(resumed, config)
         means = resumed.means
     else:
         means = load_means(config, train_set.size, tested.size)
@@ -181,6 +183,8 @@ def build_run(
     tracker.log(f"Solving {config.model.title}")
     tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
     tracker.log(f"Plan: {plan_of(setup)}")
+    if progress.iteration >= config.train.max_iter:
+        tracker.log("All iterations are done; to continue this run, raise train.max_iter")
     warning = order_warning(setup.train_set, setup.index.metadata.classes)
     if warning:
         tracker.warn(warning)

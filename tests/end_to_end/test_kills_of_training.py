@@ -42,7 +42,7 @@ LAUNCHER = [
 LAUNCHER += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
 # With this threshold each larger tensor of a step gets its memory from the system, which can refuse it at any time.
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384"}
-LOADER_FAILED = r"a decoding process has failed: .*; out of memory\? lower data\.workers"
+LOADER_FAILED = r"a decoding process has failed: .*; out of memory or of open files\? lower data\.workers"
 STOPS = {"TERM": (signal.SIGTERM, True), "INT": (signal.SIGINT, False), "USR1": (signal.SIGUSR1, True)}
 
 

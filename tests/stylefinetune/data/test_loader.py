@@ -81,7 +81,7 @@ def run_out_of_memory():
 @pytest.mark.parametrize(
     ("fail", "line"),
     [
-        (run_out_of_memory, r"a decoding process has failed: .*40 GB; out of memory\? lower data\.workers"),
+        (run_out_of_memory, r"a decoding process has failed: .*40 GB; out of memory or of open files\? lower"),
         (
             lambda: os.kill(os.getpid(), signal.SIGKILL),
             r"has failed: (DataLoader worker .*(killed by signal|exited unexpectedly)|.*Connection reset)",

@@ -28,7 +28,7 @@ class Ranks:
         self.dead = set()
         self.heartbeats = [Heartbeat(rank, 3, store) for rank in range(3)]
         self.monitors = [
-            RankMonitor(heartbeat, 60.0, launched=False, sleep=self._publish) for heartbeat in self.heartbeats
+            RankMonitor(heartbeat, 60.0, launcher=None, sleep=self._publish) for heartbeat in self.heartbeats
         ]
         for heartbeat in self.heartbeats:
             heartbeat.set_activity("reading data", 41)
@@ -103,7 +103,7 @@ def test_a_missing_store_is_reported():
         def multi_get(self, _keys):
             raise RuntimeError("Connection reset by peer")
 
-    monitor = RankMonitor(Heartbeat(1, 2, Gone()), 60.0, launched=False, sleep=lambda _seconds: None)
+    monitor = RankMonitor(Heartbeat(1, 2, Gone()), 60.0, launcher=None, sleep=lambda _seconds: None)
     assert monitor.find_lost_rank().message.startswith("the store shared by the ranks is gone")
 
 
@@ -119,7 +119,7 @@ def reported_by_thread(monitor):
 
 @pytest.mark.usefixtures("fast_heartbeat")
 def test_the_thread_reports_a_stalled_main_thread():
-    stalled = RankMonitor(Heartbeat(0, 1, None), 0.1, launched=True)
+    stalled = RankMonitor(Heartbeat(0, 1, None), 0.1, launcher=os.getppid())
     stalled.heartbeat.set_activity("reading data", 7)
     message = f"rank 0 on {HOST} has stalled for 0.1 s while reading data at iteration 7"
     assert reported_by_thread(stalled) == LostRank(message, 0)
@@ -127,7 +127,7 @@ def test_the_thread_reports_a_stalled_main_thread():
 
 def test_starting_has_no_time_limit():
     lost = []
-    slow = RankMonitor(Heartbeat(0, 1, None), 0.1, launched=True)
+    slow = RankMonitor(Heartbeat(0, 1, None), 0.1, launcher=os.getppid())
     slow.on_lost_rank = lost.append
     slow.heartbeat._since -= 1000
     slow._check()
@@ -136,7 +136,7 @@ def test_starting_has_no_time_limit():
 
 @pytest.mark.usefixtures("fast_heartbeat")
 def test_the_thread_reports_a_launcher_that_has_exited(monkeypatch):
-    orphan = RankMonitor(Heartbeat(3, 1, None), 60.0, launched=True)
+    orphan = RankMonitor(Heartbeat(3, 1, None), 60.0, launcher=os.getppid())
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert reported_by_thread(orphan).message == f"the launcher of rank 3 on {HOST} is gone"
 
@@ -150,7 +150,7 @@ def test_the_thread_goes_on_after_a_heartbeat_without_memory():
             attempts.release()
             raise MemoryError
 
-    short = RankMonitor(Heartbeat(1, 2, Refused()), 60.0, launched=False)
+    short = RankMonitor(Heartbeat(1, 2, Refused()), 60.0, launcher=None)
     short.start()
     assert all(attempts.acquire(timeout=60) for _ in range(3))
     short.close()

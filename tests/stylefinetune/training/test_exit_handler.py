@@ -24,7 +24,7 @@ class LostRankMonitor(RankMonitor):
 
 
 def world(rank=0, size=1, kind=RankMonitor):
-    return World(rank, size, torch.device("cpu"), kind(Heartbeat(rank, size, None), 60.0, launched=False))
+    return World(rank, size, torch.device("cpu"), kind(Heartbeat(rank, size, None), 60.0, launcher=None))
 
 
 def end(run_dir, error, ranks=None, saved=None, newest=lambda: None):
