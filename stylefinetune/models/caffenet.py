@@ -10,20 +10,9 @@ from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.models.layer_names import module_name
+from stylefinetune.models.local_response_norm import LocalResponseNorm
 
 SMALLEST_INPUT = 39  # pixels per side; pool5 then has an output of one pixel
-
-
-class LocalResponseNorm(nn.LocalResponseNorm):
-    """Local response normalization in fp32 or higher precision, also under autocast.
-
-    It squares its input. The outputs of conv1 are in the hundreds, so their squares exceed the range of float16: they
-    would become infinite, and the outputs 0.
-    """
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- the name in the base class
-        """See nn.LocalResponseNorm; the output is float32, or float64 for a float64 input."""
-        return super().forward(input.to(torch.promote_types(input.dtype, torch.float32)))
 
 
 class CaffeNet(nn.Sequential):

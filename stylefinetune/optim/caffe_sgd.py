@@ -1,16 +1,19 @@
 """Caffe's SGD, with learning rate and weight decay multipliers per layer."""
 
 import fnmatch
-from typing import Any
+import sys
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from stylefinetune.config.schema import LayerRule, OptimConfig
 from stylefinetune.errors import UserError
 from stylefinetune.models.layer_names import split_parameter
 
 MOMENTUM = "momentum_buffer"
+_FUSED = ("cpu", "cuda")  # devices with a kernel that does a whole update in one pass
 
 
 class CaffeSGD(torch.optim.Optimizer):
@@ -50,28 +53,52 @@ class CaffeSGD(torch.optim.Optimizer):
         assert closure is None
         found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
-            rate = group["lr"] * group["lr_mult"]
+            parameters: list[torch.Tensor] = group["params"]
+            gradients = [_strided_like(parameter, cast("torch.Tensor", parameter.grad)) for parameter in parameters]
             decay = group["weight_decay"] * group["decay_mult"]
-            for parameter in group["params"]:
-                velocity = self.state[parameter][MOMENTUM]
-                update = parameter.grad.add(parameter, alpha=decay)
-                if self._trust:
-                    update.mul_(_local_rate(parameter, decay, self._trust))
-                if found_inf is None:
-                    velocity.mul_(group["momentum"]).add_(update, alpha=rate)
-                    parameter.sub_(velocity)
-                else:
-                    new_velocity, skip = velocity.mul(group["momentum"]).add_(update, alpha=rate), found_inf > 0
-                    parameter.copy_(torch.where(skip, parameter, parameter - new_velocity))
-                    velocity.copy_(torch.where(skip, velocity, new_velocity))
+            if self._trust:
+                gradients, decay = _apply_local_rates(parameters, gradients, decay, self._trust), 0.0
+            fused = parameters[0].device.type in _FUSED
+            # With a rate of 1 and the gradient's factor in its momentum, PyTorch's rule is Caffe's.
+            sgd(
+                parameters,
+                gradients,
+                [self.state[parameter][MOMENTUM] for parameter in parameters],
+                fused=fused,
+                foreach=not fused,
+                found_inf=found_inf,
+                weight_decay=decay,
+                # Without momentum, PyTorch would not store V. This is 0 in float32.
+                momentum=group["momentum"] or sys.float_info.min,
+                lr=1.0,
+                dampening=1.0 - group["lr"] * group["lr_mult"],
+                nesterov=False,
+                maximize=False,
+            )
 
 
-def _local_rate(parameter: torch.Tensor, decay: float, trust: float) -> torch.Tensor:
+def _strided_like(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Return a gradient with the strides of its parameter, which the fused kernel requires and does not check."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _apply_local_rates(
+    parameters: list[torch.Tensor], gradients: list[torch.Tensor], decay: float, trust: float
+) -> list[torch.Tensor]:
+    """Return each gradient with its decay, times the local rate of LARS."""
+    return [
+        gradient.add(parameter, alpha=decay).mul_(_local_rate(parameter, gradient, decay, trust))
+        for parameter, gradient in zip(parameters, gradients, strict=True)
+    ]
+
+
+def _local_rate(parameter: torch.Tensor, gradient: torch.Tensor, decay: float, trust: float) -> torch.Tensor:
     """Return the local rate of LARS, a scalar on the device; does not wait for the device."""
-    assert parameter.grad is not None
-    weight, gradient = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(parameter.grad)
-    rate = trust * weight / (gradient + decay * weight)
-    return torch.where((weight > 0) & (gradient > 0), rate, 1.0)
+    weight, slope = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
+    rate = trust * weight / (slope + decay * weight)
+    return torch.where((weight > 0) & (slope > 0), rate, 1.0)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:

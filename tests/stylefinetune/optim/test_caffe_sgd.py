@@ -5,6 +5,7 @@ from torch import nn
 
 from stylefinetune.config.schema import LayerRule, OptimConfig
 from stylefinetune.errors import UserError
+from stylefinetune.optim import caffe_sgd
 from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, lr_mults, multipliers, param_groups
 
 RULES = (LayerRule(match="fc8_*", lr_mult=10.0),)
@@ -39,6 +40,76 @@ def test_the_update_is_caffes_with_the_rate_inside_the_momentum():
     for name, value in layers.named_parameters():
         assert np.allclose(value.detach().numpy(), weights[name], rtol=1e-5, atol=1e-6)
         assert np.allclose(optimizer.state[value][MOMENTUM].numpy(), velocity[name], rtol=1e-5, atol=1e-6)
+
+
+def optimize_one_tensor(momentum=0.9, trust=0.0, device="cpu"):
+    """Return a channels-last tensor, its gradient and its optimizer, with V = 2."""
+    weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+    gradient = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1)).to(device)
+    weight.grad = gradient.clone(memory_format=torch.preserve_format)
+    optim = OptimConfig(base_lr=0.1, momentum=momentum, weight_decay=0.05, lars_trust=trust)
+    optimizer = CaffeSGD([{"params": [weight], "lr_mult": 3.0, "decay_mult": 2.0}], optim)
+    optimizer.state[weight][MOMENTUM].fill_(2.0)
+    return weight, gradient, optimizer
+
+
+def test_a_gradient_may_have_other_strides_than_its_weight():
+    weight, gradient, optimizer = optimize_one_tensor()
+    before = weight.detach().clone()
+    weight.grad = gradient.contiguous()
+    assert weight.grad.stride() != weight.stride()
+    optimizer.step()
+    velocity = 0.9 * 2 + 0.3 * (gradient + 0.1 * before)
+    assert torch.allclose(optimizer.state[weight][MOMENTUM], velocity, rtol=1e-5)
+    assert torch.allclose(weight, before - velocity, rtol=1e-5)
+
+
+def test_without_momentum_the_last_update_is_stored_all_the_same():
+    weight, gradient, optimizer = optimize_one_tensor(momentum=0.0)
+    before = weight.detach().clone()
+    optimizer.step()
+    update = 0.3 * (gradient + 0.1 * before)
+    assert torch.allclose(optimizer.state[weight][MOMENTUM], update, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(weight, before - update, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.01])
+def test_a_step_with_an_infinite_gradient_changes_nothing(trust):
+    weight, _, optimizer = optimize_one_tensor(trust=trust)
+    before = weight.detach().clone()
+    weight.grad[0, 0, 0, 0] = torch.inf
+    optimizer.found_inf = torch.tensor(1.0)  # as GradScaler does
+    optimizer.step()
+    assert torch.equal(weight, before)
+    assert torch.equal(optimizer.state[weight][MOMENTUM], torch.full_like(weight, 2.0))
+    weight.grad.fill_(1.0)
+    optimizer.found_inf.zero_()
+    optimizer.step()
+    assert not torch.equal(weight, before)
+
+
+def test_a_device_without_a_fused_kernel_computes_the_same(monkeypatch):
+    fused, _, first = optimize_one_tensor()
+    plain, _, second = optimize_one_tensor()
+    first.step()
+    monkeypatch.setattr(caffe_sgd, "_FUSED", ())
+    second.step()
+    assert torch.allclose(fused, plain, rtol=1e-6)
+    assert torch.allclose(first.state[fused][MOMENTUM], second.state[plain][MOMENTUM], rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_gpu_computes_the_same(momentum):
+    (on_cpu, _, first), (on_gpu, _, second) = (
+        optimize_one_tensor(momentum, device=device) for device in ("cpu", "cuda")
+    )
+    for optimizer in (first, second):
+        optimizer.step()
+    assert torch.allclose(on_cpu, on_gpu.cpu(), rtol=1e-6)
+    assert torch.allclose(first.state[on_cpu][MOMENTUM], second.state[on_gpu][MOMENTUM].cpu(), rtol=1e-6)
 
 
 def test_lars_scales_the_rate_of_each_tensor_by_the_papers_formula():
