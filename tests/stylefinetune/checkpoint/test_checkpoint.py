@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import threading
-import time
 
 import pytest
 import torch
@@ -50,12 +49,14 @@ def test_a_checkpoint_can_be_read_while_the_run_removes_old_ones(tmp_path, find)
     config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     save(tmp_path, 1)
     done = threading.Event()
+    was_read = threading.Event()
 
     def train():
         for iteration in range(2, 30):
             save(tmp_path, iteration)
-            if iteration % 3 == 0:
-                time.sleep(0.3)  # so that a reader misses the newest checkpoint fewer than ten times in a row
+            if iteration % 3 == 0:  # so that a reader misses the newest checkpoint fewer than ten times in a row
+                was_read.clear()
+                was_read.wait(60)
             remove_folder(checkpoint.checkpoint_path(tmp_path, iteration - 1))
         done.set()
 
@@ -65,6 +66,7 @@ def test_a_checkpoint_can_be_read_while_the_run_removes_old_ones(tmp_path, find)
         seen = []
         while not done.is_set():
             found = checkpoint.read_checkpoint(tmp_path) if find == "read" else resume.find_checkpoint(config)
+            was_read.set()
             assert not found.skipped
             seen.append(found.progress.iteration)
         assert len(set(seen)) > 3
