@@ -63,10 +63,18 @@ class Launch:
             os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
 
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the launcher has exited."""
+        return self.launcher not in (None, os.getppid())
 
-def may_have_predecessor() -> bool:
-    """Return whether torchrun or Slurm has started this process in place of one that may not have exited yet."""
-    return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+def launch_id() -> str:
+    """Return what a process has in common with those that torchrun or Slurm starts in its place; empty without them."""
+    job, run = slurm_job(), os.environ.get("TORCHELASTIC_RUN_ID")
+    if job:
+        return f"Slurm job {job}"
+    return f"torchrun {socket.gethostname()} {os.getppid()}" if run == "none" else run or ""
 
 
 def slurm_job() -> str | None:

@@ -22,7 +22,7 @@ def watch_launcher(launch: Launch) -> Generator[None]:
 
     def watch() -> None:
         while not joined.wait(POLL_SECONDS):
-            if os.getppid() != launch.launcher:
+            if launch.is_orphan:
                 sys.stderr.write(f"error: {launcher_gone(launch.rank)}\n")
                 sys.stderr.flush()
                 os._exit(EXIT_LOST_RANK)

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 from torch.distributed.rendezvous import rendezvous
 
-from stylefinetune.distributed.environment import Launch
+from stylefinetune.distributed.environment import Launch, launcher_gone
 from stylefinetune.distributed.heartbeat import Heartbeat
-from stylefinetune.distributed.launcher_watch import watch_launcher
+from stylefinetune.distributed.launcher_watch import POLL_SECONDS, watch_launcher
 from stylefinetune.distributed.rank_monitor import RankMonitor
 from stylefinetune.distributed.rendezvous import agree_on_round
-from stylefinetune.errors import RankError, UserError
+from stylefinetune.errors import LostRankError, RankError, UserError
 
 STALL_SECONDS = 600.0
 JOIN_SECONDS = 600.0  # time for the slowest node to start
@@ -115,6 +115,9 @@ class World:
             world = cls(rank, size, device, monitor, AsyncMax(dt.timedelta(seconds=stall_seconds)))
             return dataclasses.replace(world, restarts=int(world.sum(torch.tensor([launch.restarts])).item()))
         except (dist.DistError, TimeoutError) as error:
+            time.sleep(POLL_SECONDS)  # a launcher that dies closes its store before its children get another parent
+            if launch.is_orphan:
+                raise LostRankError(launcher_gone(launch.rank), reports=True) from error
             raise RankError(_join_failure(launch, str(error).splitlines()[0])) from error
 
     @property

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Self
 
-from stylefinetune.distributed.environment import is_first_node, may_have_predecessor, slurm_job
+from stylefinetune.distributed.environment import is_first_node, launch_id, slurm_job
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError, UserError, write_error
 
@@ -27,7 +27,7 @@ LOCK_FILE = ".lock"
 BEAT_SECONDS = 5.0  # between two writes of the holder
 EXPIRY_SECONDS = 30.0  # without a write, after which another node's lock is free; a busy server delays some
 WAIT_SECONDS = 10.0  # for a holder that is about to exit, such as a run that was stopped just now
-PREDECESSOR_SECONDS = 90.0  # the same after a restart by torchrun or Slurm, which may be early
+PREDECESSOR_SECONDS = 90.0  # the same for a holder in whose place torchrun or Slurm has started this process
 POLL_SECONDS = 0.5
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -39,6 +39,7 @@ class Holder:
     host: str = ""
     pid: int = 0
     job: str | None = None  # its Slurm job
+    launch: str = ""  # see `launch_id`
     kernel: str = ""  # differs between nodes, and after a restart of a node
 
     @classmethod
@@ -46,15 +47,15 @@ class Holder:
         """Return this process."""
         host = socket.gethostname()
         kernel = _BOOT_ID.read_text(encoding="utf-8").strip() if _BOOT_ID.exists() else host
-        return cls(host, os.getpid(), slurm_job(), kernel)
+        return cls(host, os.getpid(), slurm_job(), launch_id(), kernel)
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
         """Return the holder that a file's content names."""
         try:
             record = json.loads(content)
-            return cls(**{field.name: record[field.name] for field in dataclasses.fields(cls)})
-        except (ValueError, TypeError, KeyError):
+            return cls(**{field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record})
+        except (ValueError, TypeError):
             return cls()
 
     def encode(self, beat: int) -> bytes:
@@ -100,10 +101,10 @@ class RunLock:
         except OSError as error:
             reason = f"run_dir {self._run_dir} can't be created: {error.strerror}"
             raise RankError(f"{reason}; use another --run_dir") from error
-        end = self._clock() + (PREDECESSOR_SECONDS if may_have_predecessor() else WAIT_SECONDS)
+        began = self._clock()
         try:
             while not self._try():
-                if self._is_alive and self._clock() > end:
+                if self._is_alive and self._clock() - began > self._wait_seconds:
                     raise UserError(
                         f"run_dir {self._run_dir} is in use by {self._other}; wait until it has ended, or use another "
                         "--run_dir"
@@ -112,6 +113,11 @@ class RunLock:
         except OSError as error:
             raise write_error(self._path, error.strerror) from error
         self._thread.start()
+
+    @property
+    def _wait_seconds(self) -> float:
+        is_predecessor = self._own.launch != "" and self._own.launch == self._other.launch
+        return PREDECESSOR_SECONDS if is_predecessor else WAIT_SECONDS
 
     def release(self) -> None:
         """Remove the file if this process holds the lock."""
