@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import ctypes
 import multiprocessing.queues
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Generator
 import cv2
 
 _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)  # that a rank's process group may get
+_BEFORE_FOLDER_IS_REMOVED = -50  # multiprocessing removes its temporary folder at -100
 _PR_SET_PDEATHSIG = 1  # Source: Linux's prctl(2).
 
 
@@ -44,6 +46,9 @@ def _exit_on_error_in_thread() -> None:
 
     By default the thread prints a traceback and drops the batch, and the rank waits for it forever.
     """
+    # Its clean-up may fail for the same reason, which is no news: it prints nothing.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    multiprocessing.util.Finalize(None, os.dup2, (nowhere, 2), exitpriority=_BEFORE_FOLDER_IS_REMOVED)
 
     def exit_worker(*_: object) -> None:
         os._exit(1)

@@ -96,7 +96,11 @@ def test_a_stopped_run_saves_leaves_no_process_behind_and_continues_on_one_node(
     ("flags", "settings", "message"),
     [
         (["--optim.clip_gradients=0"], {}, "error: optim.clip_gradients is 0, which disables clipping in DeepSpeed"),
-        ([], {"NPROC_PER_NODE": "all"}, "launch/deepspeed.sh: NPROC_PER_NODE is all; it must be a number of processes"),
+        (
+            [],
+            {"NPROC_PER_NODE": "all"},
+            "launch/deepspeed.sh: NPROC_PER_NODE is all; it must be a number from 1 to 9999",
+        ),
         ([], {"HOSTFILE": "no where"}, "launch/deepspeed.sh: HOSTFILE is no where, which can't be read"),
     ],
 )

@@ -150,6 +150,20 @@ def test_a_run_that_is_stopped_on_one_node_and_then_on_two_ends_in_the_same_weig
     [
         (["--data.shards=no where"], {}, "error: data.shards: no where"),
         ([], {"NNODES": "two"}, "launch/train.sh: NNODES is two; it must be a number of nodes, or MIN:MAX"),
+        ([], {"NNODES": "3:2"}, "launch/train.sh: NNODES is 3:2; the first number must not exceed the second"),
+        ([], {"NPROC_PER_NODE": "0"}, "launch/train.sh: NPROC_PER_NODE is 0; it must be a number from 1 to 9999"),
+        ([], {"NPROC_PER_NODE": "abc"}, "launch/train.sh: NPROC_PER_NODE is abc; it must be a number from 1 to 9999"),
+        ([], {"MASTER_PORT": "99999"}, "launch/train.sh: MASTER_PORT is 99999; it must be a number from 0 to 65535"),
+        (
+            [],
+            {"OMP_NUM_THREADS": "x"},
+            "launch/train.sh: OMP_NUM_THREADS is x; it must be a number of threads, at least 1",
+        ),
+        (
+            [],
+            {"NNODES": "2", "MASTER_ADDR": "n1", "NODE_RANK": "2"},
+            "launch/train.sh: NODE_RANK is 2; it must be a number",
+        ),
         ([], {"NNODES": "2"}, "launch/train.sh: NNODES is 2; set MASTER_ADDR to node 0's name, on every node"),
         ([], {"NNODES": "2", "MASTER_ADDR": "n1"}, "launch/train.sh: NNODES is 2; set NODE_RANK to this node's number"),
     ],

@@ -1,13 +1,22 @@
 import _thread
 import mmap
 import re
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-from stylefinetune.errors import RankError, UserError, is_out_of_memory, out_of_memory_message, run_command
+from stylefinetune.errors import (
+    RankError,
+    UserError,
+    is_out_of_memory,
+    out_of_memory_message,
+    run_command,
+    worker_error,
+)
+from tests.programs import run
 
 
 def command(error):
@@ -85,6 +94,29 @@ def test_other_errors_are_not_out_of_memory():
 def test_ctrl_c_prints_no_traceback(capsys):
     assert run_command(command(KeyboardInterrupt()), ["a"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_character_that_the_terminal_lacks_is_printed_as_an_escape():
+    """In a new interpreter, which reads PYTHONIOENCODING when it starts."""
+    program = "from stylefinetune.errors import run_command; run_command(lambda words: print(*words), ['Été'])"
+    done = run(sys.executable, "-c", program, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.stdout, done.stderr) == ("\\xc9t\\xe9\n", "")
+
+
+def test_the_error_of_a_worker_names_the_remedy():
+    full = worker_error(RuntimeError("Caught RuntimeError\nTraceback\nRuntimeError: no: No space left on device (28)"))
+    assert str(full) == (
+        "a decoding process has failed: RuntimeError: no: No space left on device (28); enlarge /dev/shm, or lower "
+        "data.workers"
+    )
+    killed = worker_error(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+    assert (full.code, killed.code) == (2, 4)
+
+
+def test_a_rank_that_is_not_a_number_does_not_hide_the_error(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "x")
+    assert run_command(command(RankError("RANK is x")), ["a"]) == 2
+    assert capsys.readouterr().err == "error: rank x: RANK is x\n"
 
 
 def test_a_bug_keeps_its_traceback():

@@ -230,6 +230,38 @@ def test_settings_without_effect_on_the_result_are_not_reported():
     assert "deepspeed.zero_stage changes from 1 to 2" in resume.changed_settings(CONFIG, config)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("optim.momentum", 0.8, "optim.momentum changes from 0.9 to 0.8"),
+        ("weights", "b.caffemodel", 'weights changes from null to "b.caffemodel"'),
+        ("model.bias_filler_value", (1.0,) * 8, "model.bias_filler_value changes from "),
+        ("data.mean_value", (9,), "data.mean_value changes from [] to [9]"),
+        ("train.max_iter", 4, "train.max_iter changes from 5 to 4"),
+    ],
+)
+def test_another_recipe_for_a_finished_run_is_refused(tmp_path, key, value, line):
+    config = dataclasses.replace(replaced(CONFIG, "train.max_iter", 5), run_dir="runs/a")
+    _, path = save(tmp_path, 5, config=config)
+    found = checkpoint.read_checkpoint(path)
+    resume.check_not_finished(found, config)
+    resume.check_not_finished(found, replaced(config, "train.display", 1))
+    changed = replaced(config, key, value)
+    with pytest.raises(UserError) as error:
+        resume.check_not_finished(found, changed)
+    message = str(error.value)
+    assert message.startswith(f"{path} is after iteration 5 of {changed.train.max_iter}, so nothing would be trained ")
+    assert f"with the changed settings: {line}" in message
+    assert message.endswith("Use another --run_dir, or remove runs/a and start with --resume none")
+    if key != "train.max_iter":
+        resume.check_not_finished(found, replaced(changed, "train.max_iter", 6))
+
+
+def test_a_run_may_be_ended_at_the_iteration_of_its_checkpoint(tmp_path):
+    _, path = save(tmp_path, 5, config=replaced(CONFIG, "train.max_iter", 9))
+    resume.check_not_finished(checkpoint.read_checkpoint(path), replaced(CONFIG, "train.max_iter", 5))
+
+
 def test_ranks_that_find_different_checkpoints_are_refused(tmp_path):
     class OtherFolder(World):
         def min(self, values):

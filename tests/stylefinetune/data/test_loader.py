@@ -10,6 +10,7 @@ from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.errors import DataError, is_out_of_memory
+from tests.programs import python
 from tests.stylefinetune.data.loading import CPU, data_config, open_pictures, read_batches
 
 
@@ -96,3 +97,27 @@ def test_a_failed_worker_is_a_data_error(pixel_shards, monkeypatch, fail, line):
     with pytest.raises(DataError, match=line) as error:
         read_batches(failing, workers=1)
     assert "\n" not in str(error.value)
+
+
+# Semaphores and the pipes to workers need open files.
+FEW_FILES = """
+import os, resource, sys
+from stylefinetune.data.loader import load_batches
+from stylefinetune.data.sampler import RankBatchSampler
+from stylefinetune.errors import run_command
+from tests.stylefinetune.data.loading import CPU, open_pictures
+
+def load(_):
+    pictures, used = open_pictures(sys.argv[1]), len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, used + 2))
+    next(load_batches(pictures, RankBatchSampler(0, 40, 10, 0, 1), 2, CPU))
+
+sys.exit(run_command(load, []))
+"""
+
+
+def test_workers_that_cannot_be_started_are_one_line(pixel_shards):
+    done = python("-c", FEW_FILES, pixel_shards)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: rank 0: 2 decoding processes can't be started (Too many open files); they need ")

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from stylefinetune.data.sampler import sampler_for_testing
 from stylefinetune.distributed.world import World
 from stylefinetune.training.evaluation import evaluate_batches
 from stylefinetune.training.setup import prepare_training
-from tests.programs import NARROW
+from tests.programs import NARROW, python
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -36,3 +38,25 @@ def test_each_test_picture_is_counted_once(evaluate):
 def test_a_stopped_evaluation_has_no_result(evaluate):
     answers = iter([False, True])
     assert evaluate(lambda: next(answers)) is None
+
+
+# The file is a pipe into which nobody writes.
+STALLED = """
+import sys
+from stylefinetune.distributed.world import World
+from stylefinetune.training.evaluation import exit_if_lost
+world = World.alone(stall_seconds=0.1)
+with exit_if_lost(world):
+    world.set_activity("reading a.jpg", 7)
+    open(sys.argv[1]).read()
+"""
+
+
+def test_evaluate_and_predict_end_if_a_file_never_arrives(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    done = python("-c", STALLED, tmp_path / "a.jpg")
+    assert done.returncode == 5
+    assert (
+        done.stderr
+        == f"error: rank 0 on {os.uname().nodename} has stalled for 0.1 s while reading a.jpg at iteration 7\n"
+    )
