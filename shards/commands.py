@@ -91,7 +91,7 @@ def _report_empty(reason: str) -> int:
 def _finalize(options: Namespace) -> int:
     with open_existing_session(options.dir, options.stage) as (shard_dir, session):
         counts = finalize(shard_dir, session.work, session.remote)
-    count = f"{counts.total()} of {len(shard_dir.rows)} rows"
+    count = f"{counts.total()} of {len(shard_dir)} rows"
     print(f"{session.name}: {count} are in committed blocks; index.parquet lists the kept pictures")
     return 0
 

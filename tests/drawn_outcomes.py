@@ -38,7 +38,7 @@ def write_dir(
     work = root / ".work"
     work.mkdir(parents=True)
     recipe = make_recipe(classes=classes)
-    shard_dir.create_shard_dir(root, recipe, rows, work)
+    shard_dir.create_shard_dir(root, recipe, rows.to_reader(), work)
     stored_at = write_tar(root / "train" / "00000.tar", pictures)
     random = np.random.default_rng(0)
     names = [*SHARES, "kept"]

@@ -44,7 +44,7 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
     """
     if config.retry is not None:
         parse_statuses(config.retry)  # an invalid value is refused before anything is created
-    source = read_source(list(config.lists))
+    source = read_source(list(config.lists), config.max_list_bytes)
     recipe = _read_recipe(config, source)
     rules = DuplicateRules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
     partition = config.block_partition

@@ -97,13 +97,13 @@ def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
     if (config.target / ROWS_PATH).is_file():
         found = load_shard_dir(config.target)
         difference = found.recipe.difference(recipe)
-        if difference is None and not found.rows.equals(source.rows.slice(0, len(found.rows))):
+        if difference is None and not found.rows.equals(source.rows.slice(0, len(found))):
             difference = f"other rows than {config.dir} has"
         if difference:
             raise ShardsError(f"{config.target} was made from {difference}; use another --out")
-        if found.recipe == recipe and len(found.rows) == len(source.rows):
+        if found.recipe == recipe and len(found) == len(source):
             return found
-    return create_shard_dir(config.target, recipe, source.rows, work)
+    return create_shard_dir(config.target, recipe, source.row_file.to_reader(), work)
 
 
 def _is_current(source: ShardDir, target: ShardDir, block: Block) -> bool:

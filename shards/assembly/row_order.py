@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source) -> Sh
         ShardsError: DIR was made from another list or other settings, or has more rows.
     """
     if not (root / ROWS_PATH).is_file():
-        rows, recipe = select_rows(source, recipe)
+        rows, recipe = select_rows(source, recipe, work)
         return create_shard_dir(root, recipe, rows, work)
     found = load_shard_dir(root)
     difference = found.recipe.difference(recipe)
@@ -43,32 +44,47 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source) ->
     Raises:
         ShardsError: the stored rows would change.
     """
-    count = len(found.rows)
+    count = len(found)
     if 0 <= recipe.images < count:
         raise ShardsError(f"{found.root} has {count} rows, more than --images {recipe.images}; use another --out")
-    rows, grown = select_rows(source, dataclasses.replace(recipe, list_lengths=found.recipe.list_lengths))
+    rows, grown = select_rows(source, dataclasses.replace(recipe, list_lengths=found.recipe.list_lengths), work)
     names = found.recipe.classes
     if grown.classes[: len(names)] != names:
         raise ShardsError(
             f"--list {source.name} changes the order of the classes of {found.root} ({', '.join(grown.classes)[:80]}); "
             f"give --classes, a file with one name per line: {', '.join(names)[:80]}, then the new ones"
         )
-    changed = _first_difference(found.rows, rows.slice(0, count))
-    if changed is not None:
+    joined = pa.RecordBatchReader.from_batches(rows.schema, _join(found, rows, source.name))
+    return create_shard_dir(found.root, grown, joined, work)
+
+
+def _join(found: ShardDir, listed: pa.RecordBatchReader, name: str) -> Iterator[pa.RecordBatch]:
+    """Yield the stored rows, and then the listed rows that follow them.
+
+    Raises:
+        ShardsError: the first listed rows are not the stored ones.
+    """
+    rest = listed.schema.empty_table()
+    changed: list[int] = []
+    for part in found.row_file.to_reader():
+        stored = pa.Table.from_batches([part])
+        while len(rest) < len(stored) and (batch := next(listed, None)):
+            rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
+        changed += _find_differences(stored.select(_COMPARED), rest.slice(0, len(stored)).select(_COMPARED))
+        rest = rest.slice(len(stored))
+        yield from stored.cast(listed.schema).to_batches()
+    if changed:
         raise ShardsError(
-            f"--list {source.name}: row {changed} differs from the list that {found.root} was made from; "
+            f"--list {name}: row {min(changed)} differs from the list that {found.root} was made from; "
             "append new rows at the end, or use another --out"
         )
-    return create_shard_dir(found.root, grown, pa.concat_tables([found.rows, rows.slice(count)]), work)
+    yield from rest.to_batches()
+    yield from listed
 
 
-def _first_difference(stored: pa.Table, listed: pa.Table) -> int | None:
-    """Return the lowest stored row that differs in the list or has another position in the order, or None."""
-    if stored.select(_COMPARED).equals(listed.select(_COMPARED)):
-        return None
-    old, new = (
-        [tuple(row[name] for name in _COMPARED) for row in table.select(_COMPARED).to_pylist()]
-        for table in (stored, listed)
-    )
-    pairs = itertools.zip_longest(old, new[: len(old)])
-    return min((row[0] for row, other in pairs if row != other), default=None)
+def _find_differences(stored: pa.Table, listed: pa.Table) -> list[int]:
+    """Return the stored rows that differ in the list or have another position in the order."""
+    if stored.equals(listed):
+        return []
+    old, new = ([tuple(row.values()) for row in table.to_pylist()] for table in (stored, listed))
+    return [row[0] for row, other in itertools.zip_longest(old, new) if row != other]

@@ -78,6 +78,7 @@ class AssembleConfig:
         split: official uses the column split or _split of the list, or draws a split by URL if there is none; by_owner
             draws a split in which all pictures of a photographer are in the same split. The photographer is the column
             owner, or the Flickr user in the column page_url.
+        max_list_bytes: largest size of a compressed list when it is decompressed, in bytes.
         test_share: fraction of the URLs, or of the owners, in the test split of a random split.
         workers: number of processes that decode and pack; -x means the number of cores minus x.
         connections: number of simultaneous downloads.
@@ -119,6 +120,7 @@ class AssembleConfig:
     classes: str | None = None
     split: Split = "official"
     test_share: float = 0.2
+    max_list_bytes: int = 4 * 2**30
     workers: int = -1
     connections: int = 64
     per_host: int = 16
@@ -145,7 +147,7 @@ class AssembleConfig:
     def __post_init__(self) -> None:
         positive = ["connections", "per_host", "timeout", "deadline", "attempts", "max_bytes", "rows_per_shard"]
         rules = [
-            *((name, getattr(self, name) < 1, "at least 1") for name in [*positive, "image_size"]),
+            *((name, getattr(self, name) < 1, "at least 1") for name in [*positive, "image_size", "max_list_bytes"]),
             ("image_size", self.image_size > MAX_IMAGE_SIZE, f"at most {MAX_IMAGE_SIZE}"),
             ("images", self.images < 1 and self.images != -1, "at least 1, or -1 for all"),
             ("labels", self.labels is not None and self.labels < 1, "at least 1, or null for all"),

@@ -1,7 +1,6 @@
 """A shard directory (DIR): the stored order of the list's rows, divided into blocks that are committed one by one."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from shards.config.recipe import Recipe
 from shards.errors import ShardsError
 from shards.files import publish_file
 from shards.location import refuse_url
+from shards.storage.row_file import RowFile, write_row_file
 
 _PARTS = "blocks"
 _ROWS_NAME = "rows.parquet"
@@ -57,34 +57,34 @@ class ShardDir:
 
     root: Path  # its path
     recipe: Recipe  # what it is made from
-    rows: pa.Table  # the rows (`ROWS_SCHEMA`), in the order in which each split's pictures are stored
+    row_file: RowFile  # its rows, in the order in which each split's pictures are stored
+    positions: Mapping[str, npt.NDArray[np.int64]]  # positions of each split's rows in `row_file`
     tars: Mapping[str, int] | None = None  # sizes in bytes of the tars under DIR's URL, by name; None if DIR has them
 
-    @functools.cached_property
-    def _positions(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Positions in `rows` of each split's rows, in order; the splits are sorted by name."""
-        splits = self.rows.column("split").combine_chunks().dictionary_encode()
-        names, numbers = splits.dictionary.to_pylist(), splits.indices.to_numpy()
-        return {name: np.flatnonzero(numbers == names.index(name)) for name in sorted(names)}
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.row_file)
+
+    @property
+    def rows(self) -> pa.Table:
+        """All rows (`ROWS_SCHEMA`), read into memory."""
+        return self.row_file.read()
 
     def blocks(self) -> list[Block]:
         """Return every block, split by split, in row order."""
         size = self.recipe.rows_per_shard
-        counts = {split: -(-len(positions) // size) for split, positions in self._positions.items()}
+        counts = {split: -(-len(positions) // size) for split, positions in self.positions.items()}
         return [Block(split, number) for split, count in counts.items() for number in range(count)]
 
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
         """Return the block's rows, each with the columns of `ROWS_SCHEMA`."""
         size = self.recipe.rows_per_shard
-        positions = self._positions[block.split][block.number * size :][:size]
-        first, last = positions[0], positions[-1]
-        near = self.rows.slice(first, last - first + 1)  # `take` first joins all chunks of a table
-        return near.take(pa.array(positions - first)).to_pylist()
+        return self.row_file.take(self.positions[block.split][block.number * size :][:size])
 
     def size_of(self, block: Block) -> int:
         """Return the number of the block's rows."""
         size = self.recipe.rows_per_shard
-        return min(size, len(self._positions[block.split]) - block.number * size)
+        return min(size, len(self.positions[block.split]) - block.number * size)
 
     def is_committed(self, block: Block) -> bool:
         """Check whether all of the block's rows are committed."""
@@ -136,14 +136,14 @@ def load_shard_dir(root: Path) -> ShardDir:
             f"{root}: not a shard directory; create it with: python -m shards assemble --list LIST --out {root}"
         )
     try:
-        rows = pq.read_table(path)
-        fields = json.loads(rows.schema.metadata[_METADATA_KEY])
+        rows = RowFile(path)
+        fields = json.loads(rows.metadata[_METADATA_KEY])
         tuples = {name: tuple(fields.get(name, ())) for name in ("classes", "list_lengths")}
         recipe = Recipe(**fields | tuples)
+        return ShardDir(root, recipe, rows, rows.positions_by_split())
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ShardsError(f"{path} can't be read ({reason}); assemble into another folder") from error
-    return ShardDir(root, recipe, rows)
 
 
 def read_part(
@@ -164,12 +164,12 @@ def read_part(
         raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
 
 
-def create_shard_dir(root: Path, recipe: Recipe, rows: pa.Table, work: Path) -> ShardDir:
+def create_shard_dir(root: Path, recipe: Recipe, rows: pa.RecordBatchReader, work: Path) -> ShardDir:
     """Store DIR's recipe and rows (`ROWS_SCHEMA`), or replace its rows by the same ones followed by new ones.
 
     `work` is a folder for temporary files, in DIR's file system.
     """
     metadata = json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()
-    pq.write_table(rows.replace_schema_metadata({_METADATA_KEY: metadata}), work / _ROWS_NAME)
+    write_row_file(work / _ROWS_NAME, rows, {_METADATA_KEY: metadata})
     publish_file(work / _ROWS_NAME, root / ROWS_PATH)
-    return ShardDir(root, recipe, rows)
+    return load_shard_dir(root)

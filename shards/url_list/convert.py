@@ -25,36 +25,37 @@ _SPLIT_COLUMNS = ("_split", "split")
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> pa.Table:
-    """Return the columns of `CONVERTED_SCHEMA`. `name` is the list's in messages.
+def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.Table]:
+    """Yield the rows, a few at a time, as tables of `CONVERTED_SCHEMA`. `name` is the list's in messages.
 
     `id` is empty for rows without one. `extra` has all other columns, as a JSON object.
 
     Raises:
         ShardsError: the list has no rows, lacks a column, has an invalid value, or no URL.
     """
-    tables: list[pa.Table] = []
     start = 0
     split_column = None
     has_url = False
+    first_url = ""
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
         if not start:
             _check_columns(chunk[0], name, recipe)
             split_column = next((column for column in _SPLIT_COLUMNS if column in chunk[0]), None)
         table = _Chunk(chunk, start, name, recipe).convert(split_column)
-        has_url = has_url or any(map(_WEB_URL.match, table.column("image_url").to_pylist()))
-        tables.append(table)
+        if not has_url:
+            urls = table.column("image_url").to_pylist()
+            has_url = any(map(_WEB_URL.match, urls))
+            first_url = first_url if start else urls[0]
+        yield table
         start += len(chunk)
     if not start:
         raise ShardsError(f"--list {name} has no rows")
     if not has_url:
-        first = tables[0].column("image_url")[0].as_py()[:80]
         raise ShardsError(
             f"--list {name}: none of its rows has an http or https URL in the column {recipe.url_col} (row 0 has "
-            f"{first!r}); list local pictures in a text file, a path and the number of a class on each line, and give "
-            "--list train=FILE"
+            f"{first_url[:80]!r}); list local pictures in a text file, a path and the number of a class on each line, "
+            "and give --list train=FILE"
         )
-    return pa.concat_tables(tables)
 
 
 def _check_columns(row: Row, name: str, recipe: Recipe) -> None:
@@ -132,6 +133,8 @@ class _Chunk:
             raise self._error(
                 index, f"has a column image_url beside {url_col}, which is stored by that name; rename it"
             )
+        if not row:
+            return "{}"
         try:
             return _ENCODER.encode(row)
         except ValueError:  # a number that JSON can't represent

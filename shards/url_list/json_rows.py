@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from shards.errors import ShardsError
 
@@ -13,25 +13,25 @@ _WHITESPACE = " \t\r\n"  # JSON's
 _NAMES: dict[type, str] = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
 
 
-def read_json_lines(body: bytes, name: str) -> Iterator[dict[str, Any]]:
+def read_json_lines(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
     """Return the rows of a UTF-8 text with a JSON object on each line. Blank lines are skipped.
 
     Raises:
         ShardsError: a line is not a JSON object.
     """
-    lines = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8", newline="\n")
-    for number, line in enumerate(lines, start=1):
-        if text := line.strip(_WHITESPACE):
-            yield _check_object(_decode(text, name, number), f"--list {name}, line {number}")
+    with io.TextIOWrapper(file, encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if text := line.strip(_WHITESPACE):
+                yield _check_object(_decode(text, name, number), f"--list {name}, line {number}")
 
 
-def read_json_array(body: bytes, name: str) -> Iterator[dict[str, Any]]:
+def read_json_array(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
     """Return the rows of a UTF-8 text that is one JSON array of objects; it is read into memory.
 
     Raises:
         ShardsError: it is not such an array.
     """
-    for row, value in enumerate(_decode(body.decode(), name, 1)):
+    for row, value in enumerate(_decode(file.read().decode(), name, 1)):
         yield _check_object(value, f"--list {name}, row {row}")
 
 

@@ -1,7 +1,11 @@
 """Class names, and the numbers of a list's labels."""
 
+import functools
 import re
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from shards.errors import ShardsError
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES, FLICKR_STYLE_SHA256
@@ -36,10 +40,38 @@ def is_label(text: str) -> bool:
     return bool(_INTEGER.fullmatch(text)) and int(text) <= LARGEST_LABEL
 
 
+class LabelTexts:
+    """The labels of a list as texts: each different one once, and for each row its number among them."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._parts: list[npt.NDArray[np.int32]] = []
+
+    def append(self, texts: list[str]) -> None:
+        """Add the labels of further rows."""
+        numbers = self._numbers
+        self._parts.append(np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int32))
+
+    @property
+    def distinct(self) -> list[str]:
+        """The different labels, in the order of their first rows."""
+        return list(self._numbers)
+
+    @functools.cached_property
+    def numbers(self) -> npt.NDArray[np.int32]:
+        """The number of each row's label in `distinct`, once all rows were added."""
+        return np.concatenate(self._parts) if self._parts else np.array([], np.int32)
+
+    def first_row(self, texts: set[str]) -> int:
+        """Return the first row with one of these labels."""
+        first = min(self._numbers[text] for text in texts)  # labels are numbered in the order of their first rows
+        return int(np.argmax(self.numbers == first))
+
+
 def encode_labels(
-    texts: list[str], source: Source, classes: tuple[str, ...] | None
-) -> tuple[list[int], tuple[str, ...]]:
-    """Return the labels as numbers, and the class names in label order.
+    labels: LabelTexts, source: Source, classes: tuple[str, ...] | None
+) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+    """Return the labels as numbers (int32), and the class names in label order.
 
     Integers stay as they are, unless all of them are names in `classes`. Names are numbered in the order of `classes`,
     or in sorted order without it.
@@ -47,30 +79,32 @@ def encode_labels(
     Raises:
         ShardsError: a label is not among the classes, or is a number that can't be a label.
     """
-    distinct = set(texts)
+    distinct = labels.distinct
     if classes is None:
-        _refuse_other_numbers(texts, distinct, source.name)
+        _refuse_other_numbers(labels, source.name)
         classes = FLICKR_STYLE_CLASSES if source.sha256 == FLICKR_STYLE_SHA256 else None
-    if all(map(_INTEGER.fullmatch, distinct)) and not (classes and distinct.issubset(classes)):
+    if all(map(_INTEGER.fullmatch, distinct)) and not (classes and set(distinct).issubset(classes)):
         numbers = {text: int(text) for text in distinct}
         names = classes or tuple(map(str, range(max(numbers.values(), default=-1) + 1)))
     else:
         names = classes or tuple(sorted(distinct))
         numbers = {name: number for number, name in enumerate(names)}
-    labels = [numbers.get(text, len(names)) for text in texts]
-    unknown = next((row for row, label in enumerate(labels) if label >= len(names)), None)
-    if unknown is not None:
-        text = texts[unknown][:60]
-        raise ShardsError(f"--list {source.name}: row {unknown}'s label {text!r} isn't among the {len(names)} classes")
-    return labels, names
+    unknown = {text for text in distinct if numbers.get(text, len(names)) >= len(names)}
+    if unknown:
+        row = labels.first_row(unknown)
+        text = distinct[labels.numbers[row]][:60]
+        raise ShardsError(f"--list {source.name}: row {row}'s label {text!r} isn't among the {len(names)} classes")
+    return np.array([numbers[text] for text in distinct], np.int32)[labels.numbers], names
 
 
-def _refuse_other_numbers(texts: list[str], distinct: set[str], name: str) -> None:
+def _refuse_other_numbers(labels: LabelTexts, name: str) -> None:
     """Refuse a list with a number among its labels if not all are valid numbers: they would become class names."""
+    distinct = labels.distinct
     invalid = {text for text in distinct if not is_label(text)}
     if invalid and any(map(_NUMBER.fullmatch, distinct)):
-        row = next(row for row, text in enumerate(texts) if text in invalid)
+        row = labels.first_row(invalid)
+        text = distinct[labels.numbers[row]][:60]
         raise ShardsError(
-            f"--list {name}: row {row} has the label {texts[row][:60]!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
+            f"--list {name}: row {row} has the label {text!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
             "if some names look like numbers, give --classes"
         )

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +32,14 @@ _SCALARS = (
 _BINARIES = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
 
 
-def read_parquet(body: bytes, name: str) -> Iterator[dict[str, Any]]:
+def read_parquet(source: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
     """Return the rows of a Parquet file as JSON values by column.
 
     Raises:
         ShardsError: the file is damaged, or a value can't be converted.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(body))
+        file = pq.ParquetFile(source)
         header = _read_header(file, name)
         start = 0
         for batch in file.iter_batches(_BATCH_ROWS):

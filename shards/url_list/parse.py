@@ -1,9 +1,11 @@
 """Parses a list into rows: CSV, Parquet, JSON, lines of URLs, or Caffe list files."""
 
+import contextlib
 import io
 import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -28,38 +30,59 @@ ROWS_SCHEMA = pa.schema(
 )
 TEXT_LABEL_SCHEMA = ROWS_SCHEMA.set(ROWS_SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
 _FIRST_LINE = re.compile(rb"\s*([^\r\n]*)")
+_CHUNK = 2**20  # bytes
 _URL = re.compile(rb"https?://.*", re.IGNORECASE)
 _URL_AND_LABEL = re.compile(rb"[^\s,;|]+[\s,;|][\w\s,;|-]*")  # other columns of a URL's line; many URLs have a comma
 
 
-def parse_list(source: Source, url_col: str = "image_url", label_col: str | None = "label") -> Iterator[dict[str, Any]]:
+def parse_list(
+    source: Source, url_col: str = "image_url", label_col: str | None = "label", work: Path | None = None
+) -> Iterator[dict[str, Any]]:
     """Return the rows of a list of URLs as JSON values by column. The format is detected from the first bytes.
 
-    A text whose first line is a URL has a URL on each line, and the label `UNLABELLED` for all.
+    A text whose first line is a URL has a URL on each line, and the label `UNLABELLED` for all. The rows are read one
+    by one. `work` is a folder for temporary files: the text of a list that is compressed or not UTF-8.
 
     Raises:
         ShardsError: the list is damaged. Most errors are raised when their row is read.
     """
-    name, body = source.name, decompress(source.parts[""], source.name)
-    if body.startswith(b"PAR1"):
-        return read_parquet(body, name)
-    body = to_utf8(body, name)
-    first = _FIRST_LINE.match(body)
-    assert first  # it matches an empty text, too
-    line = first[1].rstrip()
+    name = source.name
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open())
+        file = stack.enter_context(decompress(file, name, work, source.max_bytes))
+        if _read_first(file, 4) == b"PAR1":
+            rows = read_parquet(file, name)
+        else:
+            file = stack.enter_context(to_utf8(file, name, work))
+            rows = _parse_text(file, name, url_col, label_col)
+        return _close_after(rows, stack.pop_all())
+
+
+def _parse_text(file: IO[bytes], name: str, url_col: str, label_col: str | None) -> Iterator[dict[str, Any]]:
+    line = _read_first_line(file)
     if line.startswith(b"{"):
-        return read_json_lines(body, name)
+        return read_json_lines(file, name)
     if line.startswith(b"["):
-        return read_json_array(body, name)
+        return read_json_array(file, name)
     if not _URL.fullmatch(line):
-        return read_delimited(body, name, url_col)
+        return read_delimited(file, name, url_col)
     if _URL_AND_LABEL.fullmatch(line):
         header = f"{url_col},{label_col or 'label'}"
         raise ShardsError(
             f"--list {name}: line 1 has a URL and other columns; put a header before it, such as {header}"
         )
-    urls = filter(None, map(str.strip, _lines(body)))
-    return ({url_col: url, label_col or "label": UNLABELLED} for url in urls)
+    return _read_urls(file, url_col, label_col or "label")
+
+
+def _read_urls(file: IO[bytes], url_col: str, label_col: str) -> Iterator[dict[str, Any]]:
+    with io.TextIOWrapper(file, encoding="utf-8") as lines:
+        for url in filter(None, map(str.strip, lines)):
+            yield {url_col: url, label_col: UNLABELLED}
+
+
+def _close_after(rows: Iterator[dict[str, Any]], files: contextlib.ExitStack) -> Iterator[dict[str, Any]]:
+    with files:
+        yield from rows
 
 
 def parse_caffe_lists(source: Source) -> pa.Table:
@@ -69,12 +92,29 @@ def parse_caffe_lists(source: Source) -> pa.Table:
         ShardsError: a line has another form.
     """
     rows: list[dict[str, object]] = []
-    for split, body in source.parts.items():
-        for picture in parse_caffe_list(body, f"--list {split}={source.paths[split]}", LARGEST_LABEL + 1):
+    for split in source.parts:
+        for picture in parse_caffe_list(
+            source.open(split).read(), f"--list {split}={source.paths[split]}", LARGEST_LABEL + 1
+        ):
             row = {"row": len(rows), "key": f"{len(rows):08d}", "image_url": picture.path, "split": split}
             rows.append({**row, "label": str(picture.label), "extra": "{}"})
     return pa.Table.from_pylist(rows, TEXT_LABEL_SCHEMA)
 
 
-def _lines(body: bytes) -> Iterator[str]:
-    return iter(io.TextIOWrapper(io.BytesIO(body), encoding="utf-8"))
+def _read_first(file: IO[bytes], count: int) -> bytes:
+    """Return the next bytes of a file, and stay at its position."""
+    start = file.tell()
+    found = file.read(count)
+    file.seek(start)
+    return found
+
+
+def _read_first_line(file: IO[bytes]) -> bytes:
+    """Return the first line that is not blank, or its first megabyte, and stay at the file's position."""
+    start = file.tell()
+    while (chunk := file.read(_CHUNK)).isspace():
+        pass
+    file.seek(start)
+    first = _FIRST_LINE.match(chunk)
+    assert first  # it matches an empty text, too
+    return first[1].rstrip()

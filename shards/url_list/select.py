@@ -1,26 +1,29 @@
 """Selects, splits and orders the rows of a list, reproducibly."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
-from shards.url_list.convert import convert_rows
-from shards.url_list.labels import encode_labels
-from shards.url_list.parse import ROWS_SCHEMA, TEXT_LABEL_SCHEMA, parse_caffe_lists, parse_list
+from shards.url_list.convert import CONVERTED_SCHEMA, convert_rows
+from shards.url_list.labels import LabelTexts, encode_labels
+from shards.url_list.parse import ROWS_SCHEMA, parse_caffe_lists, parse_list
+from shards.url_list.reorder import RowStore
 from shards.url_list.source import Source
 
 _KEY_LENGTH = 80
-_MAX_BYTES = 2**30  # of a column that is reordered at once
+_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{_KEY_LENGTH}}}")
 
 
-def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
+def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tuple[pa.RecordBatchReader, Recipe]:
     """Parse a list, and select, split and label its rows as the recipe says.
 
     The order and the selection are those of Caffe's assemble_data.py: NumPy's legacy permutation of the whole list,
@@ -29,8 +32,12 @@ def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
     If the list has grown, its former rows keep their order and keys. The new rows are permuted among themselves, by the
     same seed, and follow.
 
+    All rows are read at once, into a temporary file in `work`. The memory that this takes is about 30 bytes a row, and
+    200 more if some rows have ids that can't be keys.
+
     Returns:
-        The rows (`ROWS_SCHEMA`) in their seeded order, and the recipe with the class names and the list's length.
+        The rows (`ROWS_SCHEMA`) in their seeded order, to be read once, and the recipe with the class names and the
+        list's length.
 
     Raises:
         ShardsError: the list is damaged, lacks a column, has an invalid value, or has become shorter.
@@ -38,22 +45,110 @@ def select_rows(source: Source, recipe: Recipe) -> tuple[pa.Table, Recipe]:
     if source.is_local:
         _refuse_selection(recipe)
         table = parse_caffe_lists(source)
-    else:
-        rows = parse_list(source, recipe.url_col, recipe.label_col)
-        table = convert_rows(rows, source.name, recipe)
-        recipe = dataclasses.replace(recipe, list_lengths=_add_length(recipe.list_lengths, len(table), source.name))
-        table = _number_rows(table, recipe.list_lengths)
-    labels, classes = encode_labels(table.column("label").to_pylist(), source, recipe.classes or None)
-    table = table.set_column(table.column_names.index("label"), "label", pa.array(labels, pa.int32()))
-    if not source.is_local:
-        table = _take(table, _permute(recipe.seed, recipe.list_lengths))
+        texts = LabelTexts()
+        texts.append(table.column("label").to_pylist())
+        labels, recipe = _number_labels(texts, source, recipe)
+        table = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+        return table.cast(ROWS_SCHEMA).to_reader(), recipe
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(RowStore(CONVERTED_SCHEMA, work))
+        rows = parse_list(source, recipe.url_col, recipe.label_col, work)
+        texts, ids = _store_rows(convert_rows(rows, source.name, recipe), store)
+        source.check_unchanged()
+        recipe = dataclasses.replace(recipe, list_lengths=_add_length(recipe.list_lengths, len(store), source.name))
+        labels, numbered = _number_labels(texts, source, recipe)
+        order = _select(labels, recipe)
+        if not len(order):
+            raise ShardsError(f"--list {source.name}: no row has a label below --labels {recipe.labels}")
+        keys = _make_keys(_read_ids(store), recipe.list_lengths) if ids.need_changes else None
+        selected = _read_selected(store, order, labels, keys, stack.pop_all())
+    return pa.RecordBatchReader.from_batches(ROWS_SCHEMA, selected), numbered
+
+
+class _Ids:
+    """What decides whether the ids of a list's rows can be their keys."""
+
+    def __init__(self) -> None:
+        self._are_empty = True
+        self._are_valid = True
+        self._hashes: list[npt.NDArray[np.int64]] = []
+
+    def append(self, ids: pa.ChunkedArray) -> None:
+        """Add the ids of further rows."""
+        texts: list[str] = ids.to_pylist()
+        self._are_empty = self._are_empty and not any(texts)
+        self._are_valid = self._are_valid and all(map(_KEY.fullmatch, texts))
+        if self._are_valid:
+            self._hashes.append(np.fromiter(map(hash, texts), np.int64, len(texts)))
+        else:
+            self._hashes.clear()
+
+    @property
+    def need_changes(self) -> bool:
+        """Whether some ids are missing or invalid, or may be equal, while others are not."""
+        if self._are_empty or not self._are_valid:
+            return not self._are_empty
+        hashes = np.sort(np.concatenate(self._hashes))
+        return bool((hashes[1:] == hashes[:-1]).any())
+
+
+def _store_rows(tables: Iterable[pa.Table], store: RowStore) -> tuple[LabelTexts, _Ids]:
+    texts, ids = LabelTexts(), _Ids()
+    for table in tables:
+        store.append(table)
+        texts.append(table.column("label").to_pylist())
+        ids.append(table.column("id"))
+    store.finish()
+    return texts, ids
+
+
+def _number_labels(texts: LabelTexts, source: Source, recipe: Recipe) -> tuple[npt.NDArray[np.int32], Recipe]:
+    """Return the labels' numbers, and the recipe with the names of the classes."""
+    labels, classes = encode_labels(texts, source, recipe.classes or None)
+    return labels, dataclasses.replace(recipe, classes=classes[: recipe.labels])
+
+
+def _select(labels: npt.NDArray[np.int32], recipe: Recipe) -> npt.NDArray[np.int64]:
+    """Return the indices of the selected rows, in their seeded order."""
+    order = _permute(recipe.seed, recipe.list_lengths)
     if recipe.labels is not None:
-        table = table.filter(pc.field("label") < recipe.labels)
-    if recipe.images > 0:
-        table = table.slice(0, recipe.images)
-    if not len(table):
-        raise ShardsError(f"--list {source.name}: no row has a label below --labels {recipe.labels}")
-    return table.cast(ROWS_SCHEMA), dataclasses.replace(recipe, classes=classes[: recipe.labels])
+        order = order[labels[order] < recipe.labels]
+    return order[: recipe.images] if recipe.images > 0 else order
+
+
+def _permute(seed: int, lengths: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return the rows' order; the rows of each growth are permuted among themselves."""
+    order = np.arange(lengths[-1])
+    for start, end in itertools.pairwise((0, *lengths)):
+        np.random.RandomState(seed).shuffle(order[start:end])
+    return order
+
+
+def _read_ids(store: RowStore) -> list[str]:
+    return [text for batch in store.read() for text in batch.column("id").to_pylist()]
+
+
+def _read_selected(
+    store: RowStore,
+    order: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int32],
+    keys: Sequence[str] | None,
+    resources: contextlib.ExitStack,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the selected rows (`ROWS_SCHEMA`). Without `keys`, a key is the row's id, or its index if it has none."""
+    start = 0
+    with resources:
+        for table in store.take(order):
+            rows = order[start : start + len(table)]
+            start += len(table)
+            if keys is None:
+                ids = table.column("id").to_pylist()
+                names = [name or f"{row:08d}" for name, row in zip(ids, rows.tolist(), strict=True)]
+            else:
+                names = [keys[row] for row in rows]
+            columns = {name: table.column(name) for name in ("image_url", "split", "extra")}
+            columns |= {"row": pa.array(rows), "key": pa.array(names, pa.string()), "label": pa.array(labels[rows])}
+            yield from pa.table([columns[name] for name in ROWS_SCHEMA.names], ROWS_SCHEMA).to_batches()
 
 
 def _refuse_selection(recipe: Recipe) -> None:
@@ -69,30 +164,6 @@ def _add_length(lengths: tuple[int, ...], length: int, name: str) -> tuple[int, 
     if lengths and length < lengths[-1]:
         raise ShardsError(f"--list {name} has {length} rows, but had {lengths[-1]}; rows may only be added at its end")
     return lengths if lengths[-1:] == (length,) else (*lengths, length)
-
-
-def _permute(seed: int, lengths: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return the rows' order; the rows of each growth are permuted among themselves."""
-    bounds = itertools.pairwise((0, *lengths))
-    return np.concatenate([start + np.random.RandomState(seed).permutation(end - start) for start, end in bounds])
-
-
-def _number_rows(table: pa.Table, lengths: tuple[int, ...]) -> pa.Table:
-    """Convert a table of `CONVERTED_SCHEMA` to `TEXT_LABEL_SCHEMA`."""
-    keys = _make_keys(table.column("id").to_pylist(), lengths)
-    table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
-    return table.append_column("key", pa.array(keys, pa.string())).select(TEXT_LABEL_SCHEMA.names)
-
-
-def _take(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    """Reorder a table, also one whose texts are longer than an Arrow array of type string may be (2 GiB)."""
-    largest = max(column.nbytes for column in table.columns)
-    if largest < _MAX_BYTES:
-        return table.take(pa.array(order))
-    fields = [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in table.schema]
-    joined = table.cast(pa.schema(fields)).combine_chunks()
-    parts = np.array_split(order, 1 + 4 * largest // _MAX_BYTES)
-    return pa.concat_tables([joined.take(pa.array(part)).cast(table.schema) for part in parts])
 
 
 def _make_keys(ids: list[str], lengths: tuple[int, ...]) -> list[str]:

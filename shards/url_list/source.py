@@ -1,9 +1,14 @@
-"""Reads the bytes of a list from a file, the web or the cache."""
+"""Opens a list, which is a file, or the bytes that were read from the web or the cache."""
 
 import dataclasses
+import functools
 import hashlib
+import io
+import os
 import re
+import stat
 from pathlib import Path
+from typing import IO
 
 import requests
 
@@ -14,16 +19,19 @@ from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_SHA256, FLIC
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _CAFFE_LIST = re.compile(rf"({SPLIT_NAME.pattern})=(.+)", re.DOTALL)
+_CHUNK = 2**20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The bytes of a list, or of several Caffe list files."""
+    """A list, or several Caffe list files."""
 
     name: str  # the list's name in messages
-    parts: dict[str, bytes]  # a Caffe list file's bytes by split, or the list's bytes under ""
+    # A Caffe list file's bytes by split, or under "" the list: its bytes, or the path of a file, which may be large.
+    parts: dict[str, bytes] | dict[str, bytes | Path]
     paths: dict[str, str] = dataclasses.field(default_factory=dict)  # of Caffe list files by split, as they were given
+    max_bytes: int | None = None  # largest size of a compressed list when it is decompressed
 
     @property
     def is_local(self) -> bool:
@@ -34,12 +42,47 @@ class Source:
     def sha256(self) -> str:
         """The hash (hex) of the bytes; for Caffe list files, of their splits and hashes."""
         if not self.is_local:
-            return hashlib.sha256(self.parts[""]).hexdigest()
-        lines = [f"{split}={hashlib.sha256(part).hexdigest()}\n" for split, part in self.parts.items()]
+            return self._first_read[0]
+        lines = [f"{split}={_hash(self.open(split))}\n" for split in self.parts]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def open(self, split: str = "") -> IO[bytes]:
+        """Open the list, or a Caffe list file, for reading."""
+        part = self.parts[split]
+        return io.BytesIO(part) if isinstance(part, bytes) else part.open("rb")
 
-def read_source(lists: list[str]) -> Source:
+    def check_unchanged(self) -> None:
+        """Check that the list is the one that was hashed.
+
+        Raises:
+            ShardsError: its file has changed since then.
+        """
+        if not self.is_local and self._state() != self._first_read[1]:
+            raise ShardsError(f"--list {self.name} has changed while it was read; run the same command again")
+
+    @functools.cached_property
+    def _first_read(self) -> tuple[str, tuple[int, ...]]:
+        """The hash (hex) of the list, and what identifies its file's content."""
+        state = self._state()
+        return _hash(self.open()), state
+
+    def _state(self) -> tuple[int, ...]:
+        part = self.parts[""]
+        if isinstance(part, bytes):
+            return ()
+        found = part.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _hash(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    with file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_source(lists: list[str], max_bytes: int | None = None) -> Source:
     """Read the values of --list: one list of URLs, or Caffe list files as split=path.
 
     Raises:
@@ -47,7 +90,7 @@ def read_source(lists: list[str]) -> Source:
     """
     caffe = [_CAFFE_LIST.fullmatch(name) for name in lists]
     if len(lists) == 1 and not caffe[0]:
-        return Source(lists[0], {"": _read(lists[0])})
+        return Source(lists[0], {"": _find(lists[0])}, max_bytes=max_bytes)
     parts: dict[str, bytes] = {}
     paths: dict[str, str] = {}
     for name, match in zip(lists, caffe, strict=True):
@@ -55,20 +98,24 @@ def read_source(lists: list[str]) -> Source:
             raise ShardsError(f"--list {name}: each of several lists must be a Caffe list file, given as split=path")
         if match[1] in parts:
             raise ShardsError(f"--list {name}: the split {match[1]} has another list; give one")
-        parts[match[1]] = _read(match[2])
+        part = _find(match[2])
+        parts[match[1]] = part if isinstance(part, bytes) else part.read_bytes()
         paths[match[1]] = match[2]
     if not parts:
         raise ShardsError("--list names no list")
     return Source(" ".join(lists), parts, paths)
 
 
-def _read(name: str) -> bytes:
+def _find(name: str) -> bytes | Path:
+    """Return the path of a file, or the bytes of what is no regular file or not on this machine."""
     if name == FLICKR_STYLE:
         return fetch_cached(FLICKR_STYLE_URL, FLICKR_STYLE_SHA256, cache_folder())
     if re.match(r"https?://", name, re.IGNORECASE):
         return _fetch(name)
     try:
-        return Path(name).expanduser().read_bytes()
+        path = Path(name).expanduser()
+        with path.open("rb") as file:  # not a pipe, which can be read once only
+            return path if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else file.read()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL character in the name, or ~ and an unknown user
         reason = error.strerror if isinstance(error, OSError) else error
         raise ShardsError(f"--list {name}: {reason}; give a file, an http(s) URL or {FLICKR_STYLE}") from error

@@ -65,7 +65,7 @@ def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
         results = list(track_progress(reading, len(blocks), "blocks read", console))
     differences = [difference for result in results for difference in result.differences]
     for column in ("row", "key"):
-        differences += _find_repeated(ROWS_PATH, column, shard_dir.rows.column(column).to_pylist())
+        differences += _find_repeated(ROWS_PATH, column, shard_dir.row_file.read([column]).column(column).to_pylist())
     entries, outcomes = [INDEX_SCHEMA.empty_table()], [OUTCOMES_SCHEMA.empty_table()]
     unread: set[int] = set()
     for block, result in zip(blocks, results, strict=True):
@@ -77,7 +77,7 @@ def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
     pictures = _check_index(shard_dir, pa.concat_tables(entries), unread, differences)
     _check_outcomes(root, pa.concat_tables(outcomes), unread, differences)
     differences += _find_unknown_files(root, blocks)
-    return VerifyResult(len(blocks), len(shard_dir.rows), pictures, differences)
+    return VerifyResult(len(blocks), len(shard_dir), pictures, differences)
 
 
 def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _BlockResult:

@@ -24,7 +24,7 @@ def test_keys_in_several_splits_are_found():
 
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"the official list isn't here: no {OFFICIAL}")
 def test_the_official_list_has_6026_of_17428_photographers_in_both_splits():
-    rows = select_rows(read_source([str(OFFICIAL)]), make_recipe())[0]
+    rows = select_rows(read_source([str(OFFICIAL)]), make_recipe())[0].read_all()
     extras, splits = rows.column("extra").to_pylist(), rows.column("split").to_pylist()
     leak = find_split_leaks((owner_of(json.loads(extra)), split) for extra, split in zip(extras, splits, strict=True))
     assert (len(leak.shared), leak.keys) == (6026, 17_428)

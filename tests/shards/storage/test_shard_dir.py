@@ -32,7 +32,7 @@ def rows(count: int) -> pa.Table:
 def create(root: Path, recipe: Recipe = RECIPE, count: int = 20):
     with exclusive_lock(root) as work:
         return create_shard_dir(
-            root, dataclasses.replace(recipe, classes=("noir",), list_lengths=(count,)), rows(count), work
+            root, dataclasses.replace(recipe, classes=("noir",), list_lengths=(count,)), rows(count).to_reader(), work
         )
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import pyarrow as pa
 import pytest
 
 from shards.errors import ShardsError
@@ -11,7 +12,8 @@ URL = "http://h/1"
 
 
 def convert(*rows: dict, **settings) -> list[dict]:
-    table = convert_rows(iter([dict(row) for row in rows]), "list.csv", make_recipe(**settings))
+    tables = convert_rows(iter([dict(row) for row in rows]), "list.csv", make_recipe(**settings))
+    table = pa.concat_tables(tables)
     assert table.schema == CONVERTED_SCHEMA
     return table.to_pylist()
 

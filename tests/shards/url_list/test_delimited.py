@@ -10,7 +10,7 @@ ROWS = [{"image_url": "http://h/1", "label": "0"}, {"image_url": "http://h/2", "
 
 
 def read(text: str, url_col: str = "image_url") -> list[dict]:
-    return list(read_delimited(text.encode(), "list.csv", url_col))
+    return list(read_delimited(io.BytesIO(text.encode()), "list.csv", url_col))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

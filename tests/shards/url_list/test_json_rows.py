@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -13,17 +14,18 @@ def test_values_are_those_of_json():
         {"image_url": "http://h/3", "label": 3, "n": 0.1, "mixed": [True, {"a": "2014-05-01T10:00:00Z"}]},
     ]
     lines = "".join(json.dumps(row) + "\r\n\n" for row in rows)
-    assert list(read_json_lines(lines.encode(), "a")) == rows
-    assert list(read_json_array(json.dumps(rows, indent=2).encode(), "a")) == rows
-    assert list(read_json_array(b" [ ]\n", "a")) == []
+    assert list(read_json_lines(io.BytesIO(lines.encode()), "a")) == rows
+    assert list(read_json_array(io.BytesIO(json.dumps(rows, indent=2).encode()), "a")) == rows
+    assert list(read_json_array(io.BytesIO(b" [ ]\n"), "a")) == []
 
 
 def test_separators_of_unicode_do_not_end_a_line():
-    assert list(read_json_lines('{"a": "b\u2028c\x85d"}'.encode(), "a")) == [{"a": "b\u2028c\x85d"}]
+    assert list(read_json_lines(io.BytesIO('{"a": "b\u2028c\x85d"}'.encode()), "a")) == [{"a": "b\u2028c\x85d"}]
 
 
 def test_what_json_cannot_represent_is_null():
-    assert list(read_json_lines(b'{"a": NaN, "b": [-Infinity, Infinity]}', "a")) == [{"a": None, "b": [None, None]}]
+    lines = io.BytesIO(b'{"a": NaN, "b": [-Infinity, Infinity]}')
+    assert list(read_json_lines(lines, "a")) == [{"a": None, "b": [None, None]}]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_what_json_cannot_represent_is_null():
 def test_an_error_names_its_line(line, message):
     body = f'{{"a": 0}}\n{line}\n{{"a": 3}}\n'
     with pytest.raises(ShardsError) as caught:
-        list(read_json_lines(body.encode(), "list.jsonl"))
+        list(read_json_lines(io.BytesIO(body.encode()), "list.jsonl"))
     assert str(caught.value).startswith(f"--list list.jsonl, {message}")
     assert "\n" not in str(caught.value)
 
@@ -58,5 +60,5 @@ def test_an_error_names_its_line(line, message):
 )
 def test_an_error_in_an_array_names_its_place(body, message):
     with pytest.raises(ShardsError) as caught:
-        list(read_json_array(body.encode(), "list.json"))
+        list(read_json_array(io.BytesIO(body.encode()), "list.json"))
     assert str(caught.value).startswith(f"--list list.json, {message}")

@@ -2,14 +2,18 @@ import pytest
 
 from shards.errors import ShardsError
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
-from shards.url_list.labels import encode_labels, is_label, read_classes
+from shards.url_list.labels import LabelTexts, encode_labels, is_label, read_classes
 from shards.url_list.source import Source
 
 SOURCE = Source("list.csv", {"": b""})
 
 
 def encode(*texts, classes=None):
-    return encode_labels(list(texts), SOURCE, classes)
+    labels = LabelTexts()
+    for text in texts:
+        labels.append([text])
+    numbers, names = encode_labels(labels, SOURCE, classes)
+    return numbers.tolist(), names
 
 
 def test_names_are_numbered_in_sorted_order():

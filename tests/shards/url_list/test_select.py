@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shards.errors import ShardsError
-from shards.url_list import select
+from shards.url_list import reorder
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
 from shards.url_list.select import select_rows
 from shards.url_list.source import Source, read_source
@@ -28,7 +28,7 @@ def rows_of(body: bytes | str, **settings) -> list[dict]:
 
 
 def ordered_rows_of(body: bytes | str, **settings) -> list[dict]:
-    return select_rows(source(body), make_recipe(**settings))[0].to_pylist()
+    return select_rows(source(body), make_recipe(**settings))[0].read_all().to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_selection_from_the_official_list_is_caffes(official):
         listed = [row | {"label": int(row["label"])} for row in csv.DictReader(file)]
     assert len(listed) == 80_000
     table, recipe = select_rows(official, make_recipe(images=2000, seed=831486))
-    rows = table.to_pylist()
+    rows = table.read_all().to_pylist()
     expected = caffes_selection(listed, 831486, -1, 2000)
     assert [row["image_url"] for row in rows] == [row["image_url"] for row in expected]
     assert [row["split"] for row in rows] == [row["_split"] for row in expected]
@@ -86,24 +86,42 @@ def test_keys_are_unique_and_valid_in_a_tar():
     assert all(0 < len(key) <= 80 and set(key) <= allowed for key in keys), keys
 
 
+@pytest.mark.parametrize("name", ["p{}", "{}", "p {}", "", "p{0}." * 30])
+def test_ids_that_need_no_changes_give_the_same_keys_as_those_that_are_checked_one_by_one(name, monkeypatch):
+    body = "id,image_url,label\n" + "".join(f"{name.format(row)},http://h/{row},0\n" for row in range(300))
+    rows = ordered_rows_of(body)
+    monkeypatch.setattr("shards.url_list.select._Ids.need_changes", True)
+    assert ordered_rows_of(body) == rows
+
+
+def test_a_list_that_changes_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("image_url,label\nhttp://h/1,0\n")
+    source = read_source([str(path)])
+    assert len(source.sha256) == 64
+    path.write_text("image_url,label\nhttp://h/1,0\nhttp://h/2,0\n")
+    with pytest.raises(ShardsError, match="has changed while it was read; run the same command again"):
+        select_rows(source, make_recipe())
+
+
 def test_labels_below_a_limit_are_selected_with_their_classes():
     body = "image_url,label\nhttp://h/1,3\nhttp://h/2,0\n"
     assert select_rows(source(body), make_recipe())[1].classes == ("0", "1", "2", "3")
     rows, recipe = select_rows(source(body), make_recipe(labels=2))
-    assert (rows.column("label").to_pylist(), recipe.classes) == ([0], ("0", "1"))
+    assert (rows.read_all().column("label").to_pylist(), recipe.classes) == ([0], ("0", "1"))
 
 
 def test_a_class_name_is_one_line():
     body = 'image_url,label\nhttp://h/1,"Long\nExposure"\nhttp://h/2,Noir\nhttp://h/3,"Long\r\nExposure"\n'
     rows, recipe = select_rows(source(body), make_recipe())
     assert recipe.classes == ("Long Exposure", "Noir")
-    assert sorted(rows.column("label").to_pylist()) == [0, 0, 1]
+    assert sorted(rows.read_all().column("label").to_pylist()) == [0, 0, 1]
 
 
-def test_a_column_longer_than_an_array_is_reordered_in_parts(monkeypatch):
+def test_rows_are_reordered_in_parts(monkeypatch):
     body = "image_url,label,text\n" + "".join(f"http://h/{i},0,{i:010d}\n" for i in range(1000))
     at_once = ordered_rows_of(body)
-    monkeypatch.setattr(select, "_MAX_BYTES", 20_000)
+    monkeypatch.setattr(reorder, "_BUCKET_BYTES", 20_000)
     assert ordered_rows_of(body) == at_once
 
 
@@ -147,7 +165,7 @@ def test_a_row_without_an_owner_is_split_by_its_url():
 
 @needs_official_list
 def test_by_owner_no_photographer_of_the_official_list_is_in_both_splits(official):
-    rows = select_rows(official, make_recipe(split="by_owner"))[0].to_pylist()
+    rows = select_rows(official, make_recipe(split="by_owner"))[0].read_all().to_pylist()
     splits = {"train": set(), "test": set()}
     for row in rows:
         splits[row["split"]].add(json.loads(row["extra"])["page_url"].split("/")[4])
@@ -160,7 +178,7 @@ def test_all_rows_of_caffe_lists_are_taken_in_their_order():
     caffe = Source(
         "train=a test=b", {"train": b"my dir/b c.jpg 1\n\na.jpg 0\n", "test": b"z.jpg 1"}, {"train": "a", "test": "b"}
     )
-    rows = select_rows(caffe, make_recipe())[0].to_pylist()
+    rows = select_rows(caffe, make_recipe())[0].read_all().to_pylist()
     assert [(row["image_url"], row["label"], row["split"]) for row in rows] == [
         ("my dir/b c.jpg", 1, "train"),
         ("a.jpg", 0, "train"),
