@@ -36,6 +36,16 @@ def test_a_reader_that_ends_early_is_no_error(command, tmp_path):
     assert done.returncode in {0, 141}  # 0 if all was written before `true` ended
 
 
+def test_a_class_name_that_the_terminal_lacks_is_printed_as_an_escape_and_written_as_utf_8(tmp_path):
+    """In a new interpreter, which reads PYTHONIOENCODING when it starts."""
+    write_dir(tmp_path / "DIR", rows_from([{"image_url": "http://h/1.jpg"}]), ("été",), [draw_photo(1)])
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = run(sys.executable, "-m", "shards", "report", "DIR", cwd=tmp_path, env=ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xe9t\\xe9" in done.stdout
+    assert "été" in (tmp_path / "DIR" / "report.html").read_text(encoding="utf-8")
+
+
 def test_version_and_help_import_no_library():
     code = "import sys; from shards.__main__ import main; main(sys.argv[1:]); assert 'pyarrow' not in sys.modules"
     for flag in ("--version", "--help"):
