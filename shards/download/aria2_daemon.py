@@ -108,7 +108,9 @@ def _start(config: AssembleConfig, folder: Path) -> tuple["subprocess.Popen[byte
         port = _find_free_port()
         settings = folder / "aria2.conf"
         settings.touch(mode=0o600)  # contains the secret and the proxy's password
-        settings.write_text("".join(f"{name}={value}\n" for name, value in _settings(config, port, secret)))
+        settings.write_text(
+            "".join(f"{name}={value}\n" for name, value in _settings(config, port, secret)), encoding="utf-8"
+        )
         with _file_size_limit(config.max_bytes):
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", no_fsync.__file__, program, f"--conf-path={settings}"],

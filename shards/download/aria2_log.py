@@ -41,6 +41,7 @@ class _Head:
     cuid: bytes
     is_request: bool
     size: int  # bytes of the record's message so far
+    has_blank: bool = False  # whether the last line was blank
     lines: list[bytes] = dataclasses.field(default_factory=list[bytes])
 
 
@@ -152,11 +153,13 @@ class Aria2Log(threading.Thread):
     def _read_head_line(self, head: _Head, line: bytes) -> bool:
         """Add a line to a head; False if the line is a new record, since the head was cut at a NUL byte."""
         head.size += len(line)
-        if line in {b"\n", b"\r\n"} and head.size <= _MAX_MESSAGE:
+        if head.has_blank and line == b"\n":  # the line end that aria2 writes after the head
             self._end_head(head)
         elif head.size > _MAX_MESSAGE:
             self._end_head(head, is_cut=True)
-        elif _STAMP.match(line):
+        elif line in {b"\n", b"\r\n"}:
+            head.has_blank = True
+        elif head.has_blank or _STAMP.match(line):
             # The line may also be part of the head, written by a server to look like a record of another download.
             self._end_head(head, is_cut=True)
             for trace in self._by_cuid.values():
@@ -188,8 +191,11 @@ class Aria2Log(threading.Thread):
         host = next((value for name, value in _headers_in(head) if name.lower() == "host"), "")
         absolute = target.startswith((b"http://", b"https://"))  # a request to a proxy
         url = target.decode(errors="replace") if absolute else f"//{host}{target.decode(errors='replace')}"
+        key = request_target(url)
         trace = self._by_cuid[head.cuid] = RequestTrace(host=urlsplit(url).hostname or "")
-        self._by_target[request_target(url)] = (head.cuid, trace)
+        if key in self._by_target:  # for example a request to a mirror that another response named
+            trace.is_doubtful = self._by_target[key][1].is_doubtful = True
+        self._by_target[key] = (head.cuid, trace)
 
     def _record_response(self, head: _Head) -> None:
         status = _STATUS.match(head.lines[0])

@@ -2,10 +2,12 @@
 
 import dataclasses
 import re
+from urllib.parse import urlsplit
 
 from shards.config.schema import AssembleConfig
 from shards.download.policy import find_disallowed_directive, find_refused_redirect
 from shards.download.request_trace import RequestTrace
+from shards.download.url_rewrite import encode_url
 from shards.format.outcomes import Status
 
 _UNKNOWN_ERROR, _TOO_LARGE, _WRONG_DIGEST = 1, 17, 32
@@ -31,6 +33,8 @@ _STATUS_OF_CAUSE = (
     ("Transfer encoding", Status.BAD_RESPONSE),
     ("Bad chunk size", Status.BAD_RESPONSE),
     ("Bad Status-Line", Status.BAD_RESPONSE),
+    ("Bad status code", Status.BAD_RESPONSE),
+    ("Bad HTTP header", Status.BAD_RESPONSE),
 )
 _STATUS_OF_HTTP = {
     401: Status.FORBIDDEN,
@@ -43,8 +47,10 @@ _STATUS_OF_HTTP = {
     429: Status.RATE_LIMITED,
     451: Status.FORBIDDEN,
 }
-_UNKNOWN_ENCODINGS = {"x-gzip", "x-deflate"}  # other names of encodings that aria2 decodes
-_REFUSED_SUCCESSES = {201, 202, 203, 207, 208, 226}  # aria2 accepts 200 and 206
+_DECODED = {"gzip", "deflate"}  # encodings that aria2 decodes, if they are spelled like this
+_DECODED_BY_RELAY = _DECODED | {"x-gzip", "x-deflate"}  # in any spelling
+_ACCEPTED = {200, 206}  # HTTP statuses
+_REFUSED_SUCCESSES = {201, 202, 203, 207, 208, 226}
 _LOCAL_FAILURES = {9, 15, 16, 18}  # no disk space, or a local file or folder that can't be opened or created
 
 
@@ -74,13 +80,19 @@ def is_unverified(result: dict[str, str], trace: RequestTrace) -> bool:
 
     Such a URL is requested again through the relay, which sees complete responses and accepts each success.
     """
-    if trace.is_cut or trace.is_doubtful or trace.content_encoding in _UNKNOWN_ENCODINGS:
+    is_misspelled = trace.content_encoding not in _DECODED and trace.content_encoding.lower() in _DECODED_BY_RELAY
+    if trace.is_cut or trace.is_doubtful or is_misspelled or any(map(_is_misread, trace.redirects)):
         return True
     if result["status"] == "complete":
-        return trace.http_status not in {200, 206}
+        return trace.http_status not in _ACCEPTED
     if int(result.get("errorCode") or 0) not in _HTTP_CODES:
         return False
     return trace.http_status is None or trace.http_status in _REFUSED_SUCCESSES
+
+
+def _is_misread(redirect: str) -> bool:
+    """Whether aria2 misreads the target of a redirect: it has an upper-case scheme or a host that is not ASCII."""
+    return encode_url(redirect) != redirect or "%" in urlsplit(redirect).netloc
 
 
 def _find_status(result: dict[str, str], trace: RequestTrace, config: AssembleConfig) -> tuple[Status, str]:
@@ -97,8 +109,11 @@ def _find_status(result: dict[str, str], trace: RequestTrace, config: AssembleCo
     if http_status and code in _HTTP_CODES:
         default = Status.SERVER_ERROR if 500 <= http_status < 600 else Status.HTTP_ERROR
         return _STATUS_OF_HTTP.get(http_status, default), message
+    if int(result["totalLength"]) > config.max_bytes:
+        code = _TOO_LARGE
     if code == _UNKNOWN_ERROR:
-        default = Status.INCOMPLETE if int(result["totalLength"]) else Status.REFUSED
+        is_begun = int(result["totalLength"]) > 0 or trace.http_status in _ACCEPTED
+        default = Status.INCOMPLETE if is_begun else Status.REFUSED
         return next((status for cause, status in _STATUS_OF_CAUSE if cause in message), default), message
     if code == _TOO_LARGE:
         message = f"over max_bytes {config.max_bytes}"

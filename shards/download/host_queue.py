@@ -9,17 +9,16 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from shards.download.url_rewrite import encode_url, request_target
+from shards.download.url_rewrite import encode_url, host_and_port, request_target
 from shards.format.outcomes import Status
 
 MAX_DELAY = 60.0  # seconds
 _FIRST_PAUSE = 1.0  # seconds after a host's first refusal; doubled with each further one in a row
 _RATE_BURST = 0.25  # seconds of unused rate that a host may use up at once, since requests are released in batches
 _SAME_URL_DELAY = 0.2  # seconds
-_SHARE_WEIGHT = 1 / 8  # of a host's newest answer in its share of refusals
-_HOST_SHARE = 0.25  # share of refusals from which on they concern the host and not single URLs
+_FIRST_WEIGHT, _REPEAT_WEIGHT = 1 / 64, 1 / 8  # of the newest answer in a host's shares of refusals
+_SINGLE_FIRST_SHARE, _SINGLE_REPEAT_SHARE = 0.1, 0.3  # see _Host.refuses_single_urls
 _REFUSALS = {Status.RATE_LIMITED, Status.SERVER_ERROR}
 
 
@@ -38,7 +37,7 @@ class Request:
     @functools.cached_property
     def host(self) -> str:
         """Return the URL's host and port."""
-        return urlsplit(self.url).netloc.rpartition("@")[2].lower()
+        return host_and_port(self.url)
 
     @functools.cached_property
     def encoded_url(self) -> str:
@@ -63,9 +62,11 @@ class _Host:
     next_by_rate: float = 0.0  # earliest time of the next request according to the rate limit
     paused_until: float = 0.0  # earliest time of the next request
     is_paused: bool = False  # whether the host waits for that time
-    refusals: int = 0  # number of different URLs that were refused in a row
+    refusals: int = 0  # number of refusals in a row
+    refused_urls: int = 0  # number of different URLs among them
     refused_at: float = -math.inf  # time of the last refusal that was counted
-    refused_share: float | None = None  # moving average over first requests: 1 for a refusal, 0 for another answer
+    first_share: float = 0.0  # moving average over the first requests of URLs: 1 for a refusal, 0 for an answer
+    repeat_share: float = 0.0  # the same over requests of URLs that were refused before
     is_cancelled: bool = False  # whether the host has refused too often to be requested again
 
     @property
@@ -74,18 +75,40 @@ class _Host:
         limit = 1 if self.refusals else int(self.max_parallel)
         return bool(self.waiting) and not self.is_paused and self.in_flight < limit
 
-    def count_first(self, refused: bool) -> None:  # noqa: FBT001 - the only argument
-        """Add the answer to the first request of a URL to the share of refusals."""
-        share = float(refused) if self.refused_share is None else self.refused_share
-        self.refused_share = share + _SHARE_WEIGHT * (refused - share)
+    @property
+    def refuses_single_urls(self) -> bool:
+        """Whether refusals concern single URLs: the same URLs are refused again, and others rarely are.
+
+        A host that refuses because of the number of requests refuses both alike.
+        """
+        return self.first_share < _SINGLE_FIRST_SHARE and self.repeat_share > _SINGLE_REPEAT_SHARE
+
+    @property
+    def should_heed_retry_after(self) -> bool:
+        """Whether the host waits for as long as Retry-After says, and not only the refused URL.
+
+        One refusal may concern its URL alone; further refusals in a row of URLs that were refused before say nothing.
+        """
+        return self.refused_urls > 1 or self.refusals == 2
+
+    def back_off(self) -> float:
+        """Return the pause in seconds after a refusal."""
+        return _FIRST_PAUSE * 2 ** min(max(self.refused_urls - 1, 0), 10)
+
+    def count(self, *, is_first: bool, refused: bool) -> None:
+        """Add an answer to the shares of refusals."""
+        if is_first:
+            self.first_share += _FIRST_WEIGHT * (refused - self.first_share)
+        else:
+            self.repeat_share += _REPEAT_WEIGHT * (refused - self.repeat_share)
 
 
 class HostQueue:
     """Waiting requests, released round-robin over the hosts.
 
-    Two requests for the same URL are never in flight together. A host that refuses many of its URLs is paused, for
-    longer with each URL that it refuses in a row, and its requests are cancelled after too many. A host that refuses
-    single URLs is not paused: each of those URLs has its own wait. Callers pass the time; the queue reads no clock.
+    Two requests for the same URL are never in flight together. A host that refuses is paused, for longer with each URL
+    that it refuses in a row, and its requests are cancelled after too many. A host that refuses only single URLs is not
+    paused: each of those URLs has its own wait. Callers pass the time; the queue reads no clock.
     """
 
     def __init__(
@@ -123,7 +146,7 @@ class HostQueue:
     def take(self, limit: int, now: float) -> list[Request]:
         """Release up to `limit` requests; pass each to `finish` afterwards."""
         while self._delayed and self._delayed[0][0] <= now:
-            self._enqueue(heapq.heappop(self._delayed)[2])
+            self._enqueue(heapq.heappop(self._delayed)[2], is_repeat=True)
         while self._paused and self._paused[0][0] <= now:
             host = self._hosts[heapq.heappop(self._paused)[1]]
             host.is_paused = False
@@ -178,37 +201,39 @@ class HostQueue:
     def record_answer(self, request: Request, started: float) -> None:
         """Record that the host answered a request, sent at `started`, without refusing it."""
         host = self._hosts[request.host]
-        if request.attempts == 1:
-            host.count_first(refused=False)
+        host.count(is_first=request.last_status not in _REFUSALS, refused=False)
         if started > host.refused_at:
-            host.refusals = 0
+            host.refusals = host.refused_urls = 0
             host.max_parallel = min(self._per_host, host.max_parallel + 1 / host.max_parallel)
 
     def record_refusal(self, request: Request, started: float, now: float, retry_after: float = 0.0) -> None:
-        """Pause the host of a request, sent at `started`, by `retry_after` seconds or, if that is 0, by its back-off.
+        """Pause the host of a request, sent at `started`, by its back-off or `retry_after` seconds, if it is that host.
 
         Of requests that were in flight together only the first refusal counts. A URL that was refused before says
-        nothing new about the host: it neither lengthens the back-off nor counts towards the cancellation.
+        nothing new about the host: it neither lengthens the back-off nor counts towards the cancellation. The caller
+        delays the URL itself.
         """
         host, jitter = self._hosts[request.host], self._jitter()
         is_first = request.last_status not in _REFUSALS
-        if is_first:
-            host.count_first(refused=True)
-        if (host.refused_share or 0.0) < _HOST_SHARE:
+        host.count(is_first=is_first, refused=True)
+        if host.refuses_single_urls:
             return
-        pause = retry_after * (1 + jitter / 4)
+        pause = 0.0
         if started > host.refused_at:
-            host.refusals += is_first or not host.refusals
+            host.refusals += 1
+            host.refused_urls += is_first
             host.refused_at = now
             host.max_parallel = max(1, host.max_parallel / 2)
-            pause = pause or _FIRST_PAUSE * 2 ** min(host.refusals - 1, 10) * (1 + jitter) / 2
+            pause = host.back_off() * (1 + jitter) / 2
+        if retry_after and host.should_heed_retry_after:
+            pause = retry_after * (1 + jitter / 4)
         host.paused_until = max(host.paused_until, now + min(pause, MAX_DELAY))
         self._pause(host, now)
-        if host.refusals >= self._max_refusals and not host.is_cancelled:
+        if host.refused_urls >= self._max_refusals and not host.is_cancelled:
             self._cancel(host)
         self._update_ready(host)
 
-    def _enqueue(self, request: Request, not_before: float = 0.0) -> None:
+    def _enqueue(self, request: Request, not_before: float = 0.0, *, is_repeat: bool = False) -> None:
         host = self._hosts.get(request.host)
         if host is None:
             host = self._hosts[request.host] = _Host(request.host, self._per_host)
@@ -217,7 +242,10 @@ class HostQueue:
         elif not_before > 0:
             heapq.heappush(self._delayed, (not_before, next(self._tiebreak), request))
         else:
-            host.waiting.append(request)
+            if is_repeat and not host.refusals and not host.refuses_single_urls:
+                host.waiting.appendleft(request)  # its answer shows whether the host refuses single URLs
+            else:
+                host.waiting.append(request)
             self._update_ready(host)
 
     def _pause(self, host: _Host, now: float) -> None:
@@ -239,6 +267,7 @@ class HostQueue:
             self._ready.setdefault(host.name, host)
             return
         self._ready.pop(host.name, None)
-        is_unused = not (host.in_flight or host.waiting or host.refusals or self._rate or host.is_paused)
+        has_history = host.refusals or host.first_share or host.repeat_share
+        is_unused = not (host.in_flight or host.waiting or has_history or self._rate or host.is_paused)
         if is_unused and host.max_parallel == self._per_host:
             del self._hosts[host.name]

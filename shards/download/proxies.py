@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from requests.utils import should_bypass_proxies
 
-from shards.config.schema import AssembleConfig
+from shards.config.schema import AssembleConfig, is_proxy
 from shards.errors import ShardsError
 
+_FORM = "it must look like http://host:8080 or http://user:password@host:8080"
 _REMEDY = "aria2 supports http proxies only; unset the variable, or give --proxy http://host:port"
 
 
@@ -20,22 +21,29 @@ class Proxies:
 
     by_scheme: dict[str, str]  # "http", "https" or "all": the proxy's URL
     no_proxy: str = ""  # hosts, domains and networks, separated by commas
-    is_from_environment: bool = True
 
     @classmethod
     def read(cls, config: AssembleConfig) -> "Proxies":
-        """Return `--proxy`, or the environment's proxies as curl and requests read them."""
+        """Return `--proxy`, or the environment's proxies as curl and requests read them.
+
+        Raises:
+            ShardsError: a variable is not a proxy.
+        """
         if config.proxy:
-            return cls({"all": config.proxy}, is_from_environment=False)
+            return cls({"all": config.proxy})
         found = urllib.request.getproxies_environment()
         no_proxy = found.get("no", "")
         if "*" in (entry.strip() for entry in no_proxy.split(",")):
             return cls({})
-        return cls({scheme: found[scheme] for scheme in ("http", "https", "all") if found.get(scheme)}, no_proxy)
+        by_scheme = {name: found[name] for name in ("http", "https", "all") if found.get(name)}
+        for name, proxy in by_scheme.items():
+            if _is_supported(proxy) and not (is_proxy(_http_url(proxy)) and proxy.isprintable()):
+                raise ShardsError(f"{_variable(name)} is {_without_password(proxy)!r}; {_FORM}")
+        return cls(by_scheme, no_proxy.lower())
 
     def aria2_options(self) -> dict[str, str]:
         """Return aria2's options for them; a name in no_proxy covers its subdomains, which aria2 wants said."""
-        options = {f"{name}-proxy": proxy for name, proxy in self.by_scheme.items() if _is_supported(proxy)}
+        options = {f"{name}-proxy": _http_url(proxy) for name, proxy in self.by_scheme.items() if _is_supported(proxy)}
         if self.no_proxy:
             entries = [entry.strip() for entry in self.no_proxy.split(",") if entry.strip()]
             domains = [f".{entry}" for entry in entries if not entry.startswith(".") and not _is_network(entry)]
@@ -45,7 +53,7 @@ class Proxies:
     def first_address(self) -> str | None:
         """Return the first proxy that aria2 uses, without its user and password, or None."""
         found = next((proxy for proxy in self.by_scheme.values() if _is_supported(proxy)), None)
-        return found.rpartition("@")[2] if found else None
+        return _http_url(found).rpartition("@")[2].removeprefix("http://") if found else None
 
     def find(self, url: str) -> str | None:
         """Return the URL of the proxy for a URL, or None.
@@ -60,31 +68,39 @@ class Proxies:
             return None
         if not _is_supported(proxy):
             raise ShardsError(f"{_variable(name)} is {_without_password(proxy)}; {_REMEDY}")
-        return proxy if "://" in proxy else f"http://{proxy}"
+        return _http_url(proxy)
 
     def warning(self) -> str | None:
         """Return a warning about a proxy variable that aria2 doesn't support, or None."""
         for name, proxy in self.by_scheme.items():
             if not _is_supported(proxy):
-                return (
-                    f"{_variable(name)} is {_without_password(proxy)}; aria2 supports http proxies only and ignores it"
-                )
+                shown = _without_password(proxy)
+                return f"{_variable(name)} is {shown}; aria2 supports http proxies only and ignores it"
         return None
 
 
+def _split(proxy: str) -> tuple[str, str]:
+    """Return the scheme of a proxy, http if it has none, and the rest."""
+    scheme, separator, rest = proxy.partition("://")
+    return (scheme.lower(), rest) if separator else ("http", proxy)
+
+
 def _is_supported(proxy: str) -> bool:
-    scheme, separator, _ = proxy.partition("://")
-    return not separator or scheme.lower() == "http"
+    return _split(proxy)[0] == "http"
+
+
+def _http_url(proxy: str) -> str:
+    return f"http://{_split(proxy)[1]}"
+
+
+def _without_password(proxy: str) -> str:
+    scheme, rest = _split(proxy)
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _variable(name: str) -> str:
     lower, upper = f"{name}_proxy", f"{name}_proxy".upper()
     return lower if os.environ.get(lower) else upper
-
-
-def _without_password(proxy: str) -> str:
-    scheme, separator, rest = proxy.rpartition("://")
-    return scheme + separator + rest.rpartition("@")[2]
 
 
 def _is_network(entry: str) -> bool:

@@ -19,9 +19,9 @@ class RequestTrace:
     http_status: int | None = None  # status code of the last response
     retry_after: float | None = None  # the last response's Retry-After in seconds, or None
     robots: list[str] = dataclasses.field(default_factory=list[str])  # the last response's X-Robots-Tag headers
-    content_encoding: str = ""  # the last response's Content-Encoding in lower case
+    content_encoding: str = ""  # the last response's Content-Encoding
     is_cut: bool = False  # whether aria2 logged only the beginning of a response head or redirect
-    is_doubtful: bool = False  # whether another response head may have written into this trace
+    is_doubtful: bool = False  # whether the response may be that of another request, or this trace another's
     failure: tuple[Status, str] | None = None  # status and message of a request that failed in the relay
 
     @property
@@ -39,7 +39,9 @@ class RequestTrace:
                 case "retry-after":
                     self.retry_after = _parse_retry_after(value.strip())
                 case "content-encoding":
-                    self.content_encoding = value.strip().lower()
+                    self.content_encoding = value.strip()
+                case "link":  # aria2 downloads the rest from such a mirror (RFC 6249), without a trace
+                    self.is_doubtful |= "duplicate" in value.lower()
                 case _:
                     pass
 

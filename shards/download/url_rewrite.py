@@ -23,10 +23,15 @@ def encode_url(url: str) -> str:
     return urllib.parse.quote(scheme.lower() + colon + rest, safe=_URL_SAFE)
 
 
+def host_and_port(url: str) -> str:
+    """Return a URL's host in lower case and its port, if it has one, without leading zeros."""
+    return re.sub(r":0+(\d)", r":\1", urlsplit(url).netloc.rpartition("@")[2].lower())
+
+
 def request_target(url: str) -> str:
     """Return what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
     parts = urlsplit(url)
-    host = re.sub(r":(80|443)?$", "", parts.netloc.rpartition("@")[2].lower())
+    host = re.sub(r":(80|443)?$", "", host_and_port(url))
     return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")
 
 

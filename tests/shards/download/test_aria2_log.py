@@ -219,3 +219,25 @@ def test_a_url_that_looks_like_a_record_is_not_one(read):
         request(8, "/b", "h") + answer(8, 404) + f"{STAMP} CUID#7 - Download aborted. URI={url}\n" + answer(9, 200)
     )
     assert log.take_trace("http://h/b").http_status == 404
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_a_head_that_ends_at_a_nul_at_the_beginning_of_a_line_is_cut(read, end):
+    head = f"CUID#7 - Response received:\nHTTP/1.1 200 OK{end}Content-Length: 9{end}"
+    log = read(request(7, "/a", "h") + f"{STAMP} {head}\n{STAMP} The download was complete.\n")
+    assert log.take_trace("http://h/a").is_cut
+
+
+def test_a_second_request_for_a_url_in_flight_makes_both_traces_doubtful(read):
+    log = read(request(7, "/a", "h") + answer(7, 200, "X-Robots-Tag: noai") + request(8, "/a", "h") + answer(8, 200))
+    assert log.take_trace("http://h/a").is_doubtful
+
+
+def test_a_mirror_makes_the_trace_doubtful(read):
+    log = read(request(7, "/a", "h") + answer(7, 200, "Link: <http://127.0.0.1/x>; rel=duplicate; pri=1"))
+    assert log.take_trace("http://h/a").is_doubtful
+
+
+def test_a_port_with_leading_zeros_is_the_same_port(read):
+    log = read(request(7, "/a", "h:81") + answer(7, 404))
+    assert log.take_trace("http://h:0081/a").http_status == 404

@@ -40,6 +40,11 @@ COMPLETE = result(0, status="complete")
         (result(1, "Content-Length must be positive integer"), None, Status.BAD_RESPONSE),
         (result(1, "Transfer encoding foo is not supported."), None, Status.BAD_RESPONSE),
         (result(1, "Bad chunk size: not hex string"), None, Status.BAD_RESPONSE),
+        (result(1, "Bad HTTP header: missing ':'"), None, Status.BAD_RESPONSE),
+        (result(1, "Bad status code: bad status-code"), None, Status.BAD_RESPONSE),
+        (result(1, "Got EOF from the server."), 200, Status.INCOMPLETE),  # of a chunked body
+        (result(1, "Got EOF from the server."), 302, Status.REFUSED),
+        (result(1, "No URI available.", total=10**10), 200, Status.TOO_LARGE),
         (result(32, "Checksum error detected. file=/x"), 200, Status.HASH_MISMATCH),
     ],
 )
@@ -57,6 +62,12 @@ def test_each_result_has_its_status(stopped, http_status, status):
         (COMPLETE, RequestTrace(http_status=200, is_cut=True), True),
         (COMPLETE, RequestTrace(http_status=200, is_doubtful=True), True),
         (COMPLETE, RequestTrace(http_status=200, content_encoding="x-gzip"), True),
+        (COMPLETE, RequestTrace(http_status=200, content_encoding="GZIP"), True),
+        (COMPLETE, RequestTrace(http_status=200, content_encoding="gzip"), False),
+        (COMPLETE, RequestTrace(http_status=200, content_encoding="br"), False),
+        (result(1), RequestTrace(http_status=302, redirects=["HTTP://h/x"]), True),
+        (result(19), RequestTrace(http_status=302, redirects=["http://%C3%A9.org/x"]), True),
+        (result(19), RequestTrace(http_status=302, redirects=["http://h/x"]), False),
         (result(22, "Unexpected status 203"), RequestTrace(http_status=203), True),
         (result(22, "Unexpected status 204"), RequestTrace(http_status=204), False),
         (result(22, "status=429"), RequestTrace(), True),  # its Retry-After is unknown

@@ -228,19 +228,24 @@ def test_requests_to_a_host_follow_its_rate_limit(server, download):
     assert times[-1] - times[0] >= (5 / 4 - 0.3) / SPEED  # a lower bound on any machine
 
 
-def test_a_refusal_pauses_that_host_only(server, downloader, clock, tmp_path):
+def test_refusals_in_a_row_pause_that_host_only(server, downloader, clock, tmp_path):
     with LoopbackServer() as other:
-        urls = [server.add("/a0.jpg", Answer(status=503, headers={"Retry-After": "6"}), Answer(BODY))]
-        urls += [server.add(f"/a{i}.jpg", Answer(BODY)) for i in range(1, 6)]
+        busy = Answer(status=503, headers={"Retry-After": "6"})
+        urls = [server.add(f"/a{i}.jpg", busy, Answer(BODY)) for i in range(2)]
+        urls += [server.add(f"/a{i}.jpg", Answer(BODY)) for i in range(2, 6)]
         urls += [other.add(f"/b{i}.jpg", Answer(BODY)) for i in range(8)]
         downloader.add(Request(row, url, tmp_path / "bodies") for row, url in enumerate(urls))
         results = poll_until(downloader, lambda results: len(results) == 8)
         assert {one.row for one in results} == set(range(6, 14))
-        clock.now += 5.9
+        clock.now += 1.1  # the first refusal may concern its URL alone, so that the pause is short
+        poll_until(downloader, lambda _: len(server.requests) == 2)
+        clock.now += 0.1
+        assert poll_until(downloader, lambda _: downloader.describe_wait() is not None) == []
+        clock.now += 5.7
         for _ in range(10):
             assert downloader.poll(0.02) == []
-        assert len(server.requests) == 1
-        clock.now += 2  # the pause has up to a quarter of jitter
+        assert len(server.requests) == 2
+        clock.now += 9
         results += poll_until(downloader, lambda results: len(results) == 6)
     assert {one.outcome.status for one in results} == {Status.KEPT}
 
@@ -354,6 +359,13 @@ VERDICTS = {
     "bad gzip": (Answer(BODY, headers={"Content-Encoding": "gzip"}), Status.BAD_ENCODING),
     "bad length": (Answer(BODY, headers={"Content-Length": "abc"}), Status.BAD_RESPONSE),
     "bad transfer": (Answer(BODY, headers={"Transfer-Encoding": "foo"}), Status.BAD_RESPONSE),
+    "GZIP": (Answer(gzip.compress(BODY), headers={"Content-Encoding": "GZIP"}), Status.KEPT),
+    "nul at a line's beginning": (Answer(BODY, headers={"\0X-A": "b"} | NOAI), Status.BAD_RESPONSE),
+    "mirror": (
+        Answer(BODY, headers={"Link": "<http://localhost:1/x>; rel=duplicate"}, transfer="truncated"),
+        Status.INCOMPLETE,
+    ),
+    "chunked": (Answer(BODY, transfer="chunked"), Status.KEPT),
     "digest": (Answer(BODY, headers={"Digest": f"SHA-256={'A' * 43}="}), Status.HASH_MISMATCH),
 }
 
@@ -381,6 +393,16 @@ def test_long_urls_and_urls_that_differ_only_in_what_is_not_requested(server, do
     results = download(*long, *same, per_host=64)
     assert [one.outcome.status for one in results] == [Status.KEPT] * len(long) + [Status.NOAI] * len(same)
     assert {one.outcome.http_status for one in results} == {200}
+
+
+def test_a_mirror_is_never_downloaded_in_place_of_the_url(server, download):
+    """aria2 continues at a mirror that a Link header names: its headers and its address would be unknown."""
+    with LoopbackServer() as other:
+        mirror = other.add("/m.jpg", Answer(BODY, headers=NOAI)).replace("127.0.0.1", "localhost")
+        link = {"Link": f"<{mirror}>; rel=duplicate"}
+        urls = [server.add(f"/{i}.jpg", Answer(BODY, headers=link, transfer="truncated")) for i in range(6)]
+        results = download(*urls)
+    assert {one.outcome.status for one in results} == {Status.INCOMPLETE}
 
 
 def test_urls_that_are_refused_twice_are_all_kept(server, download):

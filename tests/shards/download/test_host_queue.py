@@ -34,6 +34,15 @@ def refused_before(queue: HostQueue, url: str, *, retry_at: float) -> None:
     queue.put(dataclasses.replace(request(0, url), attempts=1, last_status=Status.RATE_LIMITED), retry_at)
 
 
+def refuse_again(queue: HostQueue, url: str, now: float) -> None:
+    """Refuse a URL that was refused before; three times in a row, and the host is known to refuse single URLs."""
+    refused_before(queue, url, retry_at=now)
+    (taken,) = queue.take(1, now)
+    assert taken.url == url
+    queue.record_refusal(taken, now, now)
+    queue.finish(taken)
+
+
 def answer(queue: HostQueue, now: float, count: int) -> None:
     """Take `count` requests, first attempts, and record an answer for each."""
     for taken in queue.take(count, now):
@@ -176,11 +185,12 @@ def test_jitter_never_makes_a_pause_shorter_than_retry_after():
     pauses = set()
     for seed in range(20):
         draw = random.Random(seed).random
-        queue = HostQueue(per_host=9, jitter=draw)
-        fill(queue, "http://a/0", "http://a/1")
-        (taken,) = queue.take(1, 10)
-        queue.record_refusal(taken, 10, 10, retry_after=20.0)
-        queue.finish(taken)
+        queue = HostQueue(per_host=1, jitter=draw)
+        fill(queue, "http://a/0", "http://a/1", "http://a/2")
+        for now in (1, 10):  # after one refusal, which may concern its URL alone, the host has a short pause only
+            (taken,) = queue.take(1, now)
+            queue.record_refusal(taken, now, now, retry_after=20.0)
+            queue.finish(taken)
         pauses.add(pause_after(queue, 10))
     assert len(pauses) > 10
     assert min(pauses) >= 20
@@ -188,12 +198,13 @@ def test_jitter_never_makes_a_pause_shorter_than_retry_after():
 
 
 def test_retry_after_is_limited_to_a_minute():
-    queue = HostQueue(per_host=9)
-    fill(queue, "http://a/0", "http://a/1")
-    (taken,) = queue.take(1, 10)
-    queue.record_refusal(taken, 10, 10, retry_after=1e9)
-    queue.finish(taken)
-    assert pause_after(queue, 10) <= MAX_DELAY
+    queue = HostQueue(per_host=1)
+    fill(queue, "http://a/0", "http://a/1", "http://a/2")
+    for now in (1, 10):
+        (taken,) = queue.take(1, now)
+        queue.record_refusal(taken, now, now, retry_after=1e9)
+        queue.finish(taken)
+    assert 20 < pause_after(queue, 10) <= MAX_DELAY
 
 
 def test_refusals_of_parallel_requests_count_once():
@@ -276,46 +287,60 @@ def test_a_host_without_requests_or_refusals_is_forgotten():
     assert len(queue._hosts) == 0
 
 
-def test_a_host_that_refuses_single_urls_is_not_paused():
+def test_a_host_that_refuses_single_urls_again_and_answers_others_is_not_paused():
     queue = HostQueue(per_host=4)
     fill(queue, *(f"http://a/{i}" for i in range(60)))
     answer(queue, 1.0, 4)
-    for now in range(2, 8):
-        answer(queue, now, 4)
-        (refused,) = queue.take(1, now)
-        queue.record_refusal(refused, now, now, retry_after=30.0)
-        queue.finish(refused)
-        answer(queue, now + 0.5, 1)
-    assert len(queue.take(9, 8.0)) == 4
+    for now in (10.0, 20.0, 30.0):
+        answer(queue, now, 1)
+        refuse_again(queue, "http://a/bad", now)
+    answer(queue, 40.0, 1)
+    (refused,) = queue.take(1, 41.0)
+    queue.record_refusal(refused, 41.0, 41.0, retry_after=30.0)
+    queue.finish(refused)
+    assert len(queue.take(9, 41.0)) > 1
 
 
 def test_waits_of_urls_that_were_refused_before_overlap():
     queue = HostQueue(per_host=16)
-    fill(queue, *(f"http://a/{i}" for i in range(16)))
-    answer(queue, 1.0, 16)
+    for now in (1.0, 100.0, 200.0):
+        refuse_again(queue, "http://a/0", now)
     for i in range(16):
-        refused_before(queue, f"http://a/bad{i}", retry_at=10.0)
-    taken = queue.take(99, 10.0)
-    assert len(taken) == 16
+        refused_before(queue, f"http://a/bad{i}", retry_at=300.0)
+    (probe,) = queue.take(99, 300.0)
+    queue.record_answer(probe, 300.0)
+    queue.finish(probe)
+    taken = queue.take(99, 300.0)
+    assert len(taken) > 1
     for one in taken:
-        queue.record_refusal(one, 10.0, 10.1)
+        queue.record_refusal(one, 300.0, 300.1)
         queue.finish(one)
-        refused_before(queue, one.url, retry_at=12.0)
-    assert len(queue.take(99, 12.0)) == 16
+        refused_before(queue, one.url, retry_at=302.0)
+    assert len(queue.take(99, 302.0)) == len(taken)
     assert queue.take_cancelled() == []
+
+
+def test_a_host_that_refuses_all_urls_again_is_paused():
+    queue = HostQueue(per_host=4, max_refusals=99, jitter=lambda: 1.0)
+    fill(queue, *(f"http://a/{i}" for i in range(12)))
+    for step in range(1, 13):
+        refuse(queue, 100.0 * step)
+    for step in range(4):
+        refuse_again(queue, "http://a/bad", 10_000.0 + 100 * step)
+    refused_before(queue, "http://a/bad", retry_at=10_300.0)
+    assert queue.take(9, 10_310.0) == []
 
 
 def test_repeated_refusals_of_one_url_neither_lengthen_the_pause_nor_cancel():
     queue = HostQueue(per_host=4, max_refusals=3, jitter=lambda: 1.0)
     fill(queue, "http://a/0")
     refuse(queue, 1.0)
-    now = 1.0
-    for _ in range(8):
-        refused_before(queue, "http://a/0", retry_at=now)
-        assert queue.take(9, now + 0.9) == []
-        now += 1.01
-        refuse(queue, now)
+    for step in range(1, 9):
+        refuse_again(queue, "http://a/bad", 100.0 * step)
         assert queue.take_cancelled() == []
+        fill(queue, f"http://a/{step}")
+        assert pause_after(queue, 100.0 * step) <= 1.01
+        answer(queue, 100.0 * step + 50, 1)
 
 
 def test_a_host_that_starts_to_refuse_everything_is_cancelled_after_a_few_more_refusals():
@@ -355,8 +380,8 @@ def test_the_queue_describes_what_it_waits_for():
     fill(queue, "http://a/0", "http://a/1", "http://a/2")
     assert queue.next_wait(1.0) is None
     (taken,) = queue.take(1, 1.0)
-    queue.record_refusal(taken, 1.0, 1.0, retry_after=8.0)
+    queue.record_refusal(taken, 1.0, 1.0)
     assert queue.next_wait(1.0) is None  # it is in flight
     queue.finish(taken)
     queue.put(request(9, "http://b/0"), not_before=40.0)
-    assert queue.next_wait(3.0) == (2, "a", 8.0)
+    assert queue.next_wait(1.25) == (2, "a", 0.75)

@@ -24,7 +24,7 @@ def test_the_proxy_is_chosen_by_the_scheme(read):
     proxies = read(http_proxy="http://a:1", ALL_PROXY="b:2")
     assert proxies.find("http://h/x") == "http://a:1"
     assert proxies.find("https://h/x") == "http://b:2"
-    assert proxies.first_address() == "http://a:1"
+    assert proxies.first_address() == "a:1"
 
 
 def test_the_configured_proxy_comes_before_the_environment(read):
@@ -66,3 +66,23 @@ def test_a_proxy_of_another_kind_is_an_error_only_where_it_is_needed(read, proxy
 def test_the_variable_is_named_as_it_is_written(read):
     assert read(all_proxy="socks5://b:2").warning().startswith("all_proxy is socks5://b:2")
     assert read(HTTPS_PROXY="socks5://b:2").warning().startswith("HTTPS_PROXY is socks5://b:2")
+
+
+def test_a_password_is_never_shown(read):
+    proxies = read(ALL_PROXY="socks5://bob:se://c:ret@b:2")
+    assert "ALL_PROXY is socks5://b:2" in proxies.warning()
+
+
+def test_the_scheme_and_no_proxy_may_have_upper_case(read):
+    proxies = read(http_proxy="HTTP://a:1", no_proxy="LOCALHOST")
+    assert proxies.find("http://h/x") == "http://a:1"
+    assert proxies.find("http://localhost/x") is None
+    assert proxies.aria2_options() == {"http-proxy": "http://a:1", "no-proxy": "localhost,.localhost"}
+
+
+@pytest.mark.parametrize("proxy", ["http://me:secret@a:xx", "http://a:99999", "a:1/path", "nonsense::", "a:1\nlog=/x"])
+def test_a_variable_that_is_no_proxy_is_named(read, proxy):
+    with pytest.raises(ShardsError, match=r"^https_proxy is '.*'; it must look like http://host:8080") as found:
+        read(https_proxy=proxy)
+    assert "secret" not in str(found.value)
+    assert "\n" not in str(found.value)

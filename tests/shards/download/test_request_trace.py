@@ -25,6 +25,6 @@ def test_retry_after_as_a_date():
 def test_a_response_replaces_the_headers_of_the_earlier_one():
     trace = RequestTrace()
     trace.record_response(302, [("Retry-After", "7"), ("X-Robots-Tag", "noai"), ("Content-Encoding", "X-Gzip ")])
-    assert (trace.http_status, trace.robots, trace.content_encoding) == (302, ["noai"], "x-gzip")
+    assert (trace.http_status, trace.robots, trace.content_encoding) == (302, ["noai"], "X-Gzip")
     trace.record_response(200, [])
     assert (trace.http_status, trace.retry_after, trace.robots, trace.content_encoding) == (200, None, [], "")
