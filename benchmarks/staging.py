@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, ShardIndex, write_index
+from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, Names, ShardIndex, Texts, write_index
 from stylefinetune.data.sampler import DataOrder, ShuffleWindow
 from stylefinetune.data.staging import stage_shards
 from stylefinetune.distributed.world import World
@@ -65,7 +65,7 @@ def order_of(entries: Entries, window: int | None) -> Rows:
     """Return the rows of an epoch: in list order (None), permuted (0), or with a shuffle window."""
     if window is None:
         return np.arange(len(entries))
-    within = ShuffleWindow.from_index(window, entries.shard, entries.offset) if window else None
+    within = ShuffleWindow.from_index(window, entries.shard.codes, entries.offset) if window else None
     order = DataOrder(len(entries), shuffle=True, seed=SEED, window=within)
     return np.array([order.row(position) for position in range(len(entries))])
 
@@ -80,7 +80,7 @@ def drop_cache(root: Path) -> None:
 
 def read(entries: Entries, root: Path, rows: Rows, readers: int) -> float:
     """Read all rows with several threads, each a batch at a time, and return MB/s."""
-    files = {name: os.open(root / name, os.O_RDONLY) for name in set(entries.shard)}
+    files = {name: os.open(root / name, os.O_RDONLY) for name in entries.shard.distinct}
     batches = [rows[first : first + BATCH].tolist() for first in range(0, len(rows), BATCH)]
 
     def read_batches(reader: int) -> None:
@@ -128,7 +128,7 @@ def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
         shutil.rmtree(copy, ignore_errors=True)
         drop_cache(root)
         began = time.monotonic()
-        for name in sorted(set(entries.shard)):
+        for name in entries.shard.distinct:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copy / name)
             with (copy / name).open("rb") as made:
@@ -160,9 +160,9 @@ def mixing() -> Table:
     count = SHARDS * ROWS_PER_SHARD
     in_label_order = np.arange(count) // (count // CLASSES)
     permuted = np.random.default_rng(0).permutation(in_label_order)
-    names = [f"{row // ROWS_PER_SHARD:05d}" for row in range(count)]
-    positions, blank = np.arange(count) % ROWS_PER_SHARD, [""] * count
-    entries = Entries(Path(), blank, in_label_order, names, positions, positions, positions, positions, blank)
+    names = Names([f"{shard:05d}" for shard in range(SHARDS)], (np.arange(count) // ROWS_PER_SHARD).astype(np.int32))
+    positions, keys, formats = np.arange(count) % ROWS_PER_SHARD, Texts(pa.chunked_array([[""] * count])), names
+    entries = Entries(Path(), keys, in_label_order, names, positions, positions, positions, positions, formats)
     table = Table(f"{count:,} pictures in {SHARDS} shards", box=None, pad_edge=False)
     for column in ("classes a batch", "permuted list", "neighbours in a batch", "sequential", f"of 1/{RANKS}, near"):
         table.add_column(column, justify="right")

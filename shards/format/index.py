@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,19 +66,62 @@ class IndexMetadata:
         return cls(**fields)
 
 
+class Texts:
+    """A column of N texts in Arrow's buffers; a Python string is made when it is read."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int) -> str:
+        return self._column[row].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.chunks:
+            yield from chunk.to_pylist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """A column of N texts of which few are different."""
+
+    distinct: list[str]  # sorted
+    codes: npt.NDArray[np.int32]  # int32[N], each row's index in `distinct`
+
+    @classmethod
+    def encode(cls, column: pa.ChunkedArray) -> "Names":
+        """Return a column of strings in this form."""
+        encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+        found: list[str] = encoded.dictionary.to_pylist()
+        distinct = sorted(found)
+        place = {name: number for number, name in enumerate(distinct)}
+        return cls(distinct, np.array([place[name] for name in found], np.int32)[encoded.indices.to_numpy()])
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str:
+        return self.distinct[self.codes[row]]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.distinct.__getitem__, self.codes.tolist())
+
+
 @dataclasses.dataclass(frozen=True)
 class Entries:
     """The pictures of one split in list order, as columns of length N."""
 
     root: Path  # DIR; `shard` is relative to it
-    key: list[str]  # tar keys
+    key: Texts  # tar keys
     label: npt.NDArray[np.int64]  # int64[N]
-    shard: list[str]  # paths of the tars
+    shard: Names  # paths of the tars
     offset: npt.NDArray[np.int64]  # int64[N], of the picture's bytes in its tar
     length: npt.NDArray[np.int64]  # int64[N], in bytes
     width: npt.NDArray[np.int64]  # int64[N], in pixels, as stored, after EXIF orientation
     height: npt.NDArray[np.int64]  # int64[N]
-    format: list[str]  # jpg, png, webp, gif, bmp or npy
+    format: Names  # jpg, png, webp, gif, bmp or npy
 
     def __len__(self) -> int:
         return len(self.key)
@@ -92,6 +135,7 @@ class ShardIndex:
     metadata: IndexMetadata  # facts about DIR
     table: pa.Table  # the rows, in list order within each split
     fingerprint: str  # sha256 (hex) of rows and metadata; it doesn't depend on DIR's path
+    stored_metadata: bytes  # `metadata` as it is stored
 
     @classmethod
     def load(cls, root: Path) -> "ShardIndex":
@@ -114,26 +158,36 @@ class ShardIndex:
                 f"{path} can't be read as an index ({str(error).splitlines()[0]}); "
                 f"remake it with: python -m shards finalize {root}"
             ) from error
-        return cls(root, metadata, table, _fingerprint(table, value))
+        return cls(root, metadata, table, _fingerprint(table, value), value)
 
     @property
     def splits(self) -> list[str]:
         """The sorted names of the splits that hold pictures."""
-        return sorted(set(self.table.column("split").to_pylist()))
+        return Names.encode(self.table.column("split")).distinct
+
+    def fingerprint_like(self, other: str) -> str:
+        """Return the fingerprint in the form in which earlier releases stored it, if `other` is that, or else as now.
+
+        A checkpoint of an earlier release is compared by it.
+        """
+        if other == self.fingerprint:
+            return other
+        first = _first_fingerprint(self.table, self.stored_metadata)
+        return first if other == first else self.fingerprint
 
     def entries(self, split: str) -> Entries:
         """Return the pictures of a split; empty if it has none."""
         rows = self.table.filter(pc.field("split") == split)
         return Entries(
             root=self.root,
-            key=rows.column("key").to_pylist(),
+            key=Texts(rows.column("key")),
             label=rows.column("label").to_numpy().astype(np.int64),
-            shard=rows.column("shard").to_pylist(),
+            shard=Names.encode(rows.column("shard")),
             offset=rows.column("offset").to_numpy(),
             length=rows.column("length").to_numpy(),
             width=rows.column("width").to_numpy().astype(np.int64),
             height=rows.column("height").to_numpy().astype(np.int64),
-            format=rows.column("format").to_pylist(),
+            format=Names.encode(rows.column("format")),
         )
 
 
@@ -156,6 +210,25 @@ def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> Non
 
 
 def _fingerprint(table: pa.Table, metadata: bytes) -> str:
+    """Hash the columns' buffers: the numbers, or the lengths of all texts and then their bytes."""
+    digest = hashlib.sha256(metadata)
+    for column in table.columns:
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        if column.type != pa.string():
+            for chunk in chunks:
+                digest.update(chunk.to_numpy().data)
+            continue
+        texts = [chunk.cast(pa.large_string()) for chunk in chunks]
+        ends = [np.frombuffer(text.buffers()[1], np.int64)[text.offset :][: len(text) + 1] for text in texts]
+        for end in ends:
+            digest.update(np.diff(end).data)
+        for text, end in zip(texts, ends, strict=True):
+            digest.update(memoryview(text.buffers()[2] or b"")[end[0] : end[-1]])
+    return digest.hexdigest()
+
+
+def _first_fingerprint(table: pa.Table, metadata: bytes) -> str:
+    """Return the fingerprint of releases that hashed the values one by one, in Python."""
     digest = hashlib.sha256(metadata)
     for name in INDEX_SCHEMA.names:
         for value in table.column(name).to_pylist():

@@ -60,7 +60,7 @@ class PictureDataset(Dataset[Batch]):
         self.phase = phase
         window = None
         if phase.shuffle_window:
-            window = ShuffleWindow.from_index(phase.shuffle_window, entries.shard, entries.offset)
+            window = ShuffleWindow.from_index(phase.shuffle_window, entries.shard.codes, entries.offset)
         self.order = DataOrder(len(entries), phase.shuffle, seed, window)
         self.size = phase.image_size or _stored_size(entries)
         if phase.crop_size > min(self.size):
@@ -192,10 +192,9 @@ def open_split(index: ShardIndex, split: str, flag: str = "--data.split") -> Ent
             f"{index.root}: {entries.key[row]} has label {entries.label[row]}, outside the {classes} classes; "
             "fix the list and assemble it again"
         )
-    ends: dict[str, int] = {}
-    for shard, end in zip(entries.shard, (entries.offset + entries.length).tolist(), strict=True):
-        ends[shard] = max(end, ends.get(shard, 0))
-    for shard, end in ends.items():
+    ends = np.zeros(len(entries.shard.distinct), np.int64)
+    np.maximum.at(ends, entries.shard.codes, entries.offset + entries.length)
+    for shard, end in zip(entries.shard.distinct, ends.tolist(), strict=True):
         path = index.root / shard
         if not path.is_file() or path.stat().st_size < end:
             state = "is shorter than the index says" if path.is_file() else "is missing"

@@ -33,8 +33,10 @@ class ShuffleWindow:
     length: npt.NDArray[np.float64]  # [N], each row's fraction of its shard's rows
 
     @classmethod
-    def from_index(cls, size: int, shards: Sequence[str], offsets: npt.NDArray[np.int64]) -> "ShuffleWindow":
-        """Build the window from the shard and the offset of each row."""
+    def from_index(
+        cls, size: int, shards: Sequence[str] | npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
+    ) -> "ShuffleWindow":
+        """Build the window from the offset and the shard of each row: a name, or its number in sorted order."""
         _, shard, counts = np.unique(np.asarray(shards), return_inverse=True, return_counts=True)
         rank_in_shard = np.empty(len(shard), np.int64)
         starts = np.repeat(np.cumsum(counts) - counts, counts)

@@ -93,7 +93,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     tested = test_set or train_set
     config = settle_length(config, len(train_set.entries))
     if resumed:
-        check_resumed_data(resumed, config, classes, index.fingerprint)
+        check_resumed_data(resumed, config, classes, index.fingerprint_like(resumed.progress.index))
         check_not_finished(resumed, config)
         means = resumed.means
     else:
