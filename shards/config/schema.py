@@ -167,7 +167,7 @@ class AssembleConfig:
         for name in ("proxy", "contact"):  # they are written to aria2's configuration file
             if not (getattr(self, name) or "").isprintable():
                 raise ConfigError(f"{name} contains a character that can't be printed; remove it")
-        if self.proxy and not _is_proxy(self.proxy):
+        if self.proxy and not is_proxy(self.proxy):
             shown = self.proxy.rpartition("@")[2]  # without the password
             raise ConfigError(f"proxy is {shown}; it must look like http://host:8080 or http://user:password@host:8080")
 
@@ -187,7 +187,7 @@ def count_processes(workers: int) -> int:
     return workers if workers > 0 else max(1, (os.cpu_count() or 1) + workers)
 
 
-def _is_proxy(proxy: str) -> bool:
+def is_proxy(proxy: str) -> bool:
     """Return whether aria2 accepts the URL: it supports only plain HTTP to a proxy."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
