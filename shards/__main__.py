@@ -61,8 +61,8 @@ def run() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop_loading)
     try:
-        if sys.argv[1:2] and sys.argv[1] in _COMMANDS:
-            importlib.import_module("shards.commands")
+        if sys.argv[1:2] and sys.argv[1] in _COMMANDS and not {"-h", "--help"} & {*sys.argv[2:]}:
+            importlib.import_module("shards.commands").load_modules(sys.argv[1])
             from shards.assembly.worker_pool import handle_interrupt  # noqa: PLC0415 -- as in main
 
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # which nohup and & set

@@ -1,32 +1,38 @@
-"""Run the commands of the data side: read the flags, call the function that does the work, print its result."""
+"""Run the commands of the data side: read the flags, call the function that does the work, print its result.
 
+A command imports only the modules that it needs, after its flags were read.
+"""
+
+import importlib
 import shlex
 import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from shards.assembly.assemble import assemble
-from shards.assembly.finalize import finalize
-from shards.assembly.mean import TRAIN, write_mean
-from shards.assembly.partition import merge_partitions
-from shards.assembly.repack import RepackConfig, repack
 from shards.config.cli import build_parser as build_assemble_parser
 from shards.config.cli import one_line, parse_assemble_config
 from shards.errors import ConfigError, ShardsError
-from shards.format.outcomes import Status
 from shards.location import url_of
 from shards.progress import OutputConsole
-from shards.report.html import write_page
-from shards.report.report import read_report
-from shards.report.tables import print_tables
-from shards.storage.session import open_existing_session
-from shards.storage.snapshot import open_snapshot
-from shards.verify.verify import verify
 
 _MAX_SHOWN = 20  # differences
+_MODULES = {  # those that take long to import
+    "assemble": ["shards.assembly.assemble"],
+    "finalize": ["shards.assembly.finalize", "shards.storage.session"],
+    "mean": ["shards.assembly.mean"],
+    "merge": ["shards.assembly.partition"],
+    "repack": ["shards.assembly.repack"],
+    "report": ["shards.report.html"],
+    "verify": ["shards.storage.snapshot", "shards.verify.verify"],
+}
+
+
+def load_modules(command: str) -> None:
+    """Import what a command needs, if an import must not be interrupted later."""
+    for name in _MODULES[command]:
+        importlib.import_module(name)
 
 
 def build_parser(command: str) -> ArgumentParser:
@@ -41,9 +47,13 @@ def build_parser(command: str) -> ArgumentParser:
             "--stage", type=Path, help="local folder to work in if DIR is a URL; default: a cache folder"
         )
     if command == "mean":
+        from shards.assembly.mean import TRAIN
+
         parser.add_argument("--image_size", type=int, help="side in pixels; default: the shards' own, or 256")
         parser.add_argument("--split", default=TRAIN, help=f"the split on which the run trains; default: {TRAIN}")
     if command == "repack":
+        from shards.assembly.repack import RepackConfig
+
         parser.add_class_arguments(RepackConfig, None, skip={"dir"})
     if command == "report":
         parser.add_argument("--out", type=Path, help="HTML file to write; default: DIR/report.html")
@@ -57,17 +67,13 @@ def build_parser(command: str) -> ArgumentParser:
 
 def run_command(command: str, arguments: list[str]) -> int:
     """Run one command and return its exit code: 1 if something is missing or differs, 2 for a mistake of the user's."""
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool doesn't return memory to the system
     try:
         if command == "assemble":
-            reason = assemble(parse_assemble_config(arguments), OutputConsole(soft_wrap=True))
-            return _report_empty(reason) if reason else 0
+            return _assemble(arguments)
         parser = build_parser(command)
         options = parser.parse_args(arguments)
-        if command == "repack":
-            repack(RepackConfig(**dict(parser.instantiate(options).items())), OutputConsole(soft_wrap=True))
-            return 0
-        return _RUN[command](options)
+        _return_memory()
+        return _repack(parser.instantiate(options)) if command == "repack" else _RUN[command](options)
     except BrokenPipeError:  # the reader of the output has gone
         raise
     except (ShardsError, ConfigError, ArgumentError, OSError) as error:
@@ -83,12 +89,38 @@ def run_command(command: str, arguments: list[str]) -> int:
         return 130
 
 
+def _return_memory() -> None:
+    """Let Arrow return memory to the system, which its own pool doesn't."""
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _assemble(arguments: list[str]) -> int:
+    config = parse_assemble_config(arguments)
+    from shards.assembly.assemble import assemble
+
+    _return_memory()
+    reason = assemble(config, OutputConsole(soft_wrap=True))
+    return _report_empty(reason) if reason else 0
+
+
+def _repack(options: Namespace) -> int:
+    from shards.assembly.repack import RepackConfig, repack
+
+    repack(RepackConfig(**dict(options.items())), OutputConsole(soft_wrap=True))
+    return 0
+
+
 def _report_empty(reason: str) -> int:
     print(f"error: {one_line(reason)}", file=sys.stderr)
     return 1
 
 
 def _finalize(options: Namespace) -> int:
+    from shards.assembly.finalize import finalize
+    from shards.storage.session import open_existing_session
+
     with open_existing_session(options.dir, options.stage) as (shard_dir, session):
         counts = finalize(shard_dir, session.work, session.remote)
     count = f"{counts.total()} of {len(shard_dir)} rows"
@@ -97,6 +129,9 @@ def _finalize(options: Namespace) -> int:
 
 
 def _merge(options: Namespace) -> int:
+    from shards.assembly.partition import merge_partitions
+    from shards.format.outcomes import Status
+
     merged = merge_partitions(options.dir, options.stage)
     root = url_of(options.dir) or options.dir
     if merged.counts is not None:
@@ -117,12 +152,18 @@ def _merge(options: Namespace) -> int:
 
 
 def _mean(options: Namespace) -> int:
+    from shards.assembly.mean import write_mean
+
     path, count = write_mean(options.dir, options.image_size, options.split)
     print(f"{path}: the mean of {count} pictures")
     return 0
 
 
 def _report(options: Namespace) -> int:
+    from shards.report.html import write_page
+    from shards.report.report import read_report
+    from shards.report.tables import print_tables
+
     page: Path = options.out or options.dir / "report.html"
     start = time.monotonic()
     report = read_report(options.dir, near_duplicates=options.near_duplicates)
@@ -134,6 +175,9 @@ def _report(options: Namespace) -> int:
 
 
 def _verify(options: Namespace) -> int:
+    from shards.storage.snapshot import open_snapshot
+    from shards.verify.verify import verify
+
     with open_snapshot(options.dir, options.stage) as snapshot:
         result = verify(snapshot, OutputConsole(soft_wrap=True, stderr=True))
         root = snapshot.name

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec.core
-
 from shards.errors import ShardsError
 
 _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}  # stores that replace objects whole
@@ -30,6 +28,8 @@ class ObjectStore:
     """
 
     def __init__(self, url: str) -> None:
+        import fsspec.core  # noqa: PLC0415 -- takes 0.1 s, which a local folder need not wait for
+
         self.url = url
         protocol = url.partition("://")[0]
         if protocol not in _LIBRARIES:
