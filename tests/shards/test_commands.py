@@ -1,5 +1,7 @@
 import contextlib
+import gzip
 import resource
+import subprocess
 import sys
 
 import numpy as np
@@ -120,3 +122,26 @@ def test_every_command_has_help(command, capsys):
         run_command(command, ["--help"])
     assert caught.value.code == 0
     assert f"python -m shards {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["assemble", "finalize", "merge", "report", "verify"])
+def test_the_help_of_a_command_imports_no_large_library(command):
+    program = (
+        "import contextlib, sys\n"
+        "from shards.commands import run_command\n"
+        f"with contextlib.suppress(SystemExit): run_command({command!r}, ['--help'])\n"
+        "print(sorted({'numpy', 'pyarrow', 'cv2', 'jinja2', 'requests'} & {*sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.endswith("[]\n")
+    assert f"usage: python -m shards {command}" in done.stdout
+
+
+def test_a_small_file_with_a_large_list_is_refused_before_it_fills_the_disk(tmp_path, capsys):
+    path = tmp_path / "list.csv.gz"
+    path.write_bytes(gzip.compress(b"image_url,label\n" + b"http://h/a.jpg,0\n" * 200_000))
+    flags = [f"--list={path}", f"--out={tmp_path / 'out'}", "--max_list_bytes=1000000"]
+    assert run_command("assemble", flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has more than 1,000,000 bytes when it is decompressed" in error
