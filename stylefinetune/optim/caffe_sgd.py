@@ -58,7 +58,7 @@ class CaffeSGD(torch.optim.Optimizer):
             decay = group["weight_decay"] * group["decay_mult"]
             if self._trust:
                 gradients, decay = _apply_local_rates(parameters, gradients, decay, self._trust), 0.0
-            fused = parameters[0].device.type in _FUSED
+            fused = all(parameter.device.type in _FUSED for parameter in parameters)  # DeepSpeed steps empty groups too
             # With a rate of 1 and the gradient's factor in its momentum, PyTorch's rule is Caffe's.
             sgd(
                 parameters,

@@ -112,6 +112,10 @@ def test_a_gpu_computes_the_same(momentum):
     assert torch.allclose(first.state[on_cpu][MOMENTUM], second.state[on_gpu][MOMENTUM].cpu(), rtol=1e-6)
 
 
+def test_a_group_may_be_empty_as_in_deepspeeds_stage_3():
+    CaffeSGD([{"params": [], "lr_mult": 1.0, "decay_mult": 1.0}], OptimConfig()).step()
+
+
 def test_lars_scales_the_rate_of_each_tensor_by_the_papers_formula():
     layers = small_net()
     with torch.no_grad():
