@@ -177,7 +177,8 @@ class ShardIndex:
 
     def entries(self, split: str) -> Entries:
         """Return the pictures of a split; empty if it has none."""
-        rows = self.table.filter(pc.field("split") == split)
+        unused = ["row", "sha256"]  # `filter` copies
+        rows = self.table.drop_columns(unused).filter(pc.field("split") == split)
         return Entries(
             root=self.root,
             key=Texts(rows.column("key")),
