@@ -18,6 +18,7 @@ from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.heartbeat import FINISHING
 from stylefinetune.distributed.world import World
+from stylefinetune.engines.allocator import keep_freed_memory
 from stylefinetune.engines.build import print_deepspeed_config
 from stylefinetune.errors import NotFiniteError, Stopped, run_command
 from stylefinetune.optim.lr_schedule import learning_rate
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> None:
     """Run the command line `arguments`; RUN/exit.json records how the run ends."""
     config = parse_config(arguments, read_solver)
     world = World.join(deterministic=config.train.deterministic, stall_seconds=config.train.stall_seconds)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     if PRINT_DEEPSPEED in arguments:
         print_deepspeed_config(config, world)
         world.shutdown()

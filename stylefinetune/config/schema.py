@@ -150,7 +150,8 @@ class TrainConfig:
         precision: precision of matrix products and convolutions in training and its tests. Weights, loss and
             checkpoints are always fp32. With fp16 the loss is scaled for the backward pass, and updates with gradients
             that are not finite are skipped.
-        channels_last: store pictures and activations in channels-last (NHWC) memory format.
+        channels_last: store pictures and activations in channels-last (NHWC) memory format. By default, a new run does,
+            and a resumed run keeps its format.
         compile: compile the network with torch.compile; with --engine torch only.
         deterministic: use deterministic algorithms on GPUs, so that equal runs are bitwise equal.
         stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise continue, but save no weights that are not
@@ -169,7 +170,7 @@ class TrainConfig:
     average_loss: int = 1
     seed: int = 1701
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
     deterministic: bool = False
     stop_on_nonfinite: bool = True

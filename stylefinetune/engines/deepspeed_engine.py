@@ -31,7 +31,7 @@ from stylefinetune.engines.loss_scale import (
     scaler_scalars,
 )
 from stylefinetune.engines.precision import REDUCED, to_memory_format
-from stylefinetune.engines.torch_engine import dropout_seed, local_loss
+from stylefinetune.engines.torch_engine import local_loss, seed_dropout
 from stylefinetune.engines.zero_state import build_zero_state
 from stylefinetune.errors import UserError
 from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, param_groups
@@ -113,7 +113,7 @@ class DeepSpeedEngine:
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
-        torch.manual_seed(dropout_seed(self._config.train.seed, iteration, self._world.rank))
+        seed_dropout(self._world, self._config.train.seed, iteration)
         self._engine.train()
         for group in self._optimizer.param_groups:
             group["lr"] = lr

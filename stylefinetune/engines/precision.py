@@ -29,9 +29,14 @@ def check_precision(train: TrainConfig, device: torch.device) -> None:
         ) from error
 
 
+def memory_format(train: TrainConfig) -> torch.memory_format:
+    """Return the memory format that train.channels_last selects; not set, as in `settle_memory_format`, is on."""
+    return torch.contiguous_format if train.channels_last is False else torch.channels_last
+
+
 def to_memory_format(pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:
     """Return pictures [B, 3, H, W] in the memory format that train.channels_last selects."""
-    return pictures.contiguous(memory_format=torch.channels_last) if train.channels_last else pictures
+    return pictures.contiguous(memory_format=memory_format(train))
 
 
 def compute(network: Callable[..., torch.Tensor], pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:

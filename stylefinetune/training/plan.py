@@ -1,4 +1,4 @@
-"""Settles and describes the plan of a run: the order of the pictures and the number of iterations."""
+"""Settles and describes the plan of a run: the order of the pictures, the memory format, the number of iterations."""
 
 import dataclasses
 import math
@@ -19,6 +19,15 @@ def settle_order(config: Config, resumed: Checkpoint | None) -> Config:
         return config
     keeps_list_order = resumed is not None and resumed.config.data.shuffle is False and data.shuffle_window == 0
     return dataclasses.replace(config, data=dataclasses.replace(data, shuffle=not keeps_list_order))
+
+
+def settle_memory_format(config: Config, resumed: Checkpoint | None) -> Config:
+    """Decide train.channels_last if it is not set: a resumed run keeps its memory format, a new run has it on."""
+    train = config.train
+    if train.channels_last is not None:
+        return config
+    channels_last = resumed is None or resumed.config.train.channels_last is not False
+    return dataclasses.replace(config, train=dataclasses.replace(train, channels_last=channels_last))
 
 
 def settle_length(config: Config, pictures: int) -> Config:

@@ -33,7 +33,7 @@ from stylefinetune.optim.caffe_sgd import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.exit_handler import ExitHandler
-from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_order
+from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_memory_format, settle_order
 from stylefinetune.training.preemption import Preemption
 
 
@@ -78,7 +78,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     check_engine(config)
     resumed = find_checkpoint(config)
     check_ranks_agree(resumed, world)
-    config = settle_order(config, resumed)
+    config = settle_memory_format(settle_order(config, resumed), resumed)
     index = open_index(config.data)
     classes = index.metadata.classes
     train_phase, test_phase = (config.data.phase(training=training) for training in (True, False))

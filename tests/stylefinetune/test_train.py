@@ -100,7 +100,7 @@ def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
     [({}, "fp32"), ({"clip_gradients": 1.0}, "fp32"), ({"clip_gradients": 1.0}, "fp16")],
     ids=["plain", "clipped", "clipped in fp16"],
 )
-def test_a_step_never_reads_a_tensor_value(flags, precision):
+def test_a_step_never_reads_a_tensor_value(flags, precision, monkeypatch):
     """A read synchronizes with the device. It fails for PyTorch's fake tensors, which have shapes but no values.
 
     nonzero() and indexing by a mask fail as well, since their shapes depend on values.
@@ -108,9 +108,10 @@ def test_a_step_never_reads_a_tensor_value(flags, precision):
     world = World(rank=0, size=1, device=torch.device("cpu"))
     model, settings = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), TrainConfig(precision=precision)
     config = Config(model=model, optim=OptimConfig(**flags), train=settings)
+    monkeypatch.setattr(Transform, "_transform_each", Transform._transform_batch)  # as on a GPU
     with FakeTensorMode():
         net = build_model(config.model, 5, [(43, 43)], seed=1)
-        net.to = lambda _device: net  # PyTorch can't move fake parameters
+        net.to = lambda *_, **__: net  # PyTorch can't move fake parameters
         transform = Transform(torch.zeros(1, 1, 3), 1.0, world.device)
         engine = build_engine(config, net, (transform, transform), world, (43, 43))
         zeros = torch.zeros(6, dtype=torch.int64)

@@ -23,16 +23,24 @@ def transform_like_caffe(picture, mean, top, left, mirror, scale):
     return out
 
 
+def on_the_whole_batch(transform, pictures, crops):
+    return transform._transform_batch(pictures, crops).permute(0, 3, 1, 2)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.00390625, 0.017])
-def test_crop_mean_scale_mirror_and_channels_are_bitwise_equal_to_caffe(scale):
+@pytest.mark.parametrize("way", [Transform.__call__, on_the_whole_batch], ids=["on a CPU", "as on a GPU"])
+def test_crop_mean_scale_mirror_and_channels_are_bitwise_equal_to_caffe(way, scale):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (3, 12, 14, 3), dtype=np.uint8)
     mean = rng.uniform(90, 130, (12, 14, 3)).astype(np.float32)
     tops, lefts, mirrors = [0, 5, 3], [5, 0, 2], [False, True, True]
     crops = Crops(torch.tensor(tops), torch.tensor(lefts), torch.tensor(mirrors), (7, 9))
-    out = Transform(torch.from_numpy(mean), scale, CPU)(torch.from_numpy(pictures), crops)
+    kept = pictures.copy()
+    out = way(Transform(torch.from_numpy(mean), scale, CPU), torch.from_numpy(pictures), crops)
     assert out.shape == (3, 3, 7, 9)
-    assert out.is_contiguous()
+    assert out.dtype == torch.float32
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(pictures, kept)
     for index in range(3):
         expected = transform_like_caffe(pictures[index], mean, tops[index], lefts[index], mirrors[index], scale)
         assert np.array_equal(out[index].numpy(), expected)
@@ -43,6 +51,16 @@ def test_mean_values_are_subtracted_from_every_pixel():
     pictures = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
     out = Transform(torch.tensor([[[1.0, 2.0, 3.0]]]), 1.0, CPU)(pictures, crops)
     assert out[0, :, 0, 0].tolist() == [97.0, 98.0, 99.0]
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 64, 227])
+def test_both_ways_are_bitwise_equal_at_any_width(width):
+    generator = torch.Generator().manual_seed(width)
+    pictures = torch.randint(0, 256, (4, 6, width + 3, 3), generator=generator, dtype=torch.uint8)
+    mean = torch.rand(6, width + 3, 3, generator=generator) * 255
+    crops = Crops(torch.tensor([0, 1, 2, 0]), torch.arange(4), torch.tensor([True, False, True, True]), (4, width))
+    transform = Transform(mean, 0.017, CPU)
+    assert torch.equal(transform(pictures, crops), on_the_whole_batch(transform, pictures, crops))
 
 
 def test_an_empty_batch_stays_empty():

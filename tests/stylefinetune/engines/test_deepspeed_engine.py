@@ -39,10 +39,10 @@ def test_clipping_is_caffes(deepspeed_run, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_channels_last_is_another_layout_of_the_same_numbers(alone, deepspeed_run, stage):
+def test_the_contiguous_format_is_another_layout_of_the_same_numbers(alone, deepspeed_run, stage):
     results = deepspeed_run.results[str(stage)]
-    assert results["layouts"][-1] is True
-    assert results["in channels_last"] == pytest.approx(alone.losses, abs=1e-6)
+    assert results["layouts"] == [False]
+    assert results["in contiguous format"] == pytest.approx(alone.losses, abs=1e-6)
 
 
 def test_lars_at_stage_0_is_what_it_is_with_pytorch_alone_and_resumes_bitwise(deepspeed_run):

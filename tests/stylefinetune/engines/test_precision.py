@@ -13,7 +13,7 @@ from tests.programs import NARROW, ROOT, metrics, python, run
 from tests.stylefinetune.engines.conftest import ALONE, PROGRAM
 from tests.stylefinetune.engines.every_stage import slice_of, small
 
-BF16, FP16, CHANNELS_LAST = "--train.precision=bf16", "--train.precision=fp16", "--train.channels_last=true"
+BF16, FP16, CONTIGUOUS = "--train.precision=bf16", "--train.precision=fp16", "--train.channels_last=false"
 # The whole sample a batch and no dropout: without, two runs that begin a rounding apart soon have nothing in common.
 LEARNS = [
     "--data.batch_size=41",
@@ -62,8 +62,8 @@ def fp32(learn):
 
 @pytest.mark.parametrize(
     ("flags", "nearest", "farthest"),
-    [([CHANNELS_LAST], 0, 1e-5), ([BF16], 1e-4, 0.15), ([FP16], 1e-5, 0.15)],
-    ids=["channels_last", "bf16", "fp16"],
+    [([BF16], 1e-4, 0.15), ([FP16], 1e-5, 0.15)],
+    ids=["bf16", "fp16"],
 )
 def test_each_setting_trains_nearly_like_fp32(learn, fp32, flags, nearest, farthest):
     losses, accuracy = learn(*flags)
@@ -72,11 +72,17 @@ def test_each_setting_trains_nearly_like_fp32(learn, fp32, flags, nearest, farth
     assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
 
 
+def test_both_memory_formats_have_the_same_losses(learn, fp32):
+    """Later, one close call of a max pooling that falls otherwise makes them differ, as on other numbers of ranks."""
+    losses, _ = learn(CONTIGUOUS, "--train.max_iter=40")
+    assert losses == pytest.approx(fp32[0][:40], abs=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", [BF16, FP16])
 def test_all_settings_together_train_on_a_gpu(learn, fp32, precision):
-    losses, accuracy = learn(precision, CHANNELS_LAST, "--train.compile=true")
+    losses, accuracy = learn(precision, "--train.compile=true")
     assert losses[-1] == pytest.approx(fp32[0][-1], abs=0.15)
     assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
 

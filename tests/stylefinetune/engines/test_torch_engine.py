@@ -8,7 +8,7 @@ from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, Tra
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World
-from stylefinetune.engines.torch_engine import TorchEngine
+from stylefinetune.engines.torch_engine import TorchEngine, seed_dropout
 from stylefinetune.models import build
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -80,6 +80,23 @@ def test_dropout_depends_only_on_seed_and_iteration():
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_dropout_is_that_of_earlier_versions():
+    """A run that an earlier version began continues with the same masks."""
+    seed_dropout(World(rank=2, size=3, device=ALONE.device), seed=1701, iteration=5)
+    assert torch.randint(0, 1000, (6,)).tolist() == [781, 565, 39, 418, 972, 858]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_generator_of_a_gpu_is_seeded_like_that_of_a_cpu():
+    device = torch.device("cuda", 0)
+    seed_dropout(World(rank=2, size=3, device=device), seed=1701, iteration=5)
+    drawn = torch.rand(6, device=device)
+    seed_dropout(World(rank=2, size=3, device=ALONE.device), seed=1701, iteration=5)
+    torch.manual_seed(torch.initial_seed())
+    assert torch.equal(drawn, torch.rand(6, device=device))
+
+
 def test_forward_has_no_dropout_and_changes_nothing():
     tested = engine()
     before = snapshot(tested.state())
@@ -92,7 +109,7 @@ def test_forward_has_no_dropout_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": True}, {"precision": "fp16"}], ids=str
+    "further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": False}, {"precision": "fp16"}], ids=str
 )
 def test_training_after_loading_a_state_is_bitwise_equal(further):
     straight, other = engine(**further), engine(**further)
@@ -107,8 +124,8 @@ def test_training_after_loading_a_state_is_bitwise_equal(further):
     assert changed(ours, theirs) == set()
 
 
-def test_channels_last_applies_to_weights_and_activations_and_changes_no_state():
-    laid_out, plain = engine(dropout=0.0, channels_last=True), engine(dropout=0.0)
+def test_channels_last_is_the_default_for_weights_and_activations_and_changes_no_state():
+    laid_out, plain = engine(dropout=0.0), engine(dropout=0.0, channels_last=False)
     layouts = []
     for layer in ("conv1", "conv4"):
         laid_out.net.get_submodule(layer).register_forward_hook(

@@ -6,7 +6,7 @@ import pytest
 from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.data.sampler import DataOrder
-from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_order
+from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_memory_format, settle_order
 from tests.drawn_checkpoints import CONFIG
 from tests.stylefinetune.data.loading import open_pictures
 
@@ -31,6 +31,15 @@ class Resumed:
 def test_a_new_run_shuffles_and_a_resumed_run_keeps_its_order_unless_it_is_changed(given, saved, expected):
     resumed = None if saved is None else Resumed(with_shuffle(saved))
     assert settle_order(with_shuffle(given), resumed).data.shuffle is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "saved", "expected"),
+    [(None, None, True), (None, False, False), (None, True, True), (True, False, True), (False, True, False)],
+)
+def test_a_new_run_is_in_channels_last_and_a_resumed_run_keeps_its_memory_format(given, saved, expected):
+    resumed = None if saved is None else Resumed(config(channels_last=saved))
+    assert settle_memory_format(config(channels_last=given), resumed).train.channels_last is expected
 
 
 def test_a_window_given_at_a_resume_shuffles():
