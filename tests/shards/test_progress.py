@@ -50,8 +50,8 @@ def test_while_rows_wait_the_line_says_for_what_and_the_remaining_time_is_a_time
         line.show()
         clock[0] += 40
         line.show(lambda: "waiting for 20 URLs of h, next in 4 s")
-    assert text.getvalue().splitlines()[-1].endswith(
-        "80 alive, 0 dead, ETA 20 s; waiting for 20 URLs of h, next in 4 s"
+    assert (
+        text.getvalue().splitlines()[-1].endswith("80 alive, 0 dead, ETA 20 s; waiting for 20 URLs of h, next in 4 s")
     )
 
 
