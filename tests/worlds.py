@@ -81,7 +81,10 @@ class Program:
         os.kill(self.pid, number)
 
     def poll(self):
-        """Return None while the program runs, like that of subprocess.Popen."""
+        """Return None while the program runs, like that of subprocess.Popen; read its output, so that it can go on."""
+        for pipe in self._outputs:
+            with contextlib.suppress(BlockingIOError):
+                self._outputs[pipe] += os.read(pipe, 65536)
         return select.select([self._connection], [], [], 0)[0] or None
 
     def wait(self, timeout):

@@ -23,7 +23,7 @@ from stylefinetune.training import run_lock
 run_lock.WAIT_SECONDS = 0.0
 sys.exit(run_command(main, sys.argv[1:]))
 """
-ENDLESS = ["--train.max_iter=1000000", "--train.test_interval=0", "--train.display=1", "--checkpoint.snapshot=2"]
+ENDLESS = ["--train.max_iter=1000000", "--train.test_interval=0", "--train.display=10", "--checkpoint.snapshot=20"]
 
 
 def errors_of(done):
