@@ -119,6 +119,8 @@ def worker_error(error: Exception) -> RankError:
     A worker's own exception is in the message with its traceback; the last line names it.
     """
     last_line = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(". ")
+    if isinstance(error, (EOFError, ConnectionError)):  # raised if this is noticed before PyTorch notices the exit
+        last_line = "it was killed or has exited"
     failed = f"a decoding process has failed: {last_line}"
     if os.strerror(errno.ENOSPC) in last_line:
         return RankError(f"{failed}; enlarge /dev/shm, or lower data.workers")

@@ -7,6 +7,7 @@ import torch
 
 from stylefinetune.checkpoint import checkpoint, resume
 from stylefinetune.checkpoint.atomic_folder import remove_folder
+from stylefinetune.data.transforms import Crops
 from stylefinetune.errors import UserError
 from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
 
@@ -30,7 +31,9 @@ def test_the_network_is_built_from_the_checkpoint_alone(tmp_path):
     net, transform = checkpoint.read_checkpoint(path).build_network(torch.device("cpu"))
     assert not net.training
     assert torch.equal(net.get_submodule("fc7").weight.detach(), state.parameters["fc7.weight"])
-    assert torch.equal(transform.mean, MEANS[1])
+    corner = torch.zeros(1, dtype=torch.int64)
+    black = transform(torch.zeros(1, 48, 48, 3, dtype=torch.uint8), Crops(corner, corner, corner > 0, (48, 48)))
+    assert torch.equal(black[0].permute(1, 2, 0).flip(-1), -MEANS[1])  # BGR
 
 
 def test_a_run_folder_stands_for_its_checkpoint_with_the_highest_iteration(tmp_path):

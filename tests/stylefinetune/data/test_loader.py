@@ -85,7 +85,7 @@ def run_out_of_memory():
         (run_out_of_memory, r"a decoding process has failed: .*40 GB; out of memory or of open files\? lower"),
         (
             lambda: os.kill(os.getpid(), signal.SIGKILL),
-            r"has failed: (DataLoader worker .*(killed by signal|exited unexpectedly)|.*Connection reset)",
+            r"has failed: (DataLoader worker .*(killed by signal|exited unexpectedly)|it was killed)",
         ),
     ],
     ids=["exception", "killed"],
