@@ -32,7 +32,7 @@ else
     export NODE_RANK MASTER_ADDR MASTER_PORT=${MASTER_PORT:-29500}
 fi
 require_number NODE_RANK 0 "$([[ $NNODES == *:* ]] && echo 9999 || echo $((max_nodes - 1)))"
-require_number MASTER_PORT $((NNODES != 1)) 65535
+require_number MASTER_PORT "$([[ $NNODES == 1 ]] && echo 0 || echo 1)" 65535
 has_gpus=$(nvidia-smi -L 2>/dev/null) || has_gpus=""
 export NPROC_PER_NODE=${NPROC_PER_NODE:-$([[ $has_gpus ]] && echo gpu || echo 1)}
 case $NPROC_PER_NODE in

@@ -32,6 +32,7 @@ FLAGS = [
     "--train.stall_seconds=30",
 ]
 DEEPSPEED = ["--engine=deepspeed", "--deepspeed.zero_stage=2", "--train.precision=fp16"]
+SLOW = ["--train.iter_size=8"]  # eight batches an iteration, so that a run lasts long enough to be killed in its midst
 LAUNCHER = [
     "-m",
     "torch.distributed.run",
@@ -275,10 +276,10 @@ def shards(pixel_shards, tmp_path):
 
 
 def test_three_ranks_that_end_in_several_ways_are_bitwise_equal_to_an_uninterrupted_run(pixel_shards, shards, tmp_path):
-    uninterrupted = start(3, tmp_path / "uninterrupted", pixel_shards).finish()
+    uninterrupted = start(3, tmp_path / "uninterrupted", pixel_shards, *SLOW).finish()
     draw = random.Random(5)
     kills = [draw.choice(sorted(STOPS)), "shard", "one rank", "everything"]
-    assert run_with_kills(3, tmp_path / "killed", shards, kills, draw) >= 3
+    assert run_with_kills(3, tmp_path / "killed", shards, kills, draw, *SLOW) >= 3
     assert_the_same(tmp_path / "killed", uninterrupted)
 
 
@@ -287,6 +288,7 @@ def test_three_ranks_that_end_in_several_ways_are_bitwise_equal_to_an_uninterrup
     ("ranks", "seed", "flags"), [(1, 1, []), (2, 2, DEEPSPEED), (3, 3, [])], ids=["1", "2, DeepSpeed in fp16", "3"]
 )
 def test_many_kills_under_torchrun_change_no_bit(pixel_shards, shards, tmp_path, ranks, seed, flags):
+    flags = [*flags, *SLOW]
     uninterrupted = start(ranks, tmp_path / "uninterrupted", pixel_shards, *flags, launch=Torchrun).finish()
     draw = random.Random(seed)
     kills = [*STOPS, "one rank", "one rank", "everything", "everything"]

@@ -181,7 +181,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(start, flags, settings, message):
 def test_an_elastic_run_continues_with_one_node_less_and_with_one_more(start):
     """torchrun waits 30 s for more nodes once it has the minimum."""
     settings = [{**node, "NNODES": "1:2"} for node in two_nodes()]
-    flags = ["--train.max_iter=1000000", "--checkpoint.snapshot=5", "--train.test_interval=0"]
+    # Eight batches an iteration: a joining node reads a checkpoint before the run removes it.
+    slow = ["--train.iter_size=8", "--checkpoint.snapshot=20"]
+    flags = ["--train.max_iter=1000000", *slow, "--train.test_interval=0"]
     nodes = [start("a run", *flags, **node) for node in settings]
     nodes[0].wait_for(20)
     end_all(nodes[1].script)  # a power cut
