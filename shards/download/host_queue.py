@@ -19,7 +19,6 @@ _RATE_BURST = 0.25  # seconds of unused rate that a host may use up at once, sin
 _SAME_URL_DELAY = 0.2  # seconds
 _FIRST_WEIGHT, _REPEAT_WEIGHT = 1 / 64, 1 / 8  # of the newest answer in a host's shares of refusals
 _SINGLE_FIRST_SHARE, _SINGLE_REPEAT_SHARE = 0.1, 0.3  # see _Host.refuses_single_urls
-_REFUSALS = {Status.RATE_LIMITED, Status.SERVER_ERROR}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,11 @@ class Request:
     rewritten_after: int | None = None  # number of attempts made at the list's own URL; None while `url` is that URL
     last_status: Status = Status.CANCELLED  # the row's status if no further attempt is made
     is_relayed: bool = False  # whether the relay requests the URL, since aria2's log did not show all of the response
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the last attempt was refused, or failed in the host."""
+        return self.last_status in {Status.RATE_LIMITED, Status.SERVER_ERROR}
 
     @functools.cached_property
     def host(self) -> str:
@@ -95,12 +99,12 @@ class _Host:
         """Return the pause in seconds after a refusal."""
         return _FIRST_PAUSE * 2 ** min(max(self.refused_urls - 1, 0), 10)
 
-    def count(self, *, is_first: bool, refused: bool) -> None:
-        """Add an answer to the shares of refusals."""
-        if is_first:
-            self.first_share += _FIRST_WEIGHT * (refused - self.first_share)
-        else:
+    def count(self, request: Request, *, refused: bool) -> None:
+        """Add the answer to a request to the shares of refusals."""
+        if request.was_refused:
             self.repeat_share += _REPEAT_WEIGHT * (refused - self.repeat_share)
+        else:
+            self.first_share += _FIRST_WEIGHT * (refused - self.first_share)
 
 
 class HostQueue:
@@ -201,7 +205,7 @@ class HostQueue:
     def record_answer(self, request: Request, started: float) -> None:
         """Record that the host answered a request, sent at `started`, without refusing it."""
         host = self._hosts[request.host]
-        host.count(is_first=request.last_status not in _REFUSALS, refused=False)
+        host.count(request, refused=False)
         if started > host.refused_at:
             host.refusals = host.refused_urls = 0
             host.max_parallel = min(self._per_host, host.max_parallel + 1 / host.max_parallel)
@@ -214,14 +218,13 @@ class HostQueue:
         delays the URL itself.
         """
         host, jitter = self._hosts[request.host], self._jitter()
-        is_first = request.last_status not in _REFUSALS
-        host.count(is_first=is_first, refused=True)
+        host.count(request, refused=True)
         if host.refuses_single_urls:
             return
         pause = 0.0
         if started > host.refused_at:
             host.refusals += 1
-            host.refused_urls += is_first
+            host.refused_urls += not request.was_refused
             host.refused_at = now
             host.max_parallel = max(1, host.max_parallel / 2)
             pause = host.back_off() * (1 + jitter) / 2

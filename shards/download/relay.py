@@ -59,7 +59,7 @@ class _Entry:
 
 
 class Relay:
-    """A server on the loopback interface, from `start` to `stop`, that answers requests for registered URLs only."""
+    """A server on the loopback interface that answers requests for registered URLs only; the first one starts it."""
 
     def __init__(self, config: AssembleConfig) -> None:
         """Prepare a relay with the config's timeout, proxy and rules for redirects."""
@@ -70,7 +70,7 @@ class Relay:
         self._port = 0
 
     def register(self, url: str) -> str:
-        """Return the URL at which aria2 gets `url`; the server starts with the first one."""
+        """Return the URL at which aria2 gets `url`."""
         if self._loop is None:
             self._start()
         path = f"/{secrets.token_urlsafe(16)}"

@@ -24,7 +24,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError, UserError, write_error
 
 LOCK_FILE = ".lock"
-BEAT_SECONDS = 5.0  # between two writes of the holder
+HEARTBEAT_SECONDS = 5.0  # between two writes of the holder
 EXPIRY_SECONDS = 30.0  # without a write, after which another node's lock is free; a busy server delays some
 WAIT_SECONDS = 10.0  # for a holder that is about to exit, such as a run that was stopped just now
 PREDECESSOR_SECONDS = 90.0  # the same for a holder in whose place torchrun or Slurm has started this process
@@ -58,9 +58,9 @@ class Holder:
         except (ValueError, TypeError):
             return cls()
 
-    def encode(self, beat: int) -> bytes:
+    def encode(self, heartbeat: int) -> bytes:
         """Return the content of the file after so many writes."""
-        return json.dumps({**dataclasses.asdict(self), "beat": beat}).encode()
+        return json.dumps({**dataclasses.asdict(self), "heartbeat": heartbeat}).encode()
 
     def __str__(self) -> str:
         job = f", Slurm job {self.job}" if self.job else ""
@@ -171,14 +171,14 @@ class RunLock:
         os.ftruncate(file, 0)
         self._write(0)
 
-    def _write(self, beat: int) -> None:
+    def _write(self, heartbeat: int) -> None:
         assert self._file is not None
-        os.pwrite(self._file, self._own.encode(beat), 0)
+        os.pwrite(self._file, self._own.encode(heartbeat), 0)
         os.fsync(self._file)  # other nodes must see it now
 
     def _renew(self) -> None:
-        for beat in itertools.count(1):
-            if self._released.wait(BEAT_SECONDS):
+        for heartbeat in itertools.count(1):
+            if self._released.wait(HEARTBEAT_SECONDS):
                 return
             with contextlib.suppress(OSError):  # training meets the same error and reports it
                 successor = self._successor()
@@ -188,7 +188,7 @@ class RunLock:
                         "had no access to it; the other process continues"
                     )
                     return
-                self._write(beat)
+                self._write(heartbeat)
 
     def _successor(self) -> Holder | None:
         """Return the process that has taken the lock from this one."""

@@ -58,10 +58,10 @@ class Elsewhere:
         self._program.wait(60)
 
 
-def write_foreign(run_dir, beat=1, **fields):
+def write_foreign(run_dir, heartbeat=1, **fields):
     """Write the record of a process on another node."""
     run_dir.mkdir(exist_ok=True)
-    record = {"host": "n9", "pid": 7, "job": None, "launch": "", "kernel": "another", "beat": beat, **fields}
+    record = {"host": "n9", "pid": 7, "job": None, "launch": "", "kernel": "another", "heartbeat": heartbeat, **fields}
     (run_dir / LOCK_FILE).write_text(json.dumps(record))
 
 
@@ -131,7 +131,7 @@ def test_a_live_holder_on_another_node_is_refused_with_its_job(tmp_path):
 
 
 def test_a_silent_holder_on_another_node_is_taken_over_and_ends_when_it_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.01)
     lost = []
     former = RunLock(tmp_path, lost.append)
     former._own = Holder("n9", 7, None, "", "another")
@@ -173,10 +173,10 @@ def test_a_file_system_without_locks_is_watched_instead(tmp_path, monkeypatch):
 
 
 def test_the_holder_renews_its_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.01)
     lock = RunLock(tmp_path, pytest.fail)
     lock.acquire()
-    while json.loads((tmp_path / LOCK_FILE).read_text() or '{"beat": 0}')["beat"] < 3:
+    while json.loads((tmp_path / LOCK_FILE).read_text() or '{"heartbeat": 0}')["heartbeat"] < 3:
         pass
     lock.release()
 
