@@ -13,6 +13,7 @@ from typing import Literal
 
 MAX_STALL = 30.0  # seconds after which a stalled answer ends even if nobody closed the server
 SLOW_INTERVAL = 0.1  # seconds
+BODY = b"\xff\xd8\xff" + bytes(range(256)) * 400  # begins as a JPEG
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,9 @@ from shards.config.schema import AssembleConfig
 from shards.download.policy import find_refused_redirect
 from shards.download.relay import Relay
 from shards.format.outcomes import Status
-from tests.loopback import Answer, LoopbackServer, redirect
+from tests.loopback import BODY, Answer, LoopbackServer, redirect
 from tests.tunnels import HOST, https_server, tunnel_proxy, write_certificate
 
-BODY = b"\xff\xd8\xff" + bytes(range(256)) * 400
 PAD = {"X-Pad": "p" * 30_000}
 
 
