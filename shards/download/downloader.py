@@ -13,7 +13,6 @@ from shards.download.aria2_daemon import Aria2Daemon
 from shards.download.classify import AttemptResult, classify, error_message, is_local_failure, is_unverified
 from shards.download.host_queue import Request
 from shards.download.proxies import Proxies
-from shards.download.request_trace import RequestTrace
 from shards.download.retry_policy import RetryPolicy
 from shards.errors import ShardsError
 from shards.format.outcomes import Outcome, Status
@@ -206,7 +205,7 @@ class Downloader:
         result = classify(stopped, trace, self._config)
         status = download.abort_status
         if not status and not download.request.is_relayed and is_unverified(stopped, trace):
-            return self._request_through_relay(stopped["gid"], trace)
+            return self._request_through_relay(stopped["gid"], result)
         if status and stopped["status"] != "complete" and result.status is not Status.REDIRECT_REFUSED:
             message = f"{stopped['completedLength']} bytes in {self._clock() - download.started:.0f} s"
             if status is Status.TOO_LARGE:
@@ -214,10 +213,12 @@ class Downloader:
             result = dataclasses.replace(result, status=status, message=message)
         return self._finish(stopped["gid"], self._policy.check_proxy(result))
 
-    def _request_through_relay(self, gid: str, trace: RequestTrace) -> None:
+    def _request_through_relay(self, gid: str, result: AttemptResult) -> None:
         """Drop a download whose response the log did not show completely, and queue its URL for the relay."""
         download = self._active.pop(gid)
-        if trace.is_cut:
+        if result.http_status and result.http_status < 400:
+            self._queue.record_answer(download.request, download.started)
+        if result.trace.is_cut:
             self._relayed_hosts.add(download.request.host)
         (download.request.folder / download.file_name).unlink(missing_ok=True)
         self._queue.finish(download.request)

@@ -186,7 +186,9 @@ class HostQueue:
         if not due:
             return None
         time, name = min(due)
-        count = len(self._hosts[name].waiting) + sum(request.host == name for _, _, request in self._delayed)
+        count = sum(request.host == name for _, _, request in self._delayed)
+        if name in self._hosts:  # a host whose only requests are delayed may have been forgotten
+            count += len(self._hosts[name].waiting)
         return count, name, max(0.0, time - now)
 
     def take_cancelled(self) -> list[Request]:

@@ -385,3 +385,12 @@ def test_the_queue_describes_what_it_waits_for():
     queue.finish(taken)
     queue.put(request(9, "http://b/0"), not_before=40.0)
     assert queue.next_wait(1.25) == (2, "a", 0.75)
+
+
+def test_the_queue_describes_the_wait_for_a_host_whose_only_request_is_delayed():
+    queue = HostQueue(per_host=4)
+    fill(queue, "http://a/0")
+    (taken,) = queue.take(1, 1.0)
+    queue.finish(taken)
+    queue.put(taken, not_before=40.0)
+    assert queue.next_wait(30.0) == (1, "a", 10.0)
