@@ -1,6 +1,8 @@
 """Converts a batch of uint8 pictures to the network's input, on the device."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -15,10 +17,20 @@ class Crops:
     left: torch.Tensor  # int64[B], first column of the crop
     mirror: torch.Tensor  # bool[B], whether the crop is flipped left to right
     size: tuple[int, int]  # (height, width) of all crops
+    rows: torch.Tensor | None = None  # int64[B], which of the pictures is cropped; by default the first, second, ...
 
     def pin_memory(self) -> "Crops":
         """Return the crops in page-locked memory."""
         return Crops(self.top.pin_memory(), self.left.pin_memory(), self.mirror.pin_memory(), self.size)
+
+    def to(self, device: torch.device) -> "Crops":
+        """Return the crops on `device`; does not wait for it."""
+        top, left, mirror = (each.to(device, non_blocking=True) for each in (self.top, self.left, self.mirror))
+        rows = None if self.rows is None else self.rows.to(device, non_blocking=True)
+        return Crops(top, left, mirror, self.size, rows)
+
+
+CropBatch: TypeAlias = Callable[[torch.Tensor, torch.Tensor, float, Crops], torch.Tensor]
 
 
 class Transform:
@@ -36,45 +48,68 @@ class Transform:
         self._mean = mean.to(device, torch.float32).flip(-1)  # BGR
         self._scale = scale
         self._device = device
+        self._crop_batch = crop_each if device.type == "cpu" else _load_kernel(device)
 
     def __call__(self, pictures: torch.Tensor, crops: Crops) -> torch.Tensor:
-        """Transform uint8 RGB [B, H, W, 3] to float32 BGR [B, 3, *crops.size]: (value - mean) * scale.
+        """Transform uint8 RGB [N, H, W, 3] to float32 BGR [B, 3, *crops.size]: (value - mean) * scale.
 
         The memory format is channels last.
         """
-        transform = self._transform_each if self._device.type == "cpu" else self._transform_batch
-        return transform(pictures, crops).permute(0, 3, 1, 2)
-
-    def _transform_each(self, pictures: torch.Tensor, crops: Crops) -> torch.Tensor:
-        """Return [B, *crops.size, 3], one picture after the other, since most operations then read caches."""
-        count, height, width, _ = pictures.shape
-        transformed = torch.empty(count, *crops.size, 3, dtype=torch.float32)
-        mean = self._mean.expand(height, width, 3).contiguous().numpy()
-        places = zip(crops.top.tolist(), crops.left.tolist(), crops.mirror.tolist(), strict=True)
-        for picture, output, (top, left, mirror) in zip(pictures.numpy(), transformed.numpy(), places, strict=True):
-            crop = slice(top, top + crops.size[0]), slice(left, left + crops.size[1])
-            bgr = cv2.cvtColor(picture[crop], cv2.COLOR_RGB2BGR)
-            cv2.subtract(bgr, mean[crop], dst=output, dtype=cv2.CV_32F)
-            if self._scale != 1:
-                np.multiply(output, np.float32(self._scale), out=output)
-            if mirror:
-                cv2.flip(output, 1, dst=output)
-        return transformed
-
-    def _transform_batch(self, pictures: torch.Tensor, crops: Crops) -> torch.Tensor:
-        """Return [B, *crops.size, 3], computed with a few operations on the whole batch, as a GPU needs it."""
         pictures = pictures.to(self._device, non_blocking=True)
-        count, height, width, _ = pictures.shape
-        crop_height, crop_width = crops.size
-        rows = crops.top.to(self._device, non_blocking=True)[:, None] + torch.arange(crop_height, device=self._device)
-        step = torch.arange(crop_width, device=self._device)
-        mirror = crops.mirror.to(self._device, non_blocking=True)[:, None]
-        # A mirrored crop has the same columns in reverse order; the mean is mirrored too.
-        columns = crops.left.to(self._device, non_blocking=True)[:, None] + torch.where(
-            mirror, crop_width - 1 - step, step
-        )
-        pixel = rows[:, :, None] * width + columns[:, None, :]
-        picture = torch.arange(count, device=self._device)[:, None, None]
-        bgr = pictures.reshape(count, height * width, 3)[picture, pixel].flip(-1)
-        mean = self._mean.expand(height, width, 3).reshape(-1, 3)[pixel]
-        return torch.sub(bgr, mean, out=mean).mul_(self._scale)
+        mean = self._mean.expand(pictures.shape[1:]).contiguous()
+        return self._crop_batch(pictures, mean, self._scale, crops.to(self._device)).permute(0, 3, 1, 2)
+
+
+def crop_each(pictures: torch.Tensor, mean: torch.Tensor, scale: float, crops: Crops) -> torch.Tensor:
+    """Return the crops, BGR [B, *crops.size, 3], one after the other, since on a CPU most operations then read caches.
+
+    `pictures` are uint8 [N, H, W, 3], RGB; `mean` is float32 [H, W, 3], BGR.
+    """
+    count = len(crops.top)
+    transformed = torch.empty(count, *crops.size, 3, dtype=torch.float32)
+    rows = range(count) if crops.rows is None else crops.rows.tolist()
+    places = zip(rows, crops.top.tolist(), crops.left.tolist(), crops.mirror.tolist(), strict=True)
+    pixels, means = pictures.numpy(), mean.numpy()
+    for output, (row, top, left, mirror) in zip(transformed.numpy(), places, strict=True):
+        crop = slice(top, top + crops.size[0]), slice(left, left + crops.size[1])
+        bgr = cv2.cvtColor(pixels[row][crop], cv2.COLOR_RGB2BGR)
+        cv2.subtract(bgr, means[crop], dst=output, dtype=cv2.CV_32F)
+        if scale != 1:
+            np.multiply(output, np.float32(scale), out=output)
+        if mirror:
+            cv2.flip(output, 1, dst=output)
+    return transformed
+
+
+def crop_together(pictures: torch.Tensor, mean: torch.Tensor, scale: float, crops: Crops) -> torch.Tensor:
+    """Return the same as `crop_each`, with a few operations on the whole batch, on any device."""
+    _, height, width, _ = pictures.shape
+    count, (crop_height, crop_width) = len(crops.top), crops.size
+    rows = crops.top[:, None] + torch.arange(crop_height, device=pictures.device)
+    step = torch.arange(crop_width, device=pictures.device)
+    # A mirrored crop has the same columns in reverse order; the mean is mirrored too.
+    columns = crops.left[:, None] + torch.where(crops.mirror[:, None], crop_width - 1 - step, step)
+    pixel = rows[:, :, None] * width + columns[:, None, :]
+    picture = torch.arange(count, device=pictures.device) if crops.rows is None else crops.rows
+    bgr = pictures.reshape(-1, height * width, 3)[picture[:, None, None], pixel].flip(-1)
+    cropped_mean = mean.reshape(-1, 3)[pixel]
+    return torch.sub(bgr, cropped_mean, out=cropped_mean).mul_(scale)
+
+
+def _load_kernel(device: torch.device) -> CropBatch:
+    """Return `_crop_with_kernel`, or `crop_together` where the kernel can't be compiled."""
+    place = torch.zeros(1, dtype=torch.int64, device=device)
+    pictures, mean = torch.zeros(1, 2, 2, 3, dtype=torch.uint8, device=device), torch.zeros(2, 2, 3, device=device)
+    try:
+        _crop_with_kernel(pictures, mean, 1.0, Crops(place, place, place == 0, (1, 1)))
+    except Exception:  # noqa: BLE001 -- without Triton, a C compiler or support for this GPU, errors of many kinds
+        return crop_together
+    return _crop_with_kernel
+
+
+def _crop_with_kernel(pictures: torch.Tensor, mean: torch.Tensor, scale: float, crops: Crops) -> torch.Tensor:
+    """Return the same as `crop_together`, in one pass."""
+    from stylefinetune.data.kernels.crop_kernel import crop_batch  # noqa: PLC0415 -- Triton is not installed everywhere
+
+    rows = torch.arange(len(crops.top), device=pictures.device) if crops.rows is None else crops.rows
+    return crop_batch(pictures, mean, scale, (rows, crops.top, crops.left, crops.mirror), crops.size)

@@ -15,6 +15,7 @@ from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
 from shards.format.index import ShardIndex
 from stylefinetune.config.schema import Config, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.data import transforms
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World
@@ -108,7 +109,7 @@ def test_a_step_never_reads_a_tensor_value(flags, precision, monkeypatch):
     world = World(rank=0, size=1, device=torch.device("cpu"))
     model, settings = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32)), TrainConfig(precision=precision)
     config = Config(model=model, optim=OptimConfig(**flags), train=settings)
-    monkeypatch.setattr(Transform, "_transform_each", Transform._transform_batch)  # as on a GPU
+    monkeypatch.setattr(transforms, "crop_each", transforms.crop_together)  # as on a GPU
     with FakeTensorMode():
         net = build_model(config.model, 5, [(43, 43)], seed=1)
         net.to = lambda *_, **__: net  # PyTorch can't move fake parameters

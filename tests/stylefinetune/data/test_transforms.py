@@ -1,10 +1,14 @@
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.caffe_results import digest, mean_picture, read_pictures
 from shards.format.images import decode_picture, resize_picture
-from stylefinetune.data.transforms import Crops, Transform
+from stylefinetune.data import transforms
+from stylefinetune.data.transforms import Crops, Transform, crop_together
 
 CPU = torch.device("cpu")
 
@@ -24,7 +28,8 @@ def transform_like_caffe(picture, mean, top, left, mirror, scale):
 
 
 def on_the_whole_batch(transform, pictures, crops):
-    return transform._transform_batch(pictures, crops).permute(0, 3, 1, 2)
+    mean = transform._mean.expand(pictures.shape[1:])
+    return crop_together(pictures, mean, transform._scale, crops).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.00390625, 0.017])
@@ -61,6 +66,24 @@ def test_both_ways_are_bitwise_equal_at_any_width(width):
     crops = Crops(torch.tensor([0, 1, 2, 0]), torch.arange(4), torch.tensor([True, False, True, True]), (4, width))
     transform = Transform(mean, 0.017, CPU)
     assert torch.equal(transform(pictures, crops), on_the_whole_batch(transform, pictures, crops))
+
+
+@pytest.mark.parametrize("way", [Transform.__call__, on_the_whole_batch], ids=["on a CPU", "as on a GPU"])
+def test_crops_may_choose_their_pictures_by_row(way):
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (5, 12, 12, 3), generator=generator, dtype=torch.uint8)
+    mean = torch.rand(12, 12, 3, generator=generator) * 255
+    crops = Crops(torch.arange(4), torch.arange(4), torch.arange(4) > 1, (7, 7))
+    rows = torch.tensor([4, 0, 4, 2])
+    transform = Transform(mean, 1.0, CPU)
+    chosen = way(transform, pictures, dataclasses.replace(crops, rows=rows))
+    assert torch.equal(chosen, transform(pictures[rows], crops))
+
+
+def test_where_the_kernel_cannot_be_compiled_the_plain_operations_are_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # as in PyTorch's builds for CPUs
+    monkeypatch.delitem(sys.modules, "stylefinetune.data.kernels.crop_kernel", raising=False)
+    assert transforms._load_kernel(CPU) is crop_together
 
 
 def test_an_empty_batch_stays_empty():
