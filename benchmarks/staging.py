@@ -26,7 +26,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, Names, ShardIndex, Texts, write_index
+from shards.format.columns import Names, Texts
+from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, ShardIndex, write_index
 from stylefinetune.data.sampler import DataOrder, ShuffleWindow
 from stylefinetune.data.staging import stage_shards
 from stylefinetune.distributed.world import World

@@ -12,8 +12,9 @@ from shards.assembly.deduplicate import DUPLICATE_COLUMNS, DuplicateRules, find_
 from shards.assembly.pack import PackJob, Results, pack_block, to_outcome
 from shards.errors import ShardsError
 from shards.files import publish_file
-from shards.format.index import INDEX_FILE, write_index, write_parts
+from shards.format.index import INDEX_FILE, write_index
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA
+from shards.format.parts import write_parts
 from shards.storage.journal import recover_blocks
 from shards.storage.remote import RemoteShardDir
 from shards.storage.shard_dir import Block, ShardDir, read_part

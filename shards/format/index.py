@@ -1,10 +1,14 @@
 """Reads and writes index.parquet: the position of every kept picture, which training reads pictures by."""
 
+import collections
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
+from shards.format.columns import Integers, Names, Rows, Texts, join_numbers
+from shards.format.parts import read_parts, write_parts
 from shards.location import refuse_url
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.parquet"
 METADATA_KEY = b"stylefinetune"
-_GROUP_ROWS = 16_384  # smallest row group in a Parquet file, except the last
+_PART_ROWS = 1 << 16  # that are computed with together
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -35,6 +41,15 @@ INDEX_SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),  # hex, of those bytes
     ]
 )
+
+
+_NOT_LOADED = ("row", "sha256")
+_JOIN: dict[str, Callable[[Iterable[pa.Array]], object]] = {
+    "key": Texts.join,
+    "split": Names.join,
+    "shard": Names.join,
+    "format": Names.join,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,47 +81,71 @@ class IndexMetadata:
         return cls(**fields)
 
 
-class Texts:
-    """A column of N texts in Arrow's buffers; a Python string is made when it is read."""
+class IndexFile:
+    """DIR/index.parquet, which is read a part at a time.
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
+    Raises:
+        ShardsError: it is missing, unreadable or of another format version.
+    """
 
-    def __len__(self) -> int:
-        return len(self._column)
+    def __init__(self, root: Path) -> None:
+        self.root = root  # DIR
+        self.path = root / INDEX_FILE
+        if not self.path.is_file():
+            refuse_url(root)
+            raise ShardsError(
+                f"{self.path}: no such file; make it with: python -m shards assemble --list LIST --out {root}"
+            )
+        self._version = _version_of(self.path)
+        with self._name_errors():
+            self.stored_metadata: bytes = (pq.read_schema(self.path).metadata or {})[METADATA_KEY]
+            self.metadata = IndexMetadata.from_bytes(self.stored_metadata)
 
-    def __getitem__(self, row: int) -> str:
-        return self._column[row].as_py()
+    def read_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of all rows, in parts.
 
-    def __iter__(self) -> Iterator[str]:
-        for chunk in self._column.chunks:
-            yield from chunk.to_pylist()
+        Raises:
+            ShardsError: the file is damaged, or has changed.
+        """
+        self._check_version()
+        schema = pa.schema([INDEX_SCHEMA.field(name) for name in columns])
+        with self._name_errors():
+            for part in read_parts(self.path, columns):
+                yield part.cast(schema)
+
+    def read_rows(self, first: int, last: int, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of the rows from `first` to `last`; only the row groups that have them are read.
+
+        Raises:
+            ShardsError: the file is damaged, or has changed.
+        """
+        self._check_version()
+        with self._name_errors(), pq.ParquetFile(self.path) as file:
+            counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+            starts = np.cumsum([0, *counts])
+            groups = range(*(np.searchsorted(starts, [first, last], side="right") - [1, 0]).tolist())
+            table = file.read_row_groups(list(groups), columns=list(columns))
+            return table.select(list(columns)).slice(first - int(starts[groups[0]]), last - first + 1)
+
+    def _check_version(self) -> None:
+        if _version_of(self.path) != self._version:
+            raise ShardsError(f"{self.path} has changed since it was first read; run the same command again")
+
+    @contextlib.contextmanager
+    def _name_errors(self) -> Generator[None]:
+        """Turn the errors of a damaged file into one line with the remedy."""
+        try:
+            yield
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            raise ShardsError(
+                f"{self.path} can't be read as an index ({str(error).splitlines()[0]}); "
+                f"remake it with: python -m shards finalize {self.root}"
+            ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """A column of N texts of which few are different."""
-
-    distinct: list[str]  # sorted
-    codes: npt.NDArray[np.int32]  # int32[N], each row's index in `distinct`
-
-    @classmethod
-    def encode(cls, column: pa.ChunkedArray) -> "Names":
-        """Return a column of strings in this form."""
-        encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-        found: list[str] = encoded.dictionary.to_pylist()
-        distinct = sorted(found)
-        place = {name: number for number, name in enumerate(distinct)}
-        return cls(distinct, np.array([place[name] for name in found], np.int32)[encoded.indices.to_numpy()])
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, row: int) -> str:
-        return self.distinct[self.codes[row]]
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.distinct.__getitem__, self.codes.tolist())
+def _version_of(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,27 +154,40 @@ class Entries:
 
     root: Path  # DIR; `shard` is relative to it
     key: Texts  # tar keys
-    label: npt.NDArray[np.int64]  # int64[N]
+    label: Integers  # [N]
     shard: Names  # paths of the tars
-    offset: npt.NDArray[np.int64]  # int64[N], of the picture's bytes in its tar
-    length: npt.NDArray[np.int64]  # int64[N], in bytes
-    width: npt.NDArray[np.int64]  # int64[N], in pixels, as stored, after EXIF orientation
-    height: npt.NDArray[np.int64]  # int64[N]
+    offset: Integers  # [N], of the picture's bytes in its tar
+    length: Integers  # [N], in bytes
+    width: Integers  # [N], in pixels, as stored, after EXIF orientation
+    height: Integers  # [N]
     format: Names  # jpg, png, webp, gif, bmp or npy
 
     def __len__(self) -> int:
         return len(self.key)
 
+    def select(self, rows: Rows) -> "Entries":
+        """Return the chosen rows; consecutive ones share the memory."""
+        texts = {name: getattr(self, name).select(rows) for name in ("key", "shard", "format")}
+        numbers = {name: getattr(self, name)[rows] for name in ("label", "offset", "length", "width", "height")}
+        return Entries(self.root, **texts, **numbers)
+
+    def shard_ends(self) -> npt.NDArray[np.int64]:
+        """Return where the last picture of each tar in `shard.distinct` ends, in bytes."""
+        ends = np.zeros(len(self.shard.distinct), np.int64)
+        for start in range(0, len(self), _PART_ROWS):  # int64 sums of all rows would take more memory than the columns
+            part = slice(start, start + _PART_ROWS)
+            np.maximum.at(ends, self.shard.codes[part], self.offset[part].astype(np.int64) + self.length[part])
+        return ends
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """The contents of index.parquet, checked against the schema."""
+    """The columns of index.parquet by which pictures are read, in memory."""
 
-    root: Path  # DIR
-    metadata: IndexMetadata  # facts about DIR
-    table: pa.Table  # the rows, in list order within each split
+    file: IndexFile
+    split: Names  # of every picture
+    pictures: Entries  # of all splits
     fingerprint: str  # sha256 (hex) of rows and metadata; it doesn't depend on DIR's path
-    stored_metadata: bytes  # `metadata` as it is stored
 
     @classmethod
     def load(cls, root: Path) -> "ShardIndex":
@@ -144,26 +196,36 @@ class ShardIndex:
         Raises:
             ShardsError: it is missing, unreadable or of another format version.
         """
-        path = root / INDEX_FILE
-        if not path.is_file():
-            refuse_url(root)
-            raise ShardsError(f"{path}: no such file; make it with: python -m shards assemble --list LIST --out {root}")
-        try:
-            table = pq.read_table(path)
-            value = (table.schema.metadata or {})[METADATA_KEY]
-            metadata = IndexMetadata.from_bytes(value)
-            table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-            raise ShardsError(
-                f"{path} can't be read as an index ({str(error).splitlines()[0]}); "
-                f"remake it with: python -m shards finalize {root}"
-            ) from error
-        return cls(root, metadata, table, _fingerprint(table, value), value)
+        file = IndexFile(root)
+        digest = hashlib.sha256(file.stored_metadata)
+        columns: dict[str, Any] = {}
+        for name in INDEX_SCHEMA.names:  # one after another, in the order of the fingerprint
+            parts = _hash_column(file, name, digest)
+            if name in _NOT_LOADED:
+                collections.deque(parts, maxlen=0)
+            else:
+                columns[name] = _JOIN.get(name, join_numbers)(parts)
+        return cls(file, columns.pop("split"), Entries(root, **columns), digest.hexdigest())
+
+    @property
+    def root(self) -> Path:
+        """DIR."""
+        return self.file.root
+
+    @property
+    def metadata(self) -> IndexMetadata:
+        """Facts about DIR."""
+        return self.file.metadata
+
+    @property
+    def table(self) -> pa.Table:
+        """All columns of all rows, read into memory."""
+        return pa.concat_tables([INDEX_SCHEMA.empty_table(), *self.file.read_parts(INDEX_SCHEMA.names)])
 
     @property
     def splits(self) -> list[str]:
         """The sorted names of the splits that hold pictures."""
-        return Names.encode(self.table.column("split")).distinct
+        return self.split.distinct
 
     def fingerprint_like(self, other: str) -> str:
         """Return the fingerprint in the form in which earlier releases stored it, if `other` is that, or else as now.
@@ -172,24 +234,37 @@ class ShardIndex:
         """
         if other == self.fingerprint:
             return other
-        first = _first_fingerprint(self.table, self.stored_metadata)
+        first = _first_fingerprint(self.file)
         return first if other == first else self.fingerprint
 
     def entries(self, split: str) -> Entries:
         """Return the pictures of a split; empty if it has none."""
-        unused = ["row", "sha256"]  # `filter` copies
-        rows = self.table.drop_columns(unused).filter(pc.field("split") == split)
-        return Entries(
-            root=self.root,
-            key=Texts(rows.column("key")),
-            label=rows.column("label").to_numpy().astype(np.int64),
-            shard=Names.encode(rows.column("shard")),
-            offset=rows.column("offset").to_numpy(),
-            length=rows.column("length").to_numpy(),
-            width=rows.column("width").to_numpy().astype(np.int64),
-            height=rows.column("height").to_numpy().astype(np.int64),
-            format=Names.encode(rows.column("format")),
-        )
+        if split not in self.splits:
+            return self.pictures.select(slice(0, 0))
+        is_chosen = self.split.codes == self.splits.index(split)
+        rows = slice(int(is_chosen.argmax()), len(is_chosen) - int(is_chosen[::-1].argmax()))
+        return self.pictures.select(rows if is_chosen[rows].all() else is_chosen)
+
+    def pictures_of(self, shard: str) -> list[dict[str, Any]]:
+        """Return key, offset, length and sha256 of the pictures of a tar, by offset.
+
+        Raises:
+            ShardsError: index.parquet is damaged, or has changed.
+        """
+        first, last = self._row_ranges[self.pictures.shard.distinct.index(shard)]
+        rows = self.file.read_rows(first, last, ["key", "offset", "length", "sha256", "shard"])
+        return rows.filter(pc.field("shard") == shard).drop_columns("shard").sort_by("offset").to_pylist()
+
+    @functools.cached_property
+    def _row_ranges(self) -> list[tuple[int, int]]:
+        """The first and the last row of each tar in `pictures.shard.distinct`."""
+        codes = self.pictures.shard.codes
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1])  # of runs of rows in the same tar
+        first = np.full(len(self.pictures.shard.distinct), len(codes))
+        last = np.zeros_like(first)
+        np.minimum.at(first, codes[starts], starts)
+        np.maximum.at(last, codes[starts], np.append(starts[1:], len(codes)) - 1)
+        return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
 def write_index(path: Path, parts: Iterable[pa.Table], metadata: IndexMetadata) -> None:
@@ -197,41 +272,39 @@ def write_index(path: Path, parts: Iterable[pa.Table], metadata: IndexMetadata) 
     write_parts(path, parts, INDEX_SCHEMA.with_metadata({METADATA_KEY: metadata.to_bytes()}))
 
 
-def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write tables to one Parquet file, with only a few of them in memory at a time."""
-    with pq.ParquetWriter(path, schema) as writer:
-        group: list[pa.Table] = []
-        for part in parts:
-            group.append(part.cast(schema))
-            if sum(map(len, group)) >= _GROUP_ROWS:
-                writer.write_table(pa.concat_tables(group))
-                group = []
-        if group:
-            writer.write_table(pa.concat_tables(group))
+def _hash_column(file: IndexFile, name: str, digest: Any) -> Iterator[pa.Array]:  # noqa: ANN401 -- hashlib has no public type
+    """Add a column to a fingerprint, and yield its parts.
+
+    The fingerprint is of the numbers, or of the lengths of all texts and then their bytes; so texts are read twice.
+    """
+    is_text = INDEX_SCHEMA.field(name).type == pa.string()
+    if is_text:
+        for part in _read_column(file, name):
+            digest.update(np.diff(_ends(part)).astype(np.int64).data)
+    for part in _read_column(file, name):
+        if is_text:
+            ends = _ends(part)
+            digest.update(memoryview(part.buffers()[2] or b"")[ends[0] : ends[-1]])
+        else:
+            digest.update(part.to_numpy().data)
+        yield part
 
 
-def _fingerprint(table: pa.Table, metadata: bytes) -> str:
-    """Hash the columns' buffers: the numbers, or the lengths of all texts and then their bytes."""
-    digest = hashlib.sha256(metadata)
-    for column in table.columns:
-        chunks = [chunk for chunk in column.chunks if len(chunk)]
-        if column.type != pa.string():
-            for chunk in chunks:
-                digest.update(chunk.to_numpy().data)
-            continue
-        texts = [chunk.cast(pa.large_string()) for chunk in chunks]
-        ends = [np.frombuffer(text.buffers()[1], np.int64)[text.offset :][: len(text) + 1] for text in texts]
-        for end in ends:
-            digest.update(np.diff(end).data)
-        for text, end in zip(texts, ends, strict=True):
-            digest.update(memoryview(text.buffers()[2] or b"")[end[0] : end[-1]])
-    return digest.hexdigest()
+def _read_column(file: IndexFile, name: str) -> Iterator[pa.Array]:
+    for part in file.read_parts([name]):
+        yield from (chunk for chunk in part.column(name).chunks if len(chunk))
 
 
-def _first_fingerprint(table: pa.Table, metadata: bytes) -> str:
+def _ends(texts: pa.Array) -> npt.NDArray[np.int32]:
+    """Return where each text ends in the array's bytes, after the start of the first."""
+    return np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
+
+
+def _first_fingerprint(file: IndexFile) -> str:
     """Return the fingerprint of releases that hashed the values one by one, in Python."""
-    digest = hashlib.sha256(metadata)
+    digest = hashlib.sha256(file.stored_metadata)
     for name in INDEX_SCHEMA.names:
-        for value in table.column(name).to_pylist():
-            digest.update(f"{value}\0".encode())
+        for part in file.read_parts([name]):
+            for value in part.column(name).to_pylist():
+                digest.update(f"{value}\0".encode())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.format.index import write_parts
+from shards.format.parts import write_parts
 
 _PART_ROWS = 8_192
 _CACHED_GROUPS = 2  # row groups; earlier releases wrote groups of a million rows

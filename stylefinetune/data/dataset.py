@@ -72,7 +72,7 @@ class PictureDataset(Dataset[Batch]):
     def __getitems__(self, positions: list[int]) -> Batch | UserError:
         """Return the pictures at `positions`, or the error: raised in a worker, it would be wrapped in a traceback."""
         rows = [self.order.row(position) for position in positions]
-        labels = self.entries.label[rows]
+        labels = self.entries.label[rows].astype(np.int64)
         pictures = np.zeros((len(rows), *self.size, 3), np.uint8)
         corrupt: list[int] = []
         for index, row in enumerate(rows):
@@ -192,9 +192,7 @@ def open_split(index: ShardIndex, split: str, flag: str = "--data.split") -> Ent
             f"{index.root}: {entries.key[row]} has label {entries.label[row]}, outside the {classes} classes; "
             "fix the list and assemble it again"
         )
-    ends = np.zeros(len(entries.shard.distinct), np.int64)
-    np.maximum.at(ends, entries.shard.codes, entries.offset + entries.length)
-    for shard, end in zip(entries.shard.distinct, ends.tolist(), strict=True):
+    for shard, end in zip(entries.shard.distinct, entries.shard_ends().tolist(), strict=True):
         path = index.root / shard
         if not path.is_file() or path.stat().st_size < end:
             state = "is shorter than the index says" if path.is_file() else "is missing"

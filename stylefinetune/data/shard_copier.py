@@ -22,10 +22,9 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow.compute as pc
 from rich.filesize import decimal
 
-from shards.format import sync_path
+from shards.format import ShardsError, sync_path
 from shards.format.index import ShardIndex
 from stylefinetune.errors import UserError
 
@@ -50,7 +49,7 @@ class ShardCopier:
         """Copy for about `seconds`, or until all is done.
 
         Raises:
-            UserError: the disk is too small, a file can't be read or written, or a shard changes meanwhile.
+            UserError: the disk is too small, a file can't be read or written, or a shard or the index changes.
         """
         end = time.monotonic() + seconds
         try:
@@ -60,6 +59,8 @@ class ShardCopier:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else f"the copy in {self._folder} failed: "
             raise UserError(f"{where}{error.strerror}; see data.stage_dir") from error
+        except ShardsError as error:  # the index was remade
+            raise UserError(f"data.shards: {error}") from error
         self.done = True
 
     def close(self) -> None:
@@ -126,7 +127,7 @@ class ShardCopier:
             with source.open("rb", CHUNK_BYTES) as reader, part.open("wb", CHUNK_BYTES) as writer:
                 before = os.fstat(reader.fileno())
                 mismatches: list[tuple[dict[str, Any], str]] = []
-                for picture in self._pictures(name):
+                for picture in self._index.pictures_of(name):
                     yield from self._copy_bytes(reader, writer, picture["offset"] - reader.tell())
                     digest = hashlib.sha256()
                     yield from self._copy_bytes(reader, writer, picture["length"], digest)
@@ -145,11 +146,6 @@ class ShardCopier:
             sync_path(target.parent)
         finally:
             part.unlink(missing_ok=True)
-
-    def _pictures(self, name: str) -> list[dict[str, Any]]:
-        """Return the index rows of a shard's pictures, by offset."""
-        rows = self._index.table.filter(pc.field("shard") == name).select(["key", "offset", "length", "sha256"])
-        return rows.sort_by("offset").to_pylist()
 
     def _copy_bytes(self, reader: IO[bytes], writer: IO[bytes], count: int, digest: Any = None) -> Generator[None]:  # noqa: ANN401 -- hashlib has no public type
         while count > 0:

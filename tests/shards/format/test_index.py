@@ -1,23 +1,13 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import ShardsError
-from shards.format import index as index_module
-from shards.format.index import (
-    FORMAT_VERSION,
-    INDEX_SCHEMA,
-    METADATA_KEY,
-    IndexMetadata,
-    Names,
-    ShardIndex,
-    Texts,
-    write_index,
-    write_parts,
-)
+from shards.format.index import FORMAT_VERSION, INDEX_SCHEMA, METADATA_KEY, IndexMetadata, ShardIndex, write_index
 from tests.assembly import corrupt_parquet
 
 METADATA = IndexMetadata(classes=("noir", "hazy"), encode_format="original", image_size=0, list_sha256="ab", seed=7)
@@ -47,16 +37,57 @@ def test_what_is_written_is_read(tmp_path):
     assert len(index.entries("val")) == 0
 
 
-def test_many_tables_are_written_in_row_groups_and_read_as_one(tmp_path):
-    part = pa.table({"number": pa.array(range(6000))})
-    write_parts(tmp_path / "many", (part for _ in range(8)), part.schema)
-    assert [
-        pq.read_metadata(tmp_path / "many").row_group(group).num_rows
-        for group in range(pq.read_metadata(tmp_path / "many").num_row_groups)
-    ] == [18000, 18000, 12000]
-    assert pq.read_table(tmp_path / "many").column("number").to_pylist() == list(range(6000)) * 8
-    write_parts(tmp_path / "none", [], part.schema)
-    assert len(pq.read_table(tmp_path / "none")) == 0
+def test_entries_of_mixed_and_of_consecutive_splits_are_those_of_the_split(tmp_path):
+    for splits in (["train"] * 3 + ["test"] * 2 + ["val"], ["train", "test", "train", "val", "test", "train"]):
+        write_index(tmp_path / "index.parquet", [table(*splits)], METADATA)
+        index = ShardIndex.load(tmp_path)
+        for split in ("train", "test", "val"):
+            rows = [row for row, each in enumerate(splits) if each == split]
+            entries = index.entries(split)
+            assert list(entries.key) == [f"k{row}" for row in rows]
+            assert entries.label.tolist() == [row % 2 for row in rows]
+            assert entries.offset.tolist() == [512 * row for row in rows]
+            assert (entries.shard.distinct, entries.format.distinct) == ([f"{split}/00000.tar"], ["jpg"])
+            assert entries.shard_ends().tolist() == [512 * rows[-1] + 10]
+            found = index.pictures_of(f"{split}/00000.tar")
+            assert found == [{"key": f"k{row}", "offset": 512 * row, "length": 10, "sha256": "cd"} for row in rows]
+
+
+def test_pictures_of_a_tar_are_read_from_their_row_groups(tmp_path):
+    rows = table(*["train"] * 40)
+    shards = pa.array([f"train/0000{row // 10}.tar" for row in range(40)])
+    rows = rows.set_column(4, rows.schema.field(4), shards)
+    rows = rows.replace_schema_metadata({METADATA_KEY: METADATA.to_bytes()})
+    pq.write_table(rows, tmp_path / "index.parquet", row_group_size=7)
+    index = ShardIndex.load(tmp_path)
+    for number in range(4):
+        found = index.pictures_of(f"train/0000{number}.tar")
+        assert [row["key"] for row in found] == [f"k{row}" for row in range(10 * number, 10 * number + 10)]
+
+
+def test_an_index_that_is_replaced_after_it_was_loaded_is_refused(tmp_path):
+    write_index(tmp_path / "index.parquet", [table("train", "test")], METADATA)
+    index = ShardIndex.load(tmp_path)
+    write_index(tmp_path / "index.parquet", [table("train", "test", "test")], METADATA)
+    with pytest.raises(ShardsError, match="has changed since it was first read; run the same command again"):
+        index.pictures_of("test/00000.tar")
+
+
+def test_the_columns_of_a_large_index_take_few_bytes_a_row(tmp_path):
+    """The columns' own bytes, which are the same on every machine."""
+    count = 60_000
+    rows = {"row": range(count), "key": [f"{row:010d}" for row in range(count)], "split": ["train"] * count}
+    rows |= {
+        "label": [row % 1000 for row in range(count)],
+        "shard": [f"train/{row // 5:05d}.tar" for row in range(count)],
+    }
+    rows |= {"offset": [row * 100_000 for row in range(count)], "length": [90_000] * count, "width": [500] * count}
+    rows |= {"height": [400] * count, "format": ["jpg"] * count, "sha256": ["0" * 64] * count}
+    write_index(tmp_path / "index.parquet", [pa.table(rows).cast(INDEX_SCHEMA)], METADATA)
+    entries = ShardIndex.load(tmp_path).entries("train")
+    numbers = [entries.label, entries.offset, entries.length, entries.width, entries.height]
+    kept = sum(each.nbytes for each in (*numbers, entries.shard.codes, entries.format.codes))
+    assert kept / count == 2 + 8 + 4 + 2 + 2 + 2 + 1
 
 
 def test_the_fingerprint_depends_on_the_contents_and_not_on_the_path(tmp_path):
@@ -66,6 +97,30 @@ def test_the_fingerprint_depends_on_the_contents_and_not_on_the_path(tmp_path):
         write_index(tmp_path / name / "index.parquet", [table(*splits)], METADATA)
         fingerprints.append(ShardIndex.load(tmp_path / name).fingerprint)
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def hashed(rows: pa.Table) -> str:
+    """Hash the rows as the documents describe it."""
+    digest = hashlib.sha256(METADATA.to_bytes())
+    for column in rows.columns:
+        if column.type == pa.string():
+            texts = [text.encode() for text in column.to_pylist()]
+            digest.update(np.array([*map(len, texts)], np.int64).tobytes() + b"".join(texts))
+        else:
+            digest.update(column.combine_chunks().to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_the_fingerprint_is_the_same_in_every_release_and_does_not_depend_on_row_groups(tmp_path):
+    rows = table(*["train", "test"] * 10_000)
+    keys = pa.array(["", "k\u00e4y", *map(str, range(19_998))])
+    rows = rows.set_column(1, rows.schema.field(1), keys).replace_schema_metadata({METADATA_KEY: METADATA.to_bytes()})
+    for group_rows in (13_000, 20_000, 777):
+        pq.write_table(rows, tmp_path / "index.parquet", row_group_size=group_rows)
+        assert ShardIndex.load(tmp_path).fingerprint == hashed(rows)
+    changed = rows.set_column(1, rows.schema.field(1), pa.array(["k", "\u00e4y", *map(str, range(19_998))]))
+    pq.write_table(changed, tmp_path / "index.parquet")
+    assert ShardIndex.load(tmp_path).fingerprint == hashed(changed) != hashed(rows)
 
 
 def test_the_fingerprint_of_an_earlier_release_is_recognized(tmp_path):
@@ -78,34 +133,6 @@ def test_the_fingerprint_of_an_earlier_release_is_recognized(tmp_path):
     assert index.fingerprint_like(digest.hexdigest()) == digest.hexdigest() != index.fingerprint
     assert index.fingerprint_like(index.fingerprint) == index.fingerprint
     assert index.fingerprint_like("0" * 64) == index.fingerprint
-
-
-def test_the_fingerprint_does_not_depend_on_row_groups(tmp_path):
-    whole = table(*["train", "test"] * 300)
-    write_index(tmp_path / "index.parquet", [whole], METADATA)
-    expected = ShardIndex.load(tmp_path).fingerprint
-    parts = pa.concat_tables([whole.slice(0, 7), whole.slice(7, 0), whole.slice(7, 100), whole.slice(107)])
-    pq.write_table(
-        whole.replace_schema_metadata(pq.read_schema(tmp_path / "index.parquet").metadata),
-        tmp_path / "b",
-        row_group_size=13,
-    )
-    (tmp_path / "b").replace(tmp_path / "index.parquet")
-    assert ShardIndex.load(tmp_path).fingerprint == expected
-    fingerprint = index_module._fingerprint  # a part of the index is hashed as the whole
-    assert fingerprint(parts, b"m") == fingerprint(whole, b"m") == fingerprint(whole.combine_chunks(), b"m")
-    changed = whole.set_column(1, "key", pa.array(["k", "0k1", *whole.column("key").to_pylist()[2:]]))
-    assert fingerprint(changed, b"m") != fingerprint(whole, b"m")
-
-
-def test_a_column_of_few_names_is_stored_as_numbers():
-    column = pa.chunked_array([["b", "a"], [], ["c", "a"]], pa.string())
-    names = Names.encode(column)
-    assert (names.distinct, names.codes.tolist()) == (["a", "b", "c"], [1, 0, 2, 0])
-    assert (list(names), names[2], len(names)) == (["b", "a", "c", "a"], "c", 4)
-    assert list(Names.encode(column.slice(0, 0))) == []
-    texts = Texts(column)
-    assert (list(texts), texts[2], len(texts)) == (["b", "a", "c", "a"], "c", 4)
 
 
 def test_a_missing_index_names_the_command(tmp_path):
