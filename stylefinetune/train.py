@@ -158,6 +158,7 @@ def save(run: TrainingRun, progress: Progress) -> None:
         run.tracker.log(f"{path} is not written, since the weights aren't finite")
         return
     run.tracker.log(f"Snapshotting to {path}")
+    run.tracker.sync()
     progress = dataclasses.replace(progress, losses=losses, corrupt=run.corrupt_train.rows)
     run.tracker.log_checkpoint(progress.iteration, run.checkpoints.save(progress, state))
 

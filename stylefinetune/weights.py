@@ -1,14 +1,16 @@
 """Downloads published weights: `python -m stylefinetune.weights NAME`."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from stylefinetune.caffe.pretrained import MIRRORS, PUBLISHED, fetch_published
 from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.errors import run_command
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def build_parser() -> ArgumentParser:
@@ -31,9 +33,7 @@ def build_parser() -> ArgumentParser:
 def fetch_weights(arguments: list[str]) -> None:
     """Download the file that the command line `arguments` names, and print its path."""
     options = parse_command(build_parser(), arguments)
-    columns = (TextColumn(options.name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with _progress_bar(options.name) as bar:
         task = bar.add_task("", total=None)
         path = fetch_published(
             options.name,
@@ -41,6 +41,16 @@ def fetch_weights(arguments: list[str]) -> None:
             lambda received, total: bar.update(task, completed=received, total=total or None),
         )
     print(path)
+
+
+def _progress_bar(name: str) -> "Progress":
+    from rich import progress as rich  # noqa: PLC0415 -- --help need not wait for it
+    from rich.console import Console  # noqa: PLC0415
+
+    size, speed, rest = rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn()
+    console = Console(stderr=True)
+    columns = (rich.TextColumn(name), rich.BarColumn(), size, rest, speed)
+    return rich.Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 if __name__ == "__main__":

@@ -120,11 +120,6 @@ def remote_rows(server):
 
 def curves(rows):
     """Return the rows without times and speeds, which differ between processes."""
-    return [
-        {
-            name: value
-            for name, value in row.items()
-            if name not in {"time", "train/images_per_second", "train/data_wait"}
-        }
-        for row in rows
-    ]
+    times = {"time", *(f"train/{name}" for name in ("images_per_second", "data_wait", "remaining_seconds"))}
+    times |= {f"train/{phase}_ms" for phase in ("data", "step", "test", "checkpoint")}
+    return [{name: value for name, value in row.items() if name not in times} for row in rows]

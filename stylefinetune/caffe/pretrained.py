@@ -12,13 +12,14 @@ import tarfile
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import BinaryIO
-
-import requests
+from typing import TYPE_CHECKING, BinaryIO
 
 from shards.format.text import find_file
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.errors import UserError
+
+if TYPE_CHECKING:
+    import requests
 
 # Tried in order; users can add others with --mirror.
 MIRRORS = ("http://dl.caffe.berkeleyvision.org",)
@@ -158,6 +159,8 @@ def _check(path: Path, wanted: Published) -> None:
 
 def _download(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> None:
     """Append the missing bytes to `part`, in several requests if the connection breaks off."""
+    import requests  # noqa: PLC0415 -- a training run imports this module, but does not download
+
     for _ in range(_ATTEMPTS):
         size = _size(part)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
@@ -183,7 +186,7 @@ def _download(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> Non
     raise _MirrorError(f"broke off {_ATTEMPTS} times")
 
 
-def _receive(response: requests.Response, part: BinaryIO, show: Callable[[int, int], None]) -> None:
+def _receive(response: "requests.Response", part: BinaryIO, show: Callable[[int, int], None]) -> None:
     size = _size(part)
     length = response.headers.get("Content-Length", "")
     total = size + int(length) if length.isdecimal() else 0
@@ -237,11 +240,13 @@ def _size(part: BinaryIO) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, requests.Timeout):
+    from requests import exceptions  # noqa: PLC0415 -- as in `_download`
+
+    if isinstance(error, exceptions.Timeout):
         return "doesn't answer"
-    if isinstance(error, (requests.exceptions.MissingSchema, requests.exceptions.InvalidURL)):
+    if isinstance(error, (exceptions.MissingSchema, exceptions.InvalidURL)):
         return "is not a URL"
-    if isinstance(error, requests.exceptions.InvalidSchema):
+    if isinstance(error, exceptions.InvalidSchema):
         return "is neither http nor https"
     return "can't be reached"
 

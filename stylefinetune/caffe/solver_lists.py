@@ -5,10 +5,7 @@ import hashlib
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
-from shards.assembly.assemble import assemble
-from shards.config.schema import AssembleConfig
 from shards.format import ShardsError
 from shards.format.caffe_list import parse_caffe_list
 from shards.format.index import INDEX_FILE
@@ -116,6 +113,12 @@ def pack_solver_lists(lists: SolverLists) -> None:
     """
     if lists.is_packed or _take_over_shards(lists):
         return
+    # These load the crawler, which a run without --solver does not need.
+    from rich.console import Console  # noqa: PLC0415
+
+    from shards.assembly.assemble import assemble  # noqa: PLC0415
+    from shards.config.schema import AssembleConfig  # noqa: PLC0415
+
     folder = lists.shards.with_name(f"{lists.shards.name}.lists")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "classes.txt").write_text("".join(f"{label}\n" for label in range(lists.num_classes)), encoding="utf-8")

@@ -1,13 +1,10 @@
-"""Writes log lines to the console and to train.log in glog's format, above a progress bar on a terminal."""
+"""Writes log lines to the console and to train.log in glog's format."""
 
 import contextlib
 import datetime as dt
 import logging
 import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stylefinetune.errors import write_error
 
@@ -22,31 +19,6 @@ class GlogFormatter(logging.Formatter):
         return f"{record.levelname[0]}{time:%m%d %H:%M:%S.%f} {record.process} {source}] {record.getMessage()}"
 
 
-class ProgressBar(Progress):
-    """A bar of the completed iterations on stderr; log lines scroll above it."""
-
-    def __init__(self, start: int, max_iter: int) -> None:
-        columns = TextColumn("iteration"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-        super().__init__(*columns, console=Console(stderr=True))
-        self._task = self.add_task("", total=max_iter, completed=start)
-        self.start()
-
-    def advance_to(self, completed: int) -> None:
-        """Show that `completed` iterations are done."""
-        self.update(self._task, completed=completed)
-
-
-class _BarHandler(logging.Handler):
-    """Prints above the progress bar."""
-
-    def __init__(self, bar: Progress) -> None:
-        super().__init__()
-        self._console = bar.console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
 class _LogFile(logging.FileHandler):
     """train.log. A write error ends the run with one line, where logging prints a traceback for each record."""
 
@@ -57,12 +29,12 @@ class _LogFile(logging.FileHandler):
         raise write_error(Path(self.baseFilename), error.strerror) from error
 
 
-def open_log(path: Path, bar: Progress | None) -> logging.Logger:
-    """Return the logger that writes to the console and to `path`."""
+def open_log(path: Path, console: logging.Handler | None = None) -> logging.Logger:
+    """Return the logger that writes to the console, which is stderr by default, and to `path`."""
     log = logging.getLogger("stylefinetune")
     log.setLevel(logging.INFO)
     log.propagate = False
-    console = logging.StreamHandler(sys.stderr) if bar is None else _BarHandler(bar)
+    console = console or logging.StreamHandler(sys.stderr)
     for handler in (console, _LogFile(path, encoding="utf-8")):
         handler.setFormatter(GlogFormatter())
         log.addHandler(handler)

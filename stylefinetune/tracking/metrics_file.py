@@ -1,10 +1,14 @@
-"""RUN/metrics.jsonl: one JSON object per line with the metrics of an iteration, on disk before the next checkpoint."""
+"""RUN/metrics.jsonl: one JSON object per line with the metrics of an iteration.
+
+An entry is flushed to the disk before the next checkpoint is published, not at once. After a power failure, entries
+since the newest checkpoint may be missing; the resumed run writes them again.
+"""
 
 import json
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from stylefinetune.errors import RankError, write_error
 
@@ -20,20 +24,31 @@ class MetricsFile:
         self.kept = self._drop_repeated(start, tested) if path.exists() else []
 
     def append(self, iteration: int, phase: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Write an entry to the disk and return it."""
+        """Write an entry and return it."""
         entry = {"iteration": iteration, "phase": phase, **values, "time": round(time.time(), 3)}
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                _write(file, [entry])
+                file.write(_line(entry))
         except OSError as error:
             raise write_error(self._path, error.strerror) from error
         return entry
 
+    def sync(self) -> None:
+        """Flush the entries to the disk, if there are any."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise write_error(self._path, error.strerror) from error
+
     def _drop_repeated(self, start: int, tested: list[int]) -> list[dict[str, Any]]:
-        """Rewrite the file without repeated entries and without a last line that a kill cut short."""
+        """Rewrite the file without repeated entries, and without lines that a kill or a power failure damaged.
+
+        A kill truncates the last line. A power failure may leave zeros instead of what was not flushed.
+        """
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         try:
-            entries = [json.loads(line) for line in lines if line.endswith("\n")]
+            entries = [json.loads(line) for line in lines if line.endswith("\n") and "\0" not in line]
             kept = [entry for entry in entries if not _will_repeat(entry, start, tested)]
         except (ValueError, TypeError, KeyError) as error:
             raise RankError(
@@ -42,7 +57,9 @@ class MetricsFile:
         temporary = self._path.with_suffix(".tmp")
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                _write(file, kept)
+                file.writelines(map(_line, kept))
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(self._path)
         except OSError as error:
             raise write_error(self._path, error.strerror) from error
@@ -55,8 +72,5 @@ def _will_repeat(entry: dict[str, Any], start: int, tested: list[int]) -> bool:
     return entry["iteration"] >= start and entry["iteration"] not in done
 
 
-def _write(file: IO[str], entries: list[dict[str, Any]]) -> None:
-    """Write lines and sync them: after a power failure, a checkpoint must find the metrics of its iterations."""
-    file.writelines(json.dumps(entry) + "\n" for entry in entries)
-    file.flush()
-    os.fsync(file.fileno())
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"

@@ -1,4 +1,4 @@
-"""Estimates, once, how long the rest of a run takes."""
+"""Estimates how long the rest of a run takes."""
 
 import datetime as dt
 import math
@@ -55,13 +55,18 @@ class TimeEstimate:
             return None
         seconds = (self._clock() - self._began - self._paused) / (self._last - self._first)
         remaining, tests = self._train.max_iter - iterations, self._remaining_tests(iterations)
-        test_seconds = sum(self._tests) / len(self._tests) if self._tests else 0.0
-        rest = dt.timedelta(seconds=round(min(remaining * seconds + tests * test_seconds, _LONGEST)))
+        rest = self.remaining(iterations, seconds)
         with_tests = f", tests: {tests:,}" if self._tests else ""
         return (
             f"An iteration takes {seconds:.3g} s; the rest (iterations: {remaining:,}{with_tests}) takes about {rest}, "
             f"until {self._now() + rest:%Y-%m-%d %H:%M}"
         )
+
+    def remaining(self, iterations: int, seconds: float) -> dt.timedelta:
+        """Return how long the rest takes after `iterations`, of `seconds` each, with tests as long as those so far."""
+        test_seconds = sum(self._tests) / len(self._tests) if self._tests else 0.0
+        training = (self._train.max_iter - iterations) * seconds
+        return dt.timedelta(seconds=round(min(training + self._remaining_tests(iterations) * test_seconds, _LONGEST)))
 
     def _remaining_tests(self, iterations: int) -> int:
         """Count the tests from this number of iterations to the end, where the last one is."""

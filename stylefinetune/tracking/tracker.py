@@ -5,21 +5,27 @@ Only rank 0 logs; on the other ranks every method does nothing.
 
 import contextlib
 import dataclasses
+import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError
-from stylefinetune.tracking.console import ProgressBar, close_log, open_log
+from stylefinetune.tracking.console import close_log, open_log
+from stylefinetune.tracking.data_wait import DataWaitWarning
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.metrics_file import MetricsFile
+from stylefinetune.tracking.step_times import StepClock
 from stylefinetune.tracking.time_estimate import TimeEstimate
-from stylefinetune.tracking.wandb_run import WandbRun
+
+if TYPE_CHECKING:
+    from stylefinetune.tracking.progress_bar import ProgressBar
+    from stylefinetune.tracking.wandb_run import WandbRun
 
 
 class Tracker(contextlib.AbstractContextManager["Tracker"]):
@@ -32,6 +38,9 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         self._config = config
         self._is_main, self._device = world.is_main, world.device
         self._estimate = TimeEstimate(config, start)
+        self._clock = StepClock()
+        self._data_wait = DataWaitWarning(config.data)
+        self._bar: ProgressBar | None = None
         self._wandb: WandbRun | None = None
         self.start(start)
         if not self._is_main:
@@ -41,11 +50,23 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RankError(f"run_dir {run_dir} can't be created: {error.strerror}; use another --run_dir") from error
-        self._bar = ProgressBar(start, config.train.max_iter) if sys.stderr.isatty() else None
-        self._log = open_log(run_dir / "train.log", self._bar)
+        self._log = self._open_log(run_dir / "train.log", start)
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", start, tested)
         if config.tracking.wandb != "disabled":
-            self._wandb = WandbRun(config, start, self._metrics.kept, self._log)
+            self._wandb = self._start_wandb(start)
+
+    def _start_wandb(self, start: int) -> "WandbRun":
+        from stylefinetune.tracking.wandb_run import WandbRun  # noqa: PLC0415 -- takes 0.5 s on the rank that logs only
+
+        return WandbRun(self._config, start, self._metrics.kept, self._log)
+
+    def _open_log(self, path: Path, start: int) -> logging.Logger:
+        if not sys.stderr.isatty():
+            return open_log(path)
+        from stylefinetune.tracking.progress_bar import BarHandler, ProgressBar  # noqa: PLC0415 -- for terminals only
+
+        self._bar = ProgressBar(start, self._config.train.max_iter)
+        return open_log(path, BarHandler(self._bar))
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Close the progress bar, the W&B run and the log; an exception marks the W&B run as failed."""
@@ -58,9 +79,8 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         close_log(self._log)
 
     def start(self, iteration: int) -> None:
-        """Start the clock for iterations per second."""
-        self._last_display = (iteration, time.monotonic())  # iterations done then, and when
-        self._paused = 0.0  # seconds since then spent on tests and checkpoints
+        """Start the clock of the training loop."""
+        self._clock.start(iteration)
 
     def log(self, line: str) -> None:
         """Log a line."""
@@ -81,7 +101,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
     def log_test(self, iteration: int, result: TestResult) -> None:
         """Log the result of a test."""
         seconds = time.monotonic() - self._test_began
-        self._paused += seconds
+        self._clock.add_test(seconds)
         self._estimate.add_test(seconds)
         if not self._is_main:
             return
@@ -95,27 +115,38 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
 
         The loop has waited `data_seconds` for pictures since the last displayed iteration.
         """
-        (previous, then), now = self._last_display, time.monotonic()
-        seconds, count = max(now - then - self._paused, 1e-9), iteration + 1 - previous
-        self._last_display, self._paused = (iteration + 1, now), 0.0
+        times = self._clock.take(iteration + 1, data_seconds)
         if not self._is_main:
             return
         mean, loss = sum(losses) / len(losses), _digits(losses[-1])
-        speed = f"{_digits(count / seconds)} iter/s, {_digits(seconds)}s/{count} iters"
+        speed = f"{_digits(times.iterations / times.train)} iter/s, {_digits(times.train)}s/{times.iterations} iters"
         self._log.info("Iteration %d (%s), loss = %s", iteration, speed, _digits(mean))
         self._log.info("    Train net output #0: loss = %s (* 1 = %s loss)", loss, loss)
         self._log.info("Iteration %d, lr = %s", iteration, _digits(rates["lr"]))
-        pictures = count * self._config.data.batch_size * self._config.train.iter_size
-        values = {"loss": mean, **rates, "images_per_second": pictures / seconds, "data_wait": data_seconds / seconds}
-        self._log_metrics(iteration, "train", values)
+        pictures = times.iterations * self._config.data.batch_size * self._config.train.iter_size
+        values = {"loss": mean, **rates, "images_per_second": pictures / times.train, "data_wait": times.data_wait}
+        mean_seconds, remaining = self._clock.seconds_per_iteration, None
+        if mean_seconds is not None:
+            remaining = self._estimate.remaining(iteration + 1, mean_seconds)
+            values["remaining_seconds"] = remaining.total_seconds()
+        self._log.info(times.describe(pictures, str(remaining) if remaining else ""))
+        self._log_metrics(iteration, "train", values | times.milliseconds)
+        warning = self._data_wait.check(times.data_wait)
+        if warning:
+            self._log.warning(warning)
 
     def log_checkpoint(self, iteration: int, pause: float) -> None:
         """Log that a checkpoint after `iteration` iterations is being written, for which training paused `pause` s."""
-        self._paused += pause
+        self._clock.add_checkpoint(pause)
         self._estimate.add_pause(pause)
         if self._is_main:
             self._log.info("    Training paused %s s for the checkpoint", _digits(pause))
             self._log_metrics(iteration, "checkpoint", {"pause": pause})
+
+    def sync(self) -> None:
+        """Flush metrics.jsonl to the disk; call it before a checkpoint is written."""
+        if self._is_main:
+            self._metrics.sync()
 
     def advance(self, iteration: int) -> None:
         """Complete `iteration`: send its metrics to W&B, move the progress bar, and log once how long the run takes."""

@@ -105,3 +105,14 @@ def test_completion_knows_two_shells(call, capsys):
 def test_a_console_script_starts_the_command_line():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert metadata.EntryPoint("stylefinetune", scripts["stylefinetune"], "console_scripts").load() is main
+
+
+def test_a_command_imports_only_what_it_needs():
+    """W&B is imported by the rank that logs, the crawler with --solver, the others where they are used."""
+    unused = "wandb shards.assembly shards.download aria2p requests deepspeed torchvision webdataset pandas"
+    code = (
+        "import sys; from stylefinetune import train, evaluate, predict, export, check, weights; "
+        f"print(*(name for name in {unused.split()} if name in sys.modules))"
+    )
+    done = run(sys.executable, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
 from shards.format.index import ShardIndex
+from stylefinetune.checkpoint import async_saver
+from stylefinetune.checkpoint.checkpoint import save_checkpoint
 from stylefinetune.config.schema import Config, ModelConfig, OptimConfig, TrainConfig
 from stylefinetune.data import transforms
 from stylefinetune.data.dataset import Batch
@@ -53,6 +56,9 @@ def test_a_run_writes_metrics_and_checkpoints_at_its_intervals(trained):
     assert {"loss", "lr", "lr_x1", "lr_x2", "lr_x10", "lr_x20", "images_per_second", "data_wait"} <= shown[0].keys()
     assert shown[0]["lr_x20"] == pytest.approx(0.2)
     assert all(0 <= entry["data_wait"] < 1 for entry in shown)
+    assert all(entry["step_ms"] > 0 <= entry["data_ms"] for entry in shown)
+    assert [entry["test_ms"] > 0 for entry in shown] == [entry["iteration"] % 4 == 0 for entry in shown]
+    assert "remaining_seconds" in shown[-1]
     saved = sorted(path.name for path in (trained / "checkpoints").iterdir())
     assert saved == ["iter_10", "iter_12", "iter_5"]
     progress = json.loads((trained / "checkpoints" / "iter_10" / "progress.json").read_text())
@@ -221,6 +227,37 @@ def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one_on_three_ranks(p
             for folder in (resumed, uninterrupted)
         ]
         assert actual == expected
+
+
+def test_after_a_power_failure_a_resumed_run_has_all_metrics(pixel_shards, tmp_path, monkeypatch):
+    """The disk has what was flushed before a checkpoint was published; the entries since then are written again."""
+    before, after, flushed, fsync = tmp_path / "before", tmp_path / "after", {}, os.fsync
+    flags = [*NARROW, f"--data.shards={pixel_shards}", "--train.max_iter=12", "--train.test_interval=4"]
+    flags += ["--train.display=1", "--checkpoint.snapshot=6"]
+
+    def note_flushed(descriptor):
+        fsync(descriptor)
+        file = before / "metrics.jsonl"
+        if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+            flushed["now"] = file.read_bytes()
+
+    def note_published(*arguments):
+        flushed[arguments[1].iteration] = flushed["now"]
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(os, "fsync", note_flushed)
+    monkeypatch.setattr(async_saver, "save_checkpoint", note_published)
+    train(*flags, f"--run_dir={before}")
+    monkeypatch.undo()
+    shutil.copytree(before, after)
+    shutil.rmtree(after / "checkpoints" / "iter_12")
+    (after / "metrics.jsonl").write_bytes(flushed[6])
+    assert [entry["iteration"] for entry in metrics(after, "train")] == list(range(6))
+    train(*flags, f"--run_dir={after}")
+    for phase in ("train", "test"):
+        assert [(e["iteration"], e["loss"]) for e in metrics(after, phase)] == [
+            (e["iteration"], e["loss"]) for e in metrics(before, phase)
+        ]
 
 
 def test_a_finished_run_trains_no_further(trained, pixel_shards, tmp_path):

@@ -26,3 +26,13 @@ def test_a_line_that_is_not_an_entry_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "phase": "train"}\nnot an entry\n')
     with pytest.raises(RankError, match=r"metrics\.jsonl has a line that the run did not write .*; fix it, or move"):
         MetricsFile(tmp_path / "metrics.jsonl", 10, [])
+
+
+def test_zeros_of_a_power_failure_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, 0, [])
+    file.append(0, "train", {"loss": 1.5})
+    with path.open("a") as stream:
+        stream.write("\0" * 40 + '"loss": 2.0}\n' + "\0" * 20)
+    assert MetricsFile(path, 10, []).kept == [json.loads(path.read_text().splitlines()[0])]
+    assert "\0" not in path.read_text()

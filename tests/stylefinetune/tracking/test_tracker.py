@@ -37,7 +37,8 @@ def test_numbers_have_six_significant_digits_as_in_caffe(tmp_path):
         "    Test net output #1: loss = 3.1 (* 1 = 3.1 loss)",
     ]
     assert lines[4].endswith("s/1 iters), loss = 3.12864")
-    assert lines[5:] == ["    Train net output #0: loss = 3 (* 1 = 3 loss)", "Iteration 0, lr = 0.001"]
+    assert lines[5:7] == ["    Train net output #0: loss = 3 (* 1 = 3 loss)", "Iteration 0, lr = 0.001"]
+    assert lines[7].startswith("    Speed: ")
     test, train = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert abs(test.pop("time") - time.time()) < 60
     assert test == {"iteration": 0, "phase": "test", "accuracy": 0.0308, "correct": 308, "count": 10000, "loss": 3.1}
