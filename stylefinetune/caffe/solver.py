@@ -1,12 +1,12 @@
 """Converts a Caffe solver.prototxt and its nets to a Config."""
 
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from stylefinetune.caffe.layers import Net
 from stylefinetune.caffe.net import NetConfig, convert_nets, read_net
 from stylefinetune.caffe.prototxt import Place, check_defaults, parse_text, round_float32
-from stylefinetune.config.schema import CheckpointConfig, OptimConfig, TrainConfig
+from stylefinetune.config.schema import CaffePolicy, CheckpointConfig, OptimConfig, TrainConfig
 
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
 _TEST_NETS = ("test_net", "test_net_param")
@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = {
     *("solver_mode", "device_id", "snapshot_format", "snapshot_diff", "snapshot_after_train", "debug_info"),
     *("test_compute_loss", "layer_wise_reduce", "delta", "momentum2", "rms_decay"),
 }
-_POLICIES = get_args(get_type_hints(OptimConfig)["lr_policy"])
+_POLICIES = get_args(CaffePolicy)
 
 
 def read_solver(path: Path) -> dict[str, Any]:

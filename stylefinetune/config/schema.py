@@ -12,6 +12,7 @@ from stylefinetune.config.deepspeed import DeepSpeedConfig
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
 NETWORKS = ("caffenet",)
 MAX_LAYER_NAME = 200  # characters
+CaffePolicy: TypeAlias = Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"]
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 
 
@@ -86,11 +87,12 @@ class LayerRule:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Caffe's SGD and its learning rate policies.
+    """Caffe's SGD and the learning rate policies.
 
     Attributes:
         base_lr: learning rate at iteration 0.
-        lr_policy: schedule of the learning rate: fixed, step, multistep, exp, inv, poly or sigmoid.
+        lr_policy: schedule of the learning rate: Caffe's fixed, step, multistep, exp, inv, poly or sigmoid, or linear,
+            cosine or one_cycle, which end near 0 in the last iteration.
         gamma: factor of each drop (step, multistep, exp), or slope (inv, sigmoid).
         stepsize: iterations between drops (step), or iteration of the midpoint (sigmoid).
         stepvalue: iterations of the drops (multistep), ascending.
@@ -106,7 +108,7 @@ class OptimConfig:
     """
 
     base_lr: float = 0.001
-    lr_policy: Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"] = "step"
+    lr_policy: Literal[CaffePolicy, "linear", "cosine", "one_cycle"] = "step"
     gamma: float = 0.1
     stepsize: int = 20000
     stepvalue: tuple[int, ...] = ()

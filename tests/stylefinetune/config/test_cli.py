@@ -106,7 +106,7 @@ def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times
         (["--deepspeed.precision=bf16"], "unknown key deepspeed.precision; did you mean train.precision?"),
         (["--nothing_like_it=1"], "unknown key nothing_like_it; --help lists the keys"),
         (["--optim.base_lr=fast"], "optim.base_lr: Expected a float. Got value: fast"),
-        (["--optim.lr_policy=cosine"], "optim.lr_policy: Expected one of"),
+        (["--optim.lr_policy=sine"], "optim.lr_policy: Expected one of"),
         (["--optim.base_lr=-1"], "optim.base_lr is -1.0; it must not be negative"),
         (["--data.crop_size=300"], "data.crop_size is 300; it must be between 0 and the picture's side (256)"),
         (["--data.batch_size=0"], "data.batch_size is 0; it must be at least 1"),

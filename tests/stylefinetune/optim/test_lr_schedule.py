@@ -1,6 +1,8 @@
 import math
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 
 from stylefinetune.config.schema import OptimConfig
 from stylefinetune.optim.lr_schedule import learning_rate
@@ -32,3 +34,25 @@ from stylefinetune.optim.lr_schedule import learning_rate
 )
 def test_each_policy_gives_the_rate_of_caffe(settings, iteration, expected):
     assert learning_rate(OptimConfig(**settings), iteration, max_iter=100) == pytest.approx(expected, rel=1e-12)
+
+
+def scheduler_of_pytorch(policy: str, rate: float, length: int) -> LRScheduler:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
+    if policy == "linear":
+        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=length)
+    if policy == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=length)
+    return OneCycleLR(optimizer, max_lr=rate, total_steps=length, cycle_momentum=False)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 97])
+@pytest.mark.parametrize("policy", ["linear", "cosine", "one_cycle"])
+def test_newer_policies_give_the_rates_of_pytorch(policy, length):
+    scheduler = scheduler_of_pytorch(policy, 0.3, length)
+    optim = OptimConfig(base_lr=0.3, lr_policy=policy)
+    for iteration in range(length):
+        rate = learning_rate(optim, iteration, length)
+        assert rate == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6, abs=1e-12)
+        if iteration < length - 1:
+            scheduler.optimizer.step()
+            scheduler.step()
