@@ -25,6 +25,8 @@ from shards.download.downloader import Downloader
 from shards.download.proxies import Proxies
 from shards.errors import ShardsError
 from shards.format.outcomes import OUTCOMES_FILE, Status
+from shards.local.class_folders import FolderRules
+from shards.local.picture_files import PictureFiles
 from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
@@ -44,7 +46,7 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
     """
     if config.retry is not None:
         parse_statuses(config.retry)  # an invalid value is refused before anything is created
-    source = read_source(list(config.lists), config.max_list_bytes)
+    source = _read_list(config, console)
     recipe = _read_recipe(config, source)
     rules = DuplicateRules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
     partition = config.block_partition
@@ -58,7 +60,7 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         if warning:
             print_line(console, f"warning: {warning}")
         write_rules(session.root, rules, session.work)
-        counts = _make_blocks(config, session, shard_dir, console, is_local=source.is_local)
+        counts = _make_blocks(config, session, shard_dir, console, _open_local(source))
         reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
     _print_summary(console, counts, is_local=source.is_local)
     if partition:
@@ -80,7 +82,7 @@ def _explain_empty(session: ShardSession, counts: collections.Counter[str]) -> s
 
 
 def _make_blocks(
-    config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, *, is_local: bool
+    config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, local: PictureFiles | None
 ) -> collections.Counter[str]:
     """Make all missing blocks of this process's partition, and return the number of rows by status."""
     root, work, remote, partition = session.root, session.work, session.remote, config.block_partition
@@ -96,7 +98,7 @@ def _make_blocks(
         config = dataclasses.replace(config, out=work)  # the folder to name if aria2c can't write
     tasks = _plan_tasks(shard_dir, blocks, retry)
     images, total = sum(len(task.positions) for task in tasks), sum(map(shard_dir.size_of, blocks))
-    activity = "packing" if is_local else "downloading"
+    activity = "packing" if local else "downloading"
     print_line(console, f"{activity.capitalize()} {images} images with {count_processes(config.workers)} workers...")
     if images < total:
         print_line(console, f"{total - images} of {total} were done before; resuming in {session.name}")
@@ -107,7 +109,7 @@ def _make_blocks(
             Downloader(config, work) as downloader,
             progress,
         ):
-            Pipeline(config, shard_dir, session, pool, downloader, progress, is_local=is_local).run(tasks)
+            Pipeline(config, shard_dir, session, pool, downloader, progress, local).run(tasks)
     counts = count_partition(shard_dir, blocks) if partition else finalize(shard_dir, work, remote)
     end_retry(root, suffix)
     if remote:
@@ -138,6 +140,19 @@ def _plan_tasks(shard_dir: ShardDir, blocks: Iterable[Block], retry: Retry | Non
     return tasks
 
 
+def _read_list(config: AssembleConfig, console: Console) -> Source:
+    rules = FolderRules(config.seed, config.test_share, config.follow_links, has_labels=config.label_col is not None)
+    source = read_source(list(config.lists), config.max_list_bytes, local=config.local, folder_rules=rules)
+    for line in source.warnings:
+        print_line(console, f"warning: {source.name}: {line}")
+    return source
+
+
+def _open_local(source: Source) -> PictureFiles | None:
+    """Return the local pictures of a list; None for a list of URLs."""
+    return PictureFiles(source.base or Path()) if source.is_local else None  # Caffe's: from the working folder
+
+
 def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
     return Recipe(
         list_sha256=source.sha256,
@@ -148,10 +163,11 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
         encode_format=config.encode_format,
         image_size=0 if config.encode_format == "original" else config.image_size,
         rows_per_shard=config.rows_per_shard,
-        classes=read_classes(config.classes) or (),
+        classes=read_classes(config.classes) or source.classes,
         split=config.split,
         url_col=config.url_col,
         label_col=config.label_col,
+        local=source.base is not None,
     )
 
 

@@ -14,11 +14,12 @@ from typing import Any
 from shards.assembly.pack import PackJob, Results, pack_block
 from shards.assembly.worker_pool import check_interrupt, hold_interrupts
 from shards.config.schema import AssembleConfig
+from shards.download.body_slots import StoredBody
 from shards.download.downloader import Downloader
 from shards.download.host_queue import Request
 from shards.download.url_rewrite import is_web_url
 from shards.format.outcomes import Outcome, Status
-from shards.format.text import find_file
+from shards.local.picture_files import PictureFiles
 from shards.progress import ProgressLine
 from shards.storage.session import ShardSession
 from shards.storage.shard_dir import Block, ShardDir
@@ -26,9 +27,10 @@ from shards.storage.shard_dir import Block, ShardDir
 # Rows of the blocks that are open at once. A block is complete with its slowest row, which can take a minute; the
 # others continue meanwhile. Response bodies are stored in DIR/.work until they are packed.
 _OPEN_ROWS = 16_000
+_BODIES = "bodies"  # name of the file with a block's response bodies
 _POLL = 0.2  # seconds
 _MAX_TRANSFERS = 4  # parallel transfers to and from a URL
-_UNSUPPORTED = "not an http or https URL; local pictures need a list of their own, given as --list train=FILE"
+_UNSUPPORTED = "not an http or https URL; local pictures need a list of their own, given with --local"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,7 @@ class Pipeline:
         pool: ProcessPoolExecutor,
         downloader: Downloader,
         progress: ProgressLine,
-        *,
-        is_local: bool,
+        local: PictureFiles | None = None,
     ) -> None:
         self._config = config
         self._dir = shard_dir
@@ -71,7 +72,7 @@ class Pipeline:
         self._transfers = ThreadPoolExecutor(_MAX_TRANSFERS)
         self._downloader = downloader
         self._progress = progress
-        self._is_local = is_local
+        self._local = local
         self._open: dict[Block, _OpenBlock] = {}
         self._block_of: dict[int, Block] = {}
         self._steps: dict[Future[Any], Callable[[Any], None]] = {}  # step: callback
@@ -107,20 +108,19 @@ class Pipeline:
         self._block_of |= {row["row"]: block for row in wanted}
         requests: list[Request] = []
         for row in wanted:
-            if self._is_local:
-                self._add_result(row["row"], *_find_local(row["image_url"]))
+            if self._local:
+                self._add_result(row["row"], *self._local.take(row, folder))
             elif not is_web_url(row["image_url"]):
                 outcome = Outcome(Status.UNSUPPORTED_URL, dt.datetime.now(dt.UTC), message=_UNSUPPORTED)
                 self._add_result(row["row"], outcome, None)
             else:
-                requests.append(Request(row["row"], row["image_url"], folder))
+                requests.append(Request(row["row"], row["image_url"], folder / _BODIES))
         self._downloader.add(requests)
 
-    def _add_result(self, row: int, outcome: Outcome, body: Path | None) -> None:
+    def _add_result(self, row: int, outcome: Outcome, body: Path | StoredBody | None) -> None:
         """Record a row's result; a block with all its results is packed."""
-        self._progress.count(
-            alive=int(body is not None), dead=int(body is None), size=body.stat().st_size if body else 0
-        )
+        size = body.length if isinstance(body, StoredBody) else body.stat().st_size if body else 0
+        self._progress.count(alive=int(body is not None), dead=int(body is None), size=size)
         block = self._block_of.pop(row)
         opened = self._open[block]
         opened.results[row] = (outcome, body)
@@ -136,7 +136,12 @@ class Pipeline:
     def _pack(self, block: Block, opened: _OpenBlock) -> None:
         is_committed = opened.task.is_committed
         job = PackJob.create(
-            self._dir, block, opened.folder, opened.results, is_committed=is_committed, is_trusted=self._is_local
+            self._dir,
+            block,
+            opened.folder,
+            opened.results,
+            is_committed=is_committed,
+            is_trusted=self._local is not None,
         )
         with hold_interrupts():
             self._steps[self._pool.submit(pack_block, job)] = functools.partial(self._upload, block)
@@ -162,16 +167,3 @@ class Pipeline:
             completed = [(self._steps.pop(future), future.result()) for future in done]
         for callback, result in completed:
             callback(result)
-
-
-def _find_local(name: str) -> tuple[Outcome, Path | None]:
-    """Return the result for a local picture of a Caffe list."""
-    now, path = dt.datetime.now(dt.UTC), find_file(name)
-    try:
-        if path.exists() and not path.is_file():
-            return Outcome(Status.MISSING_FILE, now, message="not a regular file"), None
-        path.open("rb").close()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        return Outcome(Status.MISSING_FILE, now, message=str(reason)), None
-    return Outcome(Status.KEPT, now), path

@@ -29,8 +29,10 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source) -> Sh
         return create_shard_dir(root, recipe, rows, work)
     found = load_shard_dir(root)
     difference = found.recipe.difference(recipe)
-    if difference is None and source.is_local and found.recipe.list_sha256 != recipe.list_sha256:
+    if difference is None and not source.may_grow and found.recipe.list_sha256 != recipe.list_sha256:
         difference = f"another list (sha256 {found.recipe.list_sha256[:12]}..., not {recipe.list_sha256[:12]}...)"
+        if source.is_folder:
+            difference = f"other pictures than {source.name} has now"
     if difference:
         raise ShardsError(f"{root} was made from {difference}; use another --out, or the same settings")
     if (found.recipe.list_sha256, found.recipe.images) == (recipe.list_sha256, recipe.images):

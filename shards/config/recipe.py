@@ -24,6 +24,7 @@ class Recipe:
     list_lengths: tuple[int, ...] = ()  # number of rows of the list at first, and each time after it had grown
     url_col: str = "image_url"  # name of the list's column of URLs
     label_col: str | None = "label"  # name of the list's column of labels; None if the pictures have no labels
+    local: bool = False  # whether the column of URLs has paths of local files, relative to the list's folder
 
     def difference(self, other: "Recipe") -> str | None:
         """Return the first field that differs, in words, or None; ignore classes if the other names none.

@@ -66,11 +66,14 @@ class AssembleConfig:
 
     Attributes:
         list: CSV, TSV, Parquet, JSON lines or a text file of URLs, as a path or http(s) URL; flickr_style for the
-            official list; or Caffe list files of local paths, --list train=train.txt --list test=test.txt.
+            official list; a folder of pictures that has a folder for each class; or Caffe list files of local paths,
+            --list train=train.txt --list test=test.txt.
         out: folder of the shards; or s3://BUCKET/DIR or gs://BUCKET/DIR, to which each finished block is uploaded.
         url_col: name of the list's column of URLs.
         label_col: name of the list's column of labels; null for pictures without labels, which then have the class
             unlabelled.
+        local: the list's column of URLs has paths of local files; relative ones are relative to the list's folder.
+        follow_links: in a folder of pictures, also follow symbolic links that lead out of it.
         images: number of rows to take from the shuffled list; -1 takes all.
         seed: seed of the shuffle and of a random split. The default is Caffe's.
         labels: take only rows whose label number is below this number.
@@ -79,7 +82,8 @@ class AssembleConfig:
             draws a split in which all pictures of a photographer are in the same split. The photographer is the column
             owner, or the Flickr user in the column page_url.
         max_list_bytes: largest size of a compressed list when it is decompressed, in bytes.
-        test_share: fraction of the URLs, or of the owners, in the test split of a random split.
+        test_share: fraction of the URLs, of the owners, or of each class of a folder, in the test split of a random
+            split.
         workers: number of processes that decode and pack; -x means the number of cores minus x.
         connections: number of simultaneous downloads.
         per_host: number of simultaneous downloads from one host.
@@ -114,6 +118,8 @@ class AssembleConfig:
     out: Path
     url_col: str = "image_url"
     label_col: str | None = "label"
+    local: bool = False
+    follow_links: bool = False
     images: int = -1
     seed: int = 831486
     labels: int | None = None

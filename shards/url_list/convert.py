@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import posixpath
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,7 +45,7 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.
         table = _Chunk(chunk, start, name, recipe).convert(split_column)
         if not has_url:
             urls = table.column("image_url").to_pylist()
-            has_url = any(map(_WEB_URL.match, urls))
+            has_url = recipe.local or any(map(_WEB_URL.match, urls))
             first_url = first_url if start else urls[0]
         yield table
         start += len(chunk)
@@ -53,8 +54,7 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.
     if not has_url:
         raise ShardsError(
             f"--list {name}: none of its rows has an http or https URL in the column {recipe.url_col} (row 0 has "
-            f"{first_url[:80]!r}); list local pictures in a text file, a path and the number of a class on each line, "
-            "and give --list train=FILE"
+            f"{first_url[:80]!r}); if these are local files, add --local"
         )
 
 
@@ -87,12 +87,22 @@ class _Chunk:
     def convert(self, split_column: str | None) -> pa.Table:
         """Return the rows as `CONVERTED_SCHEMA`. Without a `split_column` in the list, the splits are drawn."""
         urls = self._take_texts(self._recipe.url_col, _url_text)
+        if self._recipe.local:
+            self._check_paths(urls)
         labels = self._take_labels(self._recipe.label_col)
         ids = self._take_texts("id", _scalar_text)
         splits = self._take_splits(split_column, urls)
         extras = [self._encode(index, row) for index, row in enumerate(self._rows)]
         columns = zip(CONVERTED_SCHEMA.names, (ids, urls, splits, labels, extras), strict=True)
         return pa.table([self._text_array(values, title) for title, values in columns], CONVERTED_SCHEMA)
+
+    def _check_paths(self, paths: list[str]) -> None:
+        """Check that these are paths, and that the relative ones stay in the list's folder."""
+        for index, path in enumerate(paths):
+            if _WEB_URL.match(path):
+                raise self._error(index, f"has the URL {path[:80]!r}, but --local is for paths; use two lists")
+            if posixpath.normpath(path).split("/")[0] == "..":
+                raise self._error(index, f"has {path[:80]!r}, outside the list's folder; write an absolute path")
 
     def _take_labels(self, column: str | None) -> list[str]:
         if column is None:

@@ -42,7 +42,7 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
     Raises:
         ShardsError: the list is damaged, lacks a column, has an invalid value, or has become shorter.
     """
-    if source.is_local:
+    if source.is_caffe:
         _refuse_selection(recipe)
         table = parse_caffe_lists(source)
         texts = LabelTexts()
@@ -50,6 +50,8 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
         labels, recipe = _number_labels(texts, source, recipe)
         table = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
         return table.cast(ROWS_SCHEMA).to_reader(), recipe
+    if source.is_folder and recipe.split != "official":
+        raise ShardsError(f"--split {recipe.split} needs a list with a column owner; --list {source.name} is a folder")
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(RowStore(CONVERTED_SCHEMA, work))
         rows = parse_list(source, recipe.url_col, recipe.label_col, work)

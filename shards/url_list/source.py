@@ -14,6 +14,7 @@ import requests
 
 from shards.errors import ShardsError
 from shards.files import write_file
+from shards.local.class_folders import FolderRules, list_class_folders
 from shards.location import cache_folder
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_SHA256, FLICKR_STYLE_URL
 
@@ -25,23 +26,37 @@ _TIMEOUT = 60.0  # seconds without a byte
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A list, or several Caffe list files."""
+    """A list, a folder of pictures, or several Caffe list files."""
 
     name: str  # the list's name in messages
     # A Caffe list file's bytes by split, or under "" the list: its bytes, or the path of a file, which may be large.
     parts: dict[str, bytes] | dict[str, bytes | Path]
     paths: dict[str, str] = dataclasses.field(default_factory=dict)  # of Caffe list files by split, as they were given
     max_bytes: int | None = None  # largest size of a compressed list when it is decompressed
+    base: Path | None = None  # folder of the list's local pictures; None for URLs, and for Caffe list files
+    is_folder: bool = False  # whether the list was made from a folder of pictures
+    classes: tuple[str, ...] = ()  # class names in label order, of a folder
+    warnings: tuple[str, ...] = ()  # about a folder of pictures, a line each
+
+    @property
+    def is_caffe(self) -> bool:
+        """Whether these are Caffe list files."""
+        return "" not in self.parts
 
     @property
     def is_local(self) -> bool:
-        """Whether the rows are local paths; only Caffe list files may name local files."""
-        return "" not in self.parts
+        """Whether the rows are local paths."""
+        return self.is_caffe or self.base is not None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether rows may be added at the end: not to Caffe list files, nor to a folder, which is sorted."""
+        return not self.is_caffe and not self.is_folder
 
     @property
     def sha256(self) -> str:
         """The hash (hex) of the bytes; for Caffe list files, of their splits and hashes."""
-        if not self.is_local:
+        if not self.is_caffe:
             return self._first_read[0]
         lines = [f"{split}={_hash(self.open(split))}\n" for split in self.parts]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -57,7 +72,7 @@ class Source:
         Raises:
             ShardsError: its file has changed since then.
         """
-        if not self.is_local and self._state() != self._first_read[1]:
+        if not self.is_caffe and self._state() != self._first_read[1]:
             raise ShardsError(f"--list {self.name} has changed while it was read; run the same command again")
 
     @functools.cached_property
@@ -82,15 +97,37 @@ def _hash(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def read_source(lists: list[str], max_bytes: int | None = None) -> Source:
-    """Read the values of --list: one list of URLs, or Caffe list files as split=path.
+def read_source(
+    lists: list[str], max_bytes: int | None = None, *, local: bool = False, folder_rules: FolderRules | None = None
+) -> Source:
+    """Read the values of --list: one list of URLs, a folder of pictures, or Caffe list files as split=path.
+
+    With `local`, the list of URLs is one of paths, relative to the list's folder. Only a list on this machine may name
+    files of this machine.
 
     Raises:
         ShardsError: a list can't be read, or lists of both kinds are given.
     """
     caffe = [_CAFFE_LIST.fullmatch(name) for name in lists]
     if len(lists) == 1 and not caffe[0]:
-        return Source(lists[0], {"": _find(lists[0])}, max_bytes=max_bytes)
+        folder = _find_folder(lists[0])
+        if folder:
+            found = list_class_folders(folder, folder_rules or FolderRules())
+            return Source(
+                name=lists[0],
+                parts={"": found.listing},
+                base=folder,
+                is_folder=True,
+                classes=found.classes,
+                warnings=found.warnings,
+            )
+        if local and (lists[0] == FLICKR_STYLE or _is_web_url(lists[0])):
+            raise ShardsError(
+                f"--list {lists[0]}: a list from the web may not name local files; download it, check it, and give "
+                "the file with --local"
+            )
+        base = Path(lists[0]).expanduser().parent if local else None
+        return Source(lists[0], {"": _find(lists[0])}, max_bytes=max_bytes, base=base)
     parts: dict[str, bytes] = {}
     paths: dict[str, str] = {}
     for name, match in zip(lists, caffe, strict=True):
@@ -106,11 +143,24 @@ def read_source(lists: list[str], max_bytes: int | None = None) -> Source:
     return Source(" ".join(lists), parts, paths)
 
 
+def _is_web_url(name: str) -> bool:
+    return bool(re.match(r"https?://", name, re.IGNORECASE))
+
+
+def _find_folder(name: str) -> Path | None:
+    """Return the path of a folder, or None if `name` is something else."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # as in _find, which reports it
+        return None
+
+
 def _find(name: str) -> bytes | Path:
     """Return the path of a file, or the bytes of what is no regular file or not on this machine."""
     if name == FLICKR_STYLE:
         return fetch_cached(FLICKR_STYLE_URL, FLICKR_STYLE_SHA256, cache_folder())
-    if re.match(r"https?://", name, re.IGNORECASE):
+    if _is_web_url(name):
         return _fetch(name)
     try:
         path = Path(name).expanduser()
@@ -118,7 +168,8 @@ def _find(name: str) -> bytes | Path:
             return path if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else file.read()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL character in the name, or ~ and an unknown user
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ShardsError(f"--list {name}: {reason}; give a file, an http(s) URL or {FLICKR_STYLE}") from error
+        remedy = f"give a file, a folder of pictures, an http(s) URL or {FLICKR_STYLE}"
+        raise ShardsError(f"--list {name}: {reason}; {remedy}") from error
 
 
 def _fetch(url: str) -> bytes:

@@ -159,14 +159,14 @@ def test_what_opencv_reads_is_packed_from_a_caffe_list(run_assemble, tmp_path):
 def test_a_url_list_cannot_name_local_files(server, draw_jpg, write_list, run_assemble, tmp_path):
     (tmp_path / "a.jpg").write_bytes(draw_jpg(0))
     paths = [str(tmp_path / "a.jpg"), f"file://{tmp_path}/a.jpg"]
-    with pytest.raises(ShardsError, match=r"none of its rows has an http or https URL .* give --list train=FILE"):
+    with pytest.raises(ShardsError, match=r"none of its rows has an http or https URL .* add --local"):
         run_assemble(list=write_list([{"image_url": path, "label": 0} for path in paths]))
     assert not (tmp_path / "out" / "blocks").exists()
     urls = [server.add("/a.jpg", Answer(draw_jpg(0))), *paths]
     run_assemble(list=write_list([{"image_url": url, "label": 0} for url in urls]))
     rows = outcomes_by_row(tmp_path / "out")
     assert [rows[row]["status"] for row in range(3)] == ["kept", "unsupported_url", "unsupported_url"]
-    assert "--list train=FILE" in rows[1]["message"]
+    assert "--local" in rows[1]["message"]
 
 
 def test_output_paths_never_come_from_the_list(server, draw_jpg, write_list, run_assemble, tmp_path):
