@@ -21,7 +21,7 @@ from stylefinetune.training.evaluation import evaluate_batches, exit_if_lost
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser("evaluate", __doc__)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run's folder for its newest checkpoint")
+    parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
     parser.add_argument("--shards", help="test on these shards instead of those of the run")
     parser.add_argument("--split", help="test on this split instead of the test split of the run")
     parser.add_argument("--workers", type=int, help="decoding processes per rank")

@@ -26,7 +26,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser("predict", __doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint or a run's folder")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="RUN, RUN:best, RUN:ITERATION or a folder")
     parser.add_argument("--top", type=int, default=5, help="number of classes to print")
     return parser
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.checkpoint.async_saver import is_finite
 from stylefinetune.checkpoint.atomic_folder import recover_folders
-from stylefinetune.checkpoint.checkpoint import Progress, checkpoint_path, newest_checkpoint
+from stylefinetune.checkpoint.checkpoint import Progress
+from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.schema import Config
 from stylefinetune.data.loader import load_batches

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from stylefinetune.checkpoint.atomic_folder import remove_folder
-from stylefinetune.checkpoint.checkpoint import (
-    Progress,
+from stylefinetune.checkpoint.checkpoint import Progress, save_checkpoint
+from stylefinetune.checkpoint.folders import (
+    best_checkpoint,
     iteration_of,
+    link_best,
     list_checkpoints,
     newest_checkpoint,
-    save_checkpoint,
 )
 from stylefinetune.config.schema import CheckpointConfig, Config
 from stylefinetune.distributed.world import World
@@ -112,8 +113,14 @@ class AsyncSaver:
         path = save_checkpoint(run_dir, progress, state, self._config, self._means)
         self._on_saved(path)
         try:
-            for old in checkpoints_to_remove(list_checkpoints(run_dir), path, progress.tests, self._config.checkpoint):
-                remove_folder(old)
+            found = list_checkpoints(run_dir)
+            old = checkpoints_to_remove(found, path, progress.tests, self._config.checkpoint)
+            kept = [checkpoint for checkpoint in found if checkpoint not in old]
+            best = best_checkpoint(kept, progress.tests, self._config.checkpoint.best_metric)
+            if best:
+                link_best(run_dir, best)
+            for checkpoint in old:
+                remove_folder(checkpoint)
         except OSError as error:
             raise RankError(f"{error.filename} can't be removed: {error.strerror}; remove it by hand") from error
 
@@ -128,9 +135,7 @@ def checkpoints_to_remove(
     if config.keep_every:
         kept |= {path for path in found if iteration_of(path) % config.keep_every == 0}
     if config.keep_best:
-        accuracy = {test["iteration"]: test["accuracy"] for test in tests}
-        tested = [path for path in found if iteration_of(path) in accuracy]
-        kept |= set(sorted(tested, key=lambda path: accuracy[iteration_of(path)])[-1:])
+        kept.add(best_checkpoint(found, tests, config.best_metric) or latest)
     return [path for path in found if path not in kept]
 
 

@@ -14,7 +14,6 @@ predict and evaluate need nothing else. Nothing is ever unpickled.
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -25,15 +24,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stylefinetune.checkpoint.atomic_folder import DamagedFolderError, verify_folder, write_folder
+from stylefinetune.checkpoint.folders import BEST, LAST, PROGRESS, checkpoint_path, find_checkpoint_folder
 from stylefinetune.config.cli import dump_config, load_config
 from stylefinetune.config.schema import Config
 from stylefinetune.data.transforms import Transform
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError, write_error
 from stylefinetune.models.build import build_model
+from stylefinetune.models.state import load_tensors
 
 MODEL_FILE, OPTIMIZER_FILE, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
-PROGRESS, CONFIG = "progress.json", "config.yaml"
+CONFIG = "config.yaml"
 SCALARS = "scalars"  # key of progress.json in addition to the fields of Progress
 SERIALIZING = "Error while serializing: I/O error: "  # prefix of safetensors' message on a system error
 PHASES = ("train", "test")
@@ -82,7 +83,7 @@ class Checkpoint:
         """Return the trained network in evaluation mode, and the transform from pictures to its input."""
         height, width = self.progress.input_size
         net = build_model(self.config.model, len(self.progress.classes), [(height, width)], seed=0)
-        net.load_state_dict(self.tensors)
+        load_tensors(net, self.tensors)
         scale = self.config.data.phase(training=False).scale
         return net.to(device).eval(), Transform(self.means[1], scale, device)
 
@@ -135,33 +136,8 @@ def save_checkpoint(
     return path
 
 
-def checkpoint_path(run_dir: Path, iteration: int) -> Path:
-    """Return the path of the checkpoint after `iteration` iterations."""
-    return run_dir / "checkpoints" / f"iter_{iteration}"
-
-
-def list_checkpoints(run_dir: Path) -> list[Path]:
-    """Return the checkpoints of the run, highest iteration first."""
-    return sorted(filter(_is_named, (run_dir / "checkpoints").glob("iter_*")), key=iteration_of, reverse=True)
-
-
-def _is_named(path: Path) -> bool:
-    """Return whether `path` has the name of a checkpoint."""
-    return re.fullmatch(r"iter_\d+", path.name) is not None
-
-
-def iteration_of(path: Path) -> int:
-    """Return the number of iterations before the checkpoint at `path`."""
-    return int(path.name.removeprefix("iter_"))
-
-
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the checkpoint of the run with the highest iteration, or None."""
-    return next(iter(list_checkpoints(run_dir)), None)
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, or the newest one of a run's folder; the run may be training.
+    """Read the checkpoint that `path` names, see find_checkpoint_folder; the run may be training.
 
     Raises:
         UserError: there is none.
@@ -179,12 +155,16 @@ def retry_while_replaced(find: Callable[[], Found]) -> Found:
 
 
 def _folder_of(path: Path) -> Path:
-    folder = path if (path / PROGRESS).is_file() else newest_checkpoint(path)
-    if folder is None and _is_named(path) and path.exists():
-        folder = path  # without progress.json: a damaged checkpoint
+    folder = find_checkpoint_folder(path)
     if folder is None:
-        raise UserError(f"{path} is neither a checkpoint nor a run's folder with a checkpoint")
+        raise UserError(f"{path} is neither a checkpoint nor a run's folder with {_wanted(path)}")
     return folder
+
+
+def _wanted(path: Path) -> str:
+    """Return what a path asks for, such as a tested checkpoint."""
+    name = path.name.rpartition(":")[2] if ":" in path.name else LAST
+    return {LAST: "a checkpoint", BEST: "a tested checkpoint"}.get(name, f"a checkpoint called {name!r}")
 
 
 def read_checkpoint_folder(folder: Path) -> Checkpoint:

@@ -15,12 +15,11 @@ from stylefinetune.checkpoint.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
     Progress,
-    list_checkpoints,
-    newest_checkpoint,
     read_checkpoint,
     read_checkpoint_folder,
     retry_while_replaced,
 )
+from stylefinetune.checkpoint.folders import list_checkpoints, newest_checkpoint
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World

@@ -16,7 +16,7 @@ import time
 import psutil
 import pytest
 
-from stylefinetune.checkpoint.checkpoint import newest_checkpoint
+from stylefinetune.checkpoint.folders import newest_checkpoint
 from tests.programs import NARROW, ROOT, metrics
 from tests.worlds import Finished, fork_server
 

@@ -8,6 +8,7 @@ import torch
 from stylefinetune.checkpoint import async_saver, checkpoint
 from stylefinetune.checkpoint.async_saver import AsyncSaver, checkpoints_to_remove, is_finite
 from stylefinetune.checkpoint.checkpoint import Progress
+from stylefinetune.checkpoint.folders import checkpoint_path
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import CheckpointConfig, Config, ModelConfig
 from stylefinetune.distributed.world import World
@@ -56,7 +57,7 @@ def test_a_checkpoint_is_written_from_a_copy_while_training_continues(tmp_path, 
     checkpoints.raise_failure()
     gate.set()
     checkpoints.wait()
-    assert saved == [checkpoint.checkpoint_path(tmp_path, 1)]
+    assert saved == [checkpoint_path(tmp_path, 1)]
     assert checkpoint.read_checkpoint(tmp_path).tensors["fc.weight"].tolist() == [1.0] * 4
     assert checkpoint.read_checkpoint(tmp_path).slots["momentum_buffer"]["fc.weight"].tolist() == [-1.0] * 4
 
@@ -78,7 +79,7 @@ def test_no_two_checkpoints_are_written_at_once(tmp_path, monkeypatch):
     checkpoints.wait()
     assert counts == [1] * 5
     for iteration in range(1, 6):
-        path = checkpoint.checkpoint_path(tmp_path, iteration)
+        path = checkpoint_path(tmp_path, iteration)
         assert checkpoint.read_checkpoint(path).tensors["fc.weight"].tolist() == [float(iteration)] * 4
 
 
@@ -89,7 +90,7 @@ def test_the_saver_knows_which_progress_is_saved(tmp_path):
     checkpoints.save(progress(1), state(1.0))
     assert checkpoints.is_saved(progress(1))
     assert not checkpoints.is_saved(progress(1, (1, 0.5)))
-    assert checkpoints.newest() == checkpoint.checkpoint_path(tmp_path, 1)
+    assert checkpoints.newest() == checkpoint_path(tmp_path, 1)
 
 
 def test_the_last_the_best_and_every_nth_are_kept(tmp_path):
@@ -100,10 +101,23 @@ def test_the_last_the_best_and_every_nth_are_kept(tmp_path):
         checkpoints.wait()
         tests.append((iteration, accuracy))  # a checkpoint is tested after it is written
     assert names(tmp_path) == ["iter_3", "iter_4", "iter_6", "iter_7"]
+    assert (tmp_path / "best").resolve() == tmp_path / "checkpoints" / "iter_3"
+
+
+def test_the_best_checkpoint_may_be_the_one_with_the_lowest_loss(tmp_path):
+    checkpoints = saver(tmp_path, keep_last=1, best_metric="loss")
+    tests = []
+    for iteration, loss in enumerate([3.0, 1.0, 2.0, 4.0, 5.0], start=1):
+        so_far = dataclasses.replace(progress(iteration), tests=[*tests])
+        checkpoints.save(so_far, state(1.0))
+        checkpoints.wait()
+        tests.append({"iteration": iteration, "accuracy": 0.1 * iteration, "loss": loss})
+    assert names(tmp_path) == ["iter_2", "iter_5"]
+    assert (tmp_path / "best").resolve() == tmp_path / "checkpoints" / "iter_2"
 
 
 def test_all_checkpoints_are_kept_by_default_and_the_new_one_always(tmp_path):
-    found = [checkpoint.checkpoint_path(tmp_path, iteration) for iteration in (30, 20, 10)]
+    found = [checkpoint_path(tmp_path, iteration) for iteration in (30, 20, 10)]
     assert checkpoints_to_remove(found, found[0], [], CheckpointConfig()) == []
     assert checkpoints_to_remove(found, found[0], [], CheckpointConfig(keep_last=1)) == found[1:]
     # The new checkpoint has a lower iteration than those of an earlier run.

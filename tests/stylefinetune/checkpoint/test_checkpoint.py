@@ -7,6 +7,7 @@ import torch
 
 from stylefinetune.checkpoint import checkpoint, resume
 from stylefinetune.checkpoint.atomic_folder import remove_folder
+from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.data.transforms import Crops
 from stylefinetune.errors import UserError
 from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
@@ -14,7 +15,7 @@ from tests.drawn_checkpoints import CLASSES, CONFIG, MEANS, progress, save
 
 def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path):
     state, path = save(tmp_path)
-    assert path == tmp_path / "checkpoints" / "iter_5" == checkpoint.checkpoint_path(tmp_path, 5)
+    assert path == tmp_path / "checkpoints" / "iter_5" == checkpoint_path(tmp_path, 5)
     found = checkpoint.read_checkpoint(path)
     assert found.progress == progress(5)
     assert found.config == dataclasses.replace(CONFIG, run_dir=str(tmp_path))
@@ -42,9 +43,9 @@ def test_a_run_folder_stands_for_its_checkpoint_with_the_highest_iteration(tmp_p
     (tmp_path / "checkpoints" / ".iter_200.new").mkdir()
     (tmp_path / "checkpoints" / "iter_300.damaged").mkdir()
     (tmp_path / "checkpoints" / "iter_best").mkdir()
-    assert checkpoint.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "iter_100"
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "iter_100"
     assert checkpoint.read_checkpoint(tmp_path).progress.iteration == 100
-    assert checkpoint.newest_checkpoint(tmp_path / "nowhere") is None
+    assert newest_checkpoint(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("find", ["read", "resume"])
@@ -60,7 +61,7 @@ def test_a_checkpoint_can_be_read_while_the_run_removes_old_ones(tmp_path, find)
             if iteration % 3 == 0:  # so that a reader misses the newest checkpoint fewer than ten times in a row
                 was_read.clear()
                 was_read.wait(60)
-            remove_folder(checkpoint.checkpoint_path(tmp_path, iteration - 1))
+            remove_folder(checkpoint_path(tmp_path, iteration - 1))
         done.set()
 
     run = threading.Thread(target=train)
