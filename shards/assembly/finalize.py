@@ -2,13 +2,12 @@
 
 import collections
 import dataclasses
-import itertools
 import json
 from pathlib import Path
 
 import pyarrow as pa
 
-from shards.assembly.deduplicate import DUPLICATE_COLUMNS, DuplicateRules, find_duplicates
+from shards.assembly.deduplicate import DuplicateRules, find_duplicates
 from shards.assembly.pack import PackJob, Results, pack_block, to_outcome
 from shards.errors import ShardsError
 from shards.files import publish_file
@@ -19,7 +18,6 @@ from shards.storage.journal import recover_blocks
 from shards.storage.remote import RemoteShardDir
 from shards.storage.shard_dir import Block, ShardDir, read_part
 
-_NO_OUTCOMES = OUTCOMES_SCHEMA.empty_table().select(DUPLICATE_COLUMNS)
 _RULES_NAME = "blocks/rules.json"
 
 
@@ -37,16 +35,22 @@ def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = No
     root = shard_dir.root
     recover_blocks(root, shard_dir.blocks())
     blocks = [block for block in shard_dir.blocks() if shard_dir.committed_rows(block)]
-    compared = [read_part(root, block.outcomes_part, DUPLICATE_COLUMNS) for block in blocks]
-    starts = [0, *itertools.accumulate(map(len, compared))]
-    verdicts = find_duplicates(pa.concat_tables([_NO_OUTCOMES, *compared]), read_rules(root))
-    del compared
+    parts = [block.outcomes_part for block in blocks]
+    verdicts = find_duplicates(
+        len(blocks), lambda number, names: read_part(root, parts[number], names), read_rules(root)
+    )
+    counts: collections.Counter[str] = collections.Counter()
 
     def outcomes_of(number: int) -> pa.Table:
-        return verdicts.apply(read_part(root, blocks[number].outcomes_part), starts[number])
+        return verdicts.apply(read_part(root, parts[number]), number)
+
+    def count_outcomes(number: int) -> pa.Table:
+        outcomes = outcomes_of(number)
+        counts.update(outcomes.column("status").to_pylist())
+        return outcomes
 
     for number, block in enumerate(blocks):
-        is_changed = verdicts.is_changed[starts[number] : starts[number + 1]]
+        is_changed = verdicts.changed_rows(number)
         if is_changed.any():
             if remote:
                 remote.fetch_tar(block)
@@ -55,13 +59,13 @@ def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = No
                 remote.put_block(block)
     entries = (read_part(root, block.index_part) for block in blocks)
     write_index(work / INDEX_FILE, entries, shard_dir.recipe.index_metadata)
-    write_parts(work / OUTCOMES_FILE, map(outcomes_of, range(len(blocks))), OUTCOMES_SCHEMA)
+    write_parts(work / OUTCOMES_FILE, map(count_outcomes, range(len(blocks))), OUTCOMES_SCHEMA)
     # outcomes.parquet is published last, so that an index exists wherever it does.
     publish_file(work / INDEX_FILE, root / INDEX_FILE)
     publish_file(work / OUTCOMES_FILE, root / OUTCOMES_FILE)
     if remote:
         remote.put_index()
-    return collections.Counter(verdicts.statuses.tolist())
+    return counts
 
 
 def _drop_duplicates(shard_dir: ShardDir, block: Block, changed: pa.Table, work: Path) -> None:

@@ -4,7 +4,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from shards.assembly.deduplicate import DUPLICATE_COLUMNS, DuplicateRules, find_duplicates
+from shards.assembly.deduplicate import DuplicateRules, DuplicateVerdicts, find_duplicates
 from shards.format import outcomes
 
 
@@ -18,14 +18,22 @@ def table_of(*rows: tuple[int, str, str, str | None]) -> pa.Table:
     return pa.Table.from_pylist(lines, outcomes.OUTCOMES_SCHEMA)
 
 
+def find(blocks: list[pa.Table], rules: DuplicateRules) -> DuplicateVerdicts:
+    return find_duplicates(len(blocks), lambda number, columns: blocks[number].select(columns), rules)
+
+
+def in_blocks(blocks: list[pa.Table], rules: DuplicateRules) -> pa.Table:
+    verdicts = find(blocks, rules)
+    return pa.concat_tables([verdicts.apply(block, number) for number, block in enumerate(blocks)])
+
+
 def found(table: pa.Table, rules: DuplicateRules) -> dict[int, tuple[str, int | None]]:
-    verdicts = find_duplicates(table.select(DUPLICATE_COLUMNS), rules)
-    after = verdicts.apply(table, 0)
+    after = in_blocks([table], rules)
     pairs = zip(table.column("status").to_pylist(), after.column("status").to_pylist(), strict=True)
-    assert verdicts.is_changed.tolist() == [one != other for one, other in pairs]
+    assert find([table], rules).changed_rows(0).tolist() == [one != other for one, other in pairs]
     assert after.schema == outcomes.OUTCOMES_SCHEMA
     cut = len(table) // 3
-    assert pa.concat_tables([verdicts.apply(table[:cut], 0), verdicts.apply(table[cut:], cut)]).equals(after)
+    assert in_blocks([table[:cut], table[cut:]], rules).equals(after)
     return {row["row"]: (row["status"], row["duplicate_of"]) for row in after.to_pylist()}
 
 
@@ -33,12 +41,7 @@ def test_a_body_under_many_urls_is_a_placeholder():
     rows = [(row, f"u{row}", "kept", "aa") for row in range(4)] + [(4, "u4", "kept", "bb"), (5, "u5", "gone", None)]
     expected = dict.fromkeys(range(4), ("placeholder", None)) | {4: ("kept", None), 5: ("gone", None)}
     assert found(table_of(*rows), DuplicateRules(placeholder_urls=4)) == expected
-    message = (
-        find_duplicates(table_of(*rows), DuplicateRules(placeholder_urls=4))
-        .apply(table_of(*rows), 0)
-        .column("message")
-        .to_pylist()
-    )
+    message = in_blocks([table_of(*rows)], DuplicateRules(placeholder_urls=4)).column("message").to_pylist()
     assert message == ["the same bytes under 4 URLs"] * 4 + ["", ""]
 
 
