@@ -36,6 +36,7 @@ _WITHOUT_EFFECT = (
     *("data.shards", "data.split", "data.workers", "data.stage_dir", "data.max_corrupt"),
     *("model.name", "model.display_name", "model.last_layer", "model.widths"),
     *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
+    "train.cuda_graph",
 )
 _START = ("weights", "model.*_filler_*")  # have no effect on a run that resumes
 _MEAN = "data.*mean_*"

@@ -150,11 +150,13 @@ class TrainConfig:
         average_loss: the logged loss is the mean of this many recent losses.
         seed: seed of initial weights, dropout, crops, mirrors and shuffles.
         precision: precision of matrix products and convolutions in training and its tests. Weights, loss and
-            checkpoints are always fp32. With fp16 the loss is scaled for the backward pass, and updates with gradients
-            that are not finite are skipped.
+            checkpoints are always fp32. tf32 rounds the factors to 11 significant bits, and needs a GPU. With fp16 the
+            loss is scaled for the backward pass, and updates with gradients that are not finite are skipped.
         channels_last: store pictures and activations in channels-last (NHWC) memory format. By default, a new run does,
             and a resumed run keeps its format.
         compile: compile the network with torch.compile; with --engine torch only.
+        cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on one GPU
+            only.
         deterministic: use deterministic algorithms on GPUs, so that equal runs are bitwise equal.
         stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise continue, but save no weights that are not
             finite.
@@ -171,9 +173,10 @@ class TrainConfig:
     display: int = 20
     average_loss: int = 1
     seed: int = 1701
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     channels_last: bool | None = None
     compile: bool = False
+    cuda_graph: bool = False
     deterministic: bool = False
     stop_on_nonfinite: bool = True
     stall_seconds: float = 600.0

@@ -11,19 +11,24 @@ from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine, check_deepspeed, derive_config
 from stylefinetune.engines.engine import Engine
-from stylefinetune.engines.precision import check_precision
+from stylefinetune.engines.precision import check_precision, set_tf32
 from stylefinetune.engines.torch_engine import TorchEngine
+from stylefinetune.errors import UserError
 
 
-def check_engine(config: Config) -> None:
-    """Check that the engine is installed and supports the config.
+def check_engine(config: Config, ranks: int = 1) -> None:
+    """Check that the engine is installed, and that it and the machine support the config on so many ranks.
 
     Raises:
-        UserError: it is not installed, or does not support a setting.
+        UserError: it is not installed, or a setting is not supported.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.engine == "deepspeed":
         check_deepspeed(config)
-    check_precision(config.train, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if config.train.cuda_graph and (device.type == "cpu" or ranks > 1):
+        found = f"{ranks} ranks train together" if ranks > 1 else "there is no GPU here"
+        raise UserError(f"train.cuda_graph is on, which works for one rank on a GPU, but {found}; remove it")
+    check_precision(config.train, device)
 
 
 def build_engine(
@@ -34,6 +39,7 @@ def build_engine(
     The `transforms` from pictures to the network's input are those of training and of testing. `input_size` is the
     (height, width) of the input in training.
     """
+    set_tf32(config.train)
     if config.engine == "deepspeed":
         return DeepSpeedEngine(net, transforms, config, world)
     return TorchEngine(net, transforms, config.optim, world, train=config.train, input_size=input_size)

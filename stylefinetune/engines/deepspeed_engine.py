@@ -57,8 +57,9 @@ def check_deepspeed(config: Config) -> None:
             f"optim.lars_trust is {config.optim.lars_trust:g}, but LARS needs the norms of whole tensors, which "
             f"deepspeed.zero_stage {stage} partitions; set deepspeed.zero_stage to 0, or use --engine torch"
         )
-    if config.train.compile:
-        raise UserError("train.compile is for --engine torch; remove it, or remove --engine deepspeed")
+    for name in ("compile", "cuda_graph"):
+        if getattr(config.train, name):
+            raise UserError(f"train.{name} is for --engine torch; remove it, or remove --engine deepspeed")
 
 
 def derive_config(config: Config, world_size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Faster computation of the same recipe: bfloat16 or float16, channels last, torch.compile."""
+"""Faster computation of the same recipe: TensorFloat-32, bfloat16 or float16, channels last, torch.compile."""
 
 import contextlib
 from collections.abc import Callable
@@ -8,15 +8,23 @@ import torch
 from stylefinetune.config.schema import TrainConfig
 from stylefinetune.errors import UserError
 
-REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}  # values of train.precision besides fp32
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}  # values of train.precision besides fp32 and tf32
+_TF32_CAPABILITY = (8, 0)  # of NVIDIA's Ampere generation
 
 
 def check_precision(train: TrainConfig, device: torch.device) -> None:
-    """Check that torch.compile works, if it is enabled, by compiling a tiny function; takes some seconds at first.
+    """Check that the device computes in TensorFloat-32 and that torch.compile works, if they are enabled.
+
+    The check of torch.compile compiles a tiny function, which takes some seconds at first.
 
     Raises:
-        UserError: it does not work.
+        UserError: one of them does not work.
     """
+    if train.precision == "tf32" and not _has_tf32(device):
+        raise UserError(
+            "train.precision is tf32, which only NVIDIA's GPUs since Ampere (compute capability 8.0) compute, and "
+            f"there is {'an older one' if device.type == 'cuda' else 'none'} here; use fp32 or bf16"
+        )
     if not train.compile:
         return
     try:
@@ -27,6 +35,21 @@ def check_precision(train: TrainConfig, device: torch.device) -> None:
             f"train.compile is on, but torch.compile can't compile here: {reason.strip()}; install g++ and Python's "
             "headers (python3-dev), or disable train.compile"
         ) from error
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _TF32_CAPABILITY
+
+
+def set_tf32(train: TrainConfig) -> None:
+    """Let this process compute fp32 matrix products and convolutions on GPUs in TensorFloat-32, or forbid it.
+
+    PyTorch's default is to forbid it for matrix products only. These are the older names of the switches: after the
+    newer ones, `fp32_precision`, PyTorch 2.14 raises an error where other code reads the older ones.
+    """
+    allowed = train.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def memory_format(train: TrainConfig) -> torch.memory_format:

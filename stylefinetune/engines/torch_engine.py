@@ -15,6 +15,7 @@ from stylefinetune.data.dataset import Batch
 from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
+from stylefinetune.engines.cuda_graph import GraphedAccumulation
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.engines.loss_scale import build_scaler, nan_below_min_scale, restore_scaler, scaler_scalars
 from stylefinetune.engines.precision import compute, memory_format, uncompiled
@@ -46,6 +47,10 @@ class TorchEngine:
         if world.size > 1:
             self.replica = DistributedDataParallel(self.replica, gradient_as_bucket_view=True)
             self._settle_buckets(input_size)
+        self._accumulate_gradients = self._accumulate
+        if train.cuda_graph:
+            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            self._accumulate_gradients = GraphedAccumulation(self._accumulate, trained)
 
     def _settle_buckets(self, input_size: tuple[int, int]) -> None:
         """Do one backward pass without effect.
@@ -63,7 +68,7 @@ class TorchEngine:
         """See Engine."""
         seed_dropout(self.world, self.train.seed, iteration)
         self.replica.train()
-        losses = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
+        loss = self._accumulate_gradients(micro_batches)
         self.scaler.unscale_(self.optimizer)
         if self.optim.clip_gradients >= 0:
             # Caffe clips the sum over the micro-batches; these gradients are the mean.
@@ -73,8 +78,11 @@ class TorchEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.is_enabled():
-            losses.append(nan_below_min_scale(self.scaler, losses[0]))
+        return loss + nan_below_min_scale(self.scaler, loss) if self.scaler.is_enabled() else loss
+
+    def _accumulate(self, micro_batches: Sequence[Batch]) -> torch.Tensor:
+        """Accumulate the gradients of an iteration and return this rank's part of the loss."""
+        losses = [self._backward(batch, len(micro_batches), last=batch is micro_batches[-1]) for batch in micro_batches]
         return torch.stack(losses).sum()
 
     def _backward(self, batch: Batch, iter_size: int, *, last: bool) -> torch.Tensor:

@@ -75,7 +75,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     Raises:
         UserError: something is missing, damaged or inconsistent.
     """
-    check_engine(config)
+    check_engine(config, world.size)
     resumed = find_checkpoint(config)
     check_ranks_agree(resumed, world)
     config = settle_memory_format(settle_order(config, resumed), resumed)

@@ -218,6 +218,7 @@ def test_settings_without_effect_on_the_result_are_not_reported():
         "train.display": 1,
         "train.test_interval": 7,
         "train.test_initialization": False,
+        "train.cuda_graph": True,
         "checkpoint.snapshot": 3,
         "tracking.wandb": "disabled",
         "deepspeed.zero_stage": 2,  # of the other engine

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from stylefinetune.config.schema import Config, OptimConfig
+from stylefinetune.config.schema import Config, OptimConfig, TrainConfig
 from stylefinetune.engines import build
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import UserError
@@ -29,6 +29,19 @@ def test_settings_unsupported_by_deepspeed_are_accepted_for_the_torch_engine():
     build.check_engine(Config(optim=CLIP_AT_0))
     with pytest.raises(UserError, match=r"optim\.clip_gradients"):
         build.check_engine(Config(optim=CLIP_AT_0, engine="deepspeed"))
+
+
+def test_a_cuda_graph_is_for_one_rank_on_a_gpu_with_the_torch_engine(monkeypatch):
+    graphed = Config(train=TrainConfig(cuda_graph=True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"train\.cuda_graph is on, .* but there is no GPU here; remove it"):
+        build.check_engine(graphed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    build.check_engine(graphed)
+    with pytest.raises(UserError, match=r"but 2 ranks train together"):
+        build.check_engine(graphed, ranks=2)
+    with pytest.raises(UserError, match=r"train\.cuda_graph is for --engine torch"):
+        build.check_engine(dataclasses.replace(graphed, engine="deepspeed"))
 
 
 def test_deepspeed_is_not_imported_with_the_training_command():

@@ -6,14 +6,17 @@ import sys
 import pytest
 import torch
 
-from stylefinetune.config.schema import TrainConfig
-from stylefinetune.engines.precision import check_precision
+from stylefinetune.config.schema import Config, TrainConfig
+from stylefinetune.engines.build import build_engine
+from stylefinetune.engines.precision import check_precision, set_tf32
+from stylefinetune.errors import UserError
 from stylefinetune.train import main
 from tests.programs import NARROW, ROOT, metrics, python, run
 from tests.stylefinetune.engines.conftest import ALONE, PROGRAM
-from tests.stylefinetune.engines.every_stage import slice_of, small
+from tests.stylefinetune.engines.every_stage import net, slice_of, small, transforms
 
-BF16, FP16, CONTIGUOUS = "--train.precision=bf16", "--train.precision=fp16", "--train.channels_last=false"
+TF32, BF16, FP16 = (f"--train.precision={name}" for name in ("tf32", "bf16", "fp16"))
+CONTIGUOUS = "--train.channels_last=false"
 # The whole sample a batch and no dropout: without, two runs that begin a rounding apart soon have nothing in common.
 LEARNS = [
     "--data.batch_size=41",
@@ -80,11 +83,57 @@ def test_both_memory_formats_have_the_same_losses(learn, fp32):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("precision", [BF16, FP16])
+@pytest.mark.parametrize("precision", [TF32, BF16, FP16])
+@pytest.mark.parametrize("layout", ["--train.channels_last=true", CONTIGUOUS])
+def test_each_precision_trains_on_a_gpu_in_both_memory_formats(learn, fp32, precision, layout):
+    losses, accuracy = learn(precision, layout)
+    assert losses[-1] == pytest.approx(fp32[0][-1], abs=0.15)
+    assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", [TF32, BF16, FP16])
 def test_all_settings_together_train_on_a_gpu(learn, fp32, precision):
     losses, accuracy = learn(precision, "--train.compile=true")
     assert losses[-1] == pytest.approx(fp32[0][-1], abs=0.15)
     assert accuracy == pytest.approx(fp32[1], abs=2 / 41)
+
+
+@pytest.fixture
+def tf32_switches():
+    """The switches of fp32 products and convolutions on GPUs; they are restored after the test."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def test_tf32_is_allowed_for_its_own_setting_only(tf32_switches):
+    for precision, allowed in (("tf32", True), ("fp32", False), ("tf32", True), ("bf16", False)):
+        build_engine(Config(train=TrainConfig(precision=precision)), net(0.5), transforms(ALONE), ALONE, (43, 43))
+        assert tf32_switches() == (allowed, allowed)
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")  # readable by other code
+
+
+def test_tf32_is_refused_without_a_gpu_in_one_line():
+    with pytest.raises(UserError, match=r"tf32, which only NVIDIA's GPUs .* there is none here; use fp32 or bf16"):
+        check_precision(TrainConfig(precision="tf32"), ALONE.device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("tf32_switches")
+def test_on_a_gpu_fp32_is_exact_and_tf32_rounds_its_factors():
+    fine = 1 + 2.0**-13  # 14 significant bits
+    factor, one = torch.full((256, 256), fine, device="cuda"), torch.eye(256, device="cuda")
+    pictures, weight = factor.expand(2, 64, 256, 256).contiguous(), one[:64, :64, None, None].contiguous()
+    for precision, product in (("fp32", fine), ("tf32", 1.0)):
+        train = TrainConfig(precision=precision)
+        check_precision(train, factor.device)
+        set_tf32(train)
+        assert (factor @ one)[0, 0].item() == product
+        convolved = torch.nn.functional.conv2d(pictures, weight)[0, 0, 0, 0].item()
+        assert convolved in {fine, product}  # cuDNN chooses; but in fp32 it must be exact
 
 
 @pytest.mark.slow
