@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.caffe_checks import ROOT
-
+ROOT = Path(__file__).parents[1]
 _SAMPLE_INTERVAL = 0.1  # seconds between two samples
 # Flags of `shards` and of img2dataset for the same work: the original bytes, or JPEGs of 256 pixels a side.
 FORMS = {

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.download.body_slots import StoredBody
 from shards.errors import ShardsError
 from shards.files import publish_file
 from shards.format.images import (
@@ -40,8 +41,8 @@ _JPEG_QUALITY = 95
 _LIST_COLUMNS = ("row", "key", "image_url", "split", "label")  # columns of outcomes.parquet that come from the list
 CHECKSUM_COLUMNS = ("sha256", "md5")
 
-# By row, the outcome of the download and the file with the response body, or None.
-Results: TypeAlias = dict[int, tuple[Outcome, Path | None]]
+# By row, the outcome of the download and the response body, or the file that is one; None without one.
+Results: TypeAlias = dict[int, tuple[Outcome, Path | StoredBody | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class PackJob:
     """The input for packing one block."""
 
     root: Path  # DIR
-    work: Path  # folder for temporary files, on DIR's file system; response bodies in it are deleted once read
+    work: Path  # folder for temporary files, on DIR's file system
     block: Block
     rows: list[dict[str, Any]]  # its rows, with the columns of `ROWS_SCHEMA`
     results: Results  # results of the rows; rows of a committed block that are missing here stay as they are
@@ -188,13 +189,13 @@ def _write_outcomes(outcomes: list[dict[str, Any]], job: PackJob) -> Path:
     return path
 
 
-def _check_body(download: Outcome, path: Path | None, extra: str, job: PackJob) -> tuple[Outcome, _Member | None]:
+def _check_body(
+    download: Outcome, stored: Path | StoredBody | None, extra: str, job: PackJob
+) -> tuple[Outcome, _Member | None]:
     """Return a row's final outcome, and the picture to store if it is kept."""
-    if path is None:
+    if stored is None:
         return download, None
-    body = path.read_bytes()
-    if path.parent == job.work:  # a download, not a list's local picture
-        path.unlink()  # often before the kernel has written it to disk
+    body = stored.read_bytes()
     if job.is_trusted:
         body = _to_stored_format(body)
     sha256 = hashlib.sha256(body).hexdigest()
@@ -214,8 +215,9 @@ def _check_body(download: Outcome, path: Path | None, extra: str, job: PackJob) 
 
 
 def _is_placeholder(body: bytes, final_url: str | None) -> bool:
-    file_name = urlsplit(final_url or "").path.rpartition("/")[2]
-    return _PLACEHOLDER_NAME in file_name or hashlib.sha1(body, usedforsecurity=False).hexdigest() == _PLACEHOLDER_SHA1
+    url = final_url or ""
+    is_named = _PLACEHOLDER_NAME in url and _PLACEHOLDER_NAME in urlsplit(url).path.rpartition("/")[2]
+    return is_named or hashlib.sha1(body, usedforsecurity=False).hexdigest() == _PLACEHOLDER_SHA1
 
 
 def _to_stored_format(body: bytes) -> bytes:

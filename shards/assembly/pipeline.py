@@ -1,13 +1,14 @@
 """Take blocks through download, packing and, if DIR is a URL, upload, with several blocks open at once."""
 
 import collections
-import concurrent.futures
+import contextlib
 import dataclasses
 import datetime as dt
 import functools
+import queue
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Pipeline:
         self._open: dict[Block, _OpenBlock] = {}
         self._block_of: dict[int, Block] = {}
         self._steps: dict[Future[Any], Callable[[Any], None]] = {}  # step: callback
+        self._completed: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()  # of these steps
 
     def run(self, tasks: Iterable[BlockTask]) -> None:
         """Run all tasks until their blocks are committed."""
@@ -127,9 +129,7 @@ class Pipeline:
         if len(opened.results) < len(opened.task.positions):
             return
         if self._remote and opened.task.is_committed and any(body for _, body in opened.results.values()):
-            with hold_interrupts():
-                fetching = self._transfers.submit(self._remote.fetch_tar, block)
-                self._steps[fetching] = lambda _: self._pack(block, opened)
+            self._begin_step(self._transfers, self._remote.fetch_tar, block, then=lambda _: self._pack(block, opened))
         else:
             self._pack(block, opened)
 
@@ -143,16 +143,13 @@ class Pipeline:
             is_committed=is_committed,
             is_trusted=self._local is not None,
         )
-        with hold_interrupts():
-            self._steps[self._pool.submit(pack_block, job)] = functools.partial(self._upload, block)
+        self._begin_step(self._pool, pack_block, job, then=functools.partial(self._upload, block))
 
     def _upload(self, block: Block, statuses: collections.Counter[Status]) -> None:
         if not self._remote:
             self._close(block, statuses)
             return
-        with hold_interrupts():
-            uploading = self._transfers.submit(self._remote.put_block, block)
-            self._steps[uploading] = lambda _: self._close(block, statuses)
+        self._begin_step(self._transfers, self._remote.put_block, block, then=lambda _: self._close(block, statuses))
 
     def _close(self, block: Block, statuses: collections.Counter[Status]) -> None:
         opened = self._open.pop(block)
@@ -160,10 +157,20 @@ class Pipeline:
         self._progress.count(alive=-rejected, dead=rejected)
         shutil.rmtree(opened.folder)
 
+    def _begin_step(
+        self, executor: Executor, function: Callable[..., Any], argument: object, then: Callable[[Any], None]
+    ) -> None:
+        with hold_interrupts():
+            step = executor.submit(function, argument)
+            self._steps[step] = then
+            step.add_done_callback(self._completed.put)
+
     def _take_next_steps(self, timeout: float) -> None:
         """Wait for a step to complete, and call the callbacks of all completed steps."""
-        with hold_interrupts():  # an exception while a future is locked would leave it locked
-            done, _ = concurrent.futures.wait(self._steps, timeout, concurrent.futures.FIRST_COMPLETED)
-            completed = [(self._steps.pop(future), future.result()) for future in done]
-        for callback, result in completed:
-            callback(result)
+        with contextlib.suppress(queue.Empty):
+            while self._steps:
+                step = self._completed.get(timeout > 0, timeout)
+                callback, timeout = self._steps.pop(step), 0
+                with hold_interrupts():  # an exception while a future is locked would leave it locked
+                    result = step.result()
+                callback(result)

@@ -29,9 +29,10 @@ _RPC = b"Executing RPC method system.multicall"
 _SOURCE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
 _ERROR = re.compile(rf"(?:Exception: |.*\[ERROR\] ){_SOURCE}(.*)")
 _CAUSE = re.compile(rf" *-> {_SOURCE}(.*)")  # on the following line
+_MAX_ERROR = 300  # bytes
 _PAUSE = 0.005  # seconds between two reads
 _CHUNK = 2**20  # bytes
-_STOPS = (b"Download complete:", b" not complete:")
+_COMPLETE, _INCOMPLETE = b"Download complete:", b" not complete:"
 
 
 @dataclasses.dataclass
@@ -63,7 +64,7 @@ class Aria2Log(threading.Thread):
         self._refused_tunnels: collections.Counter[str] = collections.Counter()  # answered with 407, not yet taken
         self._calls = 0
         self._stops = 0
-        self._last_lines: collections.deque[str] = collections.deque(maxlen=4)
+        self._last_lines: collections.deque[bytes] = collections.deque(maxlen=4)
         self._first_error: list[str] = []
 
     def run(self) -> None:
@@ -84,8 +85,7 @@ class Aria2Log(threading.Thread):
         with self._changed:
             cuid, trace = self._by_target.pop(request_target(url), (b"", RequestTrace()))
             self._by_cuid.pop(cuid, None)
-            tunnel = _connect_target(url)
-            if not cuid and tunnel in self._refused_tunnels:
+            if not cuid and (tunnel := _connect_target(url)) in self._refused_tunnels:
                 trace.http_status = 407
                 self._refused_tunnels -= collections.Counter([tunnel])
             return trace
@@ -108,28 +108,30 @@ class Aria2Log(threading.Thread):
     def error(self) -> str:
         """Return the first error in the log as one line, or the last lines if there is none."""
         with self._changed:
-            return " ".join(" ".join(self._first_error or self._last_lines).split())
+            return " ".join(" ".join(self._first_error or map(_decode_start, self._last_lines)).split())
 
     def _read_line(self, line: bytes) -> None:
         if self._head is not None and self._read_head_line(self._head, line):
             return
         if line == b"\n":
             return
-        self._record_error(line[:300].decode(errors="replace"))
-        record = _RECORD.match(line)
-        if record:
+        self._last_lines.append(line)
+        if b"[ERROR]" in line or line.startswith(b"Exception: ") or len(self._first_error) == 1:
+            self._record_error(_decode_start(line))
+        # The expressions are slow, and most lines have no CUID.
+        has_cuid = b" CUID#" in line
+        if has_cuid and (record := _RECORD.match(line)):
             self._start_record(record)
-        elif resolved := _RESOLVED.match(line):
+        elif has_cuid and (resolved := _RESOLVED.match(line)):
             self._record_addresses(*resolved.groups())
         elif _RPC in line:
             self._calls += 1
             self._changed.notify_all()
-        elif any(stop in line for stop in _STOPS):
+        elif _COMPLETE in line or _INCOMPLETE in line:
             self._stops += 1
             self._changed.notify_all()
 
     def _record_error(self, line: str) -> None:
-        self._last_lines.append(line)
         if not self._first_error and (error := _ERROR.match(line)):
             self._first_error = [error[1]]
         elif len(self._first_error) == 1 and (cause := _CAUSE.match(line)):
@@ -204,6 +206,10 @@ class Aria2Log(threading.Thread):
             trace.record_response(int(status[1]) if status else 0, _headers_in(head))
         elif status and (tunnel := self._tunnels.pop(head.cuid, None)) and status[1] == b"407":
             self._refused_tunnels[tunnel] += 1
+
+
+def _decode_start(line: bytes) -> str:
+    return line[:_MAX_ERROR].decode(errors="replace")
 
 
 def _headers_in(head: _Head) -> list[tuple[str, str]]:

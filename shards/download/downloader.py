@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.config.schema import AssembleConfig
 from shards.download.aria2_daemon import Aria2Daemon
+from shards.download.body_slots import StoredBody
 from shards.download.classify import AttemptResult, classify, error_message, is_local_failure, is_unverified
 from shards.download.host_queue import Request
 from shards.download.proxies import Proxies
@@ -33,7 +34,7 @@ class DownloadResult:
 
     row: int  # row number in the list
     outcome: Outcome  # its status is KEPT if a response body was received; the body may still not be a picture
-    body: Path | None  # file with the response body, or None
+    body: StoredBody | None  # the response body, or None
 
 
 @dataclasses.dataclass
@@ -43,11 +44,8 @@ class _ActiveDownload:
     request: Request
     started: float
     url: str  # the URL that aria2 requests
+    slot: int  # for the response body
     abort_status: Status | None = None
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.request.row}.{self.request.attempts}"
 
 
 class Downloader:
@@ -57,7 +55,7 @@ class Downloader:
     """
 
     def __init__(self, config: AssembleConfig, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare a downloader; `folder` is for the daemon's own files.
+        """Prepare a downloader; `folder` is for the daemon's files.
 
         `clock` returns seconds; all delays and limits except aria2's own timeout follow it.
         """
@@ -133,7 +131,7 @@ class Downloader:
         calls: list[tuple[str, list[Any]]] = [("forceRemove", [gid]) for gid in aborted]
         for gid in gids:
             download = self._active[gid]
-            options = {"gid": gid, "dir": str(download.request.folder), "out": download.file_name}
+            options = {"gid": gid, "out": self._daemon.slots.name(download.slot)}
             if download.request.is_relayed:
                 options |= {"no-proxy": "127.0.0.1", "timeout": str(min(self._config.deadline, _MAX_ARIA2_TIMEOUT))}
             calls.append(("addUri", [[download.url], options]))
@@ -169,7 +167,8 @@ class Downloader:
         url = request.encoded_url
         is_relayed = request.is_relayed or len(url) > _MAX_URL or request.host in self._relayed_hosts
         request = dataclasses.replace(request, attempts=request.attempts + 1, is_relayed=is_relayed)
-        self._active[gid] = _ActiveDownload(request, now, self._relay.register(url) if is_relayed else url)
+        slot = self._daemon.slots.take()
+        self._active[gid] = _ActiveDownload(request, now, self._relay.register(url) if is_relayed else url, slot)
         return gid
 
     def _abort_slow_or_large(self, now: float) -> list[str]:
@@ -220,7 +219,7 @@ class Downloader:
             self._queue.record_answer(download.request, download.started)
         if result.trace.is_cut:
             self._relayed_hosts.add(download.request.host)
-        (download.request.folder / download.file_name).unlink(missing_ok=True)
+        self._daemon.slots.empty(download.slot)
         self._queue.finish(download.request)
         self._queue.put(dataclasses.replace(download.request, is_relayed=True))
 
@@ -230,9 +229,11 @@ class Downloader:
         request = download.request
         following = self._policy.next_attempt(request, download.started, result, now)
         self._queue.finish(request)
-        body = request.folder / download.file_name
-        if result.status is not Status.KEPT:
-            body.unlink(missing_ok=True)
+        body = None
+        if result.status is Status.KEPT:
+            body = self._daemon.slots.store(download.slot, request.bodies)
+        else:
+            self._daemon.slots.empty(download.slot)
         if following:
             self._queue.put(*following)
             return None
@@ -245,7 +246,7 @@ class Downloader:
             seconds=now - download.started,
             message=result.message,
         )
-        return DownloadResult(request.row, outcome, body if result.status is Status.KEPT else None)
+        return DownloadResult(request.row, outcome, body)
 
 
 def _cancelled_result(request: Request) -> DownloadResult:

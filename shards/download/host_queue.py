@@ -27,7 +27,7 @@ class Request:
 
     row: int  # row number in the list
     url: str  # http or https URL
-    folder: Path  # folder for the response body
+    bodies: Path  # file to which the response body is appended
     attempts: int = 0  # number of attempts made so far for this row
     rewritten_after: int | None = None  # number of attempts made at the list's own URL; None while `url` is that URL
     last_status: Status = Status.CANCELLED  # the row's status if no further attempt is made

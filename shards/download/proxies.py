@@ -61,6 +61,8 @@ class Proxies:
         Raises:
             ShardsError: it is of a kind that aria2 doesn't support, such as SOCKS.
         """
+        if not self.by_scheme:
+            return None
         scheme = urlsplit(url).scheme
         name = scheme if scheme in self.by_scheme else "all"
         proxy = self.by_scheme.get(name)

@@ -25,13 +25,16 @@ def encode_url(url: str) -> str:
 
 def host_and_port(url: str) -> str:
     """Return a URL's host in lower case and its port, if it has one, without leading zeros."""
-    return re.sub(r":0+(\d)", r":\1", urlsplit(url).netloc.rpartition("@")[2].lower())
+    host = urlsplit(url).netloc.rpartition("@")[2].lower()
+    return re.sub(r":0+(\d)", r":\1", host) if ":0" in host else host
 
 
 def request_target(url: str) -> str:
     """Return what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
     parts = urlsplit(url)
-    host = re.sub(r":(80|443)?$", "", host_and_port(url))
+    host = host_and_port(url)
+    if ":" in host:
+        host = re.sub(r":(80|443)?$", "", host)
     return f"{host}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")
 
 

@@ -12,6 +12,7 @@ import webdataset
 
 from shards.assembly import pack
 from shards.assembly.pack import PackJob, find_checksum_mismatch, pack_block
+from shards.download.body_slots import StoredBody
 from shards.errors import ShardsError
 from shards.format import images
 from shards.format.outcomes import Outcome, Status
@@ -37,12 +38,12 @@ def create_job(tmp_path):
                 {"row": row, "key": f"k{row}", "image_url": f"http://h/{row}", "split": "train", "label": row % 20}
                 | {"extra": json.dumps({"page_url": f"http://p/é{row}"})}
             )
-            path = work / f"{row}.1"
             if body is None:
                 results[row] = (outcome(Status.GONE, message="gone"), None)
             else:
-                path.write_bytes(body)
-                results[row] = (outcome(), path)
+                with (work / "bodies").open("ab") as file:
+                    results[row] = (outcome(), StoredBody(work / "bodies", file.tell(), len(body)))
+                    file.write(body)
         return PackJob(tmp_path / name, work, BLOCK, rows, results, encode_format, 32)
 
     return create
@@ -185,14 +186,14 @@ def test_a_block_is_not_committed_while_it_is_packed_again(create_job, draw_jpg,
     assert not (job.root / BLOCK.outcomes_part).exists()
 
 
-def test_a_download_is_deleted_once_read_and_a_local_picture_is_not(create_job, draw_jpg, tmp_path):
+def test_a_local_picture_is_packed_and_stays_as_it_is(create_job, draw_jpg, tmp_path):
     job = create_job([draw_jpg(0), draw_jpg(1)])
     mine = tmp_path / "mine.jpg"
     mine.write_bytes(draw_jpg(1))
     job.results[1] = (job.results[1][0], mine)
     pack_block(job)
     assert mine.read_bytes() == draw_jpg(1)
-    assert not list(job.work.glob("0.*"))
+    assert [stored(job, entry) for entry in entries(job)] == [draw_jpg(0), draw_jpg(1)]
 
 
 def select_rows(job: PackJob, rows: list[int]) -> PackJob:

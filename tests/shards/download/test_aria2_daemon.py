@@ -49,17 +49,6 @@ def test_the_daemon_answers_until_it_is_stopped(tmp_path):
     assert not process.is_running()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="seccomp exists on Linux only")
-def test_the_daemon_does_not_sync_its_files(tmp_path):
-    daemon = create_daemon(tmp_path)
-    daemon.start()
-    try:
-        (process,) = running_daemons()
-        assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
-    finally:
-        daemon.stop()
-
-
 def test_secret_and_password_are_not_readable_by_other_users(tmp_path):
     daemon = create_daemon(tmp_path, proxy="http://me:hunter2@127.0.0.1:9")
     old = os.umask(0)
