@@ -1,29 +1,41 @@
-"""Computes accuracy and loss of a checkpoint: `python -m stylefinetune.evaluate RUN`, alone or under torchrun."""
+"""Evaluates a checkpoint on a test set: `python -m stylefinetune.evaluate RUN`, alone or under torchrun."""
 
+import contextlib
 import dataclasses
+import json
 import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 
-from stylefinetune.checkpoint.checkpoint import read_checkpoint
+from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.distributed.world import World
-from stylefinetune.errors import UserError, run_command
-from stylefinetune.training.evaluation import evaluate_batches, exit_if_lost
+from stylefinetune.errors import UserError, run_command, write_error
+from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
+from stylefinetune.evaluation.predictions import Predictions, collect_predictions, write_predictions
+from stylefinetune.evaluation.table import describe
+from stylefinetune.evaluation.views import average_views
+from stylefinetune.training.evaluation import exit_if_lost
 
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser("evaluate", __doc__)
     parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
-    parser.add_argument("--shards", help="test on these shards instead of those of the run")
+    parser.add_argument("--data", "--shards", help="test on these shards instead of those of the run")
     parser.add_argument("--split", help="test on this split instead of the test split of the run")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write metrics.json and predictions.parquet there")
+    parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")
+    parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
     parser.add_argument("--workers", type=int, help="decoding processes per rank")
     return parser
 
@@ -33,46 +45,109 @@ def evaluate(arguments: list[str]) -> None:
     options = parse_command(build_parser(), arguments)
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers is {options.workers}; it must not be negative")
+    if options.crops not in (1, 10):
+        raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
     saved = read_checkpoint(options.checkpoint)
+    pictures = _open_pictures(saved, options)
+    world = World.join(stall_seconds=saved.config.train.stall_seconds)
+    predictions = _predict(saved, pictures, world, options)
+    if world.is_main:
+        _report(saved, pictures, predictions, options.out)
+    world.shutdown()
+
+
+def _open_pictures(saved: Checkpoint, options: Namespace) -> PictureDataset:
     data = saved.config.data
     phase = data.phase(training=False)
     if options.split:
         phase = dataclasses.replace(phase, split=options.split)
-    if options.shards:
-        data = dataclasses.replace(data, shards=options.shards)
+    if options.data:
+        data = dataclasses.replace(data, shards=options.data)
     index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
-        raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --shards")
-    pictures = PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
-    world = World.join(stall_seconds=saved.config.train.stall_seconds)
+        raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --data")
+    return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
+
+
+def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options: Namespace) -> Predictions:
+    """Return the predictions for all pictures; collective."""
     net, transform = saved.build_network(world.device)
 
     @torch.no_grad()
-    def forward(batch: Batch) -> torch.Tensor:
+    def classify(batch: Batch) -> torch.Tensor:
         return net(transform(batch.pictures, batch.crops))
 
-    sampler = RankBatchSampler(0, len(pictures.entries), phase.batch_size, world.rank, world.size)
+    def forward(batch: Batch) -> torch.Tensor:
+        if options.crops == 1 and not options.flip:
+            return classify(batch)
+        return average_views(classify, batch, crops=options.crops, mirror=options.flip)
+
+    data, count = saved.config.data, len(pictures.entries)
+    sampler = RankBatchSampler(0, count, pictures.phase.batch_size, world.rank, world.size)
     workers = data.workers if options.workers is None else options.workers
     world.drain_collectives()
     corrupt = CorruptPictures(pictures, data.max_corrupt, [])
+    world.set_activity("testing", saved.progress.iteration)
+    with exit_if_lost(world), _progress_bar(count, world) as advance:
 
-    def note_progress() -> bool:
-        world.set_activity("testing", saved.progress.iteration)
-        return False
+        def on_batch(batch: Batch) -> None:
+            corrupt.add_batches([batch])
+            world.set_activity("testing", saved.progress.iteration)
+            advance(batch.size)
 
-    with exit_if_lost(world):
-        note_progress()
         batches = load_batches(pictures, sampler, workers, world.device)
-        result = evaluate_batches(forward, batches, corrupt, world, note_progress)
-    assert result is not None
+        predictions = collect_predictions(forward, batches, pictures, saved.progress.classes, world, on_batch)
     for line in corrupt.gather(world):
         if world.is_main:
             sys.stderr.write(f"warning: {line}\n")
-    if world.is_main:
-        print(f"{saved.path}, {result.count} pictures of {data.shards}, split {phase.split}")
-        print(f"accuracy = {result.accuracy:.6g} ({result.correct} of {result.count})")
-        print(f"loss = {result.loss:.6g}")
-    world.shutdown()
+    return predictions
+
+
+@contextlib.contextmanager
+def _progress_bar(count: int, world: World) -> Generator[Callable[[int], None]]:
+    """Show the pictures done and the remaining time on a terminal; yields a function to call with their number."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not (world.is_main and console.is_terminal)
+    ) as bar:
+        task = bar.add_task("pictures", total=count)
+        yield lambda done: bar.advance(task, done)
+
+
+def _report(saved: Checkpoint, pictures: PictureDataset, predictions: Predictions, out: Path | None) -> None:
+    """Print the evaluation, and write it to the folder `out`."""
+    entries, split = pictures.entries, pictures.phase.split
+    if not len(predictions):
+        raise UserError(f"no picture of {entries.root}, split {split}, can be decoded")
+    print(f"{saved.path}, {len(predictions)} pictures of {entries.root}, split {split}")
+    evaluation = evaluate_predictions(predictions)
+    for line in describe(evaluation):
+        print(line)
+    first = saved.config.train.test_iter * pictures.phase.batch_size
+    if 0 < first < len(predictions):  # Caffe tests a part of the list
+        part = evaluate_predictions(predictions.first(first))
+        print(
+            f"\nThe first {first} pictures, which Caffe tests: accuracy = {part.accuracy:.6g}, loss = {part.loss:.6g}"
+        )
+    if out:
+        source = {"checkpoint": str(saved.path), "shards": str(entries.root), "split": split}
+        for path in _write(out, source, evaluation, predictions, pictures):
+            print(path)
+
+
+def _write(
+    out: Path, source: dict[str, str], evaluation: Evaluation, predictions: Predictions, pictures: PictureDataset
+) -> list[Path]:
+    """Write metrics.json and predictions.parquet, and return their paths."""
+    metrics, table = out / "metrics.json", out / "predictions.parquet"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        metrics.write_text(json.dumps(source | evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_predictions(predictions, pictures, table, source)
+    except OSError as error:
+        raise write_error(Path(error.filename or out), error.strerror) from error
+    return [metrics, table]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 import json
+import math
 
+import pyarrow.parquet as pq
 import pytest
 
 from stylefinetune.checkpoint.atomic_folder import write_folder
@@ -21,8 +23,46 @@ def test_two_ranks_give_the_same_result(trained):
     done = python("-m", "stylefinetune.evaluate", trained, "--workers=0", ranks=2)
     assert done.returncode == 0, done.stderr
     last = metrics(trained, "test")[-1]
-    assert done.stdout.count("accuracy = ") == 1
+    assert done.stdout.count("\naccuracy = ") == 1
     assert f"accuracy = {last['accuracy']:.6g} ({last['correct']} of 11)\nloss = {last['loss']:.6g}" in done.stdout
+
+
+def test_the_evaluation_is_written_as_json_and_as_a_table(trained, tmp_path, capsys):
+    evaluate([str(trained), "--workers=0", f"--out={tmp_path / 'new' / 'out'}"])
+    metrics_file, table_file = (
+        tmp_path / "new" / "out" / "metrics.json",
+        tmp_path / "new" / "out" / "predictions.parquet",
+    )
+    assert capsys.readouterr().out.splitlines()[-2:] == [str(metrics_file), str(table_file)]
+    found = json.loads(metrics_file.read_text())
+    assert found["accuracy"] == metrics(trained, "test")[-1]["accuracy"]
+    assert found["checkpoint"] == str(trained / "checkpoints" / "iter_12")
+    table = pq.read_table(table_file)
+    assert table.column_names == ["row", "key", "label", "predicted", "probability", "rank", "logits"]
+    assert table["row"].to_pylist() == list(range(11))
+    assert sum(rank == 1 for rank in table["rank"].to_pylist()) == found["correct"]
+    assert json.loads(table.schema.metadata[b"classes"]) == [one["name"] for one in found["by_class"]]
+
+
+def test_ranks_write_the_same_predictions_as_one(trained, tmp_path):
+    evaluate([str(trained), "--workers=0", f"--out={tmp_path / 'alone'}"])
+    done = python("-m", "stylefinetune.evaluate", trained, "--workers=1", f"--out={tmp_path / 'three'}", ranks=3)
+    assert done.returncode == 0, done.stderr
+    alone, three = (pq.read_table(tmp_path / name / "predictions.parquet") for name in ("alone", "three"))
+    assert three.drop_columns(["logits", "probability"]).equals(alone.drop_columns(["logits", "probability"]))
+    for ours, theirs in zip(alone["logits"].to_pylist(), three["logits"].to_pylist(), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_ten_crops_are_averaged(trained, tmp_path):
+    logits = []
+    for flags in (["--crops=10"], ["--flip"], []):
+        evaluate([str(trained), "--workers=0", f"--out={tmp_path}", *flags])
+        logits.append(pq.read_table(tmp_path / "predictions.parquet")["logits"].to_pylist())
+    assert logits[0] != logits[1] != logits[2] != logits[0]
+    assert sum(map(math.exp, logits[0][0])) == pytest.approx(1, rel=1e-5)  # the logarithms of probabilities
+    with pytest.raises(UserError, match="--crops is 5; it must be 1 or 10"):
+        evaluate([str(trained), "--crops=5"])
 
 
 def test_other_shards_and_another_split_can_be_given(trained, original_shards, capsys):

@@ -1,0 +1,1 @@
+"""What a network predicts on a test set, and how good that is."""

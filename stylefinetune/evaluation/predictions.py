@@ -1,0 +1,111 @@
+"""Collects the predictions of all ranks, and writes them as a Parquet table."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from stylefinetune.data.dataset import Batch, PictureDataset
+from stylefinetune.data.sampler import CORRUPT_LABEL
+from stylefinetune.distributed.world import World
+from stylefinetune.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The logits of N pictures for C classes, in the order of the test; corrupt pictures are left out."""
+
+    rows: npt.NDArray[np.int64]  # [N], row numbers in the split
+    labels: npt.NDArray[np.int64]  # [N]
+    logits: npt.NDArray[np.float32]  # [N, C]
+    classes: list[str]  # names in label order
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """The softmax of the logits, [N, C]."""
+        return torch.from_numpy(self.logits).double().softmax(dim=1).numpy()
+
+    @property
+    def rank_of_truth(self) -> npt.NDArray[np.int64]:
+        """The place of the true class among the classes by logit, [N]; 1 is a correct prediction.
+
+        Of classes with equal logits the true one is last: Caffe counts a tie as wrong.
+        """
+        true = np.take_along_axis(self.logits, self.labels[:, None], axis=1)
+        return (self.logits >= true).sum(axis=1)
+
+    def first(self, count: int) -> "Predictions":
+        """Return the first pictures."""
+        return Predictions(self.rows[:count], self.labels[:count], self.logits[:count], self.classes)
+
+
+def collect_predictions(
+    forward: Callable[[Batch], torch.Tensor],
+    batches: Iterable[Batch],
+    pictures: PictureDataset,
+    classes: list[str],
+    world: World,
+    on_batch: Callable[[Batch], None],
+) -> Predictions:
+    """Return the predictions for every picture of a split, the same on each rank; collective.
+
+    Args:
+        forward: returns the logits of a batch.
+        batches: this rank's slices of one pass over `pictures`.
+        pictures: the split.
+        classes: names in label order.
+        world: the ranks.
+        on_batch: called after each batch.
+
+    Raises:
+        UserError: a logit is not finite.
+    """
+    count = len(pictures.entries)
+    logits = torch.zeros(count, len(classes), dtype=torch.float32)
+    labels = torch.zeros(count, dtype=torch.int64)
+    for batch in batches:
+        logits[batch.positions] = forward(batch).float().cpu()
+        labels[batch.positions] = batch.labels.cpu()
+        on_batch(batch)
+    # Each picture is in the slice of one rank, and 0 in the tensors of the others.
+    logits, labels = world.sum(logits).cpu(), world.sum(labels).cpu()
+    broken = int((~logits.isfinite()).any(dim=1).sum())
+    if broken:
+        raise UserError(f"the logits of {broken} of {count} pictures aren't finite; choose an earlier checkpoint")
+    rows = np.array([pictures.order.row(position) for position in range(count)], np.int64)
+    read = (labels != CORRUPT_LABEL).numpy()
+    return Predictions(rows[read], labels.numpy()[read], logits.numpy()[read], classes)
+
+
+def write_predictions(predictions: Predictions, pictures: PictureDataset, path: Path, source: dict[str, str]) -> None:
+    """Write one row per picture: row, key, label, predicted, probability, rank and logits.
+
+    `row` counts the pictures of the split, `probability` is that of the predicted class, `rank` is 1 for a correct
+    prediction. The names of the classes and `source` are in the metadata of the schema.
+    """
+    probabilities = predictions.probabilities
+    width = predictions.logits.shape[1]
+    table = pa.table(
+        {
+            "row": predictions.rows,
+            "key": pa.array([pictures.entries.key[int(row)] for row in predictions.rows], pa.string()),
+            "label": predictions.labels,
+            "predicted": probabilities.argmax(axis=1),
+            "probability": probabilities.max(axis=1, initial=0),
+            "rank": predictions.rank_of_truth,
+            "logits": pa.FixedSizeListArray.from_arrays(pa.array(predictions.logits.reshape(-1)), width),
+        }
+    )
+    metadata = source | {"classes": json.dumps(predictions.classes)}
+    new = path.with_name(f".{path.name}.new")
+    pq.write_table(table.replace_schema_metadata(metadata), new)
+    new.replace(path)

@@ -1,0 +1,62 @@
+"""Prints an evaluation as text: the overall values, a line per class with a bar, and the most frequent mistakes."""
+
+import math
+from collections.abc import Iterator
+
+from stylefinetune.evaluation.metrics import Evaluation
+
+_BAR = 20  # characters for a recall of 1
+_MAX_CLASSES, _MAX_NAME = 40, 24
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def describe(evaluation: Evaluation) -> Iterator[str]:
+    """Yield the lines."""
+    low, high = evaluation.accuracy_interval
+    yield f"accuracy = {evaluation.accuracy:.6g} ({evaluation.correct} of {evaluation.count})"
+    yield f"loss = {evaluation.loss:.6g}"
+    yield f"95 % interval of the accuracy = {low:.4f} to {high:.4f}"
+    if len(evaluation.by_class) > 5:
+        yield f"top-5 accuracy = {evaluation.top5:.4f}"
+    yield f"balanced accuracy = {evaluation.balanced_accuracy:.4f}"
+    yield f"mean average precision = {evaluation.mean_average_precision:.4f}"
+    yield f"expected calibration error = {evaluation.calibration_error:.4f}"
+    yield from _by_class(evaluation)
+    yield from _mistakes(evaluation)
+
+
+def _by_class(evaluation: Evaluation) -> Iterator[str]:
+    present = sorted((metrics for metrics in evaluation.by_class if metrics.count), key=lambda metrics: metrics.recall)
+    shown = present[:_MAX_CLASSES]
+    width = max(len(_short(metrics.name)) for metrics in shown)
+    more = "" if len(shown) == len(present) else f" (the {_MAX_CLASSES} lowest of {len(present)} classes)"
+    yield ""
+    yield f"{'class':{width}}  pictures  recall {'':{_BAR}}  precision    F1    AP{more}"
+    for metrics in shown:
+        yield (
+            f"{_short(metrics.name):{width}}  {metrics.count:8}  {metrics.recall:6.3f} {_bar(metrics.recall)}  "
+            f"{_number(metrics.precision):>9}  {metrics.f1:.2f}  {metrics.average_precision:.2f}"
+        )
+
+
+def _mistakes(evaluation: Evaluation) -> Iterator[str]:
+    confused = evaluation.most_confused(5)
+    if confused:
+        yield ""
+        yield "Most frequent mistakes:"
+    for true, predicted, count, pictures in confused:
+        yield f"  {count} of {pictures} pictures of {true} are taken for {predicted}"
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * _BAR * 8)
+    full, rest = divmod(eighths, 8)
+    return f"{'█' * full}{_EIGHTHS[rest] if rest else ''}".ljust(_BAR)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"

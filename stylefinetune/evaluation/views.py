@@ -1,0 +1,36 @@
+"""Averages the predictions for several crops of each picture (test-time augmentation)."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from stylefinetune.data.dataset import Batch
+from stylefinetune.data.transforms import Crops
+
+_TINY = 1e-300  # in place of probabilities of 0, which have no logarithm
+
+
+def average_views(forward: Callable[[Batch], torch.Tensor], batch: Batch, *, crops: int, mirror: bool) -> torch.Tensor:
+    """Return the logarithm of the mean probabilities over the views of each picture, float[b, classes].
+
+    With 10 crops the views are the corners and the centre, each also mirrored, as in Caffe's classify.py; with 1 crop
+    the centre, and if `mirror` its mirror image.
+    """
+    places = _corners_and_centre(batch) if crops == 10 else [(batch.crops.top, batch.crops.left)]
+    flips = (False, True) if mirror or crops == 10 else (False,)
+    views = [
+        forward(dataclasses.replace(batch, crops=Crops(top, left, torch.full_like(batch.crops.mirror, flip), size)))
+        for flip in flips
+        for top, left in places
+        for size in [batch.crops.size]
+    ]
+    return torch.stack([view.double().softmax(dim=1) for view in views]).mean(dim=0).clamp_min(_TINY).log()
+
+
+def _corners_and_centre(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the first rows and first columns of the five crops."""
+    _, height, width, _ = batch.pictures.shape
+    bottom, right = height - batch.crops.size[0], width - batch.crops.size[1]
+    places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
+    return [tuple(torch.full_like(batch.crops.top, start) for start in place) for place in places]  # pyright: ignore[reportReturnType] -- of two elements
