@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
 from shards.format.columns import Integers, Names, Rows, Texts, join_numbers
-from shards.format.parts import read_parts, write_parts
+from shards.format.parts import read_parts, take_rows, write_parts
 from shards.location import refuse_url
 
 FORMAT_VERSION = 1
@@ -113,19 +113,20 @@ class IndexFile:
             for part in read_parts(self.path, columns):
                 yield part.cast(schema)
 
-    def read_rows(self, first: int, last: int, columns: Sequence[str]) -> pa.Table:
-        """Return some columns of the rows from `first` to `last`; only the row groups that have them are read.
+    def read_column(self, name: str) -> Iterator[pa.Array]:
+        """Yield a column of all rows, in parts that have rows."""
+        for part in self.read_parts([name]):
+            yield from (chunk for chunk in part.column(name).chunks if len(chunk))
+
+    def take_rows(self, positions: npt.NDArray[np.int64], columns: Sequence[str] = INDEX_SCHEMA.names) -> pa.Table:
+        """Return some columns of the rows at these positions, which ascend.
 
         Raises:
             ShardsError: the file is damaged, or has changed.
         """
         self._check_version()
-        with self._name_errors(), pq.ParquetFile(self.path) as file:
-            counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-            starts = np.cumsum([0, *counts])
-            groups = range(*(np.searchsorted(starts, [first, last], side="right") - [1, 0]).tolist())
-            table = file.read_row_groups(list(groups), columns=list(columns))
-            return table.select(list(columns)).slice(first - int(starts[groups[0]]), last - first + 1)
+        with self._name_errors():
+            return take_rows(self.path, positions, columns)
 
     def _check_version(self) -> None:
         if _version_of(self.path) != self._version:
@@ -252,7 +253,7 @@ class ShardIndex:
             ShardsError: index.parquet is damaged, or has changed.
         """
         first, last = self._row_ranges[self.pictures.shard.distinct.index(shard)]
-        rows = self.file.read_rows(first, last, ["key", "offset", "length", "sha256", "shard"])
+        rows = self.file.take_rows(np.arange(first, last + 1), ["key", "offset", "length", "sha256", "shard"])
         return rows.filter(pc.field("shard") == shard).drop_columns("shard").sort_by("offset").to_pylist()
 
     @functools.cached_property
@@ -279,20 +280,15 @@ def _hash_column(file: IndexFile, name: str, digest: Any) -> Iterator[pa.Array]:
     """
     is_text = INDEX_SCHEMA.field(name).type == pa.string()
     if is_text:
-        for part in _read_column(file, name):
+        for part in file.read_column(name):
             digest.update(np.diff(_ends(part)).astype(np.int64).data)
-    for part in _read_column(file, name):
+    for part in file.read_column(name):
         if is_text:
             ends = _ends(part)
             digest.update(memoryview(part.buffers()[2] or b"")[ends[0] : ends[-1]])
         else:
             digest.update(part.to_numpy().data)
         yield part
-
-
-def _read_column(file: IndexFile, name: str) -> Iterator[pa.Array]:
-    for part in file.read_parts([name]):
-        yield from (chunk for chunk in part.column(name).chunks if len(chunk))
 
 
 def _ends(texts: pa.Array) -> npt.NDArray[np.int32]:

@@ -1,8 +1,11 @@
 """Writes and reads Parquet files of many rows, a few of them at a time."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,3 +37,22 @@ def read_parts(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
         for batch in file.iter_batches(_PART_ROWS, columns=columns and list(columns), use_threads=False):
             table = pa.Table.from_batches([batch])
             yield table.select(list(columns)) if columns else table
+
+
+def take_rows(path: Path, positions: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    """Return some columns of the rows at these positions, which ascend; only the row groups that have them are read.
+
+    Raises:
+        OSError, ValueError, KeyError, pa.ArrowException: the file can't be read, or lacks a column.
+    """
+    names = list(columns)
+    with pq.ParquetFile(path) as file:
+        counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        starts = np.cumsum([0, *counts])
+        bounds = np.searchsorted(positions, starts).tolist()
+        parts = [file.schema_arrow.empty_table().select(names)]
+        for group, (first, last) in enumerate(itertools.pairwise(bounds)):
+            if first < last:
+                rows = file.read_row_group(group, names).select(names)
+                parts.append(rows.take(pa.array(positions[first:last] - starts[group])))
+    return pa.concat_tables(parts)

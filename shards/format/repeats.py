@@ -14,9 +14,14 @@ their texts are compared.
 """
 
 
-def hash_texts(column: pa.ChunkedArray) -> Hashes:
+def hash_text(text: str | None) -> int:
+    """Hash a text."""
+    return 0 if text is None else hash(text)
+
+
+def hash_texts(column: pa.Array | pa.ChunkedArray) -> Hashes:
     """Hash each text of a column."""
-    return np.array([0 if text is None else hash(text) for text in column.to_pylist()], np.int64)
+    return np.array([*map(hash_text, column.to_pylist())], np.int64)
 
 
 def find_repeats(parts: Iterable[Hashes]) -> Hashes:

@@ -5,6 +5,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+_BLOCK = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +48,10 @@ class _Scale:
     bins: int
 
     @classmethod
-    def of(cls, values: Sequence[int], steps_per_doubling: int) -> "_Scale":
+    def of(cls, values: ArrayLike, steps_per_doubling: int) -> "_Scale":
         """Return an axis that covers the values."""
-        low = math.floor(math.log2(max(1, min(values))) * steps_per_doubling)
-        high = math.floor(math.log2(max(1, *values)) * steps_per_doubling) + 1
+        low = math.floor(math.log2(max(1, int(np.min(values)))) * steps_per_doubling)
+        high = math.floor(math.log2(max(1, int(np.max(values)))) * steps_per_doubling) + 1
         return cls(low / steps_per_doubling, high / steps_per_doubling, high - low)
 
     def edges(self) -> list[float]:
@@ -73,11 +76,15 @@ _BYTE_MARKS = [(unit << shift, f"{1 << shift} {name}") for unit, name in ((1, "B
                for shift in (0, 2, 4, 6, 8)]  # fmt: skip
 
 
-def draw_sizes(widths: Sequence[int], heights: Sequence[int]) -> Chart:
+def draw_sizes(widths: ArrayLike, heights: ArrayLike) -> Chart:
     """Draw the number of pictures by width (to the right) and height (upwards), on logarithmic axes."""
+    widths, heights = np.asarray(widths), np.asarray(heights)
     across, up = _Scale.of(widths, 8), _Scale.of(heights, 8)
     columns, rows = across.edges(), up.edges()
-    counts, _, _ = np.histogram2d(widths, heights, [np.array(columns), np.array(rows)])
+    counts = np.zeros((across.bins, up.bins))
+    for start in range(0, len(widths), _BLOCK):  # NumPy copies its input as float64
+        block = slice(start, start + _BLOCK)
+        counts += np.histogram2d(widths[block], heights[block], [columns, rows])[0]
     largest = float(counts.max())
     boxes = [
         Box(
@@ -94,7 +101,7 @@ def draw_sizes(widths: Sequence[int], heights: Sequence[int]) -> Chart:
     return Chart(boxes, across.ticks(_PIXEL_MARKS, 12), y_axis)
 
 
-def draw_bytes(sizes: Sequence[int]) -> Chart:
+def draw_bytes(sizes: ArrayLike) -> Chart:
     """Draw a histogram of the sizes of pictures in bytes, on a logarithmic axis."""
     scale = _Scale.of(sizes, 2)
     edges = scale.edges()

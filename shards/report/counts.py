@@ -1,17 +1,15 @@
-"""The rows of the list with their outcomes, and the numbers of rows with each status."""
+"""The numbers of rows with each status."""
 
 import dataclasses
-import json
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
-import pyarrow as pa
-
+from shards.format.columns import Names
 from shards.format.outcomes import TRANSIENT_STATUSES, Status
-from shards.url_list.provenance import owner_of
 
 KEPT = str(Status.KEPT)
+Key = TypeVar("Key", int, str)
 NOT_YET = "not_yet"  # the status of rows whose block isn't committed; never in outcomes.parquet
 
 
@@ -58,20 +56,6 @@ STATUS_GROUPS = (
 _GROUP_OF = {status: group for group in STATUS_GROUPS for status in group.statuses}
 
 
-class ListedRow(NamedTuple):
-    """A row of the list with its outcome."""
-
-    row: int
-    image_url: str
-    split: str
-    label: int
-    owner: str | None
-    status: str
-    bytes: int | None
-    sha256: str | None
-    message: str
-
-
 @dataclasses.dataclass(frozen=True)
 class StatusCounts:
     """How many of some rows have which status."""
@@ -97,28 +81,28 @@ class StatusCounts:
         return counts
 
 
+class StatusCounter(Generic[Key]):
+    """Counts the statuses of the rows of each key, such as a host, a block of rows at a time."""
+
+    def __init__(self, status: Names) -> None:
+        self._status = status  # of all rows
+        self._counts: Counter[tuple[Key, int]] = Counter()
+
+    def add(self, block: slice, keys: Iterable[Key]) -> None:
+        """Count a block of rows, each with its key."""
+        self._counts.update(zip(keys, self._status.codes[block].tolist(), strict=True))
+
+    def to_list(self, name: Callable[[Key], str]) -> list[StatusCounts]:
+        """Return the counts of each key, sorted by key."""
+        counts: dict[Key, Counter[str]] = defaultdict(Counter)
+        for (key, code), count in self._counts.items():
+            counts[key][self._status.distinct[code]] = count
+        return [StatusCounts(name(key), counts[key]) for key in sorted(counts)]
+
+
 def group_of(status: str) -> StatusGroup:
     """Return a status's group; "lost" for an unknown status."""
     return _GROUP_OF.get(status, _GROUP_OF["not_found"])
-
-
-def read_rows(listed: pa.Table, outcomes: pa.Table) -> list[ListedRow]:
-    """Join a list's rows (`ROWS_SCHEMA`) with their outcomes (`OUTCOMES_SCHEMA`), in the order of the rows."""
-    columns = (outcomes.column(name).to_pylist() for name in ("row", "status", "bytes", "sha256", "message"))
-    outcome_of = {row: tuple(rest) for row, *rest in zip(*columns, strict=True)}
-    columns = (listed.column(name).to_pylist() for name in ("row", "image_url", "split", "label", "extra"))
-    return [
-        ListedRow(row, url, split, label, owner_of(json.loads(extra)), *outcome_of.get(row, (NOT_YET, None, None, "")))
-        for row, url, split, label, extra in zip(*columns, strict=True)
-    ]
-
-
-def count_statuses(rows: Iterable[ListedRow], key: Callable[[ListedRow], Hashable]) -> dict[Any, Counter[str]]:
-    """Count the statuses of the rows of each key."""
-    counts: dict[Any, Counter[str]] = {}
-    for row in rows:
-        counts.setdefault(key(row), Counter())[row.status] += 1
-    return counts
 
 
 def limit_counts(counts: list[StatusCounts], limit: int) -> list[StatusCounts]:

@@ -1,18 +1,18 @@
 """A report as one self-contained HTML page: no scripts, no network, and text from the web is escaped."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from shards.download.url_rewrite import is_web_url
 from shards.files import write_file
+from shards.format.repeats import hash_text
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
 from shards.report.counts import KEPT, STATUS_GROUPS, StatusCounts, format_share, limit_counts
 from shards.report.report import Report, printable
-from shards.report.split_leaks import SplitLeak
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
 
 # Limits that keep a page for 80,000 rows or 10,000 classes under 3 MB. A thumbnail takes 11 KB at most.
@@ -20,7 +20,7 @@ _MAX_CLASSES = 60
 _MAX_HOSTS = 30
 _MAX_PER_CLASS = 6
 _MAX_GALLERY = 120
-_MAX_DUPLICATES = 12
+_MAX_PAIRS = 12
 _MAX_OWNERS = 10
 
 
@@ -52,21 +52,17 @@ def render(report: Report) -> str:
 
 
 def _context(report: Report) -> dict[str, Any]:
-    by_label = report.by_label()
+    by_label = report.by_label
     classes = by_label if len(by_label) <= _MAX_CLASSES else limit_counts(by_label, _MAX_CLASSES)
     return {
         "name": report.root.resolve().name,
         "report": report,
         "groups": STATUS_GROUPS,
-        "overall": report.overall(),
-        "statuses": report.statuses(),
-        "by_split": report.by_split(),
+        "overall": report.overall,
         "by_class": classes,
-        "by_host": limit_counts(report.by_host(), _MAX_HOSTS),
-        "by_year": report.by_year(),
+        "by_host": limit_counts(report.by_host, _MAX_HOSTS),
         "balance": _balance(classes),
-        "owners": {"listed": report.owners(kept=False), "kept": report.owners(kept=True)},
-        "splits": sorted({row.split for row in report.rows}),
+        "splits": report.rows.split.distinct,
         "max_owners": _MAX_OWNERS,
         "is_web_url": is_web_url,
         **_sizes(report),
@@ -87,14 +83,19 @@ def _balance(classes: list[StatusCounts]) -> list[dict[str, Any]]:
 
 
 def _sizes(report: Report) -> dict[str, Any]:
-    widths, heights = (report.index.column(name).to_pylist() for name in ("width", "height"))
-    kept_bytes = sorted(row.bytes for row in report.rows if row.status == KEPT and row.bytes)
+    width, height, kept_bytes = report.pictures.width, report.pictures.height, report.rows.kept_bytes
+    is_one_size = bool((width == width[:1]).all() and (height == height[:1]).all())
+    formats, counts = np.unique(report.pictures.format.codes, return_counts=True)
     return {
-        "sizes": draw_sizes(widths, heights) if len(set(zip(widths, heights, strict=True))) > 1 else None,
-        "one_size": (widths[0], heights[0]) if widths else None,
-        "bytes": draw_bytes(kept_bytes) if kept_bytes else None,
-        "kept_bytes": kept_bytes,
-        "formats": dict(sorted(Counter(report.index.column("format").to_pylist()).items())),
+        "sizes": None if is_one_size else draw_sizes(width, height),
+        "first_size": (int(width[0]), int(height[0])) if len(width) else None,
+        "bytes": draw_bytes(kept_bytes) if len(kept_bytes) else None,
+        "median_bytes": int(kept_bytes[len(kept_bytes) // 2]) if len(kept_bytes) else 0,
+        "total_bytes": int(kept_bytes.sum(dtype=np.int64)),
+        "formats": {
+            report.pictures.format.distinct[code]: count
+            for code, count in zip(formats.tolist(), counts.tolist(), strict=True)
+        },
     }
 
 
@@ -105,32 +106,29 @@ def _pictures(report: Report) -> dict[str, Any]:
     for label in sorted(labels):
         if sum(map(len, chosen.values())) < _MAX_GALLERY:
             chosen[label] = labels[label]
-    duplicates, pairs = report.duplicates(), (report.near_pairs or [])[:_MAX_DUPLICATES]
-    repeated, placeholders = report.repeated_pictures(kept=True), report.repeated_pictures(kept=False)
-    shown = _first_rows(report, duplicates)
+    pairs = (report.near_pairs or [])[:_MAX_PAIRS]
+    shown = _first_rows(report)
     wanted = {row for rows in chosen.values() for row in rows}
     wanted |= {row for rows in shown.values() for row in rows.values()}
     wanted |= {row for pair in pairs for row in (pair.row, pair.other)}
-    wanted |= {picture.first.row for picture in repeated[:_MAX_DUPLICATES]}
+    wanted |= {picture.first.row for picture in report.repeated.largest}
     return {
         "gallery": chosen,
         "hidden_classes": len(labels) - len(chosen),
         "thumbnails": make_thumbnails(report.root, report.index, wanted),
-        "row_of": {row.row: row for row in report.rows if row.row in wanted},
-        "duplicates": duplicates,
+        "row_of": {row.row: row for row in report.rows.read_rows(report.rows.positions_of(wanted))},
         "shown_duplicates": shown,
         "pairs": pairs,
-        "repeated": repeated,
-        "shown_repeated": repeated[:_MAX_DUPLICATES],
-        "placeholders": placeholders,
-        "shown_placeholders": placeholders[:_MAX_DUPLICATES],
     }
 
 
-def _first_rows(report: Report, duplicates: SplitLeak) -> dict[str, Mapping[str, int]]:
+def _first_rows(report: Report) -> dict[str, Mapping[str, int]]:
     """Return the first row in each split, for the first pictures that are in several splits."""
-    first: dict[str, dict[str, int]] = {digest: {} for digest in list(duplicates.shared)[:_MAX_DUPLICATES]}
-    for row in report.rows:
-        if row.status == KEPT and row.sha256 in first:
-            first[row.sha256].setdefault(row.split, row.row)
-    return {digest: dict(sorted(rows.items())) for digest, rows in first.items()}
+    rows, is_kept = report.rows, report.rows.has_status(KEPT)
+    first: dict[str, Mapping[str, int]] = {}
+    for digest in report.duplicates.largest:
+        positions = np.flatnonzero(is_kept & (rows.body == hash_text(digest)))
+        codes, earliest = np.unique(rows.split.codes[positions], return_index=True)
+        found = rows.row[positions[earliest]].tolist()
+        first[digest] = {rows.split.distinct[code]: row for code, row in zip(codes.tolist(), found, strict=True)}
+    return first

@@ -1,41 +1,29 @@
-"""The contents of a report on a DIR: rows with outcomes, kept pictures, and leaks between the splits."""
+"""The contents of a report on a DIR: numbers of rows by status, kept pictures, and leaks between the splits."""
 
 import dataclasses
-import datetime as dt
+import itertools
+import json
 from collections import Counter
-from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 
 from shards.errors import ShardsError
-from shards.format.index import INDEX_FILE, IndexMetadata, ShardIndex
+from shards.format.columns import Integers, Names, join_numbers
+from shards.format.index import INDEX_FILE, IndexFile
 from shards.format.outcomes import OUTCOMES_FILE, Status
-from shards.report.counts import (
-    KEPT,
-    NOT_YET,
-    ListedRow,
-    StatusCounts,
-    StatusGroup,
-    count_statuses,
-    group_of,
-    read_rows,
-)
+from shards.format.repeats import Hashes, find_repeats, hash_text, is_among
+from shards.report.counts import KEPT, NOT_YET, StatusCounter, StatusCounts, StatusGroup, group_of
+from shards.report.repeated_pictures import RepeatedPictures, find_repeated_pictures
+from shards.report.rows import ListedRow, Rows
 from shards.report.split_leaks import NearPair, SplitLeak, find_near_pairs, find_split_leaks
-from shards.storage.shard_dir import load_shard_dir, read_part
-from shards.url_list.provenance import host_of, year_posted
+from shards.storage.shard_dir import load_shard_dir
+from shards.url_list.provenance import host_of, owner_of, year_posted
 
 UNKNOWN_YEAR = "unknown"  # sorts after the years
 NO_HOST = "(no host)"
-_OUTCOME_COLUMNS = ("row", "status", "bytes", "sha256", "message", "time")
-
-
-class RepeatedPicture(NamedTuple):
-    """One file that several URLs returned: the first row of the list that has it, and the number of distinct URLs."""
-
-    first: ListedRow
-    urls: int
 
 
 class StatusRow(NamedTuple):
@@ -48,70 +36,57 @@ class StatusRow(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Columns of the kept pictures, as they are stored."""
+
+    width: Integers  # [N]
+    height: Integers  # [N]
+    format: Names
+
+    @classmethod
+    def read(cls, index: IndexFile) -> "Pictures":
+        """Read them from index.parquet.
+
+        Raises:
+            ShardsError: it is damaged.
+        """
+        width, height = (join_numbers(index.read_column(name)) for name in ("width", "height"))
+        return cls(width, height, Names.join(index.read_column("format")))
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """The contents of a report."""
 
     root: Path  # DIR
-    metadata: IndexMetadata  # metadata of the index
-    rows: list[ListedRow]  # all rows of the list, with their outcomes
-    index: pa.Table  # the kept pictures (`INDEX_SCHEMA`)
-    first: dt.datetime | None  # time of the first outcome, in UTC; None if there is none
-    last: dt.datetime | None  # time of the last outcome
+    index: IndexFile
+    rows: Rows  # all rows of the list, with their outcomes
+    pictures: Pictures  # the kept ones
+    statuses: list[StatusRow]  # the most frequent status first
+    by_split: list[StatusCounts]  # sorted
+    by_label: list[StatusCounts]  # by class, in label order
+    by_host: list[StatusCounts]  # by the host in the URL, sorted; empty for a list of local pictures
+    by_year: list[StatusCounts]  # by the year of posting in each Flickr id, UNKNOWN_YEAR last; empty if none is known
+    owners: SplitLeak  # photographers with rows in several splits
+    kept_owners: SplitLeak  # photographers with kept pictures in several splits
+    duplicates: SplitLeak  # pictures that were kept in several splits, by their sha256
+    repeated: RepeatedPictures  # kept pictures with two URLs or more
+    placeholders: RepeatedPictures
     near_pairs: list[NearPair] | None  # near-duplicates in different splits; None if they weren't searched for
+
+    @property
+    def overall(self) -> StatusCounts:
+        """The numbers of all rows."""
+        return StatusCounts("all", sum((each.statuses for each in self.by_split), Counter[str]()))
 
     def class_name(self, label: int) -> str:
         """Return a label's name."""
-        return self.metadata.classes[label] if label < len(self.metadata.classes) else str(label)
+        return _class_name(self.index, label)
 
-    def overall(self) -> StatusCounts:
-        """Count all rows."""
-        return StatusCounts("all", Counter(row.status for row in self.rows))
 
-    def statuses(self) -> list[StatusRow]:
-        """Count by status, the most frequent status first."""
-        examples = {row.status: row for row in reversed(self.rows) if row.status not in {KEPT, NOT_YET}}
-        counts = sorted(self.overall().statuses.items(), key=lambda item: (-item[1], item[0]))
-        return [StatusRow(status, count, group_of(status), examples.get(status)) for status, count in counts]
-
-    def by_split(self) -> list[StatusCounts]:
-        """Count by split, sorted."""
-        return self._by(lambda row: row.split, str)
-
-    def by_label(self) -> list[StatusCounts]:
-        """Count by class, in label order."""
-        return self._by(lambda row: row.label, self.class_name)
-
-    def by_host(self) -> list[StatusCounts]:
-        """Count by the host in the URL, sorted; empty for a list of local pictures."""
-        counts = self._by(lambda row: host_of(row.image_url), lambda host: host or NO_HOST)
-        return counts if any(each.name != NO_HOST for each in counts) else []
-
-    def by_year(self) -> list[StatusCounts]:
-        """Count by the year of posting in each Flickr id, UNKNOWN_YEAR last; empty if no year is known."""
-        counts = self._by(lambda row: str(year_posted(row.image_url) or UNKNOWN_YEAR), str)
-        return counts if any(each.name != UNKNOWN_YEAR for each in counts) else []
-
-    def _by(self, key: Callable[[ListedRow], Hashable], name: Callable[[Any], object]) -> list[StatusCounts]:
-        counts = count_statuses(self.rows, key)
-        return [StatusCounts(str(name(found)), counts[found]) for found in sorted(counts)]
-
-    def owners(self, *, kept: bool) -> SplitLeak:
-        """Find the photographers with rows in several splits, among all rows or the kept ones."""
-        return find_split_leaks((row.owner, row.split) for row in self.rows if not kept or row.status == KEPT)
-
-    def duplicates(self) -> SplitLeak:
-        """Find the pictures that were kept in several splits, by their sha256."""
-        return find_split_leaks((row.sha256, row.split) for row in self.rows if row.status == KEPT)
-
-    def repeated_pictures(self, *, kept: bool) -> list[RepeatedPicture]:
-        """Find placeholders, or kept pictures with two URLs or more; those with the most URLs first."""
-        by_digest: dict[str, list[ListedRow]] = {}
-        for row in sorted(self.rows, key=lambda row: row.row):
-            if row.sha256 is not None and row.status == (KEPT if kept else Status.PLACEHOLDER):
-                by_digest.setdefault(row.sha256, []).append(row)
-        found = [RepeatedPicture(rows[0], len({row.image_url for row in rows})) for rows in by_digest.values()]
-        repeated = [picture for picture in found if not kept or picture.urls > 1]
-        return sorted(repeated, key=lambda picture: (-picture.urls, picture.first.row))
+def _class_name(index: IndexFile, label: int) -> str:
+    classes = index.metadata.classes
+    return classes[label] if label < len(classes) else str(label)
 
 
 def read_report(root: Path, *, near_duplicates: bool) -> Report:
@@ -120,25 +95,98 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
     Raises:
         ShardsError: there is no finished DIR, or it can't be read.
     """
-    shard_dir = load_shard_dir(root)
+    load_shard_dir(root)  # checks that there is one
     for name in (INDEX_FILE, OUTCOMES_FILE):
         if not (root / name).is_file():
             raise ShardsError(
                 f"{root / name}: no such file; make it with: python -m shards finalize {root}, "
                 "or wait until the assembly in progress has ended"
             )
-    shard_index = ShardIndex.load(root)
-    outcomes = read_part(root, OUTCOMES_FILE, _OUTCOME_COLUMNS, f"make it with: python -m shards finalize {root}")
-    times: list[dt.datetime] = outcomes.column("time").to_pylist()
+    index, rows = IndexFile(root), Rows.load(root)
+    is_kept, is_placeholder = rows.has_status(KEPT), rows.has_status(Status.PLACEHOLDER)
+    bodies = np.where(is_kept, rows.body, 0)
+    owners = _hash_owners(rows)
+    may_repeat = is_among(rows.body, find_repeats([bodies])) & is_kept | is_placeholder & (rows.body != 0)
+    by_host, by_year, urls = _read_urls(rows, may_repeat)
+    repeated, placeholders = (
+        find_repeated_pictures(rows, np.flatnonzero(may_repeat)[chosen[may_repeat]], urls[chosen[may_repeat]], least)
+        for chosen, least in ((is_kept, 2), (is_placeholder, 1))
+    )
     return Report(
         root=root,
-        metadata=shard_index.metadata,
-        rows=read_rows(shard_dir.rows, outcomes),
-        index=shard_index.table,
-        first=min(times, default=None),
-        last=max(times, default=None),
-        near_pairs=find_near_pairs(root, shard_index.table) if near_duplicates else None,
+        index=index,
+        rows=rows,
+        pictures=Pictures.read(index),
+        statuses=_count_statuses(rows),
+        by_split=_count(rows, rows.split.codes).to_list(lambda code: rows.split.distinct[code]),
+        by_label=_count(rows, rows.label).to_list(lambda label: _class_name(index, label)),
+        by_host=by_host,
+        by_year=by_year,
+        owners=find_split_leaks(owners, rows.split, lambda positions: _read_owners(rows, positions)),
+        kept_owners=find_split_leaks(
+            np.where(is_kept, owners, 0), rows.split, lambda positions: _read_owners(rows, positions)
+        ),
+        duplicates=find_split_leaks(
+            bodies, rows.split, lambda at: [row["sha256"] for row in rows.read_outcomes(at, ["sha256"])]
+        ),
+        repeated=repeated,
+        placeholders=placeholders,
+        near_pairs=find_near_pairs(root, index) if near_duplicates else None,
     )
+
+
+def _count(rows: Rows, keys: Integers) -> StatusCounter[int]:
+    counter = StatusCounter[int](rows.status)
+    counter.add(slice(0, len(rows)), keys)
+    return counter
+
+
+def _count_statuses(rows: Rows) -> list[StatusRow]:
+    """Count by status, and read the first row of each."""
+    codes, first, counts = np.unique(rows.status.codes, return_index=True, return_counts=True)
+    names = [rows.status.distinct[code] for code in codes.tolist()]
+    shown = [at for name, at in zip(names, first.tolist(), strict=True) if name not in {KEPT, NOT_YET}]
+    examples = {row.status: row for row in rows.read_rows(np.array(sorted(shown), np.int64))}
+    found = [
+        StatusRow(name, count, group_of(name), examples.get(name))
+        for name, count in zip(names, counts.tolist(), strict=True)
+    ]
+    return sorted(found, key=lambda row: (-row.rows, row.status))
+
+
+def _read_urls(rows: Rows, chosen: npt.NDArray[np.bool_]) -> tuple[list[StatusCounts], list[StatusCounts], Hashes]:
+    """Count by host and by year, and hash the URLs of the chosen rows."""
+    hosts, years = StatusCounter[str](rows.status), StatusCounter[str](rows.status)
+    hashes = [np.empty(0, np.int64)]
+    for block, urls in rows.read_blocks("image_url"):
+        hosts.add(block, map(host_of, urls))
+        years.add(block, (str(year_posted(url) or UNKNOWN_YEAR) for url in urls))
+        hashes.append(np.array([*map(hash_text, itertools.compress(urls, chosen[block]))], np.int64))
+    by_host = hosts.to_list(lambda host: host or NO_HOST)
+    by_year = years.to_list(str)
+    return (
+        by_host if any(each.name != NO_HOST for each in by_host) else [],
+        by_year if any(each.name != UNKNOWN_YEAR for each in by_year) else [],
+        np.concatenate(hashes),
+    )
+
+
+def _hash_owners(rows: Rows) -> Hashes:
+    """Hash the photographer of each row; 0 for none."""
+    parts = [np.empty(0, np.int64)]
+    for _, extras in rows.read_blocks("extra"):
+        parts.append(np.array([hash_text(_owner_in(extra)) for extra in extras], np.int64))
+    return np.concatenate(parts)
+
+
+def _read_owners(rows: Rows, positions: npt.NDArray[np.int64]) -> list[str]:
+    """Return the photographers of rows that have one."""
+    return [str(_owner_in(extra)) for extra in rows.read(positions, "extra")]
+
+
+def _owner_in(extra: str) -> str | None:
+    columns: dict[str, Any] = json.loads(extra)
+    return owner_of(columns)
 
 
 def printable(text: str, limit: int = 100) -> str:

@@ -11,25 +11,26 @@ from shards.report.split_leaks import SplitLeak
 
 _MAX_HOSTS = 20
 _MAX_CLASSES = 100
+_MAX_PLACEHOLDERS = 5
 _MAX_EXAMPLE = 70  # characters
 
 
 def print_tables(report: Report, console: Console) -> None:
     """Print the outcomes by status, split, class, host and year, and the leaks between the splits."""
-    overall, classes = report.overall(), report.by_label()
+    overall, classes = report.overall, report.by_label
     share = format_share(overall.kept, overall.total)
     print_line(console, f"{report.root}: {overall.total:,} rows, {overall.kept:,} kept ({share})")
     _print_statuses(report, console)
-    _print_counts("split", report.by_split(), console)
+    _print_counts("split", report.by_split, console)
     _print_counts("class", classes if len(classes) <= _MAX_CLASSES else limit_counts(classes, _MAX_CLASSES), console)
-    _print_counts("host", limit_counts(report.by_host(), _MAX_HOSTS), console)
-    _print_counts("year posted, by photo id", report.by_year(), console)
+    _print_counts("host", limit_counts(report.by_host, _MAX_HOSTS), console)
+    _print_counts("year posted, by photo id", report.by_year, console)
     _print_leaks(report, console)
 
 
 def _print_statuses(report: Report, console: Console) -> None:
     table = _table("status", "", "rows", "share", "for example")
-    for status, count, group, row in report.statuses():
+    for status, count, group, row in report.statuses:
         example = f"{row.image_url}  {row.message}".rstrip() if row else ""
         share = format_share(count, len(report.rows))
         table.add_row(status, group.name, f"{count:,}", share, Text(printable(example, _MAX_EXAMPLE), no_wrap=True))
@@ -53,18 +54,18 @@ def _print_counts(title: str, rows: list[StatusCounts], console: Console) -> Non
 
 def _print_leaks(report: Report, console: Console) -> None:
     console.print()
-    for owners, rows in ((report.owners(kept=False), "listed"), (report.owners(kept=True), "kept")):
+    for owners, rows in ((report.owners, "listed"), (report.kept_owners, "kept")):
         if owners.keys:
             print_line(console, f"photographers in more than one split: {_describe(owners)} with {rows} pictures")
-    print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates())}")
+    print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates)}")
     if report.near_pairs is not None:
         print_line(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
-    for first, urls in report.repeated_pictures(kept=False)[:5]:
+    for first, urls in report.placeholders.largest[:_MAX_PLACEHOLDERS]:
         print_line(console, f"placeholder {first.sha256 or '':.16}... of {urls:,} URLs, {first.bytes or 0:,} bytes")
 
 
 def _describe(leak: SplitLeak) -> str:
-    return f"{len(leak.shared):,} of {leak.keys:,}"
+    return f"{leak.shared:,} of {leak.keys:,}"
 
 
 def _table(*titles: str) -> Table:

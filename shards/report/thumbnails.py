@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.format.images import Pixels
-from shards.format.tar import members_of, read_pictures
+from shards.format.index import INDEX_SCHEMA, IndexFile
+from shards.format.tar import TarMember, members_of, read_pictures
 
 _SIDES_AND_QUALITIES = ((192, 70), (192, 40), (96, 40))  # in pixels and of WebP; tried until a thumbnail is small
 _MAX_BYTES = 8192
@@ -25,27 +26,37 @@ class Thumbnail(NamedTuple):
     height: int
 
 
-def choose_thumbnails(index: pa.Table, per_label: int) -> dict[int, list[int]]:
+def choose_thumbnails(index: IndexFile, per_label: int) -> dict[int, list[int]]:
     """Choose up to `per_label` kept pictures of each label, and return their rows of the list by label.
 
     Takes those with the smallest sha256: an arbitrary choice that doesn't depend on the order of the list.
     """
-    columns = (index.column(name).to_pylist() for name in ("label", "sha256", "row"))
-    by_label: dict[int, dict[str, int]] = defaultdict(dict)
-    for label, digest, row in sorted(zip(*columns, strict=True)):
-        by_label[label].setdefault(digest, row)
-    return {label: list(rows.values())[:per_label] for label, rows in by_label.items()}
+    chosen: dict[int, list[tuple[str, int]]] = {}  # smallest digests, each with its first row
+    for part in index.read_parts(["label", "sha256", "row"]):
+        found: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for label, digest, row in zip(*(column.to_pylist() for column in part.columns), strict=True):
+            before = chosen.get(label, [])
+            if len(before) < per_label or digest <= before[-1][0]:
+                found[label].append((digest, row))
+        for label, pictures in found.items():
+            first: dict[str, int] = {}
+            for digest, row in sorted([*chosen.get(label, ()), *pictures]):
+                first.setdefault(digest, row)
+            chosen[label] = list(first.items())[:per_label]
+    return {label: [row for _, row in pictures] for label, pictures in sorted(chosen.items())}
 
 
-def make_thumbnails(root: Path, index: pa.Table, rows: Collection[int]) -> dict[int, Thumbnail]:
+def make_thumbnails(root: Path, index: IndexFile, rows: Collection[int]) -> dict[int, Thumbnail]:
     """Return thumbnails of the pictures of these rows of the list; skip rows without a picture.
 
     Raises:
         ShardsError: a picture can't be read.
     """
-    wanted = index.filter(pc.field("row").isin(list(rows)))
-    pictures = read_pictures(root, members_of(wanted))
-    return {row: _shrink(pixels) for row, pixels in zip(wanted.column("row").to_pylist(), pictures, strict=True)}
+    columns = ["row", *TarMember._fields]
+    chosen = (part.filter(pc.field("row").isin(list(rows))) for part in index.read_parts(columns))
+    found = pa.concat_tables([INDEX_SCHEMA.empty_table().select(columns), *chosen])
+    pictures = read_pictures(root, members_of(found))
+    return {row: _shrink(pixels) for row, pixels in zip(found.column("row").to_pylist(), pictures, strict=True)}
 
 
 def _shrink(pixels: Pixels) -> Thumbnail:

@@ -1,8 +1,9 @@
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.format.parts import read_parts, write_parts
+from shards.format.parts import read_parts, take_rows, write_parts
 
 
 def test_many_tables_are_written_in_row_groups_and_read_as_one(tmp_path):
@@ -25,3 +26,17 @@ def test_a_file_of_one_row_group_is_read_in_parts(tmp_path):
     assert pa.concat_tables(read_parts(tmp_path / "file", ["b", "a"])).equals(table.select(["b", "a"]))
     with pytest.raises(KeyError):
         next(read_parts(tmp_path / "file", ["c"]))
+
+
+def test_rows_are_taken_from_the_row_groups_that_have_them(tmp_path):
+    table = pa.table({"a": pa.array(range(1000)), "b": pa.array(map(str, range(1000)))})
+    pq.write_table(table, tmp_path / "file", row_group_size=70)
+    for positions in ([], [0], [69, 70, 71, 500, 999], range(1000)):
+        found = take_rows(tmp_path / "file", np.array(positions, np.int64), ["b"])
+        assert found.column_names == ["b"]
+        assert found.column("b").to_pylist() == [str(position) for position in positions]
+    damaged = (tmp_path / "file").read_bytes()
+    (tmp_path / "file").write_bytes(b"x" * 300 + damaged[300:])
+    assert take_rows(tmp_path / "file", np.array([990]), ["a"]).column("a").to_pylist() == [990]
+    with pytest.raises((OSError, ValueError)):
+        take_rows(tmp_path / "file", np.array([0]), ["a"])

@@ -2,18 +2,9 @@ from collections import Counter
 
 import pyarrow as pa
 
-from shards.format import outcomes
+from shards.format.columns import Names
 from shards.format.outcomes import TRANSIENT_STATUSES, Status
-from shards.report.counts import (
-    NOT_YET,
-    STATUS_GROUPS,
-    StatusCounts,
-    count_statuses,
-    group_of,
-    limit_counts,
-    read_rows,
-)
-from tests.drawn_outcomes import BEGAN, rows_from
+from shards.report.counts import NOT_YET, STATUS_GROUPS, StatusCounter, StatusCounts, group_of, limit_counts
 
 
 def test_every_status_is_in_one_group():
@@ -22,19 +13,15 @@ def test_every_status_is_in_one_group():
     assert {group_of(str(status)).key for status in TRANSIENT_STATUSES} == {"no_answer"}
 
 
-def test_rows_have_their_outcomes_and_photographers():
-    listed = rows_from(
-        [
-            {"image_url": "http://h/a.jpg", "split": "test", "label": 2, "extra": '{"owner": "ann"}'},
-            {"image_url": "http://h/b.jpg"},
-        ]
-    )
-    line = {"row": 0, "key": "k0", "image_url": "", "split": "test", "label": 2, "status": "gone", "attempts": 1}
-    line |= {"seconds": 0.1, "time": BEGAN, "message": "410"}
-    rows = read_rows(listed, pa.Table.from_pylist([line], outcomes.OUTCOMES_SCHEMA))
-    assert rows[0] == (0, "http://h/a.jpg", "test", 2, "ann", "gone", None, None, "410")
-    assert rows[1] == (1, "http://h/b.jpg", "train", 0, None, NOT_YET, None, None, "")
-    assert count_statuses(rows, lambda row: row.split) == {"test": Counter(gone=1), "train": Counter(not_yet=1)}
+def test_the_statuses_of_each_key_are_counted_a_block_at_a_time():
+    counter = StatusCounter[str](Names.join([pa.array(["kept", "gone", "kept", "kept", "gone"])]))
+    counter.add(slice(0, 2), ["b", "a"])
+    counter.add(slice(2, 5), ["b", "a", "a"])
+    assert counter.to_list(str.upper) == [
+        StatusCounts("A", Counter(kept=1, gone=2)),
+        StatusCounts("B", Counter(kept=2)),
+    ]
+    assert StatusCounter[str](Names.join([])).to_list(str) == []
 
 
 def test_groups_add_up_to_the_total():

@@ -1,5 +1,6 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from shards.__main__ import main
@@ -26,29 +27,29 @@ def root(tmp_path):
 
 def test_every_breakdown_counts_all_rows(root):
     report = read_report(root, near_duplicates=False)
-    assert report.overall().total == 60
-    assert report.overall().statuses["not_yet"] == 12
-    assert report.overall().kept == len(report.index)
-    for counts in (report.by_split(), report.by_label(), report.by_host(), report.by_year()):
-        assert sum((each.statuses for each in counts), type(counts[0].statuses)()) == report.overall().statuses
-    assert [(each.name, each.total) for each in report.by_split()] == [("test", 15), ("train", 45)]
-    assert [(each.name, each.total) for each in report.by_label()] == [("hazy", 30), ("noir", 30)]
-    assert [(each.name, each.total) for each in report.by_host()] == [("farm3.staticflickr.com", 40), ("h.org", 20)]
-    assert [(each.name, each.total) for each in report.by_year()] == [("2013", 40), (UNKNOWN_YEAR, 20)]
+    assert report.overall.total == 60
+    assert report.overall.statuses["not_yet"] == 12
+    assert report.overall.kept == len(report.pictures.width)
+    for counts in (report.by_split, report.by_label, report.by_host, report.by_year):
+        assert sum((each.statuses for each in counts), type(counts[0].statuses)()) == report.overall.statuses
+    assert [(each.name, each.total) for each in report.by_split] == [("test", 15), ("train", 45)]
+    assert [(each.name, each.total) for each in report.by_label] == [("hazy", 30), ("noir", 30)]
+    assert [(each.name, each.total) for each in report.by_host] == [("farm3.staticflickr.com", 40), ("h.org", 20)]
+    assert [(each.name, each.total) for each in report.by_year] == [("2013", 40), (UNKNOWN_YEAR, 20)]
 
 
 def test_a_list_of_local_pictures_has_no_hosts_and_no_years(tmp_path):
     lines = [{"image_url": f"photos/{number}.jpg"} for number in range(4)]
     write_dir(tmp_path / "d", rows_from(lines), ("noir",), [draw_photo(1)])
     report = read_report(tmp_path / "d", near_duplicates=False)
-    assert (report.by_host(), report.by_year()) == ([], [])
+    assert (report.by_host, report.by_year) == ([], [])
 
 
 def test_photographers_are_counted_among_all_rows_and_the_kept_ones(root):
     report = read_report(root, near_duplicates=False)
-    listed, kept = report.owners(kept=False), report.owners(kept=True)
+    listed, kept = report.owners, report.kept_owners
     assert listed.keys == 5
-    assert listed.shared == {}  # each is in one split only
+    assert listed.shared == 0  # each is in one split only
     assert kept.keys <= listed.keys
 
 
@@ -69,14 +70,22 @@ def test_equal_pictures_and_placeholders_are_found(server, draw_jpg, write_list,
     ]
     run_assemble(list=write_list(rows), allow_private=True)
     report = read_report(tmp_path / "out", near_duplicates=False)
-    (splits,) = report.duplicates().shared.values()
+    (splits,) = report.duplicates.largest.values()
     assert splits == {"test": 1, "train": 1}
-    assert [(picture.urls, picture.first.row) for picture in report.repeated_pictures(kept=True)] == [(2, 0), (2, 2)]
-    assert [(picture.urls, picture.first.status) for picture in report.repeated_pictures(kept=False)] == [
-        (2, "placeholder")
-    ]
-    assert report.owners(kept=True).shared == {"ann": {"test": 1, "train": 1}}
-    assert report.first <= report.last
+    assert [(picture.urls, picture.first.row) for picture in report.repeated.largest] == [(2, 0), (2, 2)]
+    assert [(picture.urls, picture.first.status) for picture in report.placeholders.largest] == [(2, "placeholder")]
+    assert report.kept_owners.largest == {"ann": {"test": 1, "train": 1}}
+    assert report.rows.first <= report.rows.last
+
+
+def test_each_status_has_the_first_row_with_it_as_an_example(root):
+    report = read_report(root, near_duplicates=False)
+    order = pq.read_table(root / "blocks" / "rows.parquet").column("row").to_pylist()
+    status = {row["row"]: row["status"] for row in pq.read_table(root / "outcomes.parquet").to_pylist()}
+    for each in report.statuses:
+        first = next(row for row in order if status.get(row, "not_yet") == each.status)
+        assert each.rows == report.overall.statuses[each.status]
+        assert each.example is None if each.status in {"kept", "not_yet"} else each.example.row == first
 
 
 @pytest.mark.parametrize("lost", ["outcomes.parquet", "index.parquet"])

@@ -24,7 +24,7 @@ def test_tables_are_plain_text_in_a_pipe_and_show_the_counts(root, capsys):
     assert "\x1b" not in out
     assert "\x07" not in out
     report = read_report(root, near_duplicates=False)
-    overall = report.overall()
+    overall = report.overall
     assert f"400 rows, {overall.kept} kept" in out
     lines = [line.split() for line in out.splitlines()]
     for status, count in overall.statuses.items():
