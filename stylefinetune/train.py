@@ -15,7 +15,7 @@ from stylefinetune.checkpoint.checkpoint import Progress
 from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.schema import Config
-from stylefinetune.data.loader import load_batches
+from stylefinetune.data.loader import BatchLoader
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.heartbeat import FINISHING
 from stylefinetune.distributed.world import World
@@ -26,6 +26,7 @@ from stylefinetune.optim.lr_schedule import learning_rate
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.evaluation import evaluate_batches
 from stylefinetune.training.exit_handler import ExitHandler
+from stylefinetune.training.loaders import start_loaders
 from stylefinetune.training.preemption import Preemption
 from stylefinetune.training.run_lock import lock_run
 from stylefinetune.training.setup import (
@@ -74,14 +75,13 @@ def train(run: TrainingRun, progress: Progress) -> None:
         Stopped: a signal asked the run to stop; a checkpoint is saved.
     """
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
-    world.drain_collectives()
-    sampler = sampler_for_training(config, start, world.rank, world.size)
-    batches = load_batches(run.train_set, sampler, config.data.workers, world.device)
+    loaders = start_loaders(config, run.train_set, run.test_set, world)
+    batches = loaders.train.load(sampler_for_training(config, start, world.rank, world.size))
     data_seconds = 0.0
     tracker.start(start)
     for iteration in range(start, config.train.max_iter):
         if _is_due(iteration, config.train.test_interval) and (iteration > 0 or config.train.test_initialization):
-            progress = run_test(run, progress)
+            progress = run_test(run, loaders.test, progress)
         if run.preemption.requested():
             break
 
@@ -94,6 +94,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
         lr = learning_rate(config.optim, iteration, config.train.max_iter)
         run.losses.add(run.engine.train_step(iteration, micro_batches, lr), iteration)
         run.corrupt_train.add_batches(micro_batches)
+        del micro_batches  # the loader uses their memory again
 
         if _is_due(iteration, config.train.display):
             rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
@@ -107,7 +108,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
             save(run, progress)
 
     if progress.iteration == config.train.max_iter and not run.preemption.signal:
-        progress = run_test(run, progress)
+        progress = run_test(run, loaders.test, progress)
     save(run, progress)
     world.set_activity("waiting for the checkpoint", progress.iteration)
     run.checkpoints.wait()
@@ -118,17 +119,17 @@ def train(run: TrainingRun, progress: Progress) -> None:
     tracker.log("Optimization Done.")
 
 
-def run_test(run: TrainingRun, progress: Progress) -> Progress:
+def run_test(run: TrainingRun, loader: BatchLoader | None, progress: Progress) -> Progress:
     """Test the current weights, unless there is no test set or this iteration is tested already; collective."""
     iteration, world = progress.iteration, run.world
-    if run.test_set is None or any(result["iteration"] == iteration for result in progress.tests):
+    is_tested = any(result["iteration"] == iteration for result in progress.tests)
+    if run.test_set is None or loader is None or is_tested:
         return progress
     gather_losses(run)
     run.tracker.log_test_start(iteration)
     world.set_activity("testing", iteration)
-    world.drain_collectives()
     sampler = sampler_for_testing(run.config, run.test_set.order.rows, iteration, world.rank, world.size)
-    batches = load_batches(run.test_set, sampler, run.config.data.workers, world.device)
+    batches = loader.load(sampler)
 
     def should_stop() -> bool:
         world.set_activity("testing", iteration)

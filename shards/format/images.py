@@ -51,36 +51,36 @@ def decode_picture(body: bytes | memoryview) -> Pixels:
         BadPicture: it doesn't decode completely.
         MemoryError: there is not enough memory for the pixels.
     """
-    return np.asarray(cv2.cvtColor(_decode_bgr(body, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+    return _decode(body, cv2.IMREAD_COLOR_RGB)
 
 
-def _decode_bgr(body: bytes | memoryview, flag: int) -> Pixels:
-    bgr = _try_decode(body, flag)
-    if bgr is None and body[:3] == _JPEG:
+def _decode(body: bytes | memoryview, flag: int) -> Pixels:
+    pixels = _try_decode(body, flag)
+    if pixels is None and body[:3] == _JPEG:
         completed = jpeg.complete_end(bytes(body))
-        bgr = _try_decode(completed, flag) if completed else None
-    if bgr is None:
+        pixels = _try_decode(completed, flag) if completed else None
+    if pixels is None:
         raise BadPicture(Status.CORRUPT, "doesn't decode")
-    return bgr
+    return pixels
 
 
 def _try_decode(body: bytes | memoryview, flag: int) -> Pixels | None:
     try:
-        bgr = cv2.imdecode(np.frombuffer(body, np.uint8), flag) if len(body) else None
+        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), flag) if len(body) else None
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:  # the picture may be good
             raise MemoryError(error.err) from error
         raise BadPicture(Status.CORRUPT, f"doesn't decode: {error.err}") from error
-    return None if bgr is None else np.asarray(bgr, np.uint8)
+    return None if pixels is None else np.asarray(pixels, np.uint8)
 
 
-def resize_picture(pixels: Pixels, height: int, width: int | None = None) -> Pixels:
-    """Resize to uint8[height, width, 3], a square without `width`.
+def resize_picture(pixels: Pixels, height: int, width: int | None = None, out: Pixels | None = None) -> Pixels:
+    """Resize to uint8[height, width, 3], a square without `width`; into `out` if it is given.
 
     As in Caffe, the aspect ratio isn't kept, and there is no antialiasing.
     """
     width = height if width is None else width
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def read_member(body: bytes | memoryview, format: str) -> Pixels:  # noqa: A002 -- the name of the index's column
@@ -95,7 +95,7 @@ def read_member(body: bytes | memoryview, format: str) -> Pixels:  # noqa: A002 
 def convert_to_png(body: bytes) -> bytes | None:
     """Return a picture in any format that OpenCV reads, such as TIFF or PPM, as a PNG with the same pixels, or None."""
     try:
-        return cv2.imencode(".png", _decode_bgr(body, cv2.IMREAD_COLOR))[1].tobytes()
+        return cv2.imencode(".png", _decode(body, cv2.IMREAD_COLOR))[1].tobytes()
     except BadPicture:
         return None
 
@@ -124,7 +124,7 @@ def measure_picture(body: bytes, limits: SizeLimits = WEB_LIMITS) -> tuple[str, 
     kind, width, height = _check_header(body, limits)
     reduced = -(-height // _REDUCTION), -(-width // _REDUCTION)
     if kind == "jpg" and (width == height or reduced[0] != reduced[1]):  # the reduced shape shows whether EXIF turns it
-        shape = _decode_bgr(body, cv2.IMREAD_REDUCED_COLOR_8).shape[:2]
+        shape = _decode(body, cv2.IMREAD_REDUCED_COLOR_8).shape[:2]
         if shape == reduced:
             return kind, width, height
         if shape == reduced[::-1]:
@@ -155,6 +155,13 @@ def _check_header(body: bytes, limits: SizeLimits) -> tuple[str, int, int]:
     if min(width, height) < limits.min_side:
         raise BadPicture(Status.TOO_SMALL, f"{width}x{height} is under {limits.min_side} pixels a side")
     return kind, width, height
+
+
+def npy_header(height: int, width: int) -> bytes:
+    """Return what precedes the pixels of a picture in the format "npy", as `numpy.save` writes it."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (height, width, 3)})
+    return header.getvalue()
 
 
 def _view_npy(body: bytes | memoryview) -> Pixels:

@@ -1,23 +1,21 @@
 """Reads the pictures of a split from its shards, by their positions in the run."""
 
 import dataclasses
-import errno
-import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
 from shards.format import ShardsError
-from shards.format.images import BadPicture, Pixels, read_member, resize_picture
 from shards.format.index import Entries, ShardIndex
 from stylefinetune.config.data import DataConfig, PhaseConfig
+from stylefinetune.data.picture_reader import PictureReader
 from stylefinetune.data.sampler import CORRUPT_LABEL, DataOrder, ShuffleWindow
 from stylefinetune.data.transforms import Crops
-from stylefinetune.errors import DataError, UserError
-
-MAX_OPEN_SHARDS = 128
+from stylefinetune.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +29,21 @@ class Batch:
     size: int  # number of pictures of the whole batch, over all ranks
     corrupt: tuple[int, ...] = ()  # rows that can't be decoded; a black picture with CORRUPT_LABEL replaces each
 
-    def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory; DataLoader calls this if there is a GPU."""
-        return dataclasses.replace(
-            self,
-            pictures=self.pictures.pin_memory(),
-            labels=self.labels.pin_memory(),
-            crops=self.crops.pin_memory(),
-        )
+
+class BatchColumns(NamedTuple):
+    """What belongs to the pictures of a batch, apart from the pixels."""
+
+    numbers: bytes  # of int64[5, b]: position, label, top, left, and 1 if mirrored; an array is slower to unpickle
+    corrupt: tuple[int, ...]  # as in Batch
+
+    def with_pictures(self, pictures: torch.Tensor, size: int, crop_size: tuple[int, int]) -> Batch:
+        """Return the batch on the device of the pictures, except the positions; it has `size` pictures on all ranks."""
+        numbers = torch.from_numpy(np.frombuffer(bytearray(self.numbers), np.int64).reshape(5, len(pictures)))
+        _, labels, top, left, mirror = numbers.to(pictures.device, non_blocking=True)
+        return Batch(pictures, labels, Crops(top, left, mirror.bool(), crop_size), numbers[0], size, self.corrupt)
 
 
-class PictureDataset(Dataset[Batch]):
+class PictureDataset:
     """The pictures of a split, read by position.
 
     Args:
@@ -56,7 +58,7 @@ class PictureDataset(Dataset[Batch]):
 
     def __init__(self, entries: Entries, phase: PhaseConfig, seed: int, folder: Path | None = None) -> None:
         self.entries = entries
-        self._folder = folder or entries.root
+        self._folder = folder
         self.phase = phase
         window = None
         if phase.shuffle_window:
@@ -67,81 +69,45 @@ class PictureDataset(Dataset[Batch]):
             stored = "x".join(map(str, self.size))
             raise UserError(f"{entries.root} holds pictures of {stored}, smaller than the crop of {phase.crop_size}")
         self.input_size = phase.input_size(self.size)
-        self._files: dict[str, int] = {}
+        self._reader = PictureReader(entries, self.size, folder)
 
-    def __getitems__(self, positions: list[int]) -> Batch | UserError:
-        """Return the pictures at `positions`, or the error: raised in a worker, it would be wrapped in a traceback."""
-        rows = [self.order.row(position) for position in positions]
-        labels = self.entries.label[rows].astype(np.int64)
-        pictures = np.zeros((len(rows), *self.size, 3), np.uint8)
-        corrupt: list[int] = []
-        for index, row in enumerate(rows):
-            try:
-                pictures[index] = self._read_picture(row)
-            except BadPicture:
-                labels[index] = CORRUPT_LABEL
-                corrupt.append(row)
-            except UserError as error:
-                return error
-        return Batch(
-            pictures=torch.from_numpy(pictures),
-            labels=torch.from_numpy(labels),
-            corrupt=tuple(corrupt),
-            crops=self._draw_crops(positions),
-            positions=torch.tensor(positions, dtype=torch.int64),
-            size=0,
-        )
+    def read(self, positions: Sequence[int], pictures: npt.NDArray[np.uint8]) -> BatchColumns:
+        """Read the pictures at consecutive `positions` into `pictures`, uint8[b, H, W, 3].
+
+        Raises:
+            UserError: a shard can't be read, or stored pixels have another size.
+        """
+        rows = self.order.rows_at(positions)
+        corrupt = self._reader.read(rows, pictures)
+        numbers = np.empty((5, len(rows)), np.int64)
+        numbers[0] = positions
+        numbers[1] = self.entries.label[rows]
+        numbers[1, corrupt] = CORRUPT_LABEL
+        numbers[2:] = self.draw_crops(positions)
+        return BatchColumns(numbers.tobytes(), tuple(rows[corrupt].tolist()))
 
     def location(self, row: int) -> str:
         """Return the shard and the key of a row's picture."""
-        return f"{self.entries.root / self.entries.shard[row]}: {self.entries.key[row]}"
+        return self._reader.location(row)
 
-    def _read_picture(self, row: int) -> Pixels:
-        entries, where = self.entries, self.location(row)
-        try:
-            pixels = read_member(self._read_bytes(row), entries.format[row])
-        except OSError as error:
-            copy = "" if self._folder == entries.root else f" from its copy in {self._folder}"
-            raise DataError(f"{where} can't be read{copy} ({error.strerror}); check that the shard exists") from error
-        if pixels.shape[:2] == self.size:
-            return pixels
-        if entries.format[row] == "npy":
-            height, width, _ = pixels.shape
-            raise UserError(f"{where} is stored as {height}x{width} pixels; set data.image_size to that")
-        return resize_picture(pixels, *self.size)
+    def in_list_order(self) -> "PictureDataset":
+        """Return the same pictures, of which each is read once, in the order of the index."""
+        phase = dataclasses.replace(self.phase, training=False, mirror=False, shuffle=False, shuffle_window=0)
+        return PictureDataset(self.entries, phase, self.order.seed, self._folder)
 
-    def _read_bytes(self, row: int) -> bytes:
-        length = int(self.entries.length[row])
-        content = os.pread(self._open_shard(self.entries.shard[row]), length, int(self.entries.offset[row]))
-        if len(content) < length:  # the shard is damaged, not this picture alone
-            raise OSError(errno.ENODATA, "the shard has become shorter than the index says")
-        return content
-
-    def _open_shard(self, shard: str) -> int:
-        if shard not in self._files:
-            if len(self._files) >= MAX_OPEN_SHARDS:
-                for descriptor in self._files.values():
-                    os.close(descriptor)
-                self._files.clear()
-            self._files[shard] = os.open(self._folder / shard, os.O_RDONLY)
-        return self._files[shard]
-
-    def _draw_crops(self, positions: list[int]) -> Crops:
+    def draw_crops(self, positions: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return the top, left and mirror of each picture at consecutive `positions`: int64[3, b]."""
         margins = [side - crop for side, crop in zip(self.size, self.input_size, strict=True)]
-        if self.phase.training or self.phase.mirror:
-            values = [self.order.random_values(position) for position in positions]
-        else:
-            values = [(0, 0, 0)] * len(positions)
-        if self.phase.training:
-            tops, lefts = ([value[axis] % (margins[axis] + 1) for value in values] for axis in (0, 1))
-        else:
-            tops, lefts = ([margins[axis] // 2] * len(positions) for axis in (0, 1))
-        return Crops(
-            top=torch.tensor(tops, dtype=torch.int64),
-            left=torch.tensor(lefts, dtype=torch.int64),
-            mirror=torch.tensor([self.phase.mirror and mirror % 2 == 1 for _, _, mirror in values], dtype=torch.bool),
-            size=self.input_size,
-        )
+        crops = np.zeros((3, len(positions)), np.int64)
+        if positions and (self.phase.training or self.phase.mirror):
+            top, left, mirror = self.order.random_values(positions[0], len(positions))
+            crops[2] = mirror % np.uint64(2) if self.phase.mirror else 0
+            if self.phase.training:
+                crops[0] = top % np.uint64(margins[0] + 1)
+                crops[1] = left % np.uint64(margins[1] + 1)
+        if not self.phase.training:
+            crops[0], crops[1] = margins[0] // 2, margins[1] // 2
+        return crops
 
 
 def _stored_size(entries: Entries) -> tuple[int, int]:

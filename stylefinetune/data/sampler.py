@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from shards.format.columns import Integers
 from stylefinetune.config.schema import Config, TrainConfig
 
 CORRUPT_LABEL = -100
@@ -28,20 +29,18 @@ class ShuffleWindow:
     """A shuffle that mixes the pictures of a few shards at a time."""
 
     size: int  # number of shards in the window
-    shard: npt.NDArray[np.int64]  # [N], number of each row's shard, from 0
-    start: npt.NDArray[np.float64]  # [N], where each row begins in its shard, as a fraction of its rows; 0 to below 1
-    length: npt.NDArray[np.float64]  # [N], each row's fraction of its shard's rows
+    counts: npt.NDArray[np.int64]  # [S], number of rows of each shard
+    shard: Integers  # [N], number of each row's shard, from 0
+    place: npt.NDArray[np.int32]  # [N], of each row in its shard, from 0
 
     @classmethod
-    def from_index(
-        cls, size: int, shards: Sequence[str] | npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
-    ) -> "ShuffleWindow":
-        """Build the window from the offset and the shard of each row: a name, or its number in sorted order."""
-        _, shard, counts = np.unique(np.asarray(shards), return_inverse=True, return_counts=True)
-        rank_in_shard = np.empty(len(shard), np.int64)
+    def from_index(cls, size: int, shards: Integers, offsets: Integers) -> "ShuffleWindow":
+        """Build the window from the shard of each row, numbered from 0 without gaps, and its offset in the shard."""
+        counts = np.bincount(shards)
+        place = np.empty(len(shards), np.int32)
         starts = np.repeat(np.cumsum(counts) - counts, counts)
-        rank_in_shard[np.lexsort((offsets, shard))] = np.arange(len(shard)) - starts
-        return cls(min(size, len(counts)), shard.astype(np.int64), rank_in_shard / counts[shard], 1 / counts[shard])
+        place[np.lexsort((offsets, shards))] = np.arange(len(shards)) - starts
+        return cls(min(size, len(counts)), counts, shards, place)
 
     def permutation(self, random: np.random.RandomState) -> npt.NDArray[np.int64]:
         """Return the rows in a new order.
@@ -49,10 +48,15 @@ class ShuffleWindow:
         Time is a circle of as many units as there are shards. One shard begins at each unit and lasts `size` units, so
         `size` shards overlap at any time. Each picture gets a random time within its own part of its shard.
         """
-        units = int(self.shard.max()) + 1
-        begins = random.permutation(units)[self.shard]
-        times = begins + self.size * (self.start + self.length * random.random_sample(len(self.shard)))
-        return np.argsort(times % units, kind="stable")
+        units = len(self.counts)
+        begins = random.permutation(units)
+        times = random.random_sample(len(self.shard))  # changed in place, since it is large
+        times *= (1 / self.counts)[self.shard]
+        times += self.place / self.counts[self.shard]
+        times *= self.size
+        times += begins[self.shard]
+        times %= units
+        return np.argsort(times, kind="stable")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +73,34 @@ class DataOrder:
         epoch, index = divmod(position, self.rows)
         return int(_permutation(self.seed, epoch, self.rows, self.window)[index]) if self.shuffle else index
 
-    def random_values(self, position: int) -> tuple[int, int, int]:
-        """Return three independent uniform 64-bit numbers, for the crop's top and left and for the mirror."""
-        top, left, mirror = np.random.Philox(key=[self.seed, 0], counter=[position, 0, 0, 0]).random_raw(3).tolist()
-        return top, left, mirror
+    def rows_at(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows at several positions: int64[b]."""
+        epochs, rows = np.divmod(np.array(positions, np.int64), self.rows)
+        for epoch in np.unique(epochs).tolist() if self.shuffle else ():
+            chosen = epochs == epoch
+            rows[chosen] = _permutation(self.seed, epoch, self.rows, self.window)[rows[chosen]]
+        return rows
+
+    def random_values(self, first: int, count: int) -> npt.NDArray[np.uint64]:
+        """Return independent uniform numbers for the pictures at `count` positions from `first`: uint64[3, count].
+
+        They are for the crop's top and left and for the mirror. Philox makes four numbers for each value of its
+        counter, of which three are used; so the numbers of a position do not depend on `first`.
+        """
+        generator = np.random.Philox(key=[self.seed, 0], counter=[first, 0, 0, 0])
+        return generator.random_raw(4 * count).reshape(count, 4)[:, :3].T
 
 
 @functools.lru_cache(maxsize=2)  # a batch may contain the end of one epoch and the start of the next
-def _permutation(seed: int, epoch: int, rows: int, window: ShuffleWindow | None) -> npt.NDArray[np.int64]:
+def _permutation(seed: int, epoch: int, rows: int, window: ShuffleWindow | None) -> npt.NDArray[np.uint32 | np.uint64]:
     # NumPy guarantees RandomState's stream; a Generator's may change between releases.
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
-    return window.permutation(random) if window else random.permutation(rows)
+    kind = np.uint32 if rows < 1 << 32 else np.uint64
+    if window:
+        return window.permutation(random).astype(kind)
+    permutation = np.arange(rows, dtype=kind)
+    random.shuffle(permutation)  # the same order as of `permutation`, which needs eight bytes a row
+    return permutation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Pictures are compared with Caffe's pixels, and damaged and hostile bytes are refused."""
 
+import io
 import re
 import resource
 import struct
@@ -9,6 +10,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
+from PIL import Image
 
 from benchmarks.caffe_results import digest, read_pictures
 from shards.format.images import (
@@ -19,6 +22,7 @@ from shards.format.images import (
     detect_format,
     inspect_picture,
     measure_picture,
+    npy_header,
     read_member,
     resize_picture,
 )
@@ -88,6 +92,94 @@ def test_pixels_of_caffes_own_pictures_are_bitwise_caffes(name):
     if not FULL_GOLDEN.is_dir():
         pytest.skip(f"Caffe's own pictures aren't here: no {FULL_GOLDEN}")
     assert_pixels_are_caffes(FULL_GOLDEN, name)
+
+
+def pil(picture, kind, **options):
+    body = io.BytesIO()
+    picture.save(body, kind, **options)
+    return body.getvalue()
+
+
+def jpgs(picture):
+    """Yield a picture as JPEGs of all kinds: sampling, scans, restarts, grey, RGB, CMYK, YCCK, orientations, cut."""
+    pixels = np.asarray(picture)
+    for quality in (30, 90, 100):
+        for subsampling in ("444", "422", "440", "420", "411"):
+            yield simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling=subsampling)
+        for options in ({"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}, {"keep_rgb": True}):
+            yield pil(picture, "JPEG", quality=quality, **options)
+        yield pil(picture.convert("L"), "JPEG", quality=quality)
+        yield pil(picture.convert("CMYK"), "JPEG", quality=quality)
+        ycck = simplejpeg.encode_jpeg(np.asarray(picture.convert("CMYK")), quality=quality, colorspace="CMYK")
+        assert ycck[ycck.index(b"Adobe") + 11] == 2  # the transform YCCK
+        yield ycck
+    for orientation in range(1, 9):
+        for subsampling in (0, 2):
+            yield odd_pictures.with_orientation(pil(picture, "JPEG", subsampling=subsampling), orientation)
+    yield pil(picture, "JPEG")[:-2]  # without its end marker
+    yield pil(picture, "JPEG")[:-40]
+
+
+def other_pictures(picture):
+    """Yield a picture in the other formats, with all their depths, palettes and kinds of transparency."""
+    pixels = np.asarray(picture)
+    alpha = np.dstack([pixels, pixels[:, :, :1] ^ 85])
+    deep = pixels.astype(np.uint16) * 257 ^ 1234
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for mode in ("RGB", "L", "1", "P", "LA"):
+        yield pil(picture.convert(mode), "PNG")
+    for bits in (1, 2, 4):
+        yield pil(picture.quantize(2**bits), "PNG", bits=bits)
+    for deep_pixels in (deep, deep[:, :, 0], np.dstack([deep, deep[:, :, :1]])):
+        yield cv2.imencode(".png", deep_pixels)[1].tobytes()
+    yield pil(picture, "PNG", exif=turned)
+    yield pil(picture, "PNG", transparency=tuple(pixels[0, 0].tolist()))
+    yield pil(picture.quantize(16), "PNG", transparency=0)
+    for lossless in (False, True):
+        for either in (picture, Image.fromarray(alpha)):
+            yield pil(either, "WEBP", lossless=lossless, exif=turned)
+    for options in ({}, {"transparency": 0}, {"interlace": 1}):
+        yield pil(picture.quantize(16), "GIF", **options)
+    for mode in ("RGB", "L", "1", "P"):
+        yield pil(picture.convert(mode), "BMP")
+    yield from (pil(Image.fromarray(alpha), kind) for kind in ("PNG", "BMP"))
+    if min(pixels.shape[:2]) > 32:  # JPEG 2000 can't be smaller
+        yield from (odd_pictures.encode(extension, pixels) for extension in OTHER_FORMATS)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 50), (33, 47), (64, 64)])
+@pytest.mark.parametrize("kinds", [jpgs, other_pictures], ids=["jpg", "other formats"])
+def test_pixels_are_those_of_caffes_flag_with_the_channels_reversed(kinds, size):
+    """`decode_picture` has OpenCV decode to RGB; Caffe decodes to BGR."""
+    noise = np.random.default_rng(0).integers(-30, 31, (*size, 3))
+    picture = Image.fromarray(np.clip(odd_pictures.smooth(1, *size) + noise, 0, 255).astype(np.uint8))
+    for body in kinds(picture):
+        bgr = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None:
+            assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR_RGB) is None
+        else:
+            np.testing.assert_array_equal(decode_picture(body), bgr[:, :, ::-1])
+
+
+@pytest.mark.parametrize("extension", [".webp", ".gif"])
+def test_the_first_frame_of_an_animation_is_that_of_caffes_flag(extension):
+    body = odd_pictures.animation(extension)
+    bgr = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_picture(body), bgr[:, :, ::-1])
+
+
+def test_a_picture_can_be_resized_into_given_memory():
+    pixels, memory = decode_picture(encode(".jpg", 40, 64)), np.full((2, 30, 20, 3), 7, np.uint8)
+    resize_picture(pixels, 30, 20, out=memory[1])
+    np.testing.assert_array_equal(memory[1], resize_picture(pixels, 30, 20))
+    assert memory[0].min() == memory[0].max() == 7
+
+
+def test_the_npy_header_is_numpys():
+    body = io.BytesIO()
+    np.save(body, np.zeros((40, 7, 3), np.uint8))
+    assert body.getvalue() == npy_header(40, 7) + bytes(40 * 7 * 3)
 
 
 def test_decode_is_rgb():

@@ -118,7 +118,7 @@ def test_messages_name_the_original_shard_if_a_copy_is_read(original_shards, tmp
         assert torch.equal(from_copy.pictures, from_shards.pictures)
     assert staged.location(0).startswith(f"{shards}/train/00000.tar: ")
     (copy / "train" / "00001.tar").unlink()
-    staged._files.clear()
+    staged._reader._files.clear()
     with pytest.raises(DataError, match=rf"00001\.tar: \S+ can't be read from its copy in {copy} \(No such file"):
         read_batches(staged)
 
@@ -173,7 +173,7 @@ def test_a_label_without_a_class_is_an_error(pixel_shards, tmp_path):
 
 
 def test_more_shards_than_the_limit_of_open_files_can_be_read(pixel_shards, monkeypatch):
-    monkeypatch.setattr("stylefinetune.data.dataset.MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr("stylefinetune.data.picture_reader.MAX_OPEN_SHARDS", 1)
     expected = read_batches(open_pictures(pixel_shards, shuffle=True))
     assert len({*itertools.chain(open_pictures(pixel_shards).entries.shard)}) > 1
     for batch, again in zip(expected, read_batches(open_pictures(pixel_shards, shuffle=True)), strict=True):

@@ -1,17 +1,25 @@
+import collections
+import contextlib
 import os
 import resource
 import signal
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
-from stylefinetune.data.loader import load_batches
+from stylefinetune.data.loader import BatchLoader, load_batches
 from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.errors import DataError, is_out_of_memory
 from tests.programs import python
 from tests.stylefinetune.data.loading import CPU, data_config, open_pictures, read_batches
+
+
+def open_with(kind, shards):
+    data = data_config(shards)
+    return kind(open_split(open_index(data), "train"), data.phase(training=True), seed=7)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -47,21 +55,89 @@ def test_a_rank_without_pictures_gets_an_empty_batch(pixel_shards, workers):
     assert (len(empty.labels), empty.size) == (0, 2)
 
 
-@pytest.mark.parametrize("process", ["worker", "rank"])
-def test_running_out_of_memory_is_an_error_of_the_worker_or_of_the_rank(pixel_shards, process):
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_that_the_caller_keeps_do_not_change(pixel_shards, workers):
+    """The memory of a batch is used again only after the batch and all views of it are deleted."""
+    decoded = load_batches(open_pictures(pixel_shards), RankBatchSampler(0, 600, 10, 0, 1), workers, CPU)
+    last_pictures, copies = [], []
+    for number, batch in enumerate(decoded):
+        if number % 3 == 0:
+            last_pictures.append(batch.pictures[-1])
+            copies.append(batch.pictures[-1].clone())
+    assert len(copies) == 20
+    assert torch.equal(torch.stack(last_pictures), torch.stack(copies))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_memory_of_deleted_batches_is_used_again(pixel_shards, workers):
+    decoded = load_batches(open_pictures(pixel_shards), RankBatchSampler(0, 600, 10, 0, 1), workers, CPU)
+    assert len({batch.pictures.data_ptr() for batch in decoded}) <= 2 * workers + 3
+
+
+def test_micro_batches_that_are_used_at_a_time_are_not_copied(pixel_shards):
+    decoded = load_batches(open_pictures(pixel_shards), RankBatchSampler(0, 600, 10, 0, 1), 1, CPU, at_once=4)
+    addresses = set()
+    for _ in range(15):
+        micro_batches = [next(decoded) for _ in range(4)]
+        addresses.update(batch.pictures.data_ptr() for batch in micro_batches)
+        del micro_batches
+    assert len(addresses) <= 2 + 4 + 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_reads_again_with_the_same_processes_even_if_it_was_interrupted(pixel_shards, workers):
+    expected = read_batches(open_pictures(pixel_shards), stop=100)
     others = psutil.Process().children()
-    decoded = load_batches(open_pictures(pixel_shards), RankBatchSampler(0, 40000, 10, 0, 1), 1, CPU)
+    loader = BatchLoader(open_pictures(pixel_shards), 10, workers, CPU)
+    processes = [child for child in psutil.Process().children() if child not in others]
+    assert len(processes) == workers
+    for stop in (1, 3, 10, 10):
+        decoded = loader.load(RankBatchSampler(0, 100, 10, 0, 1))
+        for ours, theirs in zip(range(stop), expected, strict=False):
+            batch = next(decoded)
+            assert torch.equal(batch.pictures, theirs.pictures), ours
+            assert torch.equal(batch.positions, theirs.positions)
+        assert [child for child in psutil.Process().children() if child not in others] == processes
+    del loader, decoded
+    assert [child for child in psutil.Process().children() if child not in others] == []
+
+
+class Allocating(PictureDataset):
+    """Pictures that need as much memory as large ones."""
+
+    def read(self, positions, pictures):
+        np.empty(2**28, np.uint8)
+        return super().read(positions, pictures)
+
+
+@contextlib.contextmanager
+def refused_memory(pid):
+    """Refuses a process more memory than it has."""
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+
+
+def test_a_worker_that_runs_out_of_memory_is_a_data_error(pixel_shards):
+    others = psutil.Process().children()
+    decoded = load_batches(open_with(Allocating, pixel_shards), RankBatchSampler(0, 40000, 10, 0, 1), 1, CPU)
     (worker,) = (child for child in psutil.Process().children() if child not in others)
     next(decoded)
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    try:
-        resource.prlimit(worker.pid if process == "worker" else 0, resource.RLIMIT_AS, (0, before[1]))
-        line = r"a decoding process has failed: .*allocate memory" if process == "worker" else r"unable to mmap"
-        with pytest.raises(DataError if process == "worker" else RuntimeError, match=line) as error:
-            list(decoded)
-        assert isinstance(error.value, DataError) or is_out_of_memory(error.value)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (0, resource.RLIM_INFINITY))
+    with pytest.raises(DataError, match=r"a decoding process has failed: .*Unable to allocate 256\. MiB"):
+        collections.deque(decoded, maxlen=0)
+
+
+def test_a_rank_that_runs_out_of_memory_is_not_an_error_of_a_worker(original_shards):
+    large = open_pictures(original_shards, image_size=1000)
+    decoded = load_batches(large, RankBatchSampler(0, 40000, 10, 0, 1), 1, CPU)
+    next(decoded)
+    with refused_memory(os.getpid()), pytest.raises(MemoryError, match="Unable to allocate") as error:
+        list(decoded)  # keeps all batches
+    assert is_out_of_memory(error.value)
 
 
 class Failing(PictureDataset):
@@ -69,10 +145,10 @@ class Failing(PictureDataset):
 
     fail = staticmethod(lambda: None)
 
-    def __getitems__(self, positions):
+    def read(self, positions, pictures):
         if 20 in positions:
             self.fail()
-        return super().__getitems__(positions)
+        return super().read(positions, pictures)
 
 
 def run_out_of_memory():
@@ -92,10 +168,8 @@ def run_out_of_memory():
 )
 def test_a_failed_worker_is_a_data_error(pixel_shards, monkeypatch, fail, line):
     monkeypatch.setattr(Failing, "fail", staticmethod(fail))
-    data = data_config(pixel_shards)
-    failing = Failing(open_split(open_index(data), "train"), data.phase(training=True), seed=7)
     with pytest.raises(DataError, match=line) as error:
-        read_batches(failing, workers=1)
+        read_batches(open_with(Failing, pixel_shards), workers=1)
     assert "\n" not in str(error.value)
 
 

@@ -40,20 +40,52 @@ def test_every_epoch_has_another_permutation_that_depends_only_on_the_seed():
     assert [DataOrder(50, shuffle=True, seed=4).row(n) for n in range(50)] != epochs[0]
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_batch_has_the_rows_of_its_positions(shuffle):
+    order = DataOrder(7, shuffle=shuffle, seed=3)
+    positions = range(5, 25)  # in four epochs
+    assert order.rows_at(positions).tolist() == [order.row(position) for position in positions]
+    assert order.rows_at([]).tolist() == []
+
+
+def test_the_permutation_is_numpys_for_any_number_of_rows():
+    """Earlier releases called `permutation`, which needs eight bytes a row."""
+    for rows in (1, 2, 255, 70_000):
+        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([7, 2])))
+        expected = random.permutation(rows)
+        assert (DataOrder(rows, shuffle=True, seed=7).rows_at(range(2 * rows, 3 * rows)) == expected).all()
+
+
+def test_the_permutation_within_a_window_is_that_of_earlier_releases():
+    """They computed it as here, with eight bytes for each of six arrays."""
+    counts = np.random.default_rng(1).integers(1, 90, 60)
+    shard = np.random.default_rng(2).permutation(np.repeat(np.arange(60), counts))
+    offsets = np.random.default_rng(3).permutation(len(shard)) * 512
+    rank = np.empty(len(shard), np.int64)
+    rank[np.lexsort((offsets, shard))] = np.arange(len(shard)) - np.repeat(np.cumsum(counts) - counts, counts)
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([5, 1])))
+    begins = random.permutation(60)[shard]
+    start, length = rank / counts[shard], 1 / counts[shard]
+    times = begins + 8 * (start + length * random.random_sample(len(shard)))
+    window = ShuffleWindow.from_index(8, shard.astype(np.int8), offsets)
+    found = DataOrder(len(shard), shuffle=True, seed=5, window=window).rows_at(range(len(shard), 2 * len(shard)))
+    assert found.tolist() == np.argsort(times % 60, kind="stable").tolist()
+
+
 def test_the_permutation_is_the_same_in_every_release():
     # A later release, with a later NumPy, can resume a run only if the values stay the same.
     assert [DataOrder(10, shuffle=True, seed=1701).row(n) for n in range(10, 20)] == [2, 1, 5, 7, 3, 0, 4, 6, 8, 9]
-    window = ShuffleWindow.from_index(2, list("aaabbbccccdd"), np.arange(12))
+    window = ShuffleWindow.from_index(2, np.repeat(np.arange(4), [3, 3, 4, 2]), np.arange(12))
     windowed = [DataOrder(12, shuffle=True, seed=1701, window=window).row(n) for n in range(12, 24)]
     assert windowed == [10, 5, 6, 11, 7, 0, 8, 9, 3, 1, 2, 4]
-    assert DataOrder(10, shuffle=False, seed=1701).random_values(123456789) == (
+    assert DataOrder(10, shuffle=False, seed=1701).random_values(123456789, 1)[:, 0].tolist() == [
         605166136364975624,
         3468943428180353842,
         9288176730830211930,
-    )
+    ]
 
 
-SHARDS = [f"{number:05d}.tar" for number, count in enumerate([40] * 11 + [7, 1]) for _ in range(count)]
+SHARDS = np.repeat(np.arange(13), [40] * 11 + [7, 1])
 
 
 def windowed(size, epoch, seed=3):
@@ -76,8 +108,8 @@ def test_a_windowed_epoch_has_every_picture_once_and_depends_only_on_seed_and_ep
 @pytest.mark.parametrize("size", [1, 4, 13])
 def test_a_window_reads_each_shard_from_front_to_back_and_few_shards_at_a_time(size):
     rows = windowed(size, 2)
-    for name in set(SHARDS):
-        read = [row for row in rows if SHARDS[row] == name]
+    for shard in range(13):
+        read = [row for row in rows if SHARDS[row] == shard]
         steps = [later - earlier for earlier, later in itertools.pairwise(read)]
         assert sum(step != 1 for step in steps) <= 1  # a shard may span the end of the epoch
     at_once = [len({SHARDS[row] for row in rows[first : first + size]}) for first in range(len(rows) - size)]
@@ -92,13 +124,24 @@ def test_a_window_larger_than_the_split_equals_the_whole_split():
 
 def test_a_window_follows_the_offsets_in_the_shards_not_the_order_of_the_list():
     offsets = np.array([3, 0, 2, 1, 9, 8])
-    window = ShuffleWindow.from_index(1, ["a", "a", "b", "a", "b", "b"], offsets)
+    window = ShuffleWindow.from_index(1, np.array([0, 0, 1, 0, 1, 1]), offsets)
     rows = [DataOrder(6, shuffle=True, seed=0, window=window).row(n) for n in range(6)]
     assert rows in ([1, 3, 0, 2, 5, 4], [2, 5, 4, 1, 3, 0])
 
 
+@pytest.mark.parametrize("seed", [0, 1701, 2**32 - 1, 2**63 - 1])
+@pytest.mark.parametrize("first", [0, 1, 123456789, 2**32 - 3, 2**53 - 1, 2**63 - 60])
+def test_the_random_values_of_many_positions_are_those_of_each_position_alone(seed, first):
+    # Runs of earlier releases drew them one by one, with these numbers.
+    alone = [np.random.Philox(key=[seed, 0], counter=[n, 0, 0, 0]).random_raw(3) for n in range(first, first + 50)]
+    order = DataOrder(1, shuffle=False, seed=seed)
+    np.testing.assert_array_equal(order.random_values(first, 50), np.transpose(alone))
+    np.testing.assert_array_equal(order.random_values(first + 7, 5), np.transpose(alone)[:, 7:12])
+    assert order.random_values(first, 0).shape == (3, 0)
+
+
 def test_random_values_are_uniform_and_independent_of_their_neighbours():
-    values = np.array([DataOrder(1, shuffle=False, seed=5).random_values(n) for n in range(4000)], dtype=np.uint64)
+    values = DataOrder(1, shuffle=False, seed=5).random_values(0, 4000).T
     means = (values % np.uint64(2)).mean(axis=0)
     assert np.all(np.abs(means - 0.5) < 0.03)
     bits = (values % np.uint64(2)).astype(float)

@@ -1,0 +1,33 @@
+"""Starts the processes that read the pictures of a training run."""
+
+import math
+from typing import NamedTuple
+
+from stylefinetune.config.schema import Config
+from stylefinetune.data.dataset import PictureDataset
+from stylefinetune.data.loader import BatchLoader
+from stylefinetune.distributed.world import World
+
+
+class Loaders(NamedTuple):
+    """The loaders of a run."""
+
+    train: BatchLoader
+    test: BatchLoader | None  # None disables tests
+
+
+def start_loaders(config: Config, train_set: PictureDataset, test_set: PictureDataset | None, world: World) -> Loaders:
+    """Start the processes of both loaders, `data.workers` each, before the first iteration.
+
+    The processes of tests wait between the tests. If a test started them, each would be a fork that has to wait for
+    running collectives, and would keep a copy of all memory that training changes later.
+    """
+    world.drain_collectives()
+    workers, device = config.data.workers, world.device
+    train_slice, test_slice = (
+        math.ceil(config.data.phase(training=training).batch_size / world.size) for training in (True, False)
+    )
+    return Loaders(
+        BatchLoader(train_set, train_slice, workers, device, at_once=config.train.iter_size),
+        BatchLoader(test_set, test_slice, workers, device) if test_set else None,
+    )
