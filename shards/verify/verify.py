@@ -1,31 +1,29 @@
 """Verification of a DIR: reads every file again, and compares tars, index, outcomes and list with each other."""
 
-import collections
-import concurrent.futures
 import dataclasses
-import operator
-import os
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
-from shards.format.index import INDEX_FILE, INDEX_SCHEMA, METADATA_KEY
-from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
+from shards.format.index import INDEX_SCHEMA
+from shards.format.outcomes import OUTCOMES_SCHEMA, Status
+from shards.format.parts import read_parts
+from shards.format.threads import map_in_threads
 from shards.progress import track_progress
 from shards.storage.file_lock import WORK_FOLDER, find_lock_holder
 from shards.storage.journal import REDO_SUFFIX
-from shards.storage.shard_dir import ROWS_PATH, Block, ShardDir, load_shard_dir
+from shards.storage.shard_dir import ROWS_PATH, Block, ShardDir, load_shard_dir, read_part
 from shards.storage.snapshot import Snapshot
+from shards.verify.parquet_files import JoinedIndex, JoinedOutcomes, read_table
+from shards.verify.row_comparison import compare_rows, find_repeated
 from shards.verify.tar_check import Difference, check_tar
 
-_STATUSES = frozenset(map(str, Status))
-_COMPARED_STATUSES = (Status.KEPT, Status.DUPLICATE)  # of rows that may have the picture of an earlier row
 _LISTED = ("row", "key", "split", "label")  # the columns of the list that index and outcomes both have
 
 
@@ -60,24 +58,25 @@ def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
     if holder:
         raise ShardsError(f"{root} is in use by {holder}; verify it once that has ended")
     blocks = shard_dir.blocks()
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and hashing release the GIL
-        reading = pool.map(lambda block: _read_block(shard_dir, block, snapshot), blocks)
-        results = list(track_progress(reading, len(blocks), "blocks read", console))
-    differences = [difference for result in results for difference in result.differences]
-    for column in ("row", "key"):
-        differences += _find_repeated(ROWS_PATH, column, shard_dir.row_file.read([column]).column(column).to_pylist())
-    entries, outcomes = [INDEX_SCHEMA.empty_table()], [OUTCOMES_SCHEMA.empty_table()]
-    unread: set[int] = set()
-    for block, result in zip(blocks, results, strict=True):
+    unread: set[int] = set()  # rows of blocks that can't be read
+    index, outcomes = JoinedIndex(shard_dir, unread), JoinedOutcomes(root, unread)
+    differences: list[Difference] = []
+    readable: list[Block] = []
+    reading = map_in_threads(lambda block: _read_block(shard_dir, block, snapshot), blocks)  # hashing releases the GIL
+    for block, result in zip(blocks, track_progress(reading, len(blocks), "blocks read", console), strict=True):
+        differences += result.differences
         if result.entries is None or result.outcomes is None:
             unread |= {row["row"] for row in shard_dir.rows_of(block)}
         else:
-            entries.append(result.entries)
-            outcomes.append(result.outcomes)
-    pictures = _check_index(shard_dir, pa.concat_tables(entries), unread, differences)
-    _check_outcomes(root, pa.concat_tables(outcomes), unread, differences)
+            readable.append(block)
+            index.expect(result.entries)
+            outcomes.expect(result.outcomes)
+    for column in ("row", "key"):
+        differences += find_repeated(ROWS_PATH, column, functools.partial(_read_column, root / ROWS_PATH, column))
+    differences += index.finish(lambda: (read_part(root, block.index_part) for block in readable))
+    differences += outcomes.finish(lambda: (read_part(root, block.outcomes_part) for block in readable))
     differences += _find_unknown_files(root, blocks)
-    return VerifyResult(len(blocks), len(shard_dir), pictures, differences)
+    return VerifyResult(len(blocks), len(shard_dir), index.count(), differences)
 
 
 def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _BlockResult:
@@ -87,16 +86,16 @@ def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _Block
     if missing:
         found = f"no {', no '.join(missing)}"
         return _BlockResult(None, None, [Difference(block.shard, "", "its block", "committed", found)])
-    entries = _read_table(root, block.index_part, INDEX_SCHEMA, differences)
-    outcomes = _read_table(root, block.outcomes_part, OUTCOMES_SCHEMA, differences)
+    entries = read_table(root, block.index_part, INDEX_SCHEMA, differences)
+    outcomes = read_table(root, block.outcomes_part, OUTCOMES_SCHEMA, differences)
     rows = shard_dir.rows_of(block)
     if outcomes is not None:
-        differences += _compare(block.outcomes_part, rows, outcomes.to_pylist(), (*_LISTED, "image_url"))
+        differences += compare_rows(block.outcomes_part, rows, outcomes.to_pylist(), (*_LISTED, "image_url"))
     if entries is not None:
         listed = entries.to_pylist()
         if outcomes is not None:
             expected = _expected_entries(block, rows, outcomes.to_pylist(), shard_dir.recipe)
-            differences += _compare(block.index_part, expected, listed, tuple(expected[0]) if expected else ())
+            differences += compare_rows(block.index_part, expected, listed, tuple(expected[0]) if expected else ())
         with snapshot.local_tar(block):
             differences += check_tar(root / block.shard, block.shard, listed, rows, shard_dir.recipe)
     return _BlockResult(entries, outcomes, differences)
@@ -114,38 +113,9 @@ def _expected_entries(
     return expected
 
 
-def _check_index(shard_dir: ShardDir, parts: pa.Table, unread: set[int], differences: list[Difference]) -> int:
-    """Compare index.parquet with the blocks' parts, and return the number of its pictures."""
-    table = _read_table(shard_dir.root, INDEX_FILE, INDEX_SCHEMA, differences)
-    if table is None:
-        return 0
-    expected = shard_dir.recipe.index_metadata.to_bytes()
-    metadata = (table.schema.metadata or {}).get(METADATA_KEY, b"")
-    if metadata != expected:
-        found = metadata.decode(errors="replace")
-        differences.append(Difference(INDEX_FILE, "", "metadata", expected.decode(), found))
-    rows = [row for row in table.to_pylist() if row["row"] not in unread]
-    differences += _compare(INDEX_FILE, parts.to_pylist(), rows, INDEX_SCHEMA.names)
-    return len(table)
-
-
-def _check_outcomes(root: Path, parts: pa.Table, unread: set[int], differences: list[Difference]) -> None:
-    """Compare outcomes.parquet with the blocks' parts, and its duplicates with the hashes."""
-    name = OUTCOMES_FILE
-    table = _read_table(root, name, OUTCOMES_SCHEMA, differences)
-    if table is None:
-        return
-    rows = table.to_pylist()
-    columns = [column for column in OUTCOMES_SCHEMA.names if column != "duplicate_of"]
-    differences += _compare(name, parts.to_pylist(), [row for row in rows if row["row"] not in unread], columns)
-    last_first = sorted(rows, key=operator.itemgetter("row"), reverse=True)
-    first = {row["sha256"]: row["row"] for row in last_first if row["status"] == Status.KEPT}
-    for row in rows:
-        if row["status"] not in _STATUSES:
-            differences.append(Difference(name, row["key"], "status", "one of the closed set", row["status"]))
-        original = first.get(row["sha256"]) if row["status"] in _COMPARED_STATUSES else None
-        if row["duplicate_of"] != (None if original == row["row"] else original):
-            differences.append(Difference(name, row["key"], "duplicate_of", original, row["duplicate_of"]))
+def _read_column(path: Path, column: str) -> Iterator[pa.ChunkedArray]:
+    for part in read_parts(path, [column]):
+        yield part.column(column)
 
 
 def _find_unknown_files(root: Path, blocks: list[Block]) -> Iterable[Difference]:
@@ -164,51 +134,3 @@ def _find_unknown_files(root: Path, blocks: list[Block]) -> Iterable[Difference]
             continue  # JSON files are the state of an assembly
         if Path(name).parts[0] in folders or path.suffix == ".tar":
             yield Difference(name, "", "file", "none (it belongs to no block)", f"{path.stat().st_size} bytes")
-
-
-def _read_table(root: Path, name: str, schema: pa.Schema, differences: list[Difference]) -> pa.Table | None:
-    """Read a Parquet file of a known schema; return None and add a difference if it isn't one."""
-    path = root / name
-    if not path.is_file():
-        found = f"none; make it with: python -m shards finalize {root}"
-        differences.append(Difference(name, "", "file", "present", found))
-        return None
-    try:
-        table = pq.read_table(path)
-        table.validate(full=True)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        differences.append(Difference(name, "", "file", "Parquet", str(error).partition("\n")[0]))
-        return None
-    if not table.schema.equals(schema):
-        differences.append(Difference(name, "", "columns", _describe(schema), _describe(table.schema)))
-        return None
-    return table
-
-
-def _describe(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} {field.type}{'' if field.nullable else '!'}" for field in schema)
-
-
-def _compare(
-    name: str, expected: list[dict[str, Any]], found: list[dict[str, Any]], columns: Iterable[str]
-) -> list[Difference]:
-    """Compare a file's rows with the expected ones, matched by their number in the list, and then their order."""
-    by_number, counts = {row["row"]: row for row in expected}, collections.Counter(row["row"] for row in found)
-    differences: list[Difference] = []
-    for row in found:
-        wanted = by_number.get(row["row"])
-        names = columns if wanted else ("row",)
-        values = [(column, wanted[column] if wanted else "none", row[column]) for column in names]
-        differences += [Difference(name, row["key"], *value) for value in values if value[1] != value[2]]
-    for number, wanted in by_number.items():
-        if counts[number] != 1:
-            differences.append(Difference(name, wanted["key"], f"row {number}", "once", f"{counts[number]} times"))
-    differences += _find_repeated(name, "key", [row["key"] for row in found])
-    if not differences and [row["row"] for row in found] != [*by_number]:
-        differences.append(Difference(name, "", "order of the rows", "that of the list", "another"))
-    return differences
-
-
-def _find_repeated(name: str, what: str, values: list[Any]) -> list[Difference]:
-    counts = collections.Counter(values).items()
-    return [Difference(name, str(value), what, "once", f"{count} times") for value, count in counts if count > 1]
