@@ -14,7 +14,7 @@ _COMMANDS = {
     "predict": "classify pictures",
     "export": "write a checkpoint as Caffe's files",
     "check": "check the flags of a training run without starting it",
-    "weights": "download the weights that Caffe's authors published",
+    "weights": "download published weights",
 }
 _USAGE = f"""usage: stylefinetune COMMAND ...
 

@@ -22,7 +22,7 @@ from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.models.layer_names import split_parameter
-from stylefinetune.models.weights import IGNORING, load_weights
+from stylefinetune.models.weights import load_weights, summarize_names
 from stylefinetune.optim.caffe_sgd import multipliers
 from stylefinetune.training.plan import describe_plan, order_warning
 from stylefinetune.training.run_lock import check_not_in_use
@@ -30,6 +30,7 @@ from stylefinetune.training.setup import plan_of, prepare_training
 from stylefinetune.training.solver_run import check_unpacked
 
 _MAX_NAMES = 12  # of classes in a line
+_MAX_LAYERS = 14  # of layers in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +126,13 @@ def summarize(run: CheckedRun) -> list[str]:
     if run.resumed:
         lines.append(f"weights:  of {run.resumed}, from which the run resumes")
     elif config.weights:
-        ignored: list[str] = []
-        loaded = load_weights(run.net, config.weights, lambda line: ignored.append(line.removeprefix(IGNORING)))
+        phase = config.data.phase(training=True)
+        input_size = phase.input_size(phase.image_size or (224, 224))
+        loaded = load_weights(run.net, config.weights, lambda _line: None, config.model.arch, input_size)
         layers = dict.fromkeys(split_parameter(name)[0] for name in names)
-        random = [layer for layer in layers if layer not in loaded]
-        copied = [layer for layer in layers if layer in loaded]
+        random = [layer for layer in layers if layer not in loaded.copied]
+        copied = [layer for layer in layers if layer in loaded.copied]
+        ignored = loaded.ignored
         lines.append(
             f"weights:  {config.weights}: copied: {_join(copied)}; random: {_join(random)}; not used: {_join(ignored)}"
         )
@@ -141,7 +144,7 @@ def summarize(run: CheckedRun) -> list[str]:
 
 
 def _join(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+    return summarize_names(names, _MAX_LAYERS) or "none"
 
 
 def _describe_input(config: Config, phase: PhaseConfig) -> str:
@@ -158,11 +161,13 @@ def _describe_rules(config: Config, names: list[str]) -> list[str]:
     optim, groups = config.optim, dict[tuple[float, float], list[str]]()
     for name in names:
         lr_mult, decay_mult = multipliers(name, optim.layers)
-        groups.setdefault((lr_mult, decay_mult if lr_mult else 0.0), []).append(".".join(split_parameter(name)))
+        groups.setdefault((lr_mult, decay_mult if lr_mult else 0.0), []).append(
+            ".".join(filter(None, split_parameter(name)))
+        )
     return [
-        f"lr {lr_mult * optim.base_lr:.6g}, decay {decay_mult * optim.weight_decay:.6g}: {', '.join(members)}"
+        f"lr {lr_mult * optim.base_lr:.6g}, decay {decay_mult * optim.weight_decay:.6g}: {_join(members)}"
         if lr_mult
-        else f"frozen: {', '.join(members)}"
+        else f"frozen: {_join(members)}"
         for (lr_mult, decay_mult), members in groups.items()
     ]
 

@@ -12,6 +12,7 @@ from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import write_caffemodel, write_mean
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from stylefinetune.config.command_line import command_parser, parse_command
+from stylefinetune.config.schema import CAFFENET
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.models.layer_names import layer_name
 
@@ -45,6 +46,8 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
     Raises:
         UserError: the network has a layer that Caffe does not have, or a file cannot be written.
     """
+    if saved.config.model.arch != CAFFENET:
+        raise UserError(f"{saved.path} is a {saved.config.model.arch}, and only caffenet can be exported to Caffe")
     net, _ = saved.build_network(torch.device("cpu"))
     height, width = saved.progress.input_size
     layers = {layer_name(module): layer for module, layer in net.named_children()}

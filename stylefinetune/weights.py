@@ -1,4 +1,4 @@
-"""Downloads published weights: `python -m stylefinetune.weights NAME`."""
+"""Downloads published weights: `python -m stylefinetune.weights NAME`, or ARCH:NAME for another network's."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 
 from stylefinetune.caffe.pretrained import MIRRORS, PUBLISHED, fetch_published
 from stylefinetune.config.command_line import command_parser, parse_command
-from stylefinetune.errors import run_command
+from stylefinetune.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,9 +17,12 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "weights",
-        "Download a file that Caffe's authors published. --weights and --data.mean_file accept its name.",
+        "Download weights into the cache: a file that Caffe's authors published, whose name --weights and "
+        "--data.mean_file accept; or those of a network of torchvision or timm, for --model.arch ARCH --weights NAME.",
     )
-    parser.add_argument("name", choices=PUBLISHED, help=", ".join(PUBLISHED))
+    parser.add_argument(
+        "name", help=f"{', '.join(PUBLISHED)}; or ARCH:NAME, for example resnet50:IMAGENET1K_V2, or resnet50:DEFAULT"
+    )
     parser.add_argument(
         "--mirror",
         metavar="URL",
@@ -33,6 +36,17 @@ def build_parser() -> ArgumentParser:
 def fetch_weights(arguments: list[str]) -> None:
     """Download the file that the command line `arguments` names, and print its path."""
     options = parse_command(build_parser(), arguments)
+    arch, colon, name = options.name.partition(":")
+    if colon:
+        from stylefinetune.models.published_weights import fetch_published_weights  # noqa: PLC0415 -- imports torch
+
+        print(fetch_published_weights(arch, name) or f"{options.name} is in the cache of huggingface_hub")
+        return
+    if options.name not in PUBLISHED:
+        raise UserError(
+            f"there are no published weights {options.name}; name one of {', '.join(PUBLISHED)}, or ARCH:NAME, for "
+            "example resnet50:DEFAULT"
+        )
     with _progress_bar(options.name) as bar:
         task = bar.add_task("", total=None)
         path = fetch_published(

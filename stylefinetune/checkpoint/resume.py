@@ -24,7 +24,8 @@ from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
-from stylefinetune.models.weights import read_weights, shapes_match
+from stylefinetune.models.weight_files import read_weights
+from stylefinetune.models.weights import shapes_match
 from stylefinetune.optim.caffe_sgd import MOMENTUM
 
 SOLVER_STATES = (".solverstate", *(f".solverstate{suffix}" for suffix in HDF5_SUFFIXES))  # HDF5 is refused
@@ -34,7 +35,7 @@ DAMAGED = ".damaged"
 _WITHOUT_EFFECT = (
     *("run_dir", "solver", "resume", "tracking.*", "checkpoint.*"),
     *("data.shards", "data.split", "data.workers", "data.stage_dir", "data.max_corrupt"),
-    *("model.name", "model.display_name", "model.last_layer", "model.widths"),
+    *("model.arch", "model.display_name", "model.last_layer", "model.widths"),
     *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
     "train.cuda_graph",
 )
@@ -207,7 +208,10 @@ def check_resumed_data(checkpoint: Checkpoint, config: Config, classes: tuple[st
     """
     saved, shards, split = checkpoint.progress, config.data.shards, config.data.split
     advice = "use another --run_dir"
-    if len(classes) != len(saved.classes):
+    if config.model.arch != checkpoint.config.model.arch:
+        difference = f"with model.arch {checkpoint.config.model.arch}, not {config.model.arch}"
+        advice += f", or train with --weights {checkpoint.path} there"
+    elif len(classes) != len(saved.classes):
         difference = f"on {len(saved.classes)} classes, {shards} has {len(classes)}"
     elif list(classes) != saved.classes:
         label = next(label for label, name in enumerate(classes) if name != saved.classes[label])

@@ -30,7 +30,7 @@ def read_config_file(path: Path) -> Content:
     if not isinstance(content, dict):
         raise UserError(f"--config {path} has no keys; write for example `train: {{max_iter: 1000}}`")
     _convert_lists(content)
-    _move_display_name(content)
+    _rename_former_model_keys(content)
     return content
 
 
@@ -58,11 +58,14 @@ def _convert_lists(content: Content, prefix: str = "") -> None:
             _convert_lists(value, f"{key}.")
 
 
-def _move_display_name(content: Content) -> None:
-    """Read a config.yaml from before model.display_name existed, when model.name was the name in the log.
+def _rename_former_model_keys(content: Content) -> None:
+    """Read the section `model` of earlier versions, in which model.arch was called model.name.
 
-    Such a file has all settings of the model at that time. In other files, model.name is the network.
+    Before model.display_name existed, model.name was the name in the log, and the network was always CaffeNet. A
+    config.yaml that a run wrote then has all settings of the model at that time.
     """
     model = content.get("model")
-    if isinstance(model, dict) and "display_name" not in model and set(model) >= _FORMER_MODEL_KEYS:
-        model["display_name"] = model.pop("name")
+    if not isinstance(model, dict) or "name" not in model or "arch" in model:
+        return
+    new_key = "display_name" if "display_name" not in model and set(model) >= _FORMER_MODEL_KEYS else "arch"
+    model[new_key] = model.pop("name")

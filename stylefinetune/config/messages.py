@@ -17,7 +17,7 @@ _ALIASES = {
     "data.mean_value": "mean",
     "data.workers": "num_workers n_workers nworkers j dataloader_num_workers",
     "data.mirror": "flip hflip horizontal_flip",
-    "model.name": "model arch architecture network net backbone model_name",
+    "model.arch": "model architecture network net backbone model_name",
     "model.dropout": "drop drop_rate",
     "optim.base_lr": "lr learning_rate learningrate initial_lr max_lr",
     "optim.lr_policy": "scheduler lr_scheduler sched lr_schedule schedule lr_scheduler_type",
@@ -40,6 +40,7 @@ _ALIASES = {
     "tracking.name": "run_name wandb_name wandb_run_name experiment name",
     "deepspeed.zero_stage": "deepspeed zero stage",
 }
+_FORMER = {"model.name": "model.arch"}  # keys of earlier versions
 _MEANT = {alias: key for key, aliases in _ALIASES.items() for alias in aliases.split()}
 # What other programs have a flag for, and this one does not.
 _ELSEWHERE = {
@@ -94,6 +95,8 @@ def unknown_key(name: str) -> str:
 def suggestion(name: str) -> str:
     """Return "; did you mean KEY?", or where the setting is if there is no such key."""
     last = name.replace("-", "_").rpartition(".")[2].lower()
+    if name in _FORMER:
+        return f"; it is {_FORMER[name]} now"
     if last in _ELSEWHERE:
         return f"; {_ELSEWHERE[last]}"
     meant = _MEANT.get(last)

@@ -10,41 +10,56 @@ from stylefinetune.config.data import DataConfig, require, require_minimum
 from stylefinetune.config.deepspeed import DeepSpeedConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
-NETWORKS = ("caffenet",)
+CAFFENET = "caffenet"
+CAFFENET_DROPOUT = 0.5
 MAX_LAYER_NAME = 200  # characters
-CaffePolicy: TypeAlias = Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"]
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
+CaffePolicy: TypeAlias = Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"]
+BatchNormMode: TypeAlias = Literal["eval", "train", "sync"]
+_CAFFENET_ONLY = ("last_layer", "widths", "weight_filler_std", "bias_filler_value")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: CaffeNet with any widths.
+    """The network: CaffeNet with any widths, or a network of torchvision or timm.
 
     Attributes:
-        name: the network: caffenet.
-        display_name: name of the network in the log and in exported files; empty for `name`.
-        last_layer: name of the classifier layer. If the weights file has no layer of this name, it starts from random
-            weights.
-        widths: output channels of conv1, conv2, conv3, conv4, conv5, fc6, fc7.
+        arch: the network: caffenet, or one of torchvision's classification networks, for example resnet50, or timm/NAME
+            for one of timm's (pip install 'stylefinetune[timm]').
+        display_name: name of the network in the log and in exported files; empty for `arch`.
+        last_layer: name of CaffeNet's classifier layer. If the weights file has no layer of this name, it starts from
+            random weights.
+        widths: output channels of CaffeNet's conv1, conv2, conv3, conv4, conv5, fc6, fc7.
         weight_filler_std: standard deviation of the initial weights of these seven layers and the last one.
         bias_filler_value: initial value of their biases.
-        dropout: fraction of the outputs of fc6 and fc7 that is dropped in training.
+        dropout: fraction of the inputs of each dropout layer that is dropped in training; by default the network's own,
+            0.5 for CaffeNet.
+        drop_path: probability with which the deepest residual block is skipped in training (stochastic depth); lower
+            blocks have proportionally lower ones. By default the network's own.
+        batch_norm: statistics of batch normalization in training: eval uses the running statistics and does not change
+            them, train uses those of each rank's part of the batch, sync those of the whole batch (GPUs only). By
+            default eval if the run starts from pretrained weights, otherwise train; a resumed run keeps its choice.
     """
 
-    name: str = NETWORKS[0]
+    arch: str = CAFFENET
     display_name: str = ""
     last_layer: str = "fc8_flickr"
     widths: Widths = (96, 256, 384, 384, 256, 4096, 4096)
     weight_filler_std: EachLayer = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
     bias_filler_value: EachLayer = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
-    dropout: float = 0.5
+    dropout: float | None = None
+    drop_path: float | None = None
+    batch_norm: BatchNormMode | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.name in NETWORKS,
-            f"model.name is {self.name!r}, an unknown network; the networks are: {', '.join(NETWORKS)} "
-            "(model.display_name is the name in the log)",
-        )
+        require(self.arch != "", "model.arch is empty; name a network, for example caffenet or resnet50")
+        self._check_caffenet()
+        for name in ("dropout", "drop_path"):
+            rate = getattr(self, name)
+            require(rate is None or 0 <= rate < 1, f"model.{name} is {rate}; it must be in [0, 1)")
+
+    def _check_caffenet(self) -> None:
+        """Check the settings that only CaffeNet has."""
         require(min(self.widths) >= 1, f"model.widths is {list(self.widths)}; every width must be at least 1")
         require(
             all(width % 2 == 0 for width in self.widths[:5]),
@@ -54,16 +69,23 @@ class ModelConfig:
             min(self.weight_filler_std) >= 0,
             f"model.weight_filler_std is {list(self.weight_filler_std)}; a standard deviation can't be negative",
         )
-        require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must be in [0, 1)")
         require(
             0 < len(self.last_layer) <= MAX_LAYER_NAME and self.last_layer.isprintable(),
             f"model.last_layer is {self.last_layer!r}; it must have 1 to {MAX_LAYER_NAME} printable characters",
         )
+        if self.arch == CAFFENET:
+            return
+        for field in dataclasses.fields(self):
+            if field.name in _CAFFENET_ONLY:
+                require(
+                    getattr(self, field.name) == field.default,
+                    f"model.{field.name} is a setting of caffenet, and model.arch is {self.arch}; remove it",
+                )
 
     @property
     def title(self) -> str:
         """The name of the network in the log and in exported files."""
-        return self.display_name or self.name
+        return self.display_name or self.arch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +96,8 @@ class LayerRule:
         match: glob over layer names, for example fc8_*; the first rule that matches a layer applies.
         lr_mult: learning rate multiplier of the weights; 0 freezes them.
         decay_mult: weight decay multiplier of the weights.
-        bias_lr_mult: learning rate multiplier of the biases; twice lr_mult by default, as in CaffeNet.
+        bias_lr_mult: learning rate multiplier of the biases; by default twice lr_mult in CaffeNet, and lr_mult in other
+            networks.
         bias_decay_mult: weight decay multiplier of the biases.
     """
 
@@ -103,8 +126,9 @@ class OptimConfig:
         clip_gradients: upper limit of the L2 norm of all gradients, summed over iter_size batches; -1 disables it.
         lars_trust: trust coefficient of LARS, which scales the rate of each tensor (formula in
             docs/engines.md); 0 disables LARS.
-        layers: rules per layer; the first one that matches a layer applies. Layers without a rule have lr_mult 1
-            and decay_mult 1; their biases 2 and 0. The default rule applies to model.last_layer, whatever its name.
+        layers: rules per layer; the first one that matches a layer applies. Layers without a rule have lr_mult 1 and
+            decay_mult 1; their biases lr_mult 2 in CaffeNet, 1 in other networks, and decay_mult 0. The default rule
+            applies to the classifier layer, whatever its name.
     """
 
     base_lr: float = 0.001
@@ -236,7 +260,8 @@ class Config:
     Attributes:
         run_dir: folder of the run's log, metrics and checkpoints.
         solver: Caffe solver.prototxt; its values and its net's override the defaults and --config.
-        weights: initial weights, copied by layer name: a .caffemodel, .safetensors or checkpoint, or the published
+        weights: initial weights, copied by layer name: a .caffemodel, .safetensors, .pth or checkpoint; or published
+            weights of model.arch, such as DEFAULT or IMAGENET1K_V2, which are downloaded; or the published
             bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
         resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a
             new run; a path resumes from that checkpoint or Caffe .solverstate.

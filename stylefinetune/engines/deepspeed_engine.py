@@ -31,9 +31,12 @@ from stylefinetune.engines.loss_scale import (
     scaler_scalars,
 )
 from stylefinetune.engines.precision import REDUCED, to_memory_format
+from stylefinetune.engines.running_statistics import share_statistics
 from stylefinetune.engines.torch_engine import local_loss, seed_dropout
 from stylefinetune.engines.zero_state import build_zero_state
 from stylefinetune.errors import UserError
+from stylefinetune.models.batch_norm import local_statistics
+from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, param_groups
 
 LOG = "deepspeed.log"
@@ -109,12 +112,14 @@ class DeepSpeedEngine:
         self._optimizer.state.clear()  # DeepSpeed replaces the parameters by other tensors
         with _redirect_output(Path(config.run_dir) / LOG):
             self._engine = _initialize(net, self._optimizer, config, world)
+        self._statistics = local_statistics(self._engine.module)
         self._state = build_zero_state(self._engine.optimizer, parameters, config.deepspeed.zero_stage)
         self._scaler = _build_scaler(self._engine, world, enabled=config.train.precision == "fp16")
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
         seed_dropout(self._world, self._config.train.seed, iteration)
+        share_statistics(self._statistics, self._world)
         self._engine.train()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -143,6 +148,7 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
+        share_statistics(self._statistics, self._world)
         self._engine.eval()
         pictures = self._test_transform(batch.pictures, batch.crops)
         return self._engine(to_memory_format(pictures, self._config.train)).float()
@@ -155,13 +161,13 @@ class DeepSpeedEngine:
     def state(self) -> EngineState:
         """See Engine."""
         parameters, momenta = self._state.gather()
-        buffers = dict(self._engine.module.named_buffers())
+        buffers = stored_buffers(self._engine.module)
         return EngineState(parameters, buffers, {MOMENTUM: momenta}, self.scalars())
 
     @torch.no_grad()
     def load(self, state: EngineState) -> None:
         """See Engine."""
-        for name, tensor in self._engine.module.named_buffers():
+        for name, tensor in stored_buffers(self._engine.module).items():
             tensor.copy_(state.buffers[name])
         self._state.load(state.parameters, state.slots[MOMENTUM])
         restore_scaler(self._scaler, state.scalars)

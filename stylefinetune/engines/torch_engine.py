@@ -19,8 +19,10 @@ from stylefinetune.engines.cuda_graph import GraphedAccumulation
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.engines.loss_scale import build_scaler, nan_below_min_scale, restore_scaler, scaler_scalars
 from stylefinetune.engines.precision import compute, memory_format, uncompiled
+from stylefinetune.engines.running_statistics import share_statistics
+from stylefinetune.models.batch_norm import kept_statistics, local_statistics
+from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, clip_gradients, param_groups
-
 
 class TorchEngine:
     """An Engine, see `stylefinetune.engines.build`. It sets requires_grad of the parameters from optim.layers."""
@@ -40,12 +42,16 @@ class TorchEngine:
         self.optim = optim
         self.train_transform, self.test_transform = transforms
         self.net = net.to(world.device).to(memory_format=memory_format(train))  # pyright: ignore[reportCallIssue] -- it does take one
+        self._statistics = local_statistics(self.net)
         self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
         # Compiled inside DDP: around DDP, torch.compile silently does nothing.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
         if world.size > 1:
-            self.replica = DistributedDataParallel(self.replica, gradient_as_bucket_view=True)
+            # share_statistics broadcasts the only buffers that differ between the ranks.
+            self.replica = DistributedDataParallel(
+                self.replica, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
             self._settle_buckets(input_size)
         self._accumulate_gradients = self._accumulate
         if train.cuda_graph:
@@ -60,13 +66,14 @@ class TorchEngine:
         run.
         """
         blank = torch.zeros(1, 3, *input_size, device=self.world.device)
-        with uncompiled(self.train):  # not worth compiling for one picture
+        with uncompiled(self.train), kept_statistics(self.net):  # not worth compiling for one picture
             (self.replica(blank).sum() * 0).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
         seed_dropout(self.world, self.train.seed, iteration)
+        share_statistics(self._statistics, self.world)
         self.replica.train()
         loss = self._accumulate_gradients(micro_batches)
         self.scaler.unscale_(self.optimizer)
@@ -97,6 +104,7 @@ class TorchEngine:
     @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
+        share_statistics(self._statistics, self.world)
         self.net.eval()
         return compute(self.net, self.test_transform(batch.pictures, batch.crops), self.train)
 
@@ -110,7 +118,7 @@ class TorchEngine:
         optimizer = self.optimizer.state
         return EngineState(
             parameters={name: parameter.detach() for name, parameter in parameters.items()},
-            buffers=dict(self.net.named_buffers()),
+            buffers=stored_buffers(self.net),
             slots={MOMENTUM: {name: optimizer[p][MOMENTUM] for name, p in parameters.items() if p in optimizer}},
             scalars=self.scalars(),
         )

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from stylefinetune.config.schema import ModelConfig
+from stylefinetune.config.schema import CAFFENET, ModelConfig
 from stylefinetune.errors import UserError
+from stylefinetune.models.architectures import build_architecture, check_inputs
 from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, fill, is_valid_last_layer, pooled_size
 
 
@@ -14,8 +15,20 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
     `input_sizes` are the (height, width) in pixels of the inputs in training and in testing.
 
     Raises:
-        UserError: an input is too small, the inputs need different layers, or the last layer's name is in use.
+        UserError: there is no such network, or it can't have the inputs.
     """
+    if model.arch != CAFFENET:
+        net = build_architecture(model, num_classes, input_sizes[0], seed)
+        check_inputs(net, model.arch, num_classes, input_sizes)
+        return net
+    _check_caffenet(model, input_sizes)
+    net = CaffeNet(model, num_classes, input_sizes[0])
+    fill(net, model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
+    return net
+
+
+def _check_caffenet(model: ModelConfig, input_sizes: list[tuple[int, int]]) -> None:
+    """Check that an input isn't too small, that all need the same layers, and that the last layer's name is free."""
     if not is_valid_last_layer(model.last_layer):
         raise UserError(f"model.last_layer is {model.last_layer!r}, the name of another layer; choose another name")
     for size in input_sizes:
@@ -29,9 +42,6 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
             f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
             "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
         )
-    net = CaffeNet(model, num_classes, input_sizes[0])
-    fill(net, model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
-    return net
 
 
 def _name(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stylefinetune.config.schema import ModelConfig
+from stylefinetune.config.schema import CAFFENET_DROPOUT, ModelConfig
 from stylefinetune.models.layer_names import module_name
 from stylefinetune.models.local_response_norm import LocalResponseNorm
 
@@ -26,6 +26,7 @@ class CaffeNet(nn.Sequential):
         c1, c2, c3, c4, c5, f6, f7 = model.widths
         assert min(input_size) >= SMALLEST_INPUT
         pooled = math.prod(map(pooled_size, input_size))
+        dropout = CAFFENET_DROPOUT if model.dropout is None else model.dropout
 
         def pool() -> nn.Module:
             return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
@@ -53,10 +54,10 @@ class CaffeNet(nn.Sequential):
                 flatten=nn.Flatten(),
                 fc6=nn.Linear(c5 * pooled, f6),
                 relu6=nn.ReLU(inplace=True),
-                drop6=nn.Dropout(model.dropout),
+                drop6=nn.Dropout(dropout),
                 fc7=nn.Linear(f6, f7),
                 relu7=nn.ReLU(inplace=True),
-                drop7=nn.Dropout(model.dropout),
+                drop7=nn.Dropout(dropout),
                 **{module_name(model.last_layer): nn.Linear(f7, num_classes)},
             )
         )

@@ -20,6 +20,9 @@ def layer_name(module: str) -> str:
 
 
 def split_parameter(name: str) -> tuple[str, str]:
-    """Return the layer and the kind of a parameter, for example fc8.mine and bias for fc8%2Emine.bias."""
+    """Return the layer and the kind of a parameter, for example fc8.mine and bias for fc8%2Emine.bias.
+
+    A parameter outside any layer, such as class_token of a vision transformer, is a layer without kinds.
+    """
     module, _, kind = name.rpartition(".")
-    return layer_name(module), kind
+    return (layer_name(module), kind) if module else (kind, "")

@@ -1,61 +1,105 @@
 """Loads pretrained weights into a network, by layer name."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from stylefinetune.caffe.files import HDF5_SUFFIXES, read_caffemodel
 from stylefinetune.caffe.pretrained import locate_published
+from stylefinetune.config.schema import CAFFENET
 from stylefinetune.errors import UserError
-from stylefinetune.models.layer_names import module_name, split_parameter
+from stylefinetune.models.architectures import classifier_layers
+from stylefinetune.models.layer_names import split_parameter
+from stylefinetune.models.published_weights import (
+    DEFAULT,
+    fetch_published_weights,
+    published_names,
+    read_published_weights,
+    rename_tensors,
+)
+from stylefinetune.models.weight_files import CAFFEMODEL, Tensors, read_weights
 
-BLOBS = ("weight", "bias")
+BEST_CAFFENET = "bvlc_reference_caffenet"  # DEFAULT of CaffeNet
 MAX_LISTED_LAYERS = 10
 IGNORING = "Ignoring source layer "  # Caffe's log line
 
 
-def load_weights(net: nn.Module, files: str, log: Callable[[str], None]) -> set[str]:
+@dataclasses.dataclass
+class LoadedLayers:
+    """What became of the layers."""
+
+    copied: set[str]  # layers of the network whose weights were copied
+    ignored: list[str]  # layers of the files that the network lacks
+    reset: list[str]  # classifier layers that start from random weights, since the classes differ
+
+
+def load_weights(
+    net: nn.Module,
+    files: str,
+    log: Callable[[str], None],
+    arch: str = CAFFENET,
+    input_size: tuple[int, int] = (224, 224),
+) -> LoadedLayers:
     """Copy the layers of weight files into `net`, in place.
 
     Args:
         net: the network; layers that a file lacks keep their weights.
         files: paths or names of published weights, separated by commas; later ones override earlier ones.
-        log: called with a line for each layer that the network lacks.
-
-    Returns:
-        The names of the copied layers.
+        log: called with a line for each layer that the network lacks, and what else a reader of the log should know.
+        arch: the network's name.
+        input_size: (height, width) of the network's input in pixels, to which timm fits some weights.
 
     Raises:
         UserError: a file can't be read, or a layer's shape differs.
     """
-    paths = map(locate_published, files.split(","))
-    return {layer for path in paths for layer in _copy_layers(net, path, read_weights(path), log)}
+    loaded = LoadedLayers(set(), [], [])
+    for name in files.split(","):
+        if arch == CAFFENET:
+            path = locate_published(BEST_CAFFENET if name == DEFAULT else name)
+            _copy_layers(net, path, read_weights(path), loaded)
+        elif _is_published(arch, name):
+            _copy_tensors(net, name, read_published_weights(arch, name, input_size), loaded)
+        else:
+            _copy_tensors(net, name, rename_tensors(arch, read_weights(locate_published(name))), loaded)
+    for line in _describe(net, loaded, arch):
+        log(line)
+    return loaded
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file by our networks' names, for example fc7.weight.
+def fetch_weights(files: str, arch: str, input_size: tuple[int, int]) -> None:
+    """Download those of the weights that are published for a network of torchvision or timm, unless they are cached.
 
     Raises:
-        UserError: it can't be read.
+        UserError: they can't be downloaded.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.suffix in (".caffemodel", *HDF5_SUFFIXES):  # HDF5 is refused with its remedy
-        return {
-            f"{module_name(layer)}.{BLOBS[index] if index < len(BLOBS) else index}": torch.from_numpy(blob)
-            for layer, blobs in read_caffemodel(path).items()
-            for index, blob in enumerate(blobs)
-        }
-    if path.suffix != ".safetensors":
-        raise UserError(f"weights: {path} is neither a .caffemodel, a .safetensors nor a checkpoint's folder")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"weights: {path} can't be read: {error}") from error
+    for name in files.split(","):
+        if arch != CAFFENET and _is_published(arch, name):
+            fetch_published_weights(arch, name, input_size)
+
+
+def _is_published(arch: str, name: str) -> bool:
+    """Return whether `name` is the name of weights instead of a file; a name that is neither is reported as one."""
+    return name in published_names(arch) or (name.isidentifier() and not Path(name).exists())
+
+
+def _describe(net: nn.Module, loaded: LoadedLayers, arch: str) -> list[str]:
+    if arch == CAFFENET:
+        return [f"{IGNORING}{layer}" for layer in loaded.ignored]
+    layers = list(dict.fromkeys(_layer(name) for name, _ in net.named_parameters()))
+    random = [layer for layer in layers if layer not in loaded.copied]
+    lines = [f"Copied the weights of {len(layers) - len(random)} of {len(layers)} layers"]
+    lines += [f"Random weights in {summarize_names(random)}"] if random else []
+    return [*lines, *([f"{IGNORING[:-1]}s {summarize_names(loaded.ignored)}"] if loaded.ignored else [])]
+
+
+def summarize_names(names: Iterable[str], limit: int = MAX_LISTED_LAYERS) -> str:
+    """Join names; of many, the first ones and their number."""
+    listed = list(names)
+    if len(listed) <= limit:
+        return ", ".join(listed)
+    return f"{', '.join(listed[:limit])}, ... ({len(listed)} in total)"
 
 
 def shapes_match(found: torch.Size, expected: torch.Size) -> bool:
@@ -64,24 +108,52 @@ def shapes_match(found: torch.Size, expected: torch.Size) -> bool:
     return extra >= 0 and found[extra:] == expected and all(size == 1 for size in found[:extra])
 
 
-def _copy_layers(net: nn.Module, path: Path, tensors: dict[str, torch.Tensor], log: Callable[[str], None]) -> set[str]:
+def _copy_layers(net: nn.Module, path: Path, tensors: Tensors, loaded: LoadedLayers) -> None:
+    """Copy the layers of a file into CaffeNet, by Caffe's rules: a layer is copied whole, or it is an error."""
     own = dict(net.named_parameters()) | dict(net.named_buffers())
     ours, theirs = (dict.fromkeys(map(_layer, names)) for names in (own, tensors))
-    for layer in theirs:
-        if layer not in ours:
-            log(f"{IGNORING}{layer}")
+    loaded.ignored += [layer for layer in theirs if layer not in ours]
     if not ours.keys() & theirs:
-        layers = ", ".join(list(theirs)[:MAX_LISTED_LAYERS])
-        raise UserError(f"weights: {path} shares no layer with the network; it holds {layers}")
+        raise _no_layer(path, theirs)
     shared = {name: tensor for name, tensor in tensors.items() if _layer(name) in ours}
     missing = [name for name in own if _layer(name) in theirs and name not in tensors]
     surplus = [name for name in shared if name not in own]
-    if surplus or (missing and path.suffix == ".caffemodel"):
+    if surplus or (missing and path.suffix == CAFFEMODEL):
         name, lacking = (surplus[0], "network") if surplus else (missing[0], "file")
         raise _mismatch(f"{path} and the network differ in {name}, which the {lacking} lacks", name)
     for name, tensor in shared.items():
         own[name].data.copy_(_reshaped(tensor, own[name].shape, name, path))
-    return set(map(_layer, shared))
+    loaded.copied |= set(map(_layer, shared))
+
+
+def _copy_tensors(net: nn.Module, source: str, tensors: Tensors, loaded: LoadedLayers) -> None:
+    """Copy the tensors that the network and a file have in common, except a classifier of other classes."""
+    own = net.state_dict()  # shares its memory with the network
+    classifier = classifier_layers(net)
+    shared = {name: tensor for name, tensor in tensors.items() if name in own}
+    ignored = dict.fromkeys(_layer(name) for name in tensors if name not in own)
+    differing = [name for name, tensor in shared.items() if tensor.shape != own[name].shape]
+    reset = dict.fromkeys(_layer(name) for name in differing)
+    for name in differing:
+        if _layer(name) not in classifier:
+            theirs, ours = ("x".join(map(str, sizes)) for sizes in (shared[name].shape, own[name].shape))
+            raise UserError(
+                f"weights: {source}: {name} is {theirs} in the file and {ours} in the network; use weights of this "
+                "network (model.arch) and, if it is built for one input size, set data.crop_size to that of the weights"
+            )
+    copied = {name: tensor for name, tensor in shared.items() if _layer(name) not in reset}
+    if not copied:
+        raise _no_layer(source, ignored)
+    for name, tensor in copied.items():
+        own[name].copy_(tensor)
+    loaded.copied = (loaded.copied | set(map(_layer, copied))) - reset.keys()
+    loaded.ignored += ignored
+    loaded.reset += reset
+
+
+def _no_layer(source: Path | str, layers: Iterable[str]) -> UserError:
+    listed = ", ".join(list(layers)[:MAX_LISTED_LAYERS])
+    return UserError(f"weights: {source} shares no layer with the network; it holds {listed}")
 
 
 def _layer(name: str) -> str:

@@ -13,6 +13,7 @@ from stylefinetune.errors import UserError
 from stylefinetune.models.layer_names import split_parameter
 
 MOMENTUM = "momentum_buffer"
+MAX_LISTED = 30  # layers in a message
 _FUSED = ("cpu", "cuda")  # devices with a kernel that does a whole update in one pass
 
 
@@ -120,7 +121,8 @@ def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str,
     layers = list(dict.fromkeys(split_parameter(name)[0] for name, _ in net.named_parameters()))
     for rule in rules:
         if not fnmatch.filter(layers, rule.match):
-            raise UserError(f"optim.layers: {rule.match!r} matches no layer; the layers are {', '.join(layers)}")
+            shown = ", ".join(layers[:MAX_LISTED]) + (", ..." if len(layers) > MAX_LISTED else "")
+            raise UserError(f"optim.layers: {rule.match!r} matches no layer; the layers are {shown}")
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         lr_mult, decay_mult = multipliers(name, rules)
@@ -143,6 +145,6 @@ def multipliers(name: str, rules: tuple[LayerRule, ...]) -> tuple[float, float]:
     """Return (lr_mult, decay_mult) of a parameter, for example fc8_flickr.bias."""
     layer, blob = split_parameter(name)
     rule = next((rule for rule in rules if fnmatch.fnmatchcase(layer, rule.match)), LayerRule(match=layer))
-    if blob != "bias":
+    if not blob.endswith("bias"):  # such as in_proj_bias of an attention layer
         return rule.lr_mult, rule.decay_mult
     return 2 * rule.lr_mult if rule.bias_lr_mult is None else rule.bias_lr_mult, rule.bias_decay_mult

@@ -1,13 +1,18 @@
-"""Settles and describes the plan of a run: the order of the pictures, the memory format, the number of iterations."""
+"""Settles what the config leaves open, such as the order of the pictures, and describes the plan of a run."""
 
 import dataclasses
+import glob
 import math
 
 import numpy as np
+from torch import nn
 
 from stylefinetune.checkpoint.checkpoint import Checkpoint
-from stylefinetune.config.schema import Config
+from stylefinetune.config.schema import CAFFENET, CAFFENET_DROPOUT, Config, LayerRule, OptimConfig
 from stylefinetune.data.dataset import PictureDataset
+from stylefinetune.errors import UserError
+from stylefinetune.models.architectures import classifier_layers
+from stylefinetune.models.batch_norm import has_batch_norm
 
 _FIRST = 1000  # pictures of an epoch that must not all have one class
 
@@ -28,6 +33,51 @@ def settle_memory_format(config: Config, resumed: Checkpoint | None) -> Config:
         return config
     channels_last = resumed is None or resumed.config.train.channels_last is not False
     return dataclasses.replace(config, train=dataclasses.replace(train, channels_last=channels_last))
+
+
+def settle_dropout(config: Config) -> Config:
+    """Set model.dropout of CaffeNet if it is not set: the checkpoints of earlier versions have the value."""
+    model = config.model
+    if model.arch != CAFFENET or model.dropout is not None:
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(model, dropout=CAFFENET_DROPOUT))
+
+
+def settle_batch_norm(config: Config, net: nn.Module, resumed: Checkpoint | None) -> Config:
+    """Decide model.batch_norm if it is not set and the network has such layers.
+
+    A resumed run keeps its mode. A new run keeps the statistics of pretrained weights; random weights have none.
+
+    Raises:
+        UserError: it is set, and the network has no such layers.
+    """
+    mode, model = config.model.batch_norm, config.model
+    if not has_batch_norm(net):
+        if mode is not None:
+            raise UserError(f"model.batch_norm is {mode}, but {model.arch} has no batch normalization; remove it")
+        return config
+    if mode is None:
+        saved = resumed.config.model.batch_norm if resumed else None
+        mode = saved or ("eval" if config.weights else "train")
+    return dataclasses.replace(config, model=dataclasses.replace(model, batch_norm=mode))
+
+
+def settle_layers(config: Config, net: nn.Module) -> Config:
+    """Complete optim.layers for a network other than CaffeNet, so that the rules do not depend on Caffe's habits.
+
+    The default rule applies to the network's classifier layers, and biases have the rate of their layer's weights.
+    """
+    rules = config.optim.layers
+    if config.model.arch == CAFFENET:
+        return config
+    if rules == OptimConfig().layers:
+        rules = tuple(dataclasses.replace(rules[0], match=glob.escape(name)) for name in classifier_layers(net))
+    if all(rule.match != "*" for rule in rules):
+        rules = (*rules, LayerRule(match="*"))
+    rules = tuple(
+        dataclasses.replace(rule, bias_lr_mult=rule.lr_mult) if rule.bias_lr_mult is None else rule for rule in rules
+    )
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, layers=rules))
 
 
 def settle_length(config: Config, pictures: int) -> Config:

@@ -27,13 +27,23 @@ from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import build_engine, check_engine
 from stylefinetune.engines.engine import Engine
+from stylefinetune.models.batch_norm import describe_batch_norm, set_batch_norm
 from stylefinetune.models.build import build_model
-from stylefinetune.models.weights import load_weights
+from stylefinetune.models.weights import fetch_weights, load_weights
 from stylefinetune.optim.caffe_sgd import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.exit_handler import ExitHandler
-from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_memory_format, settle_order
+from stylefinetune.training.plan import (
+    describe_plan,
+    order_warning,
+    settle_batch_norm,
+    settle_dropout,
+    settle_layers,
+    settle_length,
+    settle_memory_format,
+    settle_order,
+)
 from stylefinetune.training.preemption import Preemption
 
 
@@ -94,11 +104,12 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     config = settle_length(config, len(train_set.entries))
     if resumed:
         check_resumed_data(resumed, config, classes, index.fingerprint_like(resumed.progress.index))
-        check_not_finished(resumed, config)
         means = resumed.means
     else:
         means = load_means(config, train_set.size, tested.size)
-    net = build_checked_model(config, len(classes), train_set.size, tested.size)
+    net, config = build_checked_model(config, len(classes), train_set.size, tested.size, resumed)
+    if resumed:
+        check_not_finished(resumed, config)
     initial = Progress(
         iteration=0,
         losses=[],
@@ -110,6 +121,9 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         input_size=list(tested.input_size),
     )
     resumed = resumed or restore_solverstate(config, net, initial, means)
+    if config.weights and not resumed:
+        weights, arch = config.weights, config.model.arch
+        world.main_first(lambda: fetch_weights(weights, arch, train_set.input_size))
     progress = resumed.progress if resumed else initial
     return TrainingSetup(config, index, train_set, test_set, means, net, resumed, progress)
 
@@ -127,9 +141,12 @@ def load_means(
 
 
 def build_checked_model(
-    config: Config, classes: int, train_size: tuple[int, int], test_size: tuple[int, int]
-) -> nn.Module:
-    """Return the network with initial weights for pictures of these (height, width), after checking optim.layers.
+    config: Config, classes: int, train_size: tuple[int, int], test_size: tuple[int, int], resumed: Checkpoint | None
+) -> tuple[nn.Module, Config]:
+    """Build the network with initial weights for pictures of these (height, width).
+
+    Returns:
+        The network, and the config with model.batch_norm and optim.layers settled.
 
     Raises:
         UserError: the network can't have this input, or a rule matches no layer.
@@ -138,8 +155,9 @@ def build_checked_model(
     net = build_model(
         config.model, classes, [train.input_size(train_size), test.input_size(test_size)], config.train.seed
     )
+    config = settle_layers(settle_batch_norm(settle_dropout(config), net, resumed), net)
     param_groups(net, config.optim.layers)
-    return net
+    return net, config
 
 
 def stage_training_shards(setup: TrainingSetup, world: World, preemption: Preemption) -> None:
@@ -170,12 +188,16 @@ def build_run(
             tracker.log(line)
     elif config.weights:
         tracker.log(f"Finetuning from {config.weights}")
-        load_weights(setup.net, config.weights, tracker.log)
+        load_weights(setup.net, config.weights, tracker.log, config.model.arch, setup.train_set.input_size)
+    net = setup.net
+    if config.model.batch_norm:
+        net = set_batch_norm(net, config.model.batch_norm, config.data.batch_size, world.size, world.device)
+        tracker.log(f"Batch normalization: {describe_batch_norm(config.model.batch_norm, world.size)}")
     transforms = (
         Transform(setup.means[0], config.data.phase(training=True).scale, world.device),
         Transform(setup.means[1], config.data.phase(training=False).scale, world.device),
     )
-    engine = build_engine(config, setup.net, transforms, world, setup.train_set.input_size)
+    engine = build_engine(config, net, transforms, world, setup.train_set.input_size)
     if resumed:
         engine.load(resumed.engine_state(engine.state()))
         world.main_first(lambda: rename_skipped(resumed, Path(config.run_dir)))
@@ -200,5 +222,5 @@ def build_run(
         losses=LossWindow(config.train.average_loss, progress.losses),
         checkpoints=AsyncSaver(config, world, setup.means, progress, exit_handler.note_saved),
         preemption=preemption,
-        lr_mults=lr_mults(setup.net, config.optim.layers),
+        lr_mults=lr_mults(net, config.optim.layers),
     )

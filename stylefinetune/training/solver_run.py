@@ -49,7 +49,7 @@ def pack_solver_pictures(config: Config, world: World) -> Config:
         if not lists.is_packed:
             unpacked = check_unpacked(config, lists)
             if config.weights and unpacked.resumed is None:
-                load_weights(unpacked.net, config.weights, lambda _line: None)
+                load_weights(unpacked.net, config.weights, lambda _line: None, unpacked.config.model.arch)
             pack_solver_lists(lists)
 
     world.main_first(pack)
@@ -73,7 +73,7 @@ def check_unpacked(config: Config, lists: SolverLists) -> UnpackedRun:
     resumed = find_checkpoint(config)
     config = settle_length(settle_order(config, resumed), len(pictures[train.split]))
     means = load_means(config, train_size, test_size)
-    net = build_checked_model(config, lists.num_classes, train_size, test_size)
+    net, config = build_checked_model(config, lists.num_classes, train_size, test_size, resumed)
     initial = Progress(
         iteration=0,
         losses=[],

@@ -137,10 +137,15 @@ def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times
         (["--num_workers=9"], "unknown key num_workers; did you mean data.workers?"),
         (["--output=x"], "unknown key output; did you mean run_dir?"),
         (["--gpus=2"], "unknown key gpus; start one process for each GPU: torchrun --nproc_per_node N"),
-        (["--arch=resnet50"], "unknown key arch; did you mean model.name?"),
-        (["--model=resnet50"], "model is 'resnet50'; it is a section of several keys; did you mean model.name?"),
+        (["--arch=resnet50"], "unknown key arch; did you mean model.arch?"),
+        (["--model=resnet50"], "model is 'resnet50'; it is a section of several keys; did you mean model.arch?"),
         (["--data", "pictures"], "data is 'pictures'; it is a section of several keys; did you mean data.shards?"),
-        (["--model.name=resnet50"], "model.name is 'resnet50', an unknown network; the networks are: caffenet"),
+        (["--model.name=resnet50"], "unknown key model.name; it is model.arch now"),
+        (
+            ["--model.arch=resnet50", "--model.last_layer=fc8_mine"],
+            "model.last_layer is a setting of caffenet, and model.arch is resnet50; remove it",
+        ),
+        (["--model.arch=resnet50", "--model.dropout=1"], "model.dropout is 1.0; it must be in [0, 1)"),
         (["--train.epochs=2", "--train.max_iter=9"], "train.max_iter and train.epochs are both set; keep one of them"),
         (["--train.epochs=0"], "train.epochs is 0.0; it must be above 0"),
         (["--train.epochs=few"], "train.epochs: Expected one of float, null. Got value: few"),
@@ -173,7 +178,6 @@ def test_an_error_is_one_line_that_names_key_value_and_remedy(arguments, line):
         ("optim: {base_lr: fast}", "broken.yaml: optim.base_lr: Expected a float. Got value: fast"),
         ("optim: {weight_decay: .nan}", "optim.weight_decay"),
         ("train: {epochs: 2, max_iter: 5}", "broken.yaml: train.max_iter and train.epochs are both set; keep one"),
-        ("model: {name: FlickrStyleCaffeNet}", "(model.display_name is the name in the log)"),
     ],
 )
 def test_an_error_in_the_file_is_one_line(tmp_path, text, line):

@@ -24,7 +24,7 @@ COMMANDS = {
         ("evaluate run --nothing 1", "unknown argument --nothing; --help lists the flags"),
         ("export run", "--to is required"),
         ("weights", "NAME is required"),
-        ("weights vgg", "argument name: invalid choice: 'vgg' (choose from "),
+        ("weights vgg", "there are no published weights vgg; name one of bvlc_reference_caffenet, "),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys):

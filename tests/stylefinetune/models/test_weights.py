@@ -40,7 +40,7 @@ def test_a_layer_of_any_name_is_copied(tmp_path, name):
     for file in ("model.safetensors", "x.caffemodel"):
         tuned, lines = net(last_layer=name), list[str]()
         list(tuned.parameters())[-2].data.zero_()
-        assert name in load_weights(tuned, str(tmp_path / file), lines.append)
+        assert name in load_weights(tuned, str(tmp_path / file), lines.append).copied
         assert torch.equal(list(tuned.parameters())[-2], weight)
     load_weights(net(), f"{tmp_path}/model.safetensors,{tmp_path}/model.safetensors", lines.append)
     assert lines == [f"Ignoring source layer {name}"] * 2
@@ -110,7 +110,7 @@ def test_an_unusable_file_is_one_line(tmp_path):
     for file, line in [
         (tmp_path / "none.caffemodel", "can't be read"),
         (tmp_path / "none.safetensors", "can't be read"),
-        (tmp_path / "model.pth", "neither a .caffemodel, a .safetensors nor a checkpoint's folder"),
+        (tmp_path / "model.onnx", "neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder"),
         (broken, "can't be read"),
         (unknown, "shares no layer with the network; it holds layer1"),
     ]:
@@ -118,3 +118,54 @@ def test_an_unusable_file_is_one_line(tmp_path):
             load_weights(net(), str(file), lambda _: None)
         assert line in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def other_net(arch="resnet18", classes=5, seed=1):
+    return build.build_model(ModelConfig(arch=arch), classes, [(32, 32)], seed)
+
+
+def saved_weights(path, net, **changes):
+    tensors = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    save_file({**tensors, **changes}, path)
+    return str(path)
+
+
+def test_another_networks_tensors_are_copied_by_name_and_the_rest_reported(tmp_path):
+    source = other_net(classes=9, seed=2)
+    source.bn1.running_mean.fill_(3.0)
+    source.bn1.num_batches_tracked.fill_(44)
+    extra = {f"aux.{letter}.weight": torch.zeros(2) for letter in "abcdefghijkl"}
+    file = saved_weights(tmp_path / "x.safetensors", source, **extra)
+    tuned, initial, lines = other_net(), other_net(), []
+    loaded = load_weights(tuned, file, lines.append, "resnet18")
+    assert lines == [
+        "Copied the weights of 40 of 41 layers",
+        "Random weights in fc",
+        f"Ignoring source layers {', '.join(f'aux.{letter}' for letter in 'abcdefghij')}, ... (12 in total)",
+    ]
+    assert (loaded.reset, len(loaded.copied)) == (["fc"], 40)
+    assert torch.equal(tuned.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert torch.equal(tuned.fc.weight, initial.fc.weight)
+    assert (tuned.bn1.running_mean[0].item(), tuned.bn1.num_batches_tracked.item()) == (3.0, 44)
+
+
+def test_a_classifier_for_as_many_classes_is_copied(tmp_path):
+    source, tuned, lines = other_net(seed=2), other_net(), []
+    load_weights(tuned, saved_weights(tmp_path / "x.safetensors", source), lines.append, "resnet18")
+    assert lines == ["Copied the weights of 41 of 41 layers"]
+    assert torch.equal(tuned.fc.weight, source.fc.weight)
+
+
+def test_weights_of_another_network_are_one_line(tmp_path):
+    file = saved_weights(tmp_path / "x.safetensors", other_net("resnext50_32x4d"))
+    with pytest.raises(UserError, match=r"\w\.\w+ is [\dx]+ in the file and .* use weights of this network \(mod"):
+        load_weights(other_net("resnet50"), file, lambda _: None, "resnet50")
+    file = saved_weights(tmp_path / "y.safetensors", net())
+    with pytest.raises(UserError, match=r"shares no layer with the network; it holds .*conv2"):
+        load_weights(other_net("vgg11"), file, lambda _: None, "vgg11")
+
+
+def test_default_weights_of_caffenet_are_the_published_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"stylefinetune weights bvlc_reference_caffenet"):
+        load_weights(net(), "DEFAULT", lambda _: None)

@@ -3,10 +3,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from stylefinetune.config.schema import Config, TrainConfig
+from stylefinetune.config.schema import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.data.sampler import DataOrder
-from stylefinetune.training.plan import describe_plan, order_warning, settle_length, settle_memory_format, settle_order
+from stylefinetune.errors import UserError
+from stylefinetune.models.build import build_model
+from stylefinetune.training.plan import (
+    describe_plan,
+    order_warning,
+    settle_batch_norm,
+    settle_dropout,
+    settle_layers,
+    settle_length,
+    settle_memory_format,
+    settle_order,
+)
 from tests.drawn_checkpoints import CONFIG
 from tests.stylefinetune.data.loading import open_pictures
 
@@ -93,3 +104,51 @@ def test_other_orders_get_none(pixel_shards, labels):
 
 def test_a_shuffled_sorted_list_gets_none(pixel_shards):
     assert read_in_order(pixel_shards, [0] * 2000 + [1] * 2000, shuffle=True) is None
+
+
+RESNET = build_model(ModelConfig(arch="resnet18"), 5, [(32, 32)], seed=1)
+
+
+def with_model(weights=None, **model):
+    return dataclasses.replace(CONFIG, weights=weights, model=ModelConfig(**{"arch": "resnet18", **model}))
+
+
+def test_batch_norm_keeps_the_statistics_of_pretrained_weights_and_of_a_resumed_run():
+    def settled(config, saved=None):
+        resumed = None if saved is None else Resumed(with_model(batch_norm=saved))
+        return settle_batch_norm(config, RESNET, resumed).model.batch_norm
+
+    assert settled(with_model()) == "train"
+    assert settled(with_model("DEFAULT")) == "eval"
+    assert settled(with_model("DEFAULT"), saved="train") == "train"
+    assert settled(with_model("DEFAULT", batch_norm="sync"), saved="train") == "sync"
+
+
+def test_batch_norm_is_refused_where_there_is_none():
+    vgg = build_model(ModelConfig(arch="squeezenet1_1"), 5, [(32, 32)], seed=1)
+    config = with_model(arch="squeezenet1_1")
+    assert settle_batch_norm(config, vgg, None) == config
+    with pytest.raises(UserError, match="batch_norm is eval, but squeezenet1_1 has no batch normalization; remove it"):
+        settle_batch_norm(with_model(arch="squeezenet1_1", batch_norm="eval"), vgg, None)
+
+
+def test_caffenets_dropout_is_written_out_as_in_earlier_checkpoints():
+    assert settle_dropout(Config()).model.dropout == 0.5
+    assert settle_dropout(with_model()).model.dropout is None
+    assert settle_dropout(with_model(arch="caffenet", dropout=0.1)).model.dropout == 0.1
+
+
+def rules(*layers, arch="resnet18"):
+    given = dataclasses.replace(with_model(arch=arch), optim=OptimConfig(layers=layers) if layers else OptimConfig())
+    settled = settle_layers(given, RESNET)
+    assert settle_layers(settled, RESNET) == settled
+    return settled.optim.layers
+
+
+def test_the_default_rule_applies_to_the_classifier_and_biases_follow_their_layer():
+    assert rules() == (LayerRule("fc", 10, bias_lr_mult=10), LayerRule("*", bias_lr_mult=1))
+    frozen = LayerRule("layer1*", 0)
+    assert rules(frozen) == (dataclasses.replace(frozen, bias_lr_mult=0), LayerRule("*", bias_lr_mult=1))
+    all_layers = LayerRule("*", 2, bias_lr_mult=3)
+    assert rules(all_layers) == (all_layers,)
+    assert rules(arch="caffenet") == OptimConfig().layers
