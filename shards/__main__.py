@@ -12,6 +12,7 @@ from importlib.metadata import version
 _COMMANDS = {
     "assemble": "download the pictures of a list and pack them into shards",
     "finalize": "rebuild the index and the outcomes of DIR from its blocks",
+    "index": "make a DIR from existing WebDataset tars, without copying them",
     "merge": "write the index and outcomes of a DIR made with --partition, if no block is missing",
     "mean": "write the mean picture of DIR's train split",
     "repack": "make shards of another format from a DIR of original pictures, without downloading",

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -21,6 +22,7 @@ _MAX_SHOWN = 20  # differences
 _MODULES = {  # those that take long to import
     "assemble": ["shards.assembly.assemble"],
     "finalize": ["shards.assembly.finalize", "shards.storage.session"],
+    "index": ["shards.indexing.index_tars"],
     "mean": ["shards.assembly.mean"],
     "merge": ["shards.assembly.partition"],
     "repack": ["shards.assembly.repack"],
@@ -40,6 +42,12 @@ def build_parser(command: str) -> ArgumentParser:
     if command == "assemble":
         return build_assemble_parser()
     parser = ArgumentParser(prog=f"python -m shards {command}", exit_on_error=False, allow_abbrev=False)
+    if command == "index":
+        from shards.indexing.config import IndexConfig
+
+        parser.add_argument("tars", nargs="+", help="paths, folders, '*.tar', 'shard-{000..099}.tar', or URLs of tars")
+        parser.add_class_arguments(IndexConfig, None, skip={"tars"})
+        return parser
     may_be_url = command in {"finalize", "merge", "verify"}
     parser.add_argument("dir", type=Path, help="folder of the shards" + (", or its URL" if may_be_url else ""))
     if may_be_url:
@@ -73,7 +81,9 @@ def run_command(command: str, arguments: list[str]) -> int:
         parser = build_parser(command)
         options = parser.parse_args(arguments)
         _return_memory()
-        return _repack(parser.instantiate(options)) if command == "repack" else _RUN[command](options)
+        if command in {"repack", "index"}:
+            options = parser.instantiate(options)
+        return _RUN[command](options)
     except BrokenPipeError:  # the reader of the output has gone
         raise
     except (ShardsError, ConfigError, ArgumentError, OSError) as error:
@@ -110,6 +120,16 @@ def _repack(options: Namespace) -> int:
 
     repack(RepackConfig(**dict(options.items())), OutputConsole(soft_wrap=True))
     return 0
+
+
+def _index(options: Namespace) -> int:
+    from shards.indexing.config import IndexConfig
+    from shards.indexing.index_tars import index_tars
+
+    values: dict[str, Any] = dict(options.items())
+    config = IndexConfig(tars=tuple(values.pop("tars")), **values)
+    reason = index_tars(config, OutputConsole(soft_wrap=True))
+    return _report_empty(reason) if reason else 0
 
 
 def _report_empty(reason: str) -> int:
@@ -193,4 +213,12 @@ def _verify(options: Namespace) -> int:
     return 1
 
 
-_RUN = {"finalize": _finalize, "mean": _mean, "merge": _merge, "report": _report, "verify": _verify}
+_RUN = {
+    "finalize": _finalize,
+    "index": _index,
+    "mean": _mean,
+    "merge": _merge,
+    "repack": _repack,
+    "report": _report,
+    "verify": _verify,
+}

@@ -93,7 +93,9 @@ def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
     Raises:
         ShardsError: the new DIR was made from something else.
     """
-    recipe = dataclasses.replace(source.recipe, encode_format=config.encode_format, image_size=config.image_size)
+    recipe = dataclasses.replace(
+        source.recipe, encode_format=config.encode_format, image_size=config.image_size, indexed=False
+    )
     if (config.target / ROWS_PATH).is_file():
         found = load_shard_dir(config.target)
         difference = found.recipe.difference(recipe)

@@ -24,6 +24,9 @@ class Recipe:
     list_lengths: tuple[int, ...] = ()  # number of rows of the list at first, and each time after it had grown
     url_col: str = "image_url"  # name of the list's column of URLs
     label_col: str | None = "label"  # name of the list's column of labels; None if the pictures have no labels
+    indexed: bool = False  # whether DIR has links to existing tars, made by the index command
+    # By split, the number of rows in each tar, if they differ because existing tars were indexed.
+    rows_of_tars: dict[str, list[int]] = dataclasses.field(default_factory=dict[str, list[int]])
     local: bool = False  # whether the column of URLs has paths of local files, relative to the list's folder
 
     def difference(self, other: "Recipe") -> str | None:
@@ -31,10 +34,12 @@ class Recipe:
 
         The list and the number of its rows may differ, because both can grow.
         """
+        if self.indexed != other.indexed:
+            return "existing tars by the index command" if self.indexed else "a list, not from existing tars"
         for field in dataclasses.fields(self):
             mine, others = getattr(self, field.name), getattr(other, field.name)
             if field.name not in _MAY_GROW and mine != others:
-                return f"{field.name} {mine}, not {others}"
+                return f"{field.name} {str(mine)[:80]}, not {str(others)[:80]}"
         if other.classes and self.classes != other.classes[: len(self.classes)]:
             return f"the classes {', '.join(self.classes)[:80]}, not {', '.join(other.classes)[:80]}"
         return None

@@ -1,6 +1,7 @@
 """A shard directory (DIR): the stored order of the list's rows, divided into blocks that are committed one by one."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,19 +73,26 @@ class ShardDir:
 
     def blocks(self) -> list[Block]:
         """Return every block, split by split, in row order."""
-        size = self.recipe.rows_per_shard
-        counts = {split: -(-len(positions) // size) for split, positions in self.positions.items()}
-        return [Block(split, number) for split, count in counts.items() for number in range(count)]
+        return [Block(split, number) for split, starts in self._starts.items() for number in range(len(starts) - 1)]
 
     def rows_of(self, block: Block) -> list[dict[str, Any]]:
         """Return the block's rows, each with the columns of `ROWS_SCHEMA`."""
-        size = self.recipe.rows_per_shard
-        return self.row_file.take(self.positions[block.split][block.number * size :][:size])
+        starts = self._starts[block.split]
+        return self.row_file.take(self.positions[block.split][starts[block.number] : starts[block.number + 1]])
 
     def size_of(self, block: Block) -> int:
         """Return the number of the block's rows."""
-        size = self.recipe.rows_per_shard
-        return min(size, len(self.positions[block.split]) - block.number * size)
+        starts = self._starts[block.split]
+        return int(starts[block.number + 1] - starts[block.number])
+
+    @functools.cached_property
+    def _starts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """By split, the index of each block's first row among the split's, and then their number."""
+        size, sizes = self.recipe.rows_per_shard, self.recipe.rows_of_tars
+        if sizes:
+            return {split: np.cumsum([0, *sizes[split]]) for split in self.positions}
+        counts = {split: len(positions) for split, positions in self.positions.items()}
+        return {split: np.append(np.arange(0, count, size), count) for split, count in counts.items()}
 
     def is_committed(self, block: Block) -> bool:
         """Check whether all of the block's rows are committed."""

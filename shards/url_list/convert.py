@@ -90,7 +90,7 @@ class _Chunk:
         if self._recipe.local:
             self._check_paths(urls)
         labels = self._take_labels(self._recipe.label_col)
-        ids = self._take_texts("id", _scalar_text)
+        ids = self._take_texts("id", scalar_text)
         splits = self._take_splits(split_column, urls)
         extras = [self._encode(index, row) for index, row in enumerate(self._rows)]
         columns = zip(CONVERTED_SCHEMA.names, (ids, urls, splits, labels, extras), strict=True)
@@ -107,16 +107,16 @@ class _Chunk:
     def _take_labels(self, column: str | None) -> list[str]:
         if column is None:
             return [UNLABELLED] * len(self._rows)
-        labels = self._take_texts(column, _scalar_text)
+        labels = self._take_texts(column, scalar_text)
         if "" in labels:
             raise self._error(labels.index(""), f"has no label in the column {column}")
         return labels
 
     def _take_splits(self, column: str | None, urls: list[str]) -> list[str]:
-        splits = self._take_texts(column, _scalar_text) if column else []
+        splits = self._take_texts(column, scalar_text) if column else []
         if self._recipe.split == "by_owner":
             owners = (owner_of(row) or url for row, url in zip(self._rows, urls, strict=True))
-            return [_draw_split(owner, self._recipe) for owner in owners]
+            return [draw_split(owner, self._recipe.seed, self._recipe.test_share) for owner in owners]
         for index, split in enumerate(splits):
             if not SPLIT_NAME.fullmatch(split):
                 raise self._error(index, f"has the split {split[:60]!r}; use only letters, digits, _ and -")
@@ -125,7 +125,7 @@ class _Chunk:
         for index, row in enumerate(self._rows):
             if any(each in row for each in _SPLIT_COLUMNS):
                 raise self._error(index, "has a split, but row 0 has none; give all rows a split, or none")
-        return [_draw_split(url, self._recipe) for url in urls]
+        return [draw_split(url, self._recipe.seed, self._recipe.test_share) for url in urls]
 
     def _take_texts(self, column: str, convert: Callable[[Any], str]) -> list[str]:
         values = [row.pop(column, None) for row in self._rows]
@@ -170,7 +170,7 @@ def _url_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
     raise TypeError("where a URL must be text")
 
 
-def _scalar_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
+def scalar_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
     """Return a label, id or split as text of one line: 1 and 1.0 are "1", true is "true", null is empty.
 
     Raises:
@@ -207,7 +207,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _draw_split(owner: str, recipe: Recipe) -> str:
+def draw_split(owner: str, seed: int, test_share: float) -> str:
     """Draw a split from the seed and a row's owner or URL alone, so that it doesn't depend on the other rows."""
-    draw = int.from_bytes(hashlib.sha256(f"{recipe.seed} {owner}".encode()).digest()[:8], "big")
-    return "test" if draw < recipe.test_share * 2**64 else "train"
+    draw = int.from_bytes(hashlib.sha256(f"{seed} {owner}".encode()).digest()[:8], "big")
+    return "test" if draw < test_share * 2**64 else "train"

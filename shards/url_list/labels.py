@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardsError
-from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES, FLICKR_STYLE_SHA256
-from shards.url_list.source import Source
+from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES
 
 LARGEST_LABEL = 99_999  # every label below it is a class, too
 UNLABELLED = "unlabelled"  # the only class of a list without labels
@@ -69,20 +68,19 @@ class LabelTexts:
 
 
 def encode_labels(
-    labels: LabelTexts, source: Source, classes: tuple[str, ...] | None
+    labels: LabelTexts, name: str, classes: tuple[str, ...] | None
 ) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Return the labels as numbers (int32), and the class names in label order.
 
     Integers stay as they are, unless all of them are names in `classes`. Names are numbered in the order of `classes`,
-    or in sorted order without it.
+    or in sorted order without it. `name` is the list's in messages.
 
     Raises:
         ShardsError: a label is not among the classes, or is a number that can't be a label.
     """
     distinct = labels.distinct
     if classes is None:
-        _refuse_other_numbers(labels, source.name)
-        classes = FLICKR_STYLE_CLASSES if source.sha256 == FLICKR_STYLE_SHA256 else None
+        _refuse_other_numbers(labels, name)
     if all(map(_INTEGER.fullmatch, distinct)) and not (classes and set(distinct).issubset(classes)):
         numbers = {text: int(text) for text in distinct}
         names = classes or tuple(map(str, range(max(numbers.values(), default=-1) + 1)))
@@ -93,7 +91,7 @@ def encode_labels(
     if unknown:
         row = labels.first_row(unknown)
         text = distinct[labels.numbers[row]][:60]
-        raise ShardsError(f"--list {source.name}: row {row}'s label {text!r} isn't among the {len(names)} classes")
+        raise ShardsError(f"{name}: row {row}'s label {text!r} isn't among the {len(names)} classes")
     return np.array([numbers[text] for text in distinct], np.int32)[labels.numbers], names
 
 
@@ -105,6 +103,6 @@ def _refuse_other_numbers(labels: LabelTexts, name: str) -> None:
         row = labels.first_row(invalid)
         text = distinct[labels.numbers[row]][:60]
         raise ShardsError(
-            f"--list {name}: row {row} has the label {text!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
+            f"{name}: row {row} has the label {text!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
             "if some names look like numbers, give --classes"
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
 from shards.url_list.convert import CONVERTED_SCHEMA, convert_rows
+from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES, FLICKR_STYLE_SHA256
 from shards.url_list.labels import LabelTexts, encode_labels
 from shards.url_list.parse import ROWS_SCHEMA, parse_caffe_lists, parse_list
 from shards.url_list.reorder import RowStore
@@ -62,7 +63,7 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
         order = _select(labels, recipe)
         if not len(order):
             raise ShardsError(f"--list {source.name}: no row has a label below --labels {recipe.labels}")
-        keys = _make_keys(_read_ids(store), recipe.list_lengths) if ids.need_changes else None
+        keys = make_keys(_read_ids(store), recipe.list_lengths) if ids.need_changes else None
         selected = _read_selected(store, order, labels, keys, stack.pop_all())
     return pa.RecordBatchReader.from_batches(ROWS_SCHEMA, selected), numbered
 
@@ -106,7 +107,8 @@ def _store_rows(tables: Iterable[pa.Table], store: RowStore) -> tuple[LabelTexts
 
 def _number_labels(texts: LabelTexts, source: Source, recipe: Recipe) -> tuple[npt.NDArray[np.int32], Recipe]:
     """Return the labels' numbers, and the recipe with the names of the classes."""
-    labels, classes = encode_labels(texts, source, recipe.classes or None)
+    classes = recipe.classes or (FLICKR_STYLE_CLASSES if source.sha256 == FLICKR_STYLE_SHA256 else None)
+    labels, classes = encode_labels(texts, f"--list {source.name}", classes)
     return labels, dataclasses.replace(recipe, classes=classes[: recipe.labels])
 
 
@@ -168,7 +170,7 @@ def _add_length(lengths: tuple[int, ...], length: int, name: str) -> tuple[int, 
     return lengths if lengths[-1:] == (length,) else (*lengths, length)
 
 
-def _make_keys(ids: list[str], lengths: tuple[int, ...]) -> list[str]:
+def make_keys(ids: list[str], lengths: tuple[int, ...]) -> list[str]:
     """Make unique tar keys from ids; the key of an invalid, repeated or missing id contains the row's index.
 
     The keys of former rows don't depend on rows that were added later.

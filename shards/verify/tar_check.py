@@ -54,6 +54,25 @@ def check_tar(
     return differences
 
 
+def check_pictures(path: Path, name: str, entries: list[dict[str, Any]], recipe: Recipe) -> list[Difference]:
+    """Read the pictures of an indexed tar and return what isn't as expected; the tar may have other members."""
+    differences: list[Difference] = []
+    try:
+        with path.open("rb") as file:
+            for entry in entries:
+                file.seek(entry["offset"])
+                content = file.read(entry["length"])
+                digest = hashlib.sha256(content).hexdigest()
+                if digest == entry["sha256"]:
+                    found = _check_picture(content, entry, recipe)
+                    differences += [Difference(name, entry["key"], *finding) for finding in found]
+                else:
+                    differences.append(Difference(name, entry["key"], "sha256", entry["sha256"], digest))
+    except OSError as error:
+        differences.append(Difference(name, "", "file", "readable", error.strerror))
+    return differences
+
+
 def _list_members(file: BinaryIO, name: str, differences: list[Difference]) -> list[tarfile.TarInfo]:
     """Read the headers, and check that padding and the archive's end are zeros."""
     members: list[tarfile.TarInfo] = []

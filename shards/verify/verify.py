@@ -22,7 +22,7 @@ from shards.storage.shard_dir import ROWS_PATH, Block, ShardDir, load_shard_dir,
 from shards.storage.snapshot import Snapshot
 from shards.verify.parquet_files import JoinedIndex, JoinedOutcomes, read_table
 from shards.verify.row_comparison import compare_rows, find_repeated
-from shards.verify.tar_check import Difference, check_tar
+from shards.verify.tar_check import Difference, check_pictures, check_tar
 
 _LISTED = ("row", "key", "split", "label")  # the columns of the list that index and outcomes both have
 
@@ -75,7 +75,7 @@ def verify(snapshot: Snapshot, console: Console) -> VerifyResult:
         differences += find_repeated(ROWS_PATH, column, functools.partial(_read_column, root / ROWS_PATH, column))
     differences += index.finish(lambda: (read_part(root, block.index_part) for block in readable))
     differences += outcomes.finish(lambda: (read_part(root, block.outcomes_part) for block in readable))
-    differences += _find_unknown_files(root, blocks)
+    differences += _find_unknown_files(root, blocks, has_other_tars=shard_dir.recipe.indexed)
     return VerifyResult(len(blocks), len(shard_dir), index.count(), differences)
 
 
@@ -97,7 +97,11 @@ def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _Block
             expected = _expected_entries(block, rows, outcomes.to_pylist(), shard_dir.recipe)
             differences += compare_rows(block.index_part, expected, listed, tuple(expected[0]) if expected else ())
         with snapshot.local_tar(block):
-            differences += check_tar(root / block.shard, block.shard, listed, rows, shard_dir.recipe)
+            tar, recipe = root / block.shard, shard_dir.recipe
+            if recipe.indexed:
+                differences += check_pictures(tar, block.shard, listed, recipe)
+            else:
+                differences += check_tar(tar, block.shard, listed, rows, recipe)
     return _BlockResult(entries, outcomes, differences)
 
 
@@ -118,8 +122,11 @@ def _read_column(path: Path, column: str) -> Iterator[pa.ChunkedArray]:
         yield part.column(column)
 
 
-def _find_unknown_files(root: Path, blocks: list[Block]) -> Iterable[Difference]:
-    """Find tars that belong to no block, other files in the blocks' folders, and what killed processes left."""
+def _find_unknown_files(root: Path, blocks: list[Block], *, has_other_tars: bool) -> Iterable[Difference]:
+    """Find tars that belong to no block, other files in the blocks' folders, and what killed processes left.
+
+    With `has_other_tars`, the tars outside of the blocks' folders are those to which the blocks' tars are links.
+    """
     known = {ROWS_PATH, *(name for block in blocks for name in block.files)}
     folders = {Path(name).parts[0] for name in known}
     left_over = None
@@ -132,5 +139,5 @@ def _find_unknown_files(root: Path, blocks: list[Block]) -> Iterable[Difference]
             yield Difference(name, "", "folder", "none", "what a killed process left; assemble completes or removes it")
         if path.is_dir() or name in known or Path(name).parts[0] == WORK_FOLDER or path.suffix == ".json":
             continue  # JSON files are the state of an assembly
-        if Path(name).parts[0] in folders or path.suffix == ".tar":
+        if Path(name).parts[0] in folders or (path.suffix == ".tar" and not has_other_tars):
             yield Difference(name, "", "file", "none (it belongs to no block)", f"{path.stat().st_size} bytes")

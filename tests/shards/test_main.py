@@ -17,7 +17,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     commands = [line.split()[0] for line in lines if line.startswith("  ")]
-    assert commands == ["assemble", "finalize", "merge", "mean", "repack", "report", "verify", "completion"]
+    assert commands == ["assemble", "finalize", "index", "merge", "mean", "repack", "report", "verify", "completion"]
 
 
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):

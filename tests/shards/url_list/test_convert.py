@@ -80,7 +80,7 @@ def test_a_list_with_one_url_is_not_refused():
         ([{"photos/1.jpg": "photos/2.jpg", "0": "1"}], "for local pictures, write a path"),
         (
             [{"image_url": "photos/1.jpg", "label": 0}] * 3,
-            "http or https URL in the column image_url (row 0 has 'photos/1.jpg'); if these are local files, add --local",
+            "http or https URL in the column image_url (row 0 has 'photos/1.jpg'); if these are local",
         ),
         ([{"image_url": "file:///a.jpg", "label": 0}], "(row 0 has 'file:///a.jpg')"),
         ([{"image_url": URL, "label": 0}, {"image_url": URL}], "row 1 has no label in the column label"),

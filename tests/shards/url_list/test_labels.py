@@ -3,16 +3,13 @@ import pytest
 from shards.errors import ShardsError
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
 from shards.url_list.labels import LabelTexts, encode_labels, is_label, read_classes
-from shards.url_list.source import Source
-
-SOURCE = Source("list.csv", {"": b""})
 
 
 def encode(*texts, classes=None):
     labels = LabelTexts()
     for text in texts:
         labels.append([text])
-    numbers, names = encode_labels(labels, SOURCE, classes)
+    numbers, names = encode_labels(labels, "--list list.csv", classes)
     return numbers.tolist(), names
 
 

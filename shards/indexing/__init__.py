@@ -1,0 +1,1 @@
+"""Makes a shard directory from existing WebDataset tars, which stay where they are."""
