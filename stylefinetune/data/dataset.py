@@ -71,13 +71,14 @@ class PictureDataset:
         self.input_size = phase.input_size(self.size)
         self._reader = PictureReader(entries, self.size, folder)
 
-    def read(self, positions: Sequence[int], pictures: npt.NDArray[np.uint8]) -> BatchColumns:
-        """Read the pictures at consecutive `positions` into `pictures`, uint8[b, H, W, 3].
+    def read(
+        self, positions: Sequence[int], rows: npt.NDArray[np.int64], pictures: npt.NDArray[np.uint8]
+    ) -> BatchColumns:
+        """Read the pictures at consecutive `positions`, those of `rows`, into `pictures`, uint8[b, H, W, 3].
 
         Raises:
             UserError: a shard can't be read, or stored pixels have another size.
         """
-        rows = self.order.rows_at(positions)
         corrupt = self._reader.read(rows, pictures)
         numbers = np.empty((5, len(rows)), np.int64)
         numbers[0] = positions

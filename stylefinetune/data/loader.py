@@ -7,18 +7,20 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stylefinetune.data.dataset import Batch, BatchColumns, PictureDataset
 from stylefinetune.data.loader_worker import block_signals, start_worker
-from stylefinetune.data.sampler import RankBatchSampler
+from stylefinetune.data.sampler import DataOrder, RankBatchSampler
 from stylefinetune.data.slot_ring import SlotRing
 from stylefinetune.errors import WORKER_ERROR, RankError, UserError, is_out_of_memory, worker_error
 
 PREFETCHED = 2  # batches per worker that are being decoded or wait for the rank
 
-_Task: TypeAlias = tuple[int, Sequence[int]]  # a slot, and the positions of its pictures
+_Task: TypeAlias = tuple[int, Sequence[int], npt.NDArray[np.int64]]  # a slot, the positions of its pictures, their rows
 _Answer: TypeAlias = tuple[int, int, BatchColumns] | UserError  # the slot, and the number of pictures in it
 T = TypeVar("T")
 
@@ -60,7 +62,7 @@ class BatchLoader:
         # delete: in a for loop, the next batch is loaded before the name of the previous one is assigned again.
         slots = PREFETCHED * workers + at_once + 2
         self._ring = SlotRing(slots, capacity, pictures.size, device)
-        self._tasks = _Tasks(self._ring)
+        self._tasks = _Tasks(self._ring, pictures.order)
         self._decoders: DataLoader[_Answer] = DataLoader(
             cast("Dataset[_Answer]", _SlotFiller(pictures, self._ring)),
             batch_sampler=cast("Any", self._tasks),  # PyTorch accepts any iterable
@@ -113,17 +115,21 @@ class BatchLoader:
 
 
 class _Tasks:
-    """A DataLoader's batch sampler: gives each batch of `sampler` a free slot."""
+    """A DataLoader's batch sampler: gives each batch of `sampler` a free slot.
+
+    The rows are computed here, in the rank's process, since each process that computes them has a permutation of all.
+    """
 
     sampler: RankBatchSampler | None = None  # the workers start without one
 
-    def __init__(self, ring: SlotRing) -> None:
+    def __init__(self, ring: SlotRing, order: DataOrder) -> None:
         self._ring = ring
+        self._order = order
 
     def __iter__(self) -> Iterator[_Task]:
         self._ring.take_back()  # from an iterator that was not used up
         for positions in self.sampler or ():
-            yield self._ring.take(), positions
+            yield self._ring.take(), positions, self._order.rows_at(positions)
 
 
 class _SlotFiller:
@@ -135,10 +141,10 @@ class _SlotFiller:
 
     def __getitems__(self, task: _Task) -> _Answer:
         """Return the filled slot, or the error: raised in a worker, it would be wrapped in a traceback."""
-        slot, positions = task
+        slot, positions, rows = task
         count = len(positions)
         try:
-            return slot, count, self._pictures.read(positions, self._ring.view(slot, count))
+            return slot, count, self._pictures.read(positions, rows, self._ring.view(slot, count))
         except UserError as error:
             return error
 

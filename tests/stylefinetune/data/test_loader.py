@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from stylefinetune.data import sampler
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import BatchLoader, load_batches
 from stylefinetune.data.sampler import RankBatchSampler
@@ -102,12 +103,28 @@ def test_a_loader_reads_again_with_the_same_processes_even_if_it_was_interrupted
     assert [child for child in psutil.Process().children() if child not in others] == []
 
 
+def test_only_the_rank_computes_the_permutation(pixel_shards, monkeypatch):
+    """At 100 million pictures, it takes 400 MB and several seconds in each process that computes it."""
+    rank, permutation = os.getpid(), sampler._permutation
+
+    def compute(*arguments):
+        assert os.getpid() == rank
+        return permutation(*arguments)
+
+    monkeypatch.setattr(sampler, "_permutation", compute)
+    pictures = open_pictures(pixel_shards, shuffle=True)
+    epochs = RankBatchSampler(0, 3 * len(pictures.entries), 10, 0, 1)
+    labels = [batch.labels for batch in load_batches(pictures, epochs, 2, CPU)]
+    rows = pictures.order.rows_at(range(3 * len(pictures.entries)))
+    assert torch.cat(labels).tolist() == pictures.entries.label[rows].tolist()
+
+
 class Allocating(PictureDataset):
     """Pictures that need as much memory as large ones."""
 
-    def read(self, positions, pictures):
+    def read(self, positions, rows, pictures):
         np.empty(2**28, np.uint8)
-        return super().read(positions, pictures)
+        return super().read(positions, rows, pictures)
 
 
 @contextlib.contextmanager
@@ -145,10 +162,10 @@ class Failing(PictureDataset):
 
     fail = staticmethod(lambda: None)
 
-    def read(self, positions, pictures):
+    def read(self, positions, rows, pictures):
         if 20 in positions:
             self.fail()
-        return super().read(positions, pictures)
+        return super().read(positions, rows, pictures)
 
 
 def run_out_of_memory():
