@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
 from rich.console import Console
 
 from shards.assembly.finalize import finalize, read_rules, write_rules
@@ -15,6 +16,7 @@ from shards.assembly.worker_pool import check_interrupt, hold_interrupts, packin
 from shards.config.schema import MAX_IMAGE_SIZE, count_processes
 from shards.errors import ConfigError, ShardsError
 from shards.format.outcomes import Status
+from shards.format.parts import read_parts
 from shards.location import refuse_url
 from shards.progress import print_line, track_progress
 from shards.storage.file_lock import exclusive_lock
@@ -99,13 +101,26 @@ def _open(source: ShardDir, config: RepackConfig, work: Path) -> ShardDir:
     if (config.target / ROWS_PATH).is_file():
         found = load_shard_dir(config.target)
         difference = found.recipe.difference(recipe)
-        if difference is None and not found.rows.equals(source.rows.slice(0, len(found))):
+        if difference is None and not _begins_with(config.dir / ROWS_PATH, config.target / ROWS_PATH):
             difference = f"other rows than {config.dir} has"
         if difference:
             raise ShardsError(f"{config.target} was made from {difference}; use another --out")
         if found.recipe == recipe and len(found) == len(source):
             return found
     return create_shard_dir(config.target, recipe, source.row_file.to_reader(), work)
+
+
+def _begins_with(path: Path, beginning: Path) -> bool:
+    """Check whether the first rows of a file are those of another."""
+    parts, rest = read_parts(path), None
+    for wanted in read_parts(beginning):
+        rest = wanted.slice(0, 0) if rest is None else rest
+        while len(rest) < len(wanted) and (part := next(parts, None)) is not None:
+            rest = pa.concat_tables([rest, part])
+        if not rest.slice(0, len(wanted)).equals(wanted):
+            return False
+        rest = rest.slice(len(wanted))
+    return True
 
 
 def _is_current(source: ShardDir, target: ShardDir, block: Block) -> bool:
