@@ -181,6 +181,8 @@ class TrainConfig:
         compile: compile the network with torch.compile; with --engine torch only.
         cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on one GPU
             only.
+        gradient_compression: none sends the gradients between the ranks in fp32, bf16 in half the bytes; with --engine
+            torch only.
         deterministic: use deterministic algorithms on GPUs, so that equal runs are bitwise equal.
         stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise continue, but save no weights that are not
             finite.
@@ -201,6 +203,7 @@ class TrainConfig:
     channels_last: bool | None = None
     compile: bool = False
     cuda_graph: bool = False
+    gradient_compression: Literal["none", "bf16"] = "none"
     deterministic: bool = False
     stop_on_nonfinite: bool = True
     stall_seconds: float = 600.0

@@ -11,6 +11,7 @@ from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.deepspeed_engine import DeepSpeedEngine, check_deepspeed, derive_config
 from stylefinetune.engines.engine import Engine
+from stylefinetune.engines.gradient_compression import check_gradient_compression
 from stylefinetune.engines.precision import check_precision, set_tf32
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import UserError
@@ -25,6 +26,7 @@ def check_engine(config: Config, ranks: int = 1) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.engine == "deepspeed":
         check_deepspeed(config)
+    check_gradient_compression(config)
     if config.train.cuda_graph and (device.type == "cpu" or ranks > 1):
         found = f"{ranks} ranks train together" if ranks > 1 else "there is no GPU here"
         raise UserError(f"train.cuda_graph is on, which works for one rank on a GPU, but {found}; remove it")

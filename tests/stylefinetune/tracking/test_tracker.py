@@ -1,4 +1,5 @@
 import json
+import re
 import time
 
 import pytest
@@ -39,6 +40,8 @@ def test_numbers_have_six_significant_digits_as_in_caffe(tmp_path):
     assert lines[4].endswith("s/1 iters), loss = 3.12864")
     assert lines[5:7] == ["    Train net output #0: loss = 3 (* 1 = 3 loss)", "Iteration 0, lr = 0.001"]
     assert lines[7].startswith("    Speed: ")
+    caffes = r"Iteration (\d+)|(Train|Test) net output #(\d+): (\S+) = ([\.\deE+-]+)|lr = ([-+]?[0-9]*\.?[0-9]+)"
+    assert not re.search(caffes, lines[7])  # what Caffe's tools/extra/parse_log.py looks for
     test, train = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert abs(test.pop("time") - time.time()) < 60
     assert test == {"iteration": 0, "phase": "test", "accuracy": 0.0308, "correct": 308, "count": 10000, "loss": 3.1}
