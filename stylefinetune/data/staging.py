@@ -12,11 +12,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from shards.format.index import ShardIndex
 from stylefinetune.config.data import DataConfig
@@ -24,6 +22,9 @@ from stylefinetune.data.shard_copier import ShardCopier
 from stylefinetune.distributed.heartbeat import STARTING
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ROUND_SECONDS = 1.0  # time between two synchronizations of the ranks
 LINE_INTERVAL = 30.0  # seconds between two log lines if there is no terminal
@@ -50,6 +51,11 @@ def stage_shards(
         UserError: a node can't copy them; the same message on every rank.
         Stopped: the run was asked to stop; complete copies remain.
     """
+    # Only runs that copy shards need them.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.filesize import decimal  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
     console = Console(stderr=True, quiet=not world.is_main)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
@@ -99,5 +105,5 @@ def _first_failure(failure: str | None, world: World) -> str:
     return bytes(characters.tolist()).rstrip(b"\0").decode(errors="replace")
 
 
-def _print(console: Console, line: str) -> None:
+def _print(console: "Console", line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)

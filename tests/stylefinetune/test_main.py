@@ -51,9 +51,10 @@ def test_version_is_the_packages(call, capsys):
 
 def test_version_and_help_do_not_import_torch():
     code = "import sys; from stylefinetune.__main__ import main; main(); assert 'torch' not in sys.modules"
-    for flag in ("--version", "--help"):
-        done = run(sys.executable, "-c", code, flag)
+    for flags in (["--version"], ["--help"], ["train", "--help"], ["check", "--run_dir=a", "-h"]):
+        done = run(sys.executable, "-c", code, *flags)
         assert (done.returncode, done.stderr) == (0, "")
+    assert "--train.max_iter" in done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
