@@ -6,6 +6,7 @@ huggingface_hub.
 
 import contextlib
 import fcntl
+import logging
 import re
 import sys
 from collections.abc import Generator
@@ -105,12 +106,13 @@ def _lock(path: Path) -> Generator[None]:
 
 
 def _read_timm(arch: str, input_size: tuple[int, int]) -> Tensors:
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would log each attempt
     try:
         return dict(build_pretrained_timm(arch, input_size).state_dict())
     except Exception as error:
         if not _is_expected(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise UserError(
             f"weights: timm can't load the weights of {arch.removeprefix(TIMM)} ({reason}); download them elsewhere "
             "from huggingface.co/timm and pass the path of model.safetensors: --weights FILE"

