@@ -20,13 +20,15 @@ from shards.assembly.retry import Retry, begin_retry, end_retry, parse_statuses
 from shards.assembly.row_order import open_or_create
 from shards.assembly.worker_pool import packing_pool
 from shards.config.recipe import Recipe
-from shards.config.schema import AssembleConfig, count_processes
+from shards.config.schema import DEFAULT_LABEL_COL, DEFAULT_URL_COL, AssembleConfig, count_processes
 from shards.download.downloader import Downloader
 from shards.download.proxies import Proxies
 from shards.errors import ShardsError
 from shards.format.outcomes import OUTCOMES_FILE, Status
 from shards.local.class_folders import FolderRules
-from shards.local.picture_files import PictureFiles
+from shards.local.hf_dataset import DatasetRules
+from shards.local.parquet_pictures import ParquetPictures
+from shards.local.picture_files import LocalPictures, PictureFiles
 from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
@@ -82,7 +84,7 @@ def _explain_empty(session: ShardSession, counts: collections.Counter[str]) -> s
 
 
 def _make_blocks(
-    config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, local: PictureFiles | None
+    config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, local: LocalPictures | None
 ) -> collections.Counter[str]:
     """Make all missing blocks of this process's partition, and return the number of rows by status."""
     root, work, remote, partition = session.root, session.work, session.remote, config.block_partition
@@ -141,19 +143,32 @@ def _plan_tasks(shard_dir: ShardDir, blocks: Iterable[Block], retry: Retry | Non
 
 
 def _read_list(config: AssembleConfig, console: Console) -> Source:
-    rules = FolderRules(config.seed, config.test_share, config.follow_links, has_labels=config.label_col is not None)
-    source = read_source(list(config.lists), config.max_list_bytes, local=config.local, folder_rules=rules)
+    has_labels = config.label_col is not None
+    rules = FolderRules(config.seed, config.test_share, config.follow_links, has_labels=has_labels)
+    dataset_rules = DatasetRules(
+        picture_column=None if config.url_col == DEFAULT_URL_COL else config.url_col,
+        label_column=None if config.label_col == DEFAULT_LABEL_COL else config.label_col,
+        has_labels=has_labels,
+    )
+    source = read_source(
+        list(config.lists), config.max_list_bytes, local=config.local, folder_rules=rules, dataset_rules=dataset_rules
+    )
     for line in source.warnings:
         print_line(console, f"warning: {source.name}: {line}")
     return source
 
 
-def _open_local(source: Source) -> PictureFiles | None:
+def _open_local(source: Source) -> LocalPictures | None:
     """Return the local pictures of a list; None for a list of URLs."""
+    if source.base and source.picture_column:
+        return ParquetPictures(source.base, source.picture_column)
     return PictureFiles(source.base or Path()) if source.is_local else None  # Caffe's: from the working folder
 
 
 def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
+    url_col, label_col = config.url_col, config.label_col
+    if source.picture_column:  # the list that was made from the dataset
+        url_col, label_col = DEFAULT_URL_COL, label_col and DEFAULT_LABEL_COL
     return Recipe(
         list_sha256=source.sha256,
         images=config.images,
@@ -165,8 +180,8 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
         rows_per_shard=config.rows_per_shard,
         classes=read_classes(config.classes) or source.classes,
         split=config.split,
-        url_col=config.url_col,
-        label_col=config.label_col,
+        url_col=url_col,
+        label_col=label_col,
         local=source.base is not None,
     )
 

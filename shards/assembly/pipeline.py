@@ -20,7 +20,7 @@ from shards.download.downloader import Downloader
 from shards.download.host_queue import Request
 from shards.download.url_rewrite import is_web_url
 from shards.format.outcomes import Outcome, Status
-from shards.local.picture_files import PictureFiles
+from shards.local.picture_files import LocalPictures
 from shards.progress import ProgressLine
 from shards.storage.session import ShardSession
 from shards.storage.shard_dir import Block, ShardDir
@@ -63,7 +63,7 @@ class Pipeline:
         pool: ProcessPoolExecutor,
         downloader: Downloader,
         progress: ProgressLine,
-        local: PictureFiles | None = None,
+        local: LocalPictures | None = None,
     ) -> None:
         self._config = config
         self._dir = shard_dir

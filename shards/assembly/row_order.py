@@ -31,7 +31,7 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source) -> Sh
     difference = found.recipe.difference(recipe)
     if difference is None and not source.may_grow and found.recipe.list_sha256 != recipe.list_sha256:
         difference = f"another list (sha256 {found.recipe.list_sha256[:12]}..., not {recipe.list_sha256[:12]}...)"
-        if source.is_folder:
+        if source.base is not None:
             difference = f"other pictures than {source.name} has now"
     if difference:
         raise ShardsError(f"{root} was made from {difference}; use another --out, or the same settings")

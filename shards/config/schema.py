@@ -36,6 +36,7 @@ class Rewrite:
 EncodeFormat = Literal["original", "pixels", "jpg"]
 Split = Literal["official", "by_owner"]
 
+DEFAULT_URL_COL, DEFAULT_LABEL_COL = "image_url", "label"
 MAX_IMAGE_SIZE = 4096  # 48 MiB of pixels per picture
 
 
@@ -66,8 +67,8 @@ class AssembleConfig:
 
     Attributes:
         list: CSV, TSV, Parquet, JSON lines or a text file of URLs, as a path or http(s) URL; flickr_style for the
-            official list; a folder of pictures that has a folder for each class; or Caffe list files of local paths,
-            --list train=train.txt --list test=test.txt.
+            official list; a folder of pictures that has a folder for each class; hf:NAME[:SPLIT] or hf:FOLDER, a
+            Hugging Face dataset; or Caffe list files of local paths, --list train=train.txt --list test=test.txt.
         out: folder of the shards; or s3://BUCKET/DIR or gs://BUCKET/DIR, to which each finished block is uploaded.
         url_col: name of the list's column of URLs.
         label_col: name of the list's column of labels; null for pictures without labels, which then have the class
@@ -116,8 +117,8 @@ class AssembleConfig:
 
     list: str | list[str]
     out: Path
-    url_col: str = "image_url"
-    label_col: str | None = "label"
+    url_col: str = DEFAULT_URL_COL
+    label_col: str | None = DEFAULT_LABEL_COL
     local: bool = False
     follow_links: bool = False
     images: int = -1

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
 from shards.indexing.config import IndexConfig
-from shards.local.splits import rename_splits, split_in, split_of
+from shards.local.splits import rename_splits, split_of_path
 from shards.url_list.convert import draw_split
 from shards.url_list.labels import LabelTexts, encode_labels, read_classes
 from shards.url_list.select import make_keys
@@ -107,18 +107,12 @@ def _find_splits(tars: Sequence[Path], config: IndexConfig) -> list[str] | None:
     """Return the split of each tar, from the setting or its path; None if they are to be drawn."""
     if config.split is not None:
         return [config.split] * len(tars)
-    found = [_split_of(path) for path in tars]
+    found = [split_of_path(path.absolute()) for path in tars]
     if not all(found):
         return None
     known = [split for split in found if split]
     names = rename_splits(known)
     return [names[split] for split in known]
-
-
-def _split_of(path: Path) -> str | None:
-    """Return the split that the file's name has a word of, or that one of its folders is named after."""
-    folders = map(split_of, reversed(path.absolute().parts[:-1]))
-    return split_in(path.stem) or next(filter(None, folders), None)
 
 
 def _draw_splits(hashes: Sequence[str], config: IndexConfig) -> Iterator[str]:

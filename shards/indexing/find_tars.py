@@ -8,20 +8,16 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import requests
-
 from shards.errors import ShardsError
 from shards.files import make_folder, publish_file
 from shards.format.tar import expand_urls
+from shards.local.fetch import fetch_file
 from shards.storage.object_store import ObjectStore
 
 COPIES_FOLDER = "tars"  # relative to DIR
 _STORES = ("s3://", "gs://", "memory://")
 _WEB = ("http://", "https://")
 _COPIES = 4  # tars that are copied at the same time
-_TIMEOUT = 60.0  # seconds without a byte
-_ATTEMPTS = 3
-_CHUNK = 2**20  # bytes
 
 
 def find_tars(patterns: Iterable[str], root: Path) -> list[Path]:
@@ -93,31 +89,11 @@ def _copy(url: str, root: Path) -> Path:
     path = root / COPIES_FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     if path.is_file():
         return path
+    if url.startswith(_WEB):
+        fetch_file(url, path)
+        return path
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.part")
-    if url.startswith(_WEB):
-        _download(url, draft)
-    else:
-        ObjectStore(base).get(name, draft)
+    ObjectStore(base).get(name, draft)
     publish_file(draft, path)
     return path
-
-
-def _download(url: str, path: Path) -> None:
-    for is_last in (*[False] * (_ATTEMPTS - 1), True):
-        try:
-            _download_once(url, path)
-        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3's, for some invalid URLs
-            response = getattr(error, "response", None)
-            if is_last or (response is not None and response.status_code < 500):
-                reason = " ".join(str(error).split())[:200]
-                raise ShardsError(f"{url}: {reason}; run the same command again to continue") from error
-        else:
-            return
-
-
-def _download_once(url: str, path: Path) -> None:
-    with requests.get(url, stream=True, timeout=_TIMEOUT) as response, path.open("wb") as file:
-        response.raise_for_status()
-        for chunk in response.iter_content(_CHUNK):
-            file.write(chunk)

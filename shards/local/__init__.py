@@ -1,1 +1,1 @@
-"""Pictures on the local disk: folders of classes, and files that a list names."""
+"""Pictures on the local disk: folders of classes, files that a list names, and datasets in Parquet files."""

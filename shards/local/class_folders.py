@@ -194,7 +194,8 @@ class _Scan:
         others = self._skipped.get(_OTHER_FILES)
         if others:
             kinds = Counter(path.suffix.lower() or "without extension" for path in others)
-            shown = _shorten([f"{count:,} {kind}" for kind, count in kinds.most_common()])
+            ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+            shown = _shorten([f"{count:,} {kind}" for kind, count in ordered])
             skipped.append(f"{len(others):,} {_OTHER_FILES} ({shown})")
         return [*self._warnings, *([f"skipped {', '.join(skipped)}"] if skipped else [])]
 

@@ -3,10 +3,18 @@
 import datetime as dt
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from shards.format.outcomes import Outcome, Status
 from shards.format.text import find_file
+
+
+class LocalPictures(Protocol):
+    """Pictures on this machine."""
+
+    def take(self, row: dict[str, Any], folder: Path) -> tuple[Outcome, Path | None]:
+        """Return the outcome for a row of the list, and a file with its picture; it may be created in `folder`."""
+        ...
 
 
 class PictureFiles:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 _KNOWN = {
     "train": "train",
@@ -23,6 +24,12 @@ def split_in(file_name: str) -> str | None:
     """Return the split that one word of a file name stands for, as in imagenet-train-000001.tar."""
     found = {split for word in re.split(r"[^A-Za-z]+", file_name) if (split := split_of(word))}
     return found.pop() if len(found) == 1 else None
+
+
+def split_of_path(path: Path) -> str | None:
+    """Return the split that a word of the file's name stands for, or that one of its folders is named after."""
+    folders = map(split_of, reversed(path.parts[:-1]))
+    return split_in(path.stem) or next(filter(None, folders), None)
 
 
 def rename_splits(found: Iterable[str]) -> dict[str, str]:

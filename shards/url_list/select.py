@@ -63,6 +63,8 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
         order = _select(labels, recipe)
         if not len(order):
             raise ShardsError(f"--list {source.name}: no row has a label below --labels {recipe.labels}")
+        if source.picture_column:
+            order = np.sort(order)  # in its own order, a Parquet file is read from front to back
         keys = make_keys(_read_ids(store), recipe.list_lengths) if ids.need_changes else None
         selected = _read_selected(store, order, labels, keys, stack.pop_all())
     return pa.RecordBatchReader.from_batches(ROWS_SCHEMA, selected), numbered

@@ -15,11 +15,14 @@ import requests
 from shards.errors import ShardsError
 from shards.files import write_file
 from shards.local.class_folders import FolderRules, list_class_folders
+from shards.local.hf_dataset import DatasetRules, list_dataset
+from shards.local.hf_hub import fetch_dataset
 from shards.location import cache_folder
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_SHA256, FLICKR_STYLE_URL
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _CAFFE_LIST = re.compile(rf"({SPLIT_NAME.pattern})=(.+)", re.DOTALL)
+_DATASET = "hf:"
 _CHUNK = 2**20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
 
@@ -35,7 +38,8 @@ class Source:
     max_bytes: int | None = None  # largest size of a compressed list when it is decompressed
     base: Path | None = None  # folder of the list's local pictures; None for URLs, and for Caffe list files
     is_folder: bool = False  # whether the list was made from a folder of pictures
-    classes: tuple[str, ...] = ()  # class names in label order, of a folder
+    picture_column: str | None = None  # of a dataset whose pictures are in Parquet files
+    classes: tuple[str, ...] = ()  # class names in label order, of a folder or a dataset
     warnings: tuple[str, ...] = ()  # about a folder of pictures, a line each
 
     @property
@@ -50,8 +54,8 @@ class Source:
 
     @property
     def may_grow(self) -> bool:
-        """Whether rows may be added at the end: not to Caffe list files, nor to a folder, which is sorted."""
-        return not self.is_caffe and not self.is_folder
+        """Whether rows may be added at the end: not to Caffe list files, a folder or a dataset."""
+        return not (self.is_caffe or self.is_folder or self.picture_column)
 
     @property
     def sha256(self) -> str:
@@ -98,9 +102,14 @@ def _hash(file: IO[bytes]) -> str:
 
 
 def read_source(
-    lists: list[str], max_bytes: int | None = None, *, local: bool = False, folder_rules: FolderRules | None = None
+    lists: list[str],
+    max_bytes: int | None = None,
+    *,
+    local: bool = False,
+    folder_rules: FolderRules | None = None,
+    dataset_rules: DatasetRules | None = None,
 ) -> Source:
-    """Read the values of --list: one list of URLs, a folder of pictures, or Caffe list files as split=path.
+    """Read the values of --list: a list of URLs, a folder of pictures, a dataset, or Caffe list files as split=path.
 
     With `local`, the list of URLs is one of paths, relative to the list's folder. Only a list on this machine may name
     files of this machine.
@@ -110,6 +119,8 @@ def read_source(
     """
     caffe = [_CAFFE_LIST.fullmatch(name) for name in lists]
     if len(lists) == 1 and not caffe[0]:
+        if lists[0].startswith(_DATASET):
+            return _read_dataset(lists[0], dataset_rules or DatasetRules())
         folder = _find_folder(lists[0])
         if folder:
             found = list_class_folders(folder, folder_rules or FolderRules())
@@ -141,6 +152,24 @@ def read_source(
     if not parts:
         raise ShardsError("--list names no list")
     return Source(" ".join(lists), parts, paths)
+
+
+def _read_dataset(name: str, rules: DatasetRules) -> Source:
+    """Read hf:PATH or hf:NAME, with :SPLIT or without."""
+    place, split = name.removeprefix(_DATASET), None
+    if not Path(place).expanduser().exists() and ":" in place:
+        place, _, split = place.rpartition(":")
+    path = Path(place).expanduser()
+    if not path.exists():
+        path = fetch_dataset(place, split)
+    found = list_dataset(path, dataclasses.replace(rules, split=split))
+    return Source(
+        name=name,
+        parts={"": found.listing},
+        base=found.base,
+        picture_column=found.picture_column,
+        classes=found.classes,
+    )
 
 
 def _is_web_url(name: str) -> bool:

@@ -1,8 +1,8 @@
 import pytest
 
 from shards.errors import ShardsError
-from shards.indexing import find_tars as module
 from shards.indexing.find_tars import find_tars
+from shards.local import fetch
 from tests.loopback import Answer
 from tests.stores import client
 
@@ -79,7 +79,7 @@ def test_a_copy_is_complete_or_absent(server, tmp_path, monkeypatch):
     def fail(*_):
         raise ShardsError("stopped")
 
-    monkeypatch.setattr(module, "publish_file", fail)
+    monkeypatch.setattr(fetch, "publish_file", fail)
     with pytest.raises(ShardsError):
         find_tars([url], tmp_path)
     monkeypatch.undo()
