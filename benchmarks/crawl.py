@@ -1,8 +1,9 @@
 """Measures the speed and the memory of a download: `python -m benchmarks.crawl speed | size`.
 
 speed: from URLs to finished shards, with the same URLs and the same server for every run. `--img2dataset PROGRAM`
-measures img2dataset, which should be in a separate environment, alternately with `shards`. size: the peak memory of
-each program, for a tenth of a list and for the complete list, through a proxy that answers for every host.
+measures img2dataset, which should be in a separate environment, alternately with `shards`, and `--before DIR` another
+checkout of this project. size: the peak memory of each program, for a tenth of a list and for the complete list,
+through a proxy that answers for every host.
 """
 
 import argparse
@@ -29,9 +30,11 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 _SAMPLE_INTERVAL = 0.1  # seconds between two samples
-# Flags of `shards` and of img2dataset for the same work: the original bytes, or JPEGs of 256 pixels a side.
+# Flags of `shards` and of img2dataset. original: the bytes as downloaded, which only `shards` decodes to check them.
+# checked: the same bytes, and img2dataset decodes them, too. jpg: JPEGs of 256 pixels a side.
 FORMS = {
     "original": (["--encode_format=original"], ["--disable_all_reencoding=True", "--resize_mode=no"]),
+    "checked": (["--encode_format=original"], ["--skip_reencode=True", "--resize_mode=no"]),
     "jpg": (["--encode_format=jpg", "--image_size=256"], ["--image_size=256", "--resize_mode=border"]),
 }
 
@@ -67,7 +70,10 @@ class Watch(threading.Thread):
         """Sample until `stop` is called."""
         while not self._ended.wait(_SAMPLE_INTERVAL):
             resident: dict[str, int] = defaultdict(int)
-            for process in [self._root, *self._root.children(recursive=True)]:
+            processes = [self._root]
+            with contextlib.suppress(psutil.NoSuchProcess):  # the root has exited
+                processes += self._root.children(recursive=True)
+            for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
                     program = self._program_of(process)
                     resident[program] += process.memory_info().rss
@@ -91,8 +97,8 @@ class Watch(threading.Thread):
         return cpu
 
 
-def measure(command: list[str]) -> Usage:
-    """Run a command and return the resources that it used.
+def measure(command: list[str], folder: Path = ROOT) -> Usage:
+    """Run a command in a folder and return the resources that it used.
 
     Raises:
         RuntimeError: it failed; the message has the end of its output.
@@ -100,7 +106,7 @@ def measure(command: list[str]) -> Usage:
     os.sync()  # otherwise it would wait for the disk to write the files of the previous run
     with tempfile.TemporaryFile("w+") as output:
         began = time.monotonic()
-        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
         watch = Watch(process)
         watch.start()
         code = process.wait()
@@ -124,10 +130,10 @@ def serve(*flags: str) -> Generator[str]:
             process.stdin.close()
 
 
-def crawl_ours(listed: Path, out: Path, flags: list[str]) -> Usage:
+def crawl_ours(listed: Path, out: Path, flags: list[str], checkout: Path = ROOT) -> Usage:
     """Download a list with `shards assemble`."""
     command = [sys.executable, "-m", "shards", "assemble", f"--list={listed}", f"--out={out}", "--workers=2"]
-    usage = measure([*command, *flags])
+    usage = measure([*command, *flags], checkout)
     usage.kept = pq.read_metadata(out / "index.parquet").num_rows
     return usage
 
@@ -146,7 +152,7 @@ def crawl_theirs(program: str, listed: Path, out: Path, flags: list[str]) -> Usa
 
 
 def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, str, Usage]]:
-    """Return form, program and usage of each run; `shards` and img2dataset alternate."""
+    """Return form, program and usage of each run; the programs alternate."""
     listed = work / "list.csv"
     runs: list[tuple[str, str, Usage]] = []
     with serve() as url:
@@ -163,6 +169,10 @@ def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, st
             for _ in track(range(options.rounds), description=form):
                 runs.append((form, "shards", crawl_ours(listed, work / "ours", [*our_flags, *ours])))
                 shutil.rmtree(work / "ours")
+                if options.before:
+                    usage = crawl_ours(listed, work / "ours", [*our_flags, *ours], options.before)
+                    runs.append((form, "before", usage))
+                    shutil.rmtree(work / "ours")
                 if options.img2dataset:
                     usage = crawl_theirs(options.img2dataset, listed, work / "theirs", [*their_flags, *theirs])
                     runs.append((form, "img2dataset", usage))
@@ -183,8 +193,8 @@ def compare_size(options: argparse.Namespace, work: Path) -> list[tuple[str, str
 
 
 def print_results(runs: list[tuple[str, str, Usage]], images: int) -> None:
-    """Print the median of each kind of run, and the speed relative to img2dataset."""
-    table = Table("", "", "runs", "s", "files/s", "kept", "CPU s", "peak MB", box=None, pad_edge=False)
+    """Print the median of each kind of run, and the ratios to the other programs."""
+    table = Table("", "", "runs", "s", "files/s", "kept", "CPU s", "CPU us/file", "peak MB", box=None, pad_edge=False)
     grouped: dict[tuple[str, str], list[Usage]] = defaultdict(list)
     for form, program, usage in runs:
         grouped[form, program].append(usage)
@@ -194,17 +204,20 @@ def print_results(runs: list[tuple[str, str, Usage]], images: int) -> None:
         cpu = ", ".join(f"{name} {seconds:.1f}" for name, seconds in usage.cpu.items())
         peak = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in usage.peak.items())
         times = ", ".join(f"{one.seconds:.1f}" for one in usages)
-        table.add_row(
-            form, program, times, f"{usage.seconds:.1f}", f"{count / usage.seconds:.0f}", str(usage.kept), cpu, peak
-        )
-    Console(width=160).print(table)
-    for form in {form: None for form, _ in grouped}:
-        if (form, "img2dataset") in grouped:
-            ours, theirs = (
-                statistics.median(usage.seconds for usage in grouped[form, program])
-                for program in ("shards", "img2dataset")
-            )
-            print(f"{form}: {theirs / ours:.2f} times img2dataset's files/s")
+        speed, total = f"{count / usage.seconds:.0f}", f"{_median_cpu(usages) / count * 1e6:.0f}"
+        table.add_row(form, program, times, f"{usage.seconds:.1f}", speed, str(usage.kept), cpu, total, peak)
+    Console(width=180).print(table)
+    for (form, program), usages in grouped.items():
+        if program != "shards":
+            ours = grouped[form, "shards"]
+            speed = statistics.median(they.seconds / we.seconds for they, we in zip(usages, ours, strict=True))
+            cpu = _median_cpu(usages) / _median_cpu(ours)
+            print(f"{form}: {speed:.2f} times the files/s of {program}; its processor time is {cpu:.2f} times ours")
+
+
+def _median_cpu(usages: list[Usage]) -> float:
+    """Return the median of the processor seconds of all processes of a run."""
+    return statistics.median(sum(usage.cpu.values()) for usage in usages)
 
 
 def main(arguments: list[str]) -> None:
@@ -219,6 +232,7 @@ def main(arguments: list[str]) -> None:
     speed.add_argument("--images", type=int, default=8000)
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    speed.add_argument("--before", type=Path, help="folder of another checkout of this project")
     speed.add_argument("--img2dataset", help="path of the img2dataset program")
     speed.add_argument("--processes", type=int, default=2, help="processes of img2dataset")
     speed.add_argument("--threads", type=int, default=32, help="threads of each process of img2dataset")

@@ -15,6 +15,7 @@ import numpy as np
 
 _PICTURES = 64  # different pictures; the paths differ in a JPEG comment
 _QUALITY = 90
+_JFIF_END = 20  # the first two markers: SOI, and APP0 with "JFIF", by which some programs detect a JPEG
 _MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -55,7 +56,7 @@ class _Connection(asyncio.Protocol):
             jpg = self._jpgs[place % len(self._jpgs)]
             comment = b"\xff\xfe" + (len(target) + 2).to_bytes(2, "big") + target
             head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-            self._transport.writelines([head % (len(jpg) + len(comment)), jpg[:2], comment, jpg[2:]])
+            self._transport.writelines([head % (len(jpg) + len(comment)), jpg[:_JFIF_END], comment, jpg[_JFIF_END:]])
 
 
 async def serve(missing: int) -> None:

@@ -172,6 +172,7 @@ def _settings(config: AssembleConfig, slots: BodySlots, port: int, secret: str) 
         ("auto-file-renaming", "false"),
         ("file-allocation", "none"),
         ("auto-save-interval", 0),
+        ("disk-cache", 0),  # the files are in memory
     ]
     if certificates:
         settings.append(("ca-certificate", certificates))

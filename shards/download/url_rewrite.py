@@ -1,6 +1,7 @@
 """Encode URLs, compare them, and rewrite those whose host does not answer by the config's rules."""
 
 import contextlib
+import functools
 import re
 import urllib.parse
 from collections.abc import Iterable
@@ -13,6 +14,10 @@ _URL_SAFE = "!#$%&'()*+,/:;=?@[]~"
 _HOST = re.compile(r"//(?:[^/?#]*@)?([^/?#:]+)")
 
 
+_cached = functools.lru_cache(maxsize=4096)  # a URL in flight is looked at several times
+
+
+@_cached
 def encode_url(url: str) -> str:
     """Return a URL with a lower-case scheme, an IDNA-encoded host and percent-encoded special characters."""
     scheme, colon, rest = url.partition(":")
@@ -23,12 +28,14 @@ def encode_url(url: str) -> str:
     return urllib.parse.quote(scheme.lower() + colon + rest, safe=_URL_SAFE)
 
 
+@_cached
 def host_and_port(url: str) -> str:
     """Return a URL's host in lower case and its port, if it has one, without leading zeros."""
     host = urlsplit(url).netloc.rpartition("@")[2].lower()
     return re.sub(r":0+(\d)", r":\1", host) if ":0" in host else host
 
 
+@_cached
 def request_target(url: str) -> str:
     """Return what a URL and its logged request have in common: host, port unless it is 80 or 443, path and query."""
     parts = urlsplit(url)
