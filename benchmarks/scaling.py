@@ -1,13 +1,11 @@
 """Compares ranks with threads on a CPU: `python -m benchmarks.scaling [--before DIR] [--rounds 7] [--trace]`.
 
-Every program trains the full-size CaffeNet on random noise, in batches of 50 in total, on as many cores:
+Every program trains the full-size CaffeNet on random noise, in batches of 50 in total:
 
 - 1 x 2: one rank with two threads
-- 2 x 1: two ranks with one thread each, over gloo
-- bf16: the same with train.gradient_compression=bf16
-- apart: two ranks that send nothing; what 2 x 1 would take if communication were free
-- 1 x 1: one rank with one thread: half of the cores
-- 4 x 1: four ranks with one thread each, on half as many cores if there are two
+- 2 x 1, 3 x 1: two or three ranks with one thread each, over gloo
+- 2 apart, 3 apart: the same ranks, but they send nothing: what communication that is free would leave
+- bf16: 2 x 1 with train.gradient_compression=bf16
 - before: 2 x 1 of the checkout DIR, for example of `git worktree add DIR COMMIT`
 
 In each round every program does one step, in turn, while the others wait. Prints the medians over the rounds: the time
@@ -42,7 +40,7 @@ from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.models.build import build_model
 
 BATCH = 50
-PROGRAMS = {"1 x 2": (1, 2), "2 x 1": (2, 1), "bf16": (2, 1), "apart": (2, 1), "1 x 1": (1, 1), "4 x 1": (4, 1)}
+PROGRAMS = {"1 x 2": (1, 2), "2 x 1": (2, 1), "2 apart": (2, 1), "bf16": (2, 1), "3 x 1": (3, 1), "3 apart": (3, 1)}
 PROGRAMS["before"] = (2, 1)  # ranks, threads of each
 
 
@@ -104,7 +102,7 @@ class Program:
         self._processes: list[subprocess.Popen[str]] = []
         for rank in range(ranks):
             environment = {"OMP_NUM_THREADS": threads, "PYTHONPATH": checkout}
-            if name != "apart":
+            if "apart" not in name:
                 environment |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             process = subprocess.Popen(

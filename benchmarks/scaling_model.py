@@ -8,7 +8,7 @@ A model on paper, not a measurement. A step on n GPUs with b pictures each takes
 - sent: the time of all all-reduces except the last. Each of n ranks sends 2 * (n - 1) / n of the gradient's bytes at
   the bus bandwidth of all-reduces, and each bucket has a latency
 - ready: the fraction of the backward pass after which the gradients of fc6 and fc7, 96 % of the bytes, are known
-- last: the all-reduce of conv1, whose gradient is known at the end of the backward pass
+- last: the all-reduce of the last bucket, the gradients of all convolutions
 - update: one read of weights, gradients and momenta, and one write of weights and momenta, at the memory's bandwidth
 
 `python -m benchmarks.scaling --trace` shows the same order of events on two CPU ranks.
@@ -21,10 +21,10 @@ import functools
 import torch
 
 from stylefinetune.config.schema import Config
-from stylefinetune.engines.torch_engine import BUCKET_MB
 from stylefinetune.models.build import build_model
 
 CLASSES, SIDE = 20, 227
+FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20  # bytes at which DistributedDataParallel closes a bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Assumptions:
 def bucket_bytes(element: int) -> list[int]:
     """Return the bytes of DDP's buckets of the full-size CaffeNet, whose gradients have `element` bytes a number."""
     net = build_model(Config().model, CLASSES, [(SIDE, SIDE)], seed=0)
-    sizes, full = [0], BUCKET_MB * 2**20 // 4
+    sizes = [0]
     for parameter in reversed(list(net.parameters())):
         sizes[-1] += parameter.numel()
-        if sizes[-1] >= full:
+        if sizes[-1] * 4 >= (BUCKET if len(sizes) > 1 else FIRST_BUCKET):
             sizes.append(0)
     return [size * element for size in sizes if size]
 

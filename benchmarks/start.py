@@ -1,8 +1,8 @@
 """Measures how long the commands take to start: `python -m benchmarks.start [--before DIR] [--rounds 7]`.
 
-Runs `python -m stylefinetune.COMMAND --help` for each command, and `import torch` alone, in turn; with --before also
-the commands of the checkout DIR, for example of `git worktree add DIR COMMIT`. Prints the medians over the rounds:
-seconds, processor seconds, and the processor seconds more than `import torch`.
+Runs `python -m stylefinetune.COMMAND --help` for each command, `stylefinetune train --help`, and `import torch` alone,
+in turn; with --before also the commands of the checkout DIR, for example of `git worktree add DIR COMMIT`. Prints the
+medians over the rounds: seconds, processor seconds, and the processor seconds more than `import torch`.
 """
 
 import argparse
@@ -16,13 +16,15 @@ from pathlib import Path
 
 from benchmarks.step import ROOT, Measured
 
-COMMANDS = ("train", "check", "evaluate", "predict", "export", "weights")
-TORCH = ("import torch", ROOT)
+NAMES = ("train", "check", "evaluate", "predict", "export", "weights")
+COMMANDS = {name: ("-m", f"stylefinetune.{name}", "--help") for name in NAMES}
+COMMANDS["stylefinetune train"] = ("-m", "stylefinetune", "train", "--help")
+TORCH = "import torch"
 
 
 def start(command: str, checkout: Path) -> Measured:
     """Run a command with --help, or `import torch`."""
-    arguments = ["-c", command] if command == TORCH[0] else ["-m", f"stylefinetune.{command}", "--help"]
+    arguments = ("-c", TORCH) if command == TORCH else COMMANDS[command]
     began, spent = time.perf_counter(), _processor_of_children()
     subprocess.run(
         [sys.executable, *arguments],
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     checkouts = [ROOT, *([options.before.resolve()] if options.before else [])]
-    runs = [TORCH, *((command, checkout) for command in options.only or COMMANDS for checkout in checkouts)]
+    runs = [(TORCH, ROOT), *((command, checkout) for command in options.only or COMMANDS for checkout in checkouts)]
     print(f"Python {sys.version.split()[0]}, {options.rounds} rounds, load {os.getloadavg()[0]:.1f}\n", flush=True)
     found: dict[tuple[str, Path], list[Measured]] = {run: [] for run in runs}
     for round_ in range(1 + options.rounds):  # the first one fills the page cache and writes .pyc files
@@ -55,7 +57,7 @@ def main() -> None:
             measured = start(*run)
             if round_:
                 found[run].append(measured)
-    torch = statistics.median(each.processor for each in found[TORCH])
+    torch = statistics.median(each.processor for each in found[TORCH, ROOT])
     print("| command | seconds | processor seconds | more than torch |\n|---|---|---|---|")
     for (command, checkout), measured in found.items():
         seconds = statistics.median(each.seconds for each in measured)

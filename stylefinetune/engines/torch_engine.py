@@ -25,10 +25,6 @@ from stylefinetune.models.batch_norm import kept_statistics, local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, clip_gradients, param_groups
 
-# Small enough that the gradients of all layers except the first are sent while the backward pass continues: conv1 of
-# CaffeNet has 0.1 MB, all convolutions 9 MB. PyTorch's default of 25 would send all of those after it.
-BUCKET_MB = 4
-
 
 class TorchEngine:
     """An Engine, see `stylefinetune.engines.build`. It sets requires_grad of the parameters from optim.layers."""
@@ -55,9 +51,7 @@ class TorchEngine:
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
         if world.size > 1:
             # share_statistics broadcasts the only buffers that differ between the ranks.
-            self.replica = DistributedDataParallel(
-                self.replica, gradient_as_bucket_view=True, bucket_cap_mb=BUCKET_MB, broadcast_buffers=False
-            )
+            self.replica = DistributedDataParallel(self.replica, gradient_as_bucket_view=True, broadcast_buffers=False)
             compress_gradients(self.replica, train)
             self._settle_buckets(input_size)
         self._accumulate_gradients = self._accumulate
