@@ -31,6 +31,7 @@ OPENCV_LIMITS = SizeLimits(min_side=1, max_pixels=2**30)  # what cv2.imread read
 _REDUCTION = 8  # cv2.IMREAD_REDUCED_COLOR_8 divides the sides by it, rounding up
 _GZIP = b"\x1f\x8b"
 _JPEG = b"\xff\xd8\xff"
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _DIB_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
@@ -143,6 +144,8 @@ def _check_header(body: bytes, limits: SizeLimits) -> tuple[str, int, int]:
     if kind is None:
         if body.startswith(_GZIP):
             raise BadPicture(Status.BAD_ENCODING, "still gzip-compressed")
+        if body[4:12] in _HEIC:
+            raise BadPicture(Status.NOT_AN_IMAGE, "HEIC, which OpenCV doesn't read; convert it to JPEG")
         raise BadPicture(Status.NOT_AN_IMAGE, f"begins with {body[:16]!r}" if body else "is empty")
     try:
         width, height = _HEADER_READERS[kind](body)

@@ -32,6 +32,7 @@ class Contents:
     split_names: Sequence[str]  # sorted
     splits: npt.NDArray[np.int8]  # the number of each row's split in `split_names`
     recipe: Recipe
+    is_drawn: bool  # whether the splits are drawn
 
     def read(self, number: int) -> pa.Table:
         """Return the samples of one tar (`SCAN_SCHEMA`), with their row, key, split, and the label as a number."""
@@ -99,7 +100,9 @@ def join_scans(tars: Sequence[Path], scans: Sequence[Path], config: IndexConfig)
         list_lengths=(len(ids),),
         indexed=True,
     )
-    contents = Contents(scans, starts, make_keys(ids, (len(ids),)), numbers, names, np.array(splits, np.int8), recipe)
+    contents = Contents(
+        scans, starts, make_keys(ids, (len(ids),)), numbers, names, np.array(splits, np.int8), recipe, found is None
+    )
     return dataclasses.replace(contents, recipe=dataclasses.replace(recipe, rows_of_tars=contents.rows_of_tars()))
 
 

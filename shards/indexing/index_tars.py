@@ -200,9 +200,10 @@ def _write_parts(block: Block, samples: pa.Table, root: Path, work: Path) -> Non
 
 
 def _print_summary(console: Console, root: Path, contents: Contents, counts: Counter[str]) -> None:
-    kept, splits = counts[Status.KEPT], ", ".join(contents.recipe.rows_of_tars)
-    classes = len(contents.recipe.classes)
-    print_line(console, f"{root}: {kept:,} pictures of {classes:,} classes; splits: {splits}")
+    kept, classes = counts[Status.KEPT], len(contents.recipe.classes)
+    splits = ", ".join(f"{split} {sum(rows):,}" for split, rows in contents.recipe.rows_of_tars.items())
+    drawn = ", drawn at random" if contents.is_drawn else ""
+    print_line(console, f"{root}: {kept:,} pictures of {classes:,} classes; splits: {splits}{drawn}")
     for status, count in counts.most_common():
         if status != Status.KEPT:
             print_line(console, f"not indexed: {count:,} {status}")

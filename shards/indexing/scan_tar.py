@@ -122,7 +122,9 @@ class _TarScan:
                     self._without_picture += 1
                 else:
                     yield self._describe(key, found, picture)
-        except ValueError as error:  # webdataset's
+        except ShardsError:
+            raise
+        except ValueError as error:  # webdataset's, for a name that is there twice
             raise ShardsError(f"{self._path}: {error.args[0]}; write the tar again") from error
 
     def warning(self) -> str:

@@ -74,7 +74,9 @@ def test_a_sample_without_a_label_or_with_several_pictures_is_named(members, rul
     path = write_tar("a.tar", {"a": {"jpg": draw_jpg(0)} | members})
     with pytest.raises(ShardsError) as caught:
         scan(path, **rules)
+    assert str(caught.value).startswith(f"{path}: the sample a has ")
     assert message in str(caught.value)
+    assert "write the tar again" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -158,3 +160,14 @@ def test_a_sparse_member_is_not_indexed(scan, tmp_path, draw_jpg):
     assert os.system(f"cd {tmp_path} && tar --format=gnu -Scf a.tar 1.jpg 1.cls") == 0
     [row], _ = scan(tmp_path / "a.tar")
     assert (row["status"], row["message"]) == ("corrupt", "a sparse member, which isn't stored in one piece")
+
+
+def test_a_name_that_is_there_twice_in_a_row_is_refused(scan, tmp_path, draw_jpg):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for _ in range(2):
+            info = tarfile.TarInfo("1.jpg")
+            info.size = len(draw_jpg(0))
+            tar.addfile(info, io.BytesIO(draw_jpg(0)))
+    with pytest.raises(ShardsError, match=r"a.tar: 1.jpg: duplicate file name in tar file .*; write the tar again"):
+        scan(path)

@@ -143,6 +143,7 @@ def test_assemble_packs_a_folder_and_verify_agrees(photos, tmp_path, capsys, mon
     root = photos(*(f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(5)), "dog/cut.jpg")
     (root / "dog" / "cut.jpg").write_bytes(draw_jpg(0)[:600])
     (root / "dog" / "text.jpg").write_text("a text")
+    (root / "dog" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     latin = os.fsencode(root) + b"/dog/caf\xe9.jpg"
     with open(latin, "wb") as file:  # noqa: PTH123 -- a name that isn't UTF-8
         file.write(draw_jpg(77))
@@ -153,7 +154,10 @@ def test_assemble_packs_a_folder_and_verify_agrees(photos, tmp_path, capsys, mon
     index = ShardIndex.load(tmp_path / "out")
     assert index.metadata.classes == ("cat", "dog")
     outcomes = {row["image_url"]: row["status"] for row in outcomes_by_row(tmp_path / "out").values()}
+    messages = {row["image_url"]: row["message"] for row in outcomes_by_row(tmp_path / "out").values()}
     assert outcomes.pop("dog/cut.jpg") == "corrupt"
+    assert outcomes.pop("dog/phone.HEIC") == "not_an_image"
+    assert messages["dog/phone.HEIC"] == "HEIC, which OpenCV doesn't read; convert it to JPEG"
     assert outcomes.pop("dog/text.jpg") == "not_an_image"
     assert set(outcomes.values()) == {"kept"}
     assert outcomes["dog/café.jpg"] == "kept"
