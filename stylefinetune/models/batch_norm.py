@@ -84,7 +84,7 @@ def kept_statistics(net: nn.Module) -> Generator[None]:
 
 def _synchronized(net: nn.Module) -> nn.Module:
     if any(type(module).__module__.startswith("timm.") for module in net.modules()):
-        from timm.layers import convert_sync_batchnorm  # noqa: PLC0415 -- timm's layers contain an activation function
+        from timm.layers.norm_act import convert_sync_batchnorm  # noqa: PLC0415 -- these layers contain an activation
 
         return convert_sync_batchnorm(net)
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

@@ -84,7 +84,6 @@ def bash_script():
         ("stylefinetune predict --ch", ["--checkpoint"]),
         ("stylefinetune train --optim.base", ["--optim.base_lr"]),
         ("stylefinetune check --engine dee", ["deepspeed"]),
-        ("stylefinetune weights imag", ["imagenet_mean"]),
     ],
 )
 def test_bash_completes_commands_flags_and_values(bash_script, line, completions):

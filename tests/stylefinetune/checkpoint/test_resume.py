@@ -191,7 +191,7 @@ def replaced(config, key, value):
     ],
 )
 def test_a_changed_setting_is_reported(key, value, line):
-    before = replaced(CONFIG, "data.shuffle", False)
+    before = replaced(replaced(CONFIG, "data.shuffle", False), "model.dropout", 0.5)
     assert resume.changed_settings(before, replaced(before, key, value)) == [line]
 
 
