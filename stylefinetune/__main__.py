@@ -13,6 +13,7 @@ _COMMANDS = {
     "evaluate": "test a checkpoint",
     "predict": "classify pictures",
     "export": "write a checkpoint as Caffe's files",
+    "report": "write a page about runs",
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
 }
@@ -70,12 +71,12 @@ def _completion_script(shell: str) -> str:
     # These imports load torch, which takes seconds.
     from jsonargparse import ArgumentParser  # noqa: PLC0415
 
-    from stylefinetune import evaluate, export, predict, weights  # noqa: PLC0415
+    from stylefinetune import evaluate, export, predict, report, weights  # noqa: PLC0415
     from stylefinetune.config.cli import build_parser  # noqa: PLC0415
 
     root = ArgumentParser(prog="stylefinetune")
     commands = root.add_subcommands()
-    modules = {"evaluate": evaluate, "predict": predict, "export": export, "weights": weights}
+    modules = {"evaluate": evaluate, "predict": predict, "export": export, "report": report, "weights": weights}
     for name, text in _COMMANDS.items():
         parser = modules[name].build_parser() if name in modules else build_parser()
         commands.add_subcommand(name, parser, help=text)

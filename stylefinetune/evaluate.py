@@ -120,8 +120,10 @@ def _report(saved: Checkpoint, pictures: PictureDataset, predictions: Prediction
     entries, split = pictures.entries, pictures.phase.split
     if not len(predictions):
         raise UserError(f"no picture of {entries.root}, split {split}, can be decoded")
-    print(f"{saved.path}, {len(predictions)} pictures of {entries.root}, split {split}")
     evaluation = evaluate_predictions(predictions)
+    source = {"checkpoint": str(saved.path), "shards": str(entries.root), "split": split}
+    written = _write(out, source, evaluation, predictions, pictures) if out else []  # before a reader may end early
+    print(f"{saved.path}, {len(predictions)} pictures of {entries.root}, split {split}")
     for line in describe(evaluation):
         print(line)
     first = saved.config.train.test_iter * pictures.phase.batch_size
@@ -130,10 +132,8 @@ def _report(saved: Checkpoint, pictures: PictureDataset, predictions: Prediction
         print(
             f"\nThe first {first} pictures, which Caffe tests: accuracy = {part.accuracy:.6g}, loss = {part.loss:.6g}"
         )
-    if out:
-        source = {"checkpoint": str(saved.path), "shards": str(entries.root), "split": split}
-        for path in _write(out, source, evaluation, predictions, pictures):
-            print(path)
+    for path in written:
+        print(path)
 
 
 def _write(

@@ -14,7 +14,7 @@ from shards.report.report import read_report
 from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 from tests.loopback import Answer
 from tests.programs import ROOT
-from tests.shards.report.browser import CHROMIUM, open_browser
+from tests.browser import CHROMIUM, open_browser
 
 SCRIPT = "<script>document.title='owned'</script>"
 HOSTILE = f"http://h/{SCRIPT}\"onload='x'.jpg"

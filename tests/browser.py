@@ -68,11 +68,19 @@ class Browser:
         while "Page.loadEventFired" not in self._events:
             self._receive()
 
-    def evaluate(self, expression: str):
-        """Return the value of a JavaScript expression in the page."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, *, wait: bool = False):
+        """Return the value of a JavaScript expression in the page; `wait` for a promise."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait)
         assert "exceptionDetails" not in result, result
         return result["result"]["value"]
+
+    def wait(self, expression: str, is_done):
+        """Return the value of an expression once `is_done` of it."""
+        deadline = time.monotonic() + _TIMEOUT
+        while not is_done(value := self.evaluate(expression)):
+            assert time.monotonic() < deadline, value
+            time.sleep(0.05)
+        return value
 
     def screenshot(self) -> bytes:
         """Return the viewport as a PNG."""

@@ -1,0 +1,41 @@
+"""Writes a page about runs, with curves, classes and mistakes: `python -m stylefinetune.report RUN [RUN ...]`."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from stylefinetune.config.command_line import command_parser, parse_command
+from stylefinetune.errors import UserError, run_command, write_error
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser("report", __doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, which may be training")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first RUN)")
+    return parser
+
+
+def report(arguments: list[str]) -> None:
+    """Run the command line `arguments`."""
+    options = parse_command(build_parser(), arguments)
+    # These take seconds to import, and --help doesn't need them.
+    from stylefinetune.run_report.history import read_history  # noqa: PLC0415
+    from stylefinetune.run_report.page import render_page  # noqa: PLC0415
+
+    runs = [read_history(run) for run in options.runs]
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise UserError(f"two runs have the same name ({', '.join(names)}); give each a folder with another name")
+    page = render_page(runs)
+    path = options.out or options.runs[0] / "report.html"
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise write_error(path, error.strerror) from error
+    print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(report, sys.argv[1:]))

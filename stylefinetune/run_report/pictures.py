@@ -1,0 +1,84 @@
+"""Makes thumbnails of the pictures that a run classifies wrongly."""
+
+import base64
+import dataclasses
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+
+from shards.format import ShardsError
+from shards.format.images import BadPicture, Pixels, read_member
+from shards.format.index import Entries, ShardIndex
+from stylefinetune.run_report.history import EVALUATION, RunHistory
+
+_SIDE = 112  # pixels of a thumbnail's longer side
+_WORST = 24  # mistakes with the highest probability
+_PER_PAIR, _MOST = 4, 240  # mistakes of a pair of classes, and of all
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """A picture that is classified wrongly."""
+
+    key: str
+    true: str
+    predicted: str
+    probability: float  # of the predicted class
+    image: str  # a data: URL; empty if the picture can't be read
+    is_worst: bool  # whether it is among those with the highest probability
+
+
+def find_mistakes(run: RunHistory) -> list[Mistake]:
+    """Return mistakes of an evaluated run: those with the highest probability, and some of each pair of classes."""
+    path = run.folder / EVALUATION / "predictions.parquet"
+    if not run.evaluation or not path.is_file():
+        return []
+    table = pq.read_table(path, columns=["row", "key", "label", "predicted", "probability", "rank"])
+    rows = table.filter(np.asarray(table["rank"]) > 1).sort_by([("probability", "descending")]).to_pylist()
+    names = [metrics["name"] for metrics in run.evaluation["by_class"]]
+    entries = _open_entries(run)
+    mistakes: list[Mistake] = []
+    pairs: dict[tuple[int, int], int] = {}
+    for place, row in enumerate(rows):
+        pair = (row["label"], row["predicted"])
+        is_worst = place < _WORST
+        if len(mistakes) < _MOST and (is_worst or pairs.get(pair, 0) < _PER_PAIR):
+            pairs[pair] = pairs.get(pair, 0) + 1
+            image = _thumbnail(entries, row["row"], row["key"]) if entries else ""
+            mistakes.append(Mistake(row["key"], names[pair[0]], names[pair[1]], row["probability"], image, is_worst))
+    return mistakes
+
+
+def _open_entries(run: RunHistory) -> Entries | None:
+    """Return the pictures that the run was evaluated on; None if its shards are not there."""
+    assert run.evaluation is not None
+    try:
+        return ShardIndex.load(Path(run.evaluation["shards"])).entries(run.evaluation["split"])
+    except ShardsError:
+        return None
+
+
+def _thumbnail(entries: Entries, row: int, key: str) -> str:
+    """Return a picture as a data: URL; empty if it can't be read, or the shards have other pictures by now."""
+    if row >= len(entries) or entries.key[row] != key:
+        return ""
+    try:
+        with (entries.root / entries.shard[row]).open("rb") as file:
+            body = os.pread(file.fileno(), int(entries.length[row]), int(entries.offset[row]))
+        pixels = read_member(body, entries.format[row])
+    except (OSError, BadPicture):
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(_encode(pixels)).decode()}"
+
+
+def _encode(pixels: Pixels) -> bytes:
+    """Return uint8 [H, W, 3], RGB, as a small JPEG."""
+    height, width, _ = pixels.shape
+    scale = min(1.0, _SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return encoded.tobytes()
