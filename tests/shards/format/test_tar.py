@@ -7,6 +7,7 @@ import tarfile
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from webdataset.writer import TarWriter
 
 from shards.errors import ShardsError
 from shards.format.tar import SampleWriter, TarMember, members_of, read_pictures
@@ -54,6 +55,19 @@ def test_the_offsets_are_those_of_the_bytes(written):
 def test_the_bytes_are_those_written_before_webdataset_was_used(written):
     path, _ = written
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SAMPLES_SHA256
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 96, "k" * 97, "ké", "0/1"])
+def test_the_bytes_are_those_of_webdataset_for_every_name_and_size(key):
+    members = [{extension: bytes(size)} for extension in ("cls", "jpeg") for size in (0, 1, 511, 512, 513, 70_000)]
+    ours, theirs = io.BytesIO(), io.BytesIO()
+    with SampleWriter(ours) as writer:
+        for number, member in enumerate(members):
+            writer.write(f"{number}{key}", member)
+    with TarWriter(theirs, encoder=False, mtime=0, user="", group="") as writer:
+        for number, member in enumerate(members):
+            writer.write({"__key__": f"{number}{key}"} | member)
+    assert ours.getvalue() == theirs.getvalue()
 
 
 @pytest.mark.parametrize(
