@@ -15,7 +15,6 @@ from stylefinetune.checkpoint.checkpoint import Progress
 from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.schema import Config
-from stylefinetune.data.loader import BatchLoader
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.heartbeat import FINISHING
 from stylefinetune.distributed.world import World
@@ -26,8 +25,9 @@ from stylefinetune.optim.lr_schedule import learning_rate
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.evaluation import evaluate_batches
 from stylefinetune.training.exit_handler import ExitHandler
-from stylefinetune.training.loaders import start_loaders
+from stylefinetune.training.loaders import Loader, start_loaders
 from stylefinetune.training.preemption import Preemption
+from stylefinetune.training.resident_loaders import load_resident
 from stylefinetune.training.run_lock import lock_run
 from stylefinetune.training.setup import (
     TrainingRun,
@@ -75,7 +75,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
         Stopped: a signal asked the run to stop; a checkpoint is saved.
     """
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
-    loaders = start_loaders(config, run.train_set, run.test_set, world)
+    loaders = load_resident(run, start) or start_loaders(config, run.train_set, run.test_set, world)
     batches = loaders.train.load(sampler_for_training(config, start, world.rank, world.size))
     data_seconds = 0.0
     tracker.start(start)
@@ -119,7 +119,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
     tracker.log("Optimization Done.")
 
 
-def run_test(run: TrainingRun, loader: BatchLoader | None, progress: Progress) -> Progress:
+def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Progress:
     """Test the current weights, unless there is no test set or this iteration is tested already; collective."""
     iteration, world = progress.iteration, run.world
     is_tested = any(result["iteration"] == iteration for result in progress.tests)

@@ -118,6 +118,9 @@ class DataConfig:
         mean_value: mean values to subtract instead of a picture: B,G,R, or one value for all channels.
         scale: factor applied after the mean is subtracted.
         workers: decoding processes per rank; 0 decodes in the training process.
+        resident: keep all pictures of the run decoded in the memory of each rank's device (height * width * 3 bytes a
+            picture) instead of reading them for each batch. By default, GPUs do if they have enough memory and the run
+            reads the whole split.
         stage_dir: folder on each node's local disk to which the shards are copied; empty reads them in place.
         max_corrupt: fraction of a split's pictures that may be corrupt. Corrupt pictures are skipped; if there
             are more, the run stops.
@@ -136,6 +139,7 @@ class DataConfig:
     mean_value: tuple[float, ...] = ()
     scale: float = 1.0
     workers: int = 2
+    resident: bool | None = None
     stage_dir: str = ""
     max_corrupt: float = 0.01
     test: TestDataConfig = dataclasses.field(default_factory=TestDataConfig)

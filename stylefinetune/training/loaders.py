@@ -1,19 +1,29 @@
 """Starts the processes that read the pictures of a training run."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from stylefinetune.config.schema import Config
-from stylefinetune.data.dataset import PictureDataset
+from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.loader import BatchLoader
+from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.distributed.world import World
+
+
+class Loader(Protocol):
+    """Gives the batches of a split."""
+
+    def load(self, sampler: RankBatchSampler) -> Iterator[Batch]:
+        """Return an iterator over this rank's slices of the batches, in order; it ends an earlier iterator."""
+        ...
 
 
 class Loaders(NamedTuple):
     """The loaders of a run."""
 
-    train: BatchLoader
-    test: BatchLoader | None  # None disables tests
+    train: Loader
+    test: Loader | None  # None disables tests
 
 
 def start_loaders(config: Config, train_set: PictureDataset, test_set: PictureDataset | None, world: World) -> Loaders:

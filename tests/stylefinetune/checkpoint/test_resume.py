@@ -214,6 +214,7 @@ def test_settings_without_effect_on_the_result_are_not_reported():
         "resume": "none",
         "data.shards": "moved",
         "data.workers": 5,
+        "data.resident": True,
         "data.stage_dir": "/local",
         "train.display": 1,
         "train.test_interval": 7,

@@ -120,7 +120,7 @@ def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times
         (["--optim.stepvalue=[5,3]"], "the iterations must be ascending"),
         (["--optim.warmup_iter=-1"], "optim.warmup_iter is -1; it must not be negative"),
         (["--optim.lars_trust=-0.1"], "optim.lars_trust is -0.1; it must not be negative"),
-        (["--train.precision=fp8"], "train.precision: Expected one of ['fp32', 'bf16', 'fp16']. Got value: fp8"),
+        (["--train.precision=fp8"], "precision: Expected one of ['fp32', 'tf32', 'bf16', 'fp16']. Got value: fp8"),
         (["--train.max_iter=0"], "train.max_iter is 0; it must be at least 1"),
         (["--config=nowhere.yaml"], "--config nowhere.yaml can't be read: No such file"),
         (["--config=/"], "--config / can't be read: Is a directory"),
