@@ -54,7 +54,7 @@ def index_tars(config: IndexConfig, console: Console) -> str | None:
     with exclusive_lock(root) as work:
         tars = find_tars(config.tars, root)
         state = _describe(tars, config)
-        if (root / OUTCOMES_FILE).is_file() and _read_state(root) == state:
+        if all((root / name).is_file() for name in (INDEX_FILE, OUTCOMES_FILE)) and _read_state(root) == state:
             print_line(console, f"{root} has the index of these {len(tars)} tars")
             return None
         scans = _scan(tars, config, root, console)

@@ -53,7 +53,8 @@ class _Picture:
 def list_class_folders(root: Path, rules: FolderRules) -> ClassFolders:
     """List root/CLASS/**/*.jpg, or root/train/CLASS/**/*.jpg and root/val/CLASS/**/*.jpg.
 
-    Without folders of splits, `test_share` of each class is drawn as the split test, from the seed and the paths.
+    Without folders of splits, or with train alone, `test_share` of each class is drawn as the split test, from the seed
+    and the paths.
 
     Raises:
         ShardsError: there are no pictures, or no folders of classes; or a folder can't be read.
@@ -81,7 +82,7 @@ def _find_splits(scan: "_Scan", rules: FolderRules) -> list[_Picture]:
     if "train" not in splits or len(splits) < len(folders):
         return _find_classes(scan, scan.root, "", rules)
     scan.skip_loose(loose)
-    names = rename_splits(splits)
+    names = rename_splits(splits) if set(splits) != {"train"} else {"train": ""}  # a test split is drawn from it
     if names.get("val") == "test":
         val = next(folder for folder, split in split_folders.items() if split == "val")
         scan.warn(f"{val.name}/ is stored as the split test, on which training tests by default")

@@ -52,7 +52,7 @@ def fetch_dataset(name: str, split: str | None) -> Path:
         (url, path)
         for each in chosen
         for number, url in enumerate(splits[each])
-        if not (path := folder / each / f"{number:05d}.parquet").is_file()
+        if not (path := folder / each.removeprefix("partial-") / f"{number:05d}.parquet").is_file()
     ]
     with concurrent.futures.ThreadPoolExecutor(_DOWNLOADS) as pool:
         list(pool.map(lambda one: fetch_file(one[0], one[1], headers), missing))

@@ -78,6 +78,9 @@ def test_a_second_command_does_nothing_and_changed_tars_are_indexed_again(tars, 
     capsys.readouterr()
     assert run(tars, "--out", root) == 0
     assert capsys.readouterr().out == f"{root} has the index of these 3 tars\n"
+    (root / "index.parquet").unlink()
+    assert run(tars, "--out", root) == 0
+    assert index_bytes(root) == before
     write_tar("tars/00003.tar", {"new": {"jpg": draw_jpg(99), "cls": "2"}})
     assert run(tars, "--out", root) == 0
     assert len(pq.read_table(root / "index.parquet")) == 18

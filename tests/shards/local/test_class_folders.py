@@ -82,6 +82,14 @@ def test_folders_of_splits(photos):
     assert found.warnings == ("classes without training pictures: bird",)
 
 
+def test_a_test_split_is_drawn_from_a_folder_train_alone(photos):
+    rows, found = rows_of(photos(*(f"train/{name}/{number}.jpg" for name in ("cat", "dog") for number in range(5))))
+    assert found.classes == ("cat", "dog")
+    assert Counter((row["split"], row["label"]) for row in rows) == {
+        ("train", "cat"): 4, ("test", "cat"): 1, ("train", "dog"): 4, ("test", "dog"): 1,
+    }  # fmt: skip
+
+
 def test_a_class_may_be_named_as_a_split(photos):
     rows, found = rows_of(photos("train/1.jpg", "bus/1.jpg"))
     assert found.classes == ("bus", "train")
