@@ -17,14 +17,14 @@ from pathlib import Path
 from benchmarks.step import ROOT, Measured
 
 NAMES = ("train", "check", "evaluate", "predict", "export", "weights")
-COMMANDS = {name: ("-m", f"stylefinetune.{name}", "--help") for name in NAMES}
-COMMANDS["stylefinetune train"] = ("-m", "stylefinetune", "train", "--help")
+COMMANDS = {name: ["-m", f"stylefinetune.{name}", "--help"] for name in NAMES}
+COMMANDS["stylefinetune train"] = ["-m", "stylefinetune", "train", "--help"]
 TORCH = "import torch"
 
 
 def start(command: str, checkout: Path) -> Measured:
     """Run a command with --help, or `import torch`."""
-    arguments = ("-c", TORCH) if command == TORCH else COMMANDS[command]
+    arguments = ["-c", TORCH] if command == TORCH else COMMANDS[command]
     began, spent = time.perf_counter(), _processor_of_children()
     subprocess.run(
         [sys.executable, *arguments],
