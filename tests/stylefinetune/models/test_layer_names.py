@@ -31,3 +31,11 @@ def test_a_network_can_have_a_last_layer_of_any_name(name):
     net = build_model(ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer=name), 7, [(80, 80)], seed=1)
     assert net(torch.zeros(1, 3, 80, 80)).shape == (1, 7)
     assert split_parameter(list(net.state_dict())[-1]) == (name, "bias")
+
+
+def test_a_parameter_outside_any_layer_is_a_layer_by_itself():
+    assert split_parameter("class_token") == ("class_token", "")
+    assert split_parameter("encoder.layers.0.self_attention.in_proj_bias") == (
+        "encoder.layers.0.self_attention",
+        "in_proj_bias",
+    )

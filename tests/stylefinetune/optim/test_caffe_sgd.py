@@ -170,6 +170,8 @@ def test_lars_applies_only_the_decay_to_a_tensor_with_zero_gradient():
     [
         ("conv1.weight", RULES, (1.0, 1.0)),
         ("conv1.bias", RULES, (2.0, 0.0)),
+        ("encoder.attention.in_proj_bias", RULES, (2.0, 0.0)),
+        ("class_token", (LayerRule("class_token", lr_mult=3.0),), (3.0, 1.0)),
         ("fc8_flickr.weight", RULES, (10.0, 1.0)),
         ("fc8_flickr.bias", RULES, (20.0, 0.0)),
         ("conv1.bias", (LayerRule("conv1", lr_mult=0.0),), (0.0, 0.0)),
