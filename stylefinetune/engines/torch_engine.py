@@ -1,6 +1,7 @@
 """Trains with PyTorch: in one process, or with DistributedDataParallel."""
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -50,8 +51,13 @@ class TorchEngine:
         # Compiled inside DDP: around DDP, torch.compile silently does nothing.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
         if world.size > 1:
-            # share_statistics broadcasts the only buffers that differ between the ranks.
-            self.replica = DistributedDataParallel(self.replica, gradient_as_bucket_view=True, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                # PyTorch 2.14 deprecates broadcast_buffers for an argument that earlier versions do not have.
+                warnings.simplefilter("ignore", FutureWarning)
+                # share_statistics broadcasts the only buffers that differ between the ranks.
+                self.replica = DistributedDataParallel(
+                    self.replica, gradient_as_bucket_view=True, broadcast_buffers=False
+                )
             compress_gradients(self.replica, train)
             self._settle_buckets(input_size)
         self._accumulate_gradients = self._accumulate

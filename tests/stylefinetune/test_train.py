@@ -186,6 +186,7 @@ def test_two_ranks_match_one(pixel_shards, tmp_path):
     train(*same, f"--run_dir={tmp_path / 'one'}")
     done = train_on(2, *same, f"--run_dir={tmp_path / 'two'}", "--data.workers=1")
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     for phase in ("train", "test"):
         one, two = metrics(tmp_path / "one", phase), metrics(tmp_path / "two", phase)
         assert [e["loss"] for e in two] == pytest.approx([e["loss"] for e in one], abs=1e-5)
