@@ -1,8 +1,11 @@
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed import HashStore
 
 from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, TrainConfig
 from stylefinetune.data.dataset import Batch
@@ -95,6 +98,36 @@ def test_the_generator_of_a_gpu_is_seeded_like_that_of_a_cpu():
     seed_dropout(World(rank=2, size=3, device=ALONE.device), seed=1701, iteration=5)
     torch.manual_seed(torch.initial_seed())
     assert torch.equal(drawn, torch.rand(6, device=device))
+
+
+def test_data_parallel_training_warns_of_nothing_and_has_the_bits_of_training_without():
+    """The group has one rank; the engine, which is told of two, averages gradients that are twice as large over it."""
+    both = dataclasses.replace(ALONE, size=2)
+    net = build.build_model(ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=0.0), 5, [(43, 43)], seed=1)
+    transform = Transform(torch.full((1, 1, 3), 120.0), 1.0, ALONE.device)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        engines = [
+            TorchEngine(
+                copy.deepcopy(net),
+                (transform, transform),
+                OptimConfig(weight_decay=0.0),
+                world,
+                train=TrainConfig(seed=3),
+                input_size=(43, 43),
+            )
+            for world in (ALONE, both)
+        ]
+        for iteration in range(3):
+            micro_batches = [batch(seed=iteration), batch(4, size=4, seed=9)]
+            losses = [
+                one.train_step(iteration, micro_batches, lr) for one, lr in zip(engines, (0.01, 0.005), strict=True)
+            ]
+            assert torch.equal(*losses)
+    finally:
+        dist.destroy_process_group()
+    alone, parallel = (one.state().parameters for one in engines)
+    assert changed(alone, parallel) == set()
 
 
 def test_forward_has_no_dropout_and_changes_nothing():
