@@ -42,7 +42,8 @@ def crop_batch(
     return output
 
 
-@triton.jit
+# Slices of a table have any alignment, and no iteration should wait for the compilation of another variant.
+@triton.jit(do_not_specialize_on_alignment=["rows", "tops", "lefts", "mirrors"])
 def crop_kernel(  # noqa: PLR0913, PLR0917 -- a kernel can't take structures
     pictures,
     mean,
