@@ -43,6 +43,24 @@ def test_crops_have_the_bits_of_the_other_ways(interpreted, sizes, scale):
     assert torch.equal(output, crop_each(pictures, mean, scale, crops))
 
 
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_kernel_compiles_for_gpus_that_are_not_here_and_rounds_each_operation(capability, tmp_path, monkeypatch):
+    """A fused multiplication and addition would round once, where Caffe rounds twice."""
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    places = dict.fromkeys(("rows", "tops", "lefts"), "*i64") | {"mirrors": "*u8"}
+    sizes = dict.fromkeys(("picture_values", "width", "crop_width", "values"), "i32")
+    signature = {"pictures": "*u8", "mean": "*fp32", **places, "output": "*fp32", "scale": "fp32", **sizes}
+    source = ASTSource(kernels.crop_kernel, {**signature, "BLOCK": "constexpr"}, {"BLOCK": 1024})
+    compiled = compile_kernel(source, target=GPUTarget("cuda", capability, 32)).asm
+    assert compiled["cubin"]
+    assert "sub.f32" in compiled["ptx"]
+    assert "fma" not in compiled["ptx"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("scale", [1.0, 0.017])
