@@ -11,10 +11,10 @@ from shards.__main__ import main
 from shards.report.counts import STATUS_GROUPS
 from shards.report.html import render, write_page
 from shards.report.report import read_report
+from tests.browser import CHROMIUM, open_browser
 from tests.drawn_outcomes import draw_photo, rows_from, write_dir
 from tests.loopback import Answer
 from tests.programs import ROOT
-from tests.browser import CHROMIUM, open_browser
 
 SCRIPT = "<script>document.title='owned'</script>"
 HOSTILE = f"http://h/{SCRIPT}\"onload='x'.jpg"
