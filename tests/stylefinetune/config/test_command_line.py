@@ -1,6 +1,6 @@
 import pytest
 
-from stylefinetune import evaluate, export, predict, weights
+from stylefinetune import evaluate, export, predict, report, weights
 from stylefinetune.errors import run_command
 from tests.programs import ROOT
 
@@ -8,6 +8,7 @@ COMMANDS = {
     "evaluate": evaluate.evaluate,
     "export": export.export,
     "predict": predict.predict,
+    "report": report.report,
     "weights": weights.fetch_weights,
 }
 
@@ -23,6 +24,7 @@ COMMANDS = {
         ("evaluate run --splt test", "unknown argument --splt; did you mean --split?"),
         ("evaluate run --nothing 1", "unknown argument --nothing; --help lists the flags"),
         ("export run", "--to is required"),
+        ("report", "RUNS is required"),
         ("weights", "NAME is required"),
         ("weights vgg", "there are no published weights vgg; name one of bvlc_reference_caffenet, "),
     ],
