@@ -135,7 +135,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     phrases = ("out of memory", "allocate memory", "ALLOC_FAILED", "can't start new thread")
     plain = isinstance(error, (RuntimeError, OSError)) and any(phrase in str(error) for phrase in phrases)
-    return plain or isinstance(error, MemoryError)
+    # oneDNN names no reason if it gets no memory for the code of a layer that it is able to compute.
+    is_onednn = isinstance(error, RuntimeError) and str(error) == "could not create a primitive"
+    return plain or is_onednn or isinstance(error, MemoryError)
 
 
 def out_of_memory_message(error: BaseException) -> str:

@@ -156,11 +156,11 @@ def refuse_memory(process, kind):
 
 
 def started_loaders(workers):
-    """Return the decoding processes that have started their thread, which CPython 3.11 can hang in without memory."""
+    """Return the decoding processes that have started both threads; without memory, CPython 3.11 can hang in that."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(psutil.NoSuchProcess):
-            found = [child for worker in workers for child in worker.children() if child.num_threads() > 1]
+            found = [child for worker in workers for child in worker.children() if child.num_threads() > 2]
             if found:
                 return found
         time.sleep(0.01)
@@ -224,6 +224,9 @@ def strike(run, how, draw):
         assert output.count("a decoding process has failed") == 1 or run.exit_record()["code"] == 0, output
     elif how == "loader's memory":
         refuse_memory(draw.choice(started_loaders(workers)), resource.RLIMIT_AS)
+        if run.wait_for(len(metrics(run.run_dir, "train")) + 3):  # it reads stored pixels without more memory
+            kill_everything(run)
+            return
         output = run.end()
         assert_failed(run, output, 4, "data", LOADER_FAILED)
     elif how == "memory":

@@ -1,6 +1,7 @@
 import _thread
 import mmap
 import re
+import resource
 import sys
 import threading
 
@@ -82,8 +83,25 @@ def test_every_kind_of_out_of_memory_error_is_recognized(allocate):
     )
 
 
+def convolve_without_more_memory():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    layer, pictures = torch.nn.Conv2d(3, 8, 7), torch.zeros(2, 3, 31, 31)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (0, before[1]))
+        layer(pictures)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_onednn_without_memory_for_its_code_is_out_of_memory():
+    with pytest.raises(RuntimeError) as error:
+        convolve_without_more_memory()
+    assert is_out_of_memory(error.value)
+
+
 def test_other_errors_are_not_out_of_memory():
     for error in (
+        RuntimeError("could not create a primitive descriptor for a convolution"),
         RuntimeError("Connection closed by peer"),
         OSError(28, "No space left on device"),
         ValueError("out of memory"),
