@@ -31,7 +31,7 @@ _PIPE_SIZE = 2**20  # bytes
 
 
 class _Client(aria2p.Client):
-    """aria2p's client with one persistent connection, which uses no proxy and a third of the processor time."""
+    """aria2p's client with one persistent connection, which uses no proxy and less processor time than its own."""
 
     def __init__(self, port: int, secret: str) -> None:
         super().__init__("http://127.0.0.1", port, secret)
