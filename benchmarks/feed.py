@@ -171,6 +171,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path, metavar="DIR", help="checkout of an earlier version to compare with")
     parser.add_argument("--peers_python", metavar="PYTHON", help="with the packages of Streaming and litdata")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs that the pictures are cut out of")
+    parser.add_argument("--only", nargs="+", metavar="PROGRAM", help="compare with these programs only")
+    parser.add_argument("--kinds", nargs="+", choices=list(ENCODED), default=list(ENCODED))
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
@@ -188,10 +190,11 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f}\n", flush=True)
         print("| pictures | workers | program | pictures/s | µs a picture | rank's ms a batch | speed / default |")
         print("|---|---|---|---|---|---|---|")
-        for kind in ENCODED:
+        for kind in options.kinds:
             names = ["default", *(["before"] if options.before else []), *feed_peers.PROGRAMS]
             names = [name for name in names if name not in IN_PEERS_PYTHON or options.peers_python]
             names = [name for name in names if name != "ImageFolder" or kind == "jpg"]
+            names = [name for name in names if name in ("default", *(options.only or names))]
             for workers in options.workers:
                 measure(folder, kind, workers, names, options)
 
