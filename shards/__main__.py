@@ -19,6 +19,7 @@ _COMMANDS = {
     "report": "count the outcomes of DIR's URLs, and write an HTML page with charts and pictures",
     "verify": "read every picture of DIR and compare it with the index and the outcomes",
 }
+_INTERRUPTED = 128 + signal.SIGINT
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that this signal ends
 _USAGE = f"""usage: shards COMMAND ...
 
@@ -69,12 +70,16 @@ def run() -> None:
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # which nohup and & set
                 signal.signal(signal.SIGINT, handle_interrupt)
         try:
-            sys.exit(main(sys.argv[1:]))
+            code = main(sys.argv[1:])
         finally:
             sys.stdout.flush()
+        if code == _INTERRUPTED:
+            # Python may otherwise end the process with SIGINT: if the KeyboardInterrupt arose in an import of C code.
+            os._exit(code)
+        sys.exit(code)
     except KeyboardInterrupt:  # before or after the command itself
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:  # as in `shards report DIR | head`
         if not _reader_has_gone():
             raise
@@ -97,7 +102,7 @@ def _suggestion(command: str) -> str:
 def _stop_loading(*_: object) -> None:
     """Exit on Ctrl-C while the imports run; a KeyboardInterrupt raised in one would print a long traceback."""
     os.write(2, b"stopped while loading; nothing was started\n")
-    os._exit(130)
+    os._exit(_INTERRUPTED)
 
 
 def _completion_script(shell: str) -> str:

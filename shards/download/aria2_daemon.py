@@ -7,9 +7,11 @@ import re
 import resource
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Generator
 from importlib import metadata
@@ -182,6 +184,9 @@ def _settings(config: AssembleConfig, slots: BodySlots, port: int, secret: str) 
 @contextlib.contextmanager
 def _file_size_limit(limit: int) -> Generator[None]:
     """Limit the file size of processes started within the `with`; aria2 has no limit on a body's size."""
+    if threading.current_thread() is threading.main_thread():
+        # Python ignores this signal from its start; a library may have changed that, as LLVM does.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:

@@ -120,10 +120,10 @@ def test_only_the_rank_computes_the_permutation(pixel_shards, monkeypatch):
 
 
 class Allocating(PictureDataset):
-    """Pictures that need as much memory as large ones."""
+    """Pictures that need as much memory as large ones, and more for each batch; freed memory might be used again."""
 
     def read(self, positions, rows, pictures):
-        np.empty(2**28, np.uint8)
+        self.__dict__.setdefault("memory", []).append(np.empty(2**28, np.uint8))
         return super().read(positions, rows, pictures)
 
 
