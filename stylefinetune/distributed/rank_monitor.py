@@ -11,6 +11,7 @@ from stylefinetune.distributed.heartbeat import UNLIMITED, Heartbeat, LostRank, 
 
 HEARTBEAT_SECONDS = 0.5
 MISSED_HEARTBEATS = 5  # heartbeats without a new state after which a rank counts as lost
+_LAST_CALL_SECONDS = 10.0  # that the thread's last call may take
 GRACE = 2  # seconds for the time limit of a collective to report first
 
 
@@ -36,15 +37,18 @@ class RankMonitor:
         self._launcher = launcher
         self._sleep = sleep
         self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self.heartbeat.publish()
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread, and wait for it: at the exit of the process, a call of the store would abort it."""
         self._closed.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(_LAST_CALL_SECONDS)
 
     def find_lost_rank(self) -> LostRank | None:
         """Watch the other ranks for some heartbeats; return why the ranks can't continue, None if all are healthy."""

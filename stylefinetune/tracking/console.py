@@ -5,6 +5,7 @@ import datetime as dt
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from stylefinetune.errors import write_error
 
@@ -19,14 +20,28 @@ class GlogFormatter(logging.Formatter):
         return f"{record.levelname[0]}{time:%m%d %H:%M:%S.%f} {record.process} {source}] {record.getMessage()}"
 
 
-class _LogFile(logging.FileHandler):
-    """train.log. A write error ends the run with one line, where logging prints a traceback for each record."""
+class _Console(logging.StreamHandler[TextIO]):
+    """Stderr. An error of another part of the program goes on to the caller, where logging prints a traceback.
+
+    PyTorch's handler of SIGCHLD may raise a RuntimeError about a decoding process anywhere, also in a line's output.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         error = sys.exception()
-        if not isinstance(error, OSError):
-            return super().handleError(record)
-        raise write_error(Path(self.baseFilename), error.strerror) from error
+        if isinstance(error, RuntimeError):
+            raise error
+        super().handleError(record)
+
+
+class _LogFile(logging.FileHandler):
+    """train.log. A write error ends the run with one line, and any other error goes on to the caller."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 -- logging's name and parameter
+        error = sys.exception()
+        assert error is not None
+        if isinstance(error, OSError):
+            raise write_error(Path(self.baseFilename), error.strerror) from error
+        raise error
 
 
 def open_log(path: Path, console: logging.Handler | None = None) -> logging.Logger:
@@ -34,7 +49,7 @@ def open_log(path: Path, console: logging.Handler | None = None) -> logging.Logg
     log = logging.getLogger("stylefinetune")
     log.setLevel(logging.INFO)
     log.propagate = False
-    console = console or logging.StreamHandler(sys.stderr)
+    console = console or _Console(sys.stderr)
     for handler in (console, _LogFile(path, encoding="utf-8")):
         handler.setFormatter(GlogFormatter())
         log.addHandler(handler)

@@ -154,3 +154,24 @@ def test_the_thread_goes_on_after_a_heartbeat_without_memory():
     short.start()
     assert all(attempts.acquire(timeout=60) for _ in range(3))
     short.close()
+
+
+@pytest.mark.usefixtures("fast_heartbeat")
+def test_closing_waits_for_a_call_of_the_store():
+    calls, release, returned = [], threading.Event(), threading.Event()
+
+    class SlowHeartbeat(Heartbeat):
+        def publish(self):
+            calls.append(threading.current_thread())
+            if len(calls) == 2:  # the first of the thread
+                release.wait(60)
+                returned.set()
+
+    monitor = RankMonitor(SlowHeartbeat(0, 1, None), 60.0, launcher=None)
+    monitor.start()
+    while len(calls) < 2:
+        pass
+    threading.Timer(0.05, release.set).start()
+    monitor.close()
+    assert returned.is_set()
+    assert not calls[1].is_alive()

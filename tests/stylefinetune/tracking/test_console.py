@@ -1,4 +1,7 @@
 import logging
+import sys
+
+import pytest
 
 from stylefinetune.tracking.console import GlogFormatter, close_log, open_log
 
@@ -19,3 +22,17 @@ def test_a_line_is_printed_and_written_to_the_file(tmp_path, capsys):
     assert line.endswith("] Solving [a] net\n")
     assert capsys.readouterr().err == line
     assert log.handlers == []
+
+
+def test_an_error_of_a_signal_handler_goes_on_to_the_caller(tmp_path, monkeypatch):
+    def write(_line):
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
+
+    log = open_log(tmp_path / "train.log")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stderr, "write", write)
+            with pytest.raises(RuntimeError, match="DataLoader worker"):
+                log.info("a line")
+    finally:
+        close_log(log)
