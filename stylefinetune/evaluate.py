@@ -51,8 +51,7 @@ def evaluate(arguments: list[str]) -> None:
     pictures = _open_pictures(saved, options)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
     predictions = _predict(saved, pictures, world, options)
-    if world.is_main:
-        _report(saved, pictures, predictions, options.out)
+    world.main_first(lambda: _report(saved, pictures, predictions, options.out))
     world.shutdown()
 
 

@@ -76,7 +76,7 @@ class SampleWriter:
 
 
 def _create_writer(file: BinaryIO) -> TarWriter:
-    """Return a writer of webdataset that writes directly to the file, without a buffer of its own."""
+    """Return a writer of webdataset that writes directly to the file, without another buffer."""
     writer = TarWriter(file, encoder=False, mtime=0, user="", group="")
     writer.tarstream = tarfile.open(fileobj=file, mode="w")  # noqa: SIM115 -- the writer closes it
     return writer

@@ -28,7 +28,7 @@ T = TypeVar("T")
 def load_batches(
     pictures: PictureDataset, sampler: RankBatchSampler, workers: int, device: torch.device, at_once: int = 1
 ) -> Iterator[Batch]:
-    """Return an iterator over this rank's slices of the batches, in order, with workers of its own.
+    """Return an iterator over this rank's slices of the batches, in order, from separate workers.
 
     The arguments and the errors are those of `BatchLoader`.
     """

@@ -54,6 +54,15 @@ def test_ranks_write_the_same_predictions_as_one(trained, tmp_path):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+def test_an_error_of_rank_0_is_one_line_of_all_ranks(trained, tmp_path):
+    (tmp_path / "file").touch()
+    done = python("-m", "stylefinetune.evaluate", trained, "--workers=0", f"--out={tmp_path / 'file'}", ranks=2)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert f"{tmp_path / 'file'} can't be written (File exists)" in line
+    assert "stylefinetune/evaluate.py" not in done.stderr  # no traceback
+
+
 def test_ten_crops_are_averaged(trained, tmp_path):
     logits = []
     for flags in (["--crops=10"], ["--flip"], []):
