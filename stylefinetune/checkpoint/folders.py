@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def best_checkpoint(found: Sequence[Path], tests: list[dict[str, float]], metric
         metric: accuracy or loss.
     """
     sign = -1.0 if metric == "loss" else 1.0
-    scores = {test["iteration"]: sign * test[metric] for test in tests}
+    scores = {test["iteration"]: sign * test[metric] for test in tests if not math.isnan(test[metric])}
     tested = [path for path in reversed(found) if iteration_of(path) in scores]
     return max(tested, key=lambda path: scores[iteration_of(path)], default=None)
 

@@ -47,6 +47,13 @@ def test_the_earliest_of_equally_good_checkpoints_is_the_best(run_dir):
     assert best_checkpoint(found, tests, "loss") == found[1]
 
 
+def test_a_loss_that_is_not_a_number_is_not_the_best(run_dir):
+    found = [checkpoint_path(run_dir, iteration) for iteration in (10, 5)]
+    tests = [{"iteration": 5, "accuracy": 0.1, "loss": float("nan")}, {"iteration": 10, "accuracy": 0.1, "loss": 9.0}]
+    assert best_checkpoint(found, tests, "loss") == found[0]
+    assert best_checkpoint(found, tests[:1], "loss") is None
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [
