@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from stylefinetune.config.data import DataConfig, require, require_minimum
 from stylefinetune.config.deepspeed import DeepSpeedConfig
+from stylefinetune.config.train import TrainConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
 CAFFENET = "caffenet"
@@ -156,64 +157,6 @@ class OptimConfig:
             self.lr_policy != "multistep" or len(self.stepvalue) > 0,
             "optim.lr_policy is multistep but optim.stepvalue is empty; list the iterations of the drops",
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Length of the run, tests, logging and numerics.
-
-    Attributes:
-        max_iter: number of iterations; each updates the weights once.
-        epochs: length of the run in passes over the training pictures, instead of max_iter. A run replaces it by the
-            number of iterations that reads as many pictures, rounded up.
-        iter_size: number of batches whose gradients are accumulated for one update.
-        test_interval: iterations between tests; 0 tests only at the end.
-        test_iter: batches per test, continuing after the previous test's last picture; 0 tests every picture once.
-        test_initialization: also test before the first update.
-        display: iterations between logged losses; 0 logs none.
-        average_loss: the logged loss is the mean of this many recent losses.
-        seed: seed of initial weights, dropout, crops, mirrors and shuffles.
-        precision: precision of matrix products and convolutions in training and its tests. Weights, loss and
-            checkpoints are always fp32. tf32 rounds the factors to 11 significant bits, and needs a GPU. With fp16 the
-            loss is scaled for the backward pass, and updates with gradients that are not finite are skipped.
-        channels_last: store pictures and activations in channels-last (NHWC) memory format. By default, a new run does,
-            and a resumed run keeps its format.
-        compile: compile the network with torch.compile; with --engine torch only.
-        cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on one GPU
-            only.
-        gradient_compression: none sends the gradients between the ranks in fp32, bf16 in half the bytes; with --engine
-            torch only.
-        deterministic: use deterministic algorithms on GPUs, so that equal runs are bitwise equal.
-        stop_on_nonfinite: stop when the loss is NaN or infinite; otherwise continue, but save no weights that are not
-            finite.
-        stall_seconds: seconds that one activity of a rank may take; then all ranks exit and the stalled rank is
-            reported.
-    """
-
-    max_iter: int = 100000
-    epochs: float | None = None
-    iter_size: int = 1
-    test_interval: int = 1000
-    test_iter: int = 0
-    test_initialization: bool = True
-    display: int = 20
-    average_loss: int = 1
-    seed: int = 1701
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    channels_last: bool | None = None
-    compile: bool = False
-    cuda_graph: bool = False
-    gradient_compression: Literal["none", "bf16"] = "none"
-    deterministic: bool = False
-    stop_on_nonfinite: bool = True
-    stall_seconds: float = 600.0
-
-    def __post_init__(self) -> None:
-        require_minimum("train", self, 1, "max_iter", "iter_size", "average_loss")
-        require_minimum("train", self, 0, "test_interval", "test_iter", "display", "seed")
-        require(self.epochs is None or self.epochs > 0, f"train.epochs is {self.epochs}; it must be above 0")
-        require(self.stall_seconds > 0, f"train.stall_seconds is {self.stall_seconds:g}; it must be above 0")
-        require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
 
 
 @dataclasses.dataclass(frozen=True)
