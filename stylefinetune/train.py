@@ -32,6 +32,7 @@ from stylefinetune.training.run_lock import lock_run
 from stylefinetune.training.setup import (
     TrainingRun,
     build_run,
+    facts_of,
     prepare_training,
     stage_training_shards,
 )
@@ -64,7 +65,7 @@ def run_training(config: Config, world: World, preemption: Preemption, exit_hand
     setup = prepare_training(config, world)
     stage_training_shards(setup, world, preemption)
     tested = [round(test["iteration"]) for test in setup.progress.tests]
-    with Tracker(setup.config, world, setup.progress.iteration, tested) as tracker:
+    with Tracker(setup.config, facts_of(setup, world), world, setup.progress.iteration, tested) as tracker:
         train(build_run(setup, world, tracker, preemption, exit_handler), setup.progress)
 
 
@@ -75,7 +76,9 @@ def train(run: TrainingRun, progress: Progress) -> None:
         Stopped: a signal asked the run to stop; a checkpoint is saved.
     """
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
-    loaders = load_resident(run, start) or start_loaders(config, run.train_set, run.test_set, world)
+    loaders = load_resident(run, start) or start_loaders(
+        config, run.train_set, run.test_set, world, run.stream
+    )
     batches = loaders.train.load(sampler_for_training(config, start, world.rank, world.size))
     data_seconds = 0.0
     tracker.start(start)

@@ -18,6 +18,7 @@ from stylefinetune.tracking import wandb_run
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.distributed.world import World
+from tests.run_facts import FACTS
 
 def test(iteration):
     tracker.log_test_start(iteration)
@@ -36,7 +37,7 @@ for name, seconds in limits.items():
     setattr(wandb_run, name, seconds)
 config = Config(run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=TrackingConfig(wandb=mode))
 tested = [stop] if start == stop else list(range(0, start, 4))
-with Tracker(config, World(rank=0, size=1, device=torch.device("cpu")), start, tested) as tracker:
+with Tracker(config, FACTS, World(rank=0, size=1, device=torch.device("cpu")), start, tested) as tracker:
     for iteration in range(start, stop):
         if iteration % 4 == 0:
             test(iteration)
@@ -105,7 +106,8 @@ def local_rows(run_dir):
         if phase not in {"train", "test"}:
             continue
         row = rows.setdefault(iteration, {"_step": iteration})
-        row |= {name if name == "time" else f"{phase}/{name}": value for name, value in entry.items()}
+        common = {"time", "epoch", "pictures"}
+        row |= {name if name in common else f"{phase}/{name}": value for name, value in entry.items()}
     return list(rows.values())
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 import datetime as dt
 import enum
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 OUTCOMES_FILE = "outcomes.parquet"
 
@@ -96,3 +98,11 @@ class Outcome:
     sha256: str | None = None
     format: str | None = None
     message: str = ""
+
+
+def count_outcomes(path: Path) -> dict[str, int]:
+    """Return the number of rows by status in outcomes.parquet, the largest first; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    counts = pq.read_table(path, columns=["status"])["status"].value_counts().to_pylist()
+    return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: -count["counts"])}

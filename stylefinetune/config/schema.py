@@ -186,17 +186,19 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrackingConfig:
-    """Logging to Weights & Biases, besides train.log and metrics.jsonl.
+    """Logging to Weights & Biases and TensorBoard, besides train.log and metrics.jsonl.
 
     Attributes:
         wandb: auto (online if there is an API key, otherwise offline), offline or disabled.
         project: W&B project; by default WANDB_PROJECT, or stylefinetune.
         name: W&B run name; by default WANDB_NAME, or the name of the run folder.
+        tensorboard: also write RUN/tensorboard, with the same names; needs the extra stylefinetune[tensorboard].
     """
 
     wandb: Literal["auto", "offline", "disabled"] = "auto"
     project: str | None = None
     name: str | None = None
+    tensorboard: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Config:
         optim: the optimizer and the learning rate.
         train: length of the run, tests, logging and numerics.
         checkpoint: when checkpoints are saved and which are kept.
-        tracking: logging to Weights & Biases.
+        tracking: logging to Weights & Biases and TensorBoard.
         deepspeed: settings of --engine deepspeed.
     """
 

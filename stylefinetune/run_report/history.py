@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from shards.format.outcomes import OUTCOMES_FILE, count_outcomes
 from stylefinetune.checkpoint.folders import find_checkpoint_folder
 from stylefinetune.config.config_file import read_config_file
 from stylefinetune.config.deepspeed import flatten
@@ -78,7 +77,7 @@ def read_history(run_dir: Path) -> RunHistory:
         classes=_read_json(checkpoint / "progress.json")["classes"] if checkpoint else [],
         entries=[entry for line in lines if (entry := _parse(line))],
         evaluation=_read_json(run_dir / EVALUATION / "metrics.json"),
-        outcomes=_count_outcomes(Path(settings.get("data.shards", "")) / "outcomes.parquet"),
+        outcomes=count_outcomes(Path(settings.get("data.shards", "")) / OUTCOMES_FILE),
     )
 
 
@@ -97,11 +96,3 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401 -- any value of JSON
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}); remove it, and evaluate the run again") from error
-
-
-def _count_outcomes(path: Path) -> dict[str, int]:
-    """Return the number of rows by status in outcomes.parquet."""
-    if not path.is_file():
-        return {}
-    counts = pq.read_table(path, columns=["status"])["status"].value_counts().to_pylist()
-    return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: -count["counts"])}

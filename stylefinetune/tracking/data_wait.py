@@ -29,6 +29,6 @@ class DataWaitWarning:
             f"raise data.workers (now {self._config.workers} per rank) if there are idle CPU cores",
             "store smaller pictures (shards repack)",
         ]
-        if not self._config.stage_dir:
+        if not self._config.stage_dir and "://" not in self._config.shards:
             remedies.append("or, on a network file system, copy the shards to local disks (data.stage_dir)")
         return f"decoding or reading is too slow; {', '.join(remedies)}"

@@ -12,6 +12,9 @@ from typing import Any
 
 from stylefinetune.errors import RankError, write_error
 
+PHASES = ("train", "test")  # the other phases describe the process that logged them, not the run
+AXES = ("epoch", "pictures")  # other measures of the training so far than the iteration
+
 
 class MetricsFile:
     """Appends to metrics.jsonl. A run first drops the entries that it will write again; `kept` has the others.

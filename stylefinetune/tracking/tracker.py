@@ -1,4 +1,4 @@
-"""Logs the progress of a run: console and train.log in Caffe's words, metrics.jsonl, progress bar, Weights & Biases.
+"""Logs the progress of a run: console and train.log in Caffe's words, metrics.jsonl, progress bar, W&B, TensorBoard.
 
 Only rank 0 logs; on the other ranks every method does nothing.
 """
@@ -9,23 +9,37 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from stylefinetune.config.cli import dump_config
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError
 from stylefinetune.tracking.console import close_log, open_log
 from stylefinetune.tracking.data_wait import DataWaitWarning
 from stylefinetune.tracking.metrics import TestResult
-from stylefinetune.tracking.metrics_file import MetricsFile
+from stylefinetune.tracking.metrics_file import AXES, MetricsFile
+from stylefinetune.tracking.run_facts import RunFacts
 from stylefinetune.tracking.step_times import StepClock
 from stylefinetune.tracking.time_estimate import TimeEstimate
 
 if TYPE_CHECKING:
     from stylefinetune.tracking.progress_bar import ProgressBar
-    from stylefinetune.tracking.wandb_run import WandbRun
+
+
+class Dashboard(Protocol):
+    """Shows the entries of metrics.jsonl elsewhere. Its failures never stop training."""
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Show an entry."""
+
+    def commit(self) -> None:
+        """Complete the iteration of the last entry."""
+
+    def finish(self, *, failed: bool) -> None:
+        """End the run, which failed or not."""
 
 
 class Tracker(contextlib.AbstractContextManager["Tracker"]):
@@ -34,14 +48,14 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
     The run starts or resumes from iteration `start`, and does not repeat the tests of the iterations `tested`.
     """
 
-    def __init__(self, config: Config, world: World, start: int, tested: list[int]) -> None:
-        self._config = config
+    def __init__(self, config: Config, facts: RunFacts, world: World, start: int, tested: list[int]) -> None:
+        self._config, self._facts = config, facts
         self._is_main, self._device = world.is_main, world.device
         self._estimate = TimeEstimate(config, start)
         self._clock = StepClock()
         self._data_wait = DataWaitWarning(config.data)
         self._bar: ProgressBar | None = None
-        self._wandb: WandbRun | None = None
+        self._dashboards: list[Dashboard] = []
         self.start(start)
         if not self._is_main:
             return
@@ -53,12 +67,25 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         self._log = self._open_log(run_dir / "train.log", start)
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", start, tested)
         if config.tracking.wandb != "disabled":
-            self._wandb = self._start_wandb(start)
+            self._dashboards.append(self._start_wandb(start))
+        if config.tracking.tensorboard:
+            self._dashboards.append(self._start_tensorboard())
 
-    def _start_wandb(self, start: int) -> "WandbRun":
+    def _start_wandb(self, start: int) -> Dashboard:
         from stylefinetune.tracking.wandb_run import WandbRun  # noqa: PLC0415 -- takes 0.5 s on the rank that logs only
 
-        return WandbRun(self._config, start, self._metrics.kept, self._log)
+        return WandbRun(self._config, self._facts, start, self._metrics.kept, self._log)
+
+    def _start_tensorboard(self) -> Dashboard:
+        try:
+            from stylefinetune.tracking.tensorboard_run import TensorBoardRun  # noqa: PLC0415 -- an extra
+        except ImportError as error:
+            raise RankError(
+                f"tracking.tensorboard needs a package that is missing ({error}); "
+                "pip install 'stylefinetune[tensorboard]'"
+            ) from error
+        config = self._config
+        return TensorBoardRun(Path(config.run_dir), dump_config(config), self._facts, self._metrics.kept, self._log)
 
     def _open_log(self, path: Path, start: int) -> logging.Logger:
         if not sys.stderr.isatty():
@@ -69,13 +96,13 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         return open_log(path, BarHandler(self._bar))
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Close the progress bar, the W&B run and the log; an exception marks the W&B run as failed."""
+        """Close the progress bar, the dashboards and the log; an exception marks the W&B run as failed."""
         if not self._is_main:
             return
         if self._bar:
             self._bar.stop()
-        if self._wandb:
-            self._wandb.finish(failed=error is not None)
+        for dashboard in self._dashboards:
+            dashboard.finish(failed=error is not None)
         close_log(self._log)
 
     def start(self, iteration: int) -> None:
@@ -123,7 +150,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         self._log.info("Iteration %d (%s), loss = %s", iteration, speed, _digits(mean))
         self._log.info("    Train net output #0: loss = %s (* 1 = %s loss)", loss, loss)
         self._log.info("Iteration %d, lr = %s", iteration, _digits(rates["lr"]))
-        pictures = times.iterations * self._config.data.batch_size * self._config.train.iter_size
+        pictures = times.iterations * self._pictures_per_iteration
         values = {"loss": mean, **rates, "images_per_second": pictures / times.train, "data_wait": times.data_wait}
         mean_seconds, remaining = self._clock.seconds_per_iteration, None
         if mean_seconds is not None:
@@ -150,8 +177,8 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
 
     def advance(self, iteration: int) -> None:
         """Complete `iteration`: send its metrics to W&B, move the progress bar, and log once how long the run takes."""
-        if self._wandb:
-            self._wandb.commit()
+        for dashboard in self._dashboards:
+            dashboard.commit()
         if self._is_main and self._bar:
             self._bar.advance_to(iteration + 1)
         if self._is_main and self._estimate.is_measured(iteration + 1):
@@ -162,9 +189,15 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
                 self._log.info(line)
 
     def _log_metrics(self, iteration: int, phase: str, values: dict[str, Any]) -> None:
-        entry = self._metrics.append(iteration, phase, values)
-        if self._wandb:
-            self._wandb.log(entry)
+        pictures = iteration * self._pictures_per_iteration
+        axes = dict(zip(AXES, (round(pictures / max(self._facts.train_pictures, 1), 6), pictures), strict=True))
+        entry = self._metrics.append(iteration, phase, axes | values)
+        for dashboard in self._dashboards:
+            dashboard.log(entry)
+
+    @property
+    def _pictures_per_iteration(self) -> int:
+        return self._config.data.batch_size * self._config.train.iter_size
 
 
 def _digits(value: float) -> str:

@@ -23,13 +23,16 @@ import yaml
 
 from stylefinetune.config.cli import dump_config
 from stylefinetune.config.schema import Config, TrackingConfig
+from stylefinetune.tracking.metrics_file import AXES, PHASES
+from stylefinetune.tracking.run_facts import RunFacts
 from stylefinetune.tracking.wandb_offline import continue_offline, mark_synced
 
 INIT_SECONDS = 10
 FINISH_SECONDS = 10  # torchrun kills 30 s after a signal
 PROJECT = "stylefinetune"
 _MODES = {"dryrun": "offline", "run": "online", "shared": "online"}  # further values of WANDB_MODE
-PHASES = ("train", "test")  # the other phases describe the process that logged them, not the run
+# W&B shows the last value of a metric as that of the run, except of these.
+_SUMMARIES = {"test/accuracy": "max", "test/loss": "min"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,9 @@ class WandbRun:
     The run starts or resumes from iteration `start`. `logged` has the entries of metrics.jsonl from earlier starts.
     """
 
-    def __init__(self, config: Config, start: int, logged: Iterable[dict[str, Any]], log: logging.Logger) -> None:
+    def __init__(
+        self, config: Config, facts: RunFacts, start: int, logged: Iterable[dict[str, Any]], log: logging.Logger
+    ) -> None:
         self._max_iter = config.train.max_iter
         self._run_dir = Path(config.run_dir)
         self._log = log
@@ -76,7 +81,7 @@ class WandbRun:
         self._next_step = 0  # the first step that W&B's history lacks
         self._row: tuple[int, dict[str, Any]] | None = None  # an iteration and its values so far
         try:
-            self._begin(config)
+            self._begin(config, facts)
         except Exception as error:  # noqa: BLE001 -- no error of W&B stops training
             self._fail(error, "continuing without it")
         for entry in logged:
@@ -96,7 +101,9 @@ class WandbRun:
         if self._row and self._row[0] != iteration:
             self.commit()
         row = self._row[1] if self._row else {}
-        row |= {f"{phase}/{name}": value for name, value in entry.items() if name not in {"iteration", "phase", "time"}}
+        row |= {name: entry[name] for name in AXES if name in entry}
+        values = {name: value for name, value in entry.items() if name not in {"iteration", "phase", "time", *AXES}}
+        row |= {f"{phase}/{name}": value for name, value in values.items()}
         row |= {"_timestamp": entry["time"]} if "time" in entry else {}
         self._row = (iteration, row)
         if iteration >= self._max_iter:
@@ -123,7 +130,7 @@ class WandbRun:
             with contextlib.suppress(Exception):
                 wandb.teardown()  # W&B would do it at exit and print its errors
 
-    def _begin(self, config: Config) -> None:
+    def _begin(self, config: Config, facts: RunFacts) -> None:
         environment = wandb.setup(wandb.Settings(silent=True)).settings
         identity = Identity.load_or_create(self._run_dir, environment)
         if environment.run_id and environment.run_id != identity.id:
@@ -134,7 +141,7 @@ class WandbRun:
         mode = self._mode(config.tracking.wandb, environment, folder)
         if mode == "online":
             try:
-                self._run = _init(config, identity, environment, mode)
+                self._run = _init(config, facts, identity, environment, mode)
             except Exception as error:  # noqa: BLE001 -- see above
                 wandb.teardown()  # its service still holds the run's id
                 if identity.online:
@@ -158,7 +165,7 @@ class WandbRun:
             return
         if mode == "offline":
             self._next_step = continue_offline(folder, identity.id)
-        self._run = _init(config, identity, environment, mode)
+        self._run = _init(config, facts, identity, environment, mode)
 
     def _mode(self, configured: str, environment: wandb.Settings, folder: Path) -> str:
         """Return the mode to try; in auto, WANDB_MODE or `wandb offline` decides."""
@@ -175,20 +182,23 @@ class WandbRun:
         self._log.warning("Weights & Biases failed (%s); %s", reason, remedy)
 
 
-def _init(config: Config, identity: Identity, environment: wandb.Settings, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
+def _init(config: Config, facts: RunFacts, identity: Identity, environment: wandb.Settings, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
     settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
     settings.finish_timeout_raises = True
     project, name = _name_of(config.tracking, environment, config.run_dir)
-    return wandb.init(
+    run: Any = wandb.init(
         project=project,
         name=name,
         id=identity.id,
         resume="allow" if mode == "online" else None,
-        config=yaml.safe_load(dump_config(config)),
+        config=yaml.safe_load(dump_config(config)) | {"run": facts.as_dict()},
         dir=identity.folder or config.run_dir,
         mode=mode,  # pyright: ignore[reportArgumentType] -- one of its literals
         settings=settings,
     )
+    for metric, summary in _SUMMARIES.items():
+        run.define_metric(metric, summary=summary)
+    return run
 
 
 def _name_of(tracking: TrackingConfig, environment: wandb.Settings, run_dir: str) -> tuple[str, str]:

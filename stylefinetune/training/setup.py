@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from shards.format.index import ShardIndex
+from shards.format.outcomes import OUTCOMES_FILE, count_outcomes
 from stylefinetune.checkpoint.async_saver import AsyncSaver
 from stylefinetune.checkpoint.checkpoint import Checkpoint, Progress
 from stylefinetune.checkpoint.resume import (
@@ -32,6 +33,7 @@ from stylefinetune.models.build import build_model
 from stylefinetune.models.weights import fetch_weights, load_weights
 from stylefinetune.optim.caffe_sgd import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
+from stylefinetune.tracking.run_facts import RunFacts
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.exit_handler import ExitHandler
 from stylefinetune.training.plan import (
@@ -173,6 +175,24 @@ def plan_of(setup: TrainingSetup) -> str:
     counts = [len(pictures.entries) if pictures else 0 for pictures in (setup.train_set, setup.test_set)]
     classes = len(setup.index.metadata.classes)
     return describe_plan(setup.config, counts[0], classes, counts[1], setup.progress.iteration)
+
+
+def facts_of(setup: TrainingSetup, world: World) -> RunFacts:
+    """Return what the dashboards are told about the run besides its settings."""
+    parameters = [(p.numel(), p.requires_grad) for p in setup.net.parameters()]
+    device = world.device
+    root = setup.train_set.entries.root
+    return RunFacts(
+        train_pictures=len(setup.train_set.entries),
+        test_pictures=len(setup.test_set.entries) if setup.test_set else 0,
+        classes=setup.index.metadata.classes,
+        parameters=sum(count for count, _ in parameters),
+        trained_parameters=sum(count for count, is_trained in parameters if is_trained),
+        ranks=world.size,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        index=setup.index.fingerprint,
+        outcomes=count_outcomes(root / OUTCOMES_FILE) if world.is_main else {},
+    )
 
 
 def build_run(

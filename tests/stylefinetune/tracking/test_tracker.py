@@ -10,6 +10,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.tracker import Tracker
+from tests.run_facts import FACTS
 
 RANK_0 = World(rank=0, size=2, device=torch.device("cpu"))
 RANK_1 = World(rank=1, size=2, device=torch.device("cpu"))
@@ -28,7 +29,7 @@ def log_an_iteration(tracker):
 
 
 def test_numbers_have_six_significant_digits_as_in_caffe(tmp_path):
-    with Tracker(config(tmp_path), RANK_0, 0, []) as tracker:
+    with Tracker(config(tmp_path), FACTS, RANK_0, 0, []) as tracker:
         log_an_iteration(tracker)
     lines = [line.split("] ", 1)[1] for line in (tmp_path / "train.log").read_text().splitlines()]
     assert lines[:4] == [
@@ -44,12 +45,13 @@ def test_numbers_have_six_significant_digits_as_in_caffe(tmp_path):
     assert not re.search(caffes, lines[7])  # what Caffe's tools/extra/parse_log.py looks for
     test, train = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert abs(test.pop("time") - time.time()) < 60
+    assert (test.pop("epoch"), test.pop("pictures")) == (0, 0)
     assert test == {"iteration": 0, "phase": "test", "accuracy": 0.0308, "correct": 308, "count": 10000, "loss": 3.1}
     assert (train["loss"], train["lr_x10"], train["data_wait"]) == (3.12864, 0.01, 0.0)
 
 
 def test_only_rank_0_logs(tmp_path, capsys):
-    with Tracker(config(tmp_path / "run"), RANK_1, 0, []) as tracker:
+    with Tracker(config(tmp_path / "run"), FACTS, RANK_1, 0, []) as tracker:
         log_an_iteration(tracker)
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().err == ""
@@ -59,7 +61,7 @@ def test_only_rank_0_logs(tmp_path, capsys):
 def test_a_full_disk_is_one_line(tmp_path, file):
     if file == "train.log":
         (tmp_path / file).symlink_to("/dev/full")
-    with Tracker(config(tmp_path), RANK_0, 0, []) as tracker:
+    with Tracker(config(tmp_path), FACTS, RANK_0, 0, []) as tracker:
         if file == "metrics.jsonl":
             (tmp_path / file).symlink_to("/dev/full")
         with pytest.raises(RankError, match=rf"{file} can't be written \(No space left on device\); free some disk"):
@@ -67,17 +69,25 @@ def test_a_full_disk_is_one_line(tmp_path, file):
 
 
 def test_wandb_disabled_writes_nothing_of_wandb(tmp_path):
-    with Tracker(config(tmp_path), RANK_0, 0, []) as tracker:
+    with Tracker(config(tmp_path), FACTS, RANK_0, 0, []) as tracker:
         log_an_iteration(tracker)
     assert not (tmp_path / "wandb").exists()
 
 
 def test_the_pause_for_a_checkpoint_is_logged_and_kept_with_it(tmp_path):
-    with Tracker(config(tmp_path), RANK_0, 0, []) as tracker:
+    with Tracker(config(tmp_path), FACTS, RANK_0, 0, []) as tracker:
         for iteration in (10, 20):
             tracker.log_checkpoint(iteration, 0.25)
     assert (tmp_path / "train.log").read_text().count("Training paused 0.25 s for the checkpoint") == 2
-    with Tracker(config(tmp_path), RANK_0, 10, []):
+    with Tracker(config(tmp_path), FACTS, RANK_0, 10, []):
         pass
     (kept,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert (kept["iteration"], kept["phase"], kept["pause"]) == (10, "checkpoint", 0.25)
+
+
+def test_each_entry_says_how_many_pictures_and_epochs_the_training_has_had(tmp_path):
+    with Tracker(config(tmp_path), FACTS, RANK_0, 0, []) as tracker:
+        for iteration in (0, 30):
+            tracker.log_train(iteration, [1.0], {"lr": 0.001}, 0.0)
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(entry["pictures"], entry["epoch"]) for entry in entries] == [(0, 0), (1500, 1.5)]

@@ -55,6 +55,9 @@ def test_a_run_killed_and_failed_at_random_has_one_history(server, tmp_path):
     (remote,) = server.runs.values()
     assert remote.exit_code == 0
     assert remote.config["optim"]["value"]["base_lr"] == 0.001
+    assert remote.config["run"]["value"]["classes"] == ["Noir", "Bokeh"]
+    assert remote.config["run"]["value"]["kept_urls"] == 0.75
+    assert [row["pictures"] for row in remote_rows(server)] == [50 * iteration for iteration in EVEN]
     assert set(server.runs) == {json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]}
 
 
@@ -228,9 +231,11 @@ import logging, sys, time
 import psutil
 from stylefinetune.config.schema import Config, TrackingConfig
 from stylefinetune.tracking.wandb_run import WandbRun
+from tests.run_facts import FACTS
 
 logging.basicConfig(format="%(message)s")
-run = WandbRun(Config(run_dir=sys.argv[1], tracking=TrackingConfig(wandb="offline")), 0, [], logging.getLogger("a"))
+config = Config(run_dir=sys.argv[1], tracking=TrackingConfig(wandb="offline"))
+run = WandbRun(config, FACTS, 0, [], logging.getLogger("a"))
 run.log({"iteration": 0, "phase": "train", "loss": 1.0})
 run.commit()
 for process in psutil.Process().children(recursive=True):
