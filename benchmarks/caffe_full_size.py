@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from benchmarks.caffe_checks import CPU, Row, activations, largest, relative
 from benchmarks.caffe_results import Array
-from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import LayerRule, OptimConfig
+from stylefinetune.config.schema import ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World

@@ -6,7 +6,8 @@ from typing import Any, get_args
 from stylefinetune.caffe.layers import Net
 from stylefinetune.caffe.net import NetConfig, convert_nets, read_net
 from stylefinetune.caffe.prototxt import Place, check_defaults, parse_text, round_float32
-from stylefinetune.config.schema import CaffePolicy, CheckpointConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import CaffePolicy, OptimConfig
+from stylefinetune.config.schema import CheckpointConfig, TrainConfig
 
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
 _TEST_NETS = ("test_net", "test_net_param")

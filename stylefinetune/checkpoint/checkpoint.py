@@ -2,7 +2,7 @@
 
 The files are the same for every engine and number of ranks:
 - model.safetensors: parameters and buffers
-- optimizer.safetensors: slots of the optimizer, such as momentum
+- optimizer.safetensors: slots of the optimizer, such as momentum_buffer or exp_avg
 - progress.json: the progress of the run
 - config.yaml: the settings of the run
 - mean.safetensors: what is subtracted from training and from test pictures
@@ -87,8 +87,10 @@ class Checkpoint:
         scale = self.config.data.phase(training=False).scale
         return net.to(device).eval(), Transform(self.means[1], scale, device)
 
-    def engine_state(self, like: EngineState) -> EngineState:
-        """Return the state for an engine with the tensors of `like`.
+    def engine_state(self, like: EngineState, optimizer: str) -> EngineState:
+        """Return the state for an engine with the tensors of `like` and this optim.optimizer.
+
+        If the checkpoint is of another optimizer, the state has no slots: those of the two may only share a name.
 
         Raises:
             UserError: the engine has another network.
@@ -104,7 +106,7 @@ class Checkpoint:
         return EngineState(
             parameters={name: self.tensors[name] for name in like.parameters},
             buffers={name: self.tensors[name] for name in like.buffers},
-            slots=self.slots,
+            slots=self.slots if optimizer == self.config.optim.optimizer else {},
             scalars=self.scalars,
         )
 

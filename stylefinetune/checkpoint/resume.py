@@ -21,6 +21,7 @@ from stylefinetune.checkpoint.checkpoint import (
 )
 from stylefinetune.checkpoint.folders import list_checkpoints, newest_checkpoint
 from stylefinetune.config.deepspeed import flatten
+from stylefinetune.config.optim import CAFFE_SGD
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
@@ -118,7 +119,11 @@ def restore_solverstate(
     """
     if not config.resume.endswith(SOLVER_STATES):
         return None
-    path = Path(config.resume)
+    path, optimizer = Path(config.resume), config.optim.optimizer
+    if optimizer != CAFFE_SGD:
+        raise UserError(
+            f"{path} has the momenta of Caffe's SGD, and optim.optimizer is {optimizer}; set it to {CAFFE_SGD}"
+        )
     state = read_solverstate(path)
     model = _learned_net(path, state.learned_net)
     weights = read_weights(model)
@@ -166,6 +171,8 @@ def changed_settings(before: Config, now: Config) -> list[str]:
 def _consequence(key: str) -> str:
     if _matches(key, (_MEAN,)):
         return "; the mean of the checkpoint is subtracted anyway"
+    if key == "optim.optimizer":
+        return "; its state starts at zero"
     return "; the order of the pictures changes too" if _matches(key, _ORDER) else ""
 
 

@@ -17,7 +17,8 @@ from stylefinetune.config.config_file import read_config_file
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.keys import LIST_KEYS, SECTIONS, join_repeated
 from stylefinetune.config.messages import one_line, section_error
-from stylefinetune.config.schema import Config, OptimConfig
+from stylefinetune.config.optim import CAFFE_SGD, OptimConfig
+from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 
 PRINT_DEEPSPEED = "--print_deepspeed_config"
@@ -115,7 +116,8 @@ def _one_length(given: list[str]) -> list[str]:
 def _let_default_rule_follow(config: Config) -> Config:
     """Let the default of optim.layers, for the last layer fc8_flickr, apply to a last layer of any name."""
     (rule,), last_layer = OptimConfig().layers, config.model.last_layer
-    if config.optim.layers != (rule,) or fnmatch.fnmatchcase(last_layer, rule.match):
+    is_default = config.optim.layers == (rule,) and config.optim.optimizer == CAFFE_SGD
+    if not is_default or fnmatch.fnmatchcase(last_layer, rule.match):
         return config
     layers = (dataclasses.replace(rule, match=glob.escape(last_layer)),)
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, layers=layers))

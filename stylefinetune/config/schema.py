@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from stylefinetune.config.data import DataConfig, require, require_minimum
 from stylefinetune.config.deepspeed import DeepSpeedConfig
+from stylefinetune.config.optim import OptimConfig
 from stylefinetune.config.train import TrainConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
@@ -15,7 +16,6 @@ CAFFENET = "caffenet"
 CAFFENET_DROPOUT = 0.5
 MAX_LAYER_NAME = 200  # characters
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
-CaffePolicy: TypeAlias = Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"]
 BatchNormMode: TypeAlias = Literal["eval", "train", "sync"]
 _CAFFENET_ONLY = ("last_layer", "widths", "weight_filler_std", "bias_filler_value")
 
@@ -87,76 +87,6 @@ class ModelConfig:
     def title(self) -> str:
         """The name of the network in the log and in exported files."""
         return self.display_name or self.arch
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerRule:
-    """Multipliers of the learning rate and the weight decay for some layers.
-
-    Attributes:
-        match: glob over layer names, for example fc8_*; the first rule that matches a layer applies.
-        lr_mult: learning rate multiplier of the weights; 0 freezes them.
-        decay_mult: weight decay multiplier of the weights.
-        bias_lr_mult: learning rate multiplier of the biases; by default twice lr_mult in CaffeNet, and lr_mult in other
-            networks.
-        bias_decay_mult: weight decay multiplier of the biases.
-    """
-
-    match: str
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
-    bias_lr_mult: float | None = None
-    bias_decay_mult: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """Caffe's SGD and the learning rate policies.
-
-    Attributes:
-        base_lr: learning rate at iteration 0.
-        lr_policy: schedule of the learning rate: Caffe's fixed, step, multistep, exp, inv, poly or sigmoid, or linear,
-            cosine or one_cycle, which end near 0 in the last iteration.
-        gamma: factor of each drop (step, multistep, exp), or slope (inv, sigmoid).
-        stepsize: iterations between drops (step), or iteration of the midpoint (sigmoid).
-        stepvalue: iterations of the drops (multistep), ascending.
-        power: exponent of inv and poly.
-        warmup_iter: number of iterations over which the rate rises linearly to the policy's; 0 disables the warm-up.
-        momentum: fraction of the previous update that is added to the next.
-        weight_decay: L2 penalty; multiplied by a layer's decay_mult.
-        clip_gradients: upper limit of the L2 norm of all gradients, summed over iter_size batches; -1 disables it.
-        lars_trust: trust coefficient of LARS, which scales the rate of each tensor (formula in
-            docs/engines.md); 0 disables LARS.
-        layers: rules per layer; the first one that matches a layer applies. Layers without a rule have lr_mult 1 and
-            decay_mult 1; their biases lr_mult 2 in CaffeNet, 1 in other networks, and decay_mult 0. The default rule
-            applies to the classifier layer, whatever its name.
-    """
-
-    base_lr: float = 0.001
-    lr_policy: Literal[CaffePolicy, "linear", "cosine", "one_cycle"] = "step"
-    gamma: float = 0.1
-    stepsize: int = 20000
-    stepvalue: tuple[int, ...] = ()
-    power: float = 1.0
-    warmup_iter: int = 0
-    momentum: float = 0.9
-    weight_decay: float = 0.0005
-    clip_gradients: float = -1.0
-    lars_trust: float = 0.0
-    layers: tuple[LayerRule, ...] = (LayerRule(match="fc8_*", lr_mult=10.0),)
-
-    def __post_init__(self) -> None:
-        require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay")
-        require_minimum("optim", self, 1 if self.lr_policy == "step" else 0, "stepsize")
-        require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
-        require(
-            list(self.stepvalue) == sorted(self.stepvalue),
-            f"optim.stepvalue is {list(self.stepvalue)}; the iterations must be ascending",
-        )
-        require(
-            self.lr_policy != "multistep" or len(self.stepvalue) > 0,
-            "optim.lr_policy is multistep but optim.stepvalue is empty; list the iterations of the drops",
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Trains with DeepSpeed, which partitions weights, gradients and momenta among the ranks (ZeRO).
+"""Trains with DeepSpeed, which partitions weights, gradients and optimizer states among the ranks (ZeRO).
 
 DeepSpeed is imported only when an engine is built: the import takes seconds, and the other engine does not need it.
 """
@@ -37,7 +37,8 @@ from stylefinetune.engines.zero_state import build_zero_state
 from stylefinetune.errors import UserError
 from stylefinetune.models.batch_norm import local_statistics
 from stylefinetune.models.state import stored_buffers
-from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, param_groups
+from stylefinetune.optim.optimizers import build_optimizer, slots_of
+from stylefinetune.optim.param_groups import param_groups
 
 LOG = "deepspeed.log"
 
@@ -108,12 +109,13 @@ class DeepSpeedEngine:
         self._train_transform, self._test_transform = transforms
         net = net.to(world.device)  # DeepSpeed fails on channels-last weights; channels-last pictures suffice
         parameters = dict(net.named_parameters())
-        self._optimizer = CaffeSGD(param_groups(net, config.optim.layers), config.optim)
+        self._optimizer = build_optimizer(param_groups(net, config.optim), config.optim)
         self._optimizer.state.clear()  # DeepSpeed replaces the parameters by other tensors
         with _redirect_output(Path(config.run_dir) / LOG):
             self._engine = _initialize(net, self._optimizer, config, world)
         self._statistics = local_statistics(self._engine.module)
-        self._state = build_zero_state(self._engine.optimizer, parameters, config.deepspeed.zero_stage)
+        slots = slots_of(config.optim)
+        self._state = build_zero_state(self._engine.optimizer, parameters, slots, config.deepspeed.zero_stage)
         self._scaler = _build_scaler(self._engine, world, enabled=config.train.precision == "fp16")
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
@@ -160,20 +162,19 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def state(self) -> EngineState:
         """See Engine."""
-        parameters, momenta = self._state.gather()
-        buffers = stored_buffers(self._engine.module)
-        return EngineState(parameters, buffers, {MOMENTUM: momenta}, self.scalars())
+        parameters, slots = self._state.gather()
+        return EngineState(parameters, stored_buffers(self._engine.module), slots, self.scalars())
 
     @torch.no_grad()
     def load(self, state: EngineState) -> None:
         """See Engine."""
         for name, tensor in stored_buffers(self._engine.module).items():
             tensor.copy_(state.buffers[name])
-        self._state.load(state.parameters, state.slots[MOMENTUM])
+        self._state.load(state.parameters, state.slots)
         restore_scaler(self._scaler, state.scalars)
 
 
-def _initialize(net: nn.Module, optimizer: CaffeSGD, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
+def _initialize(net: nn.Module, optimizer: torch.optim.Optimizer, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types
     import deepspeed  # noqa: PLC0415 -- see the module's docstring
     import deepspeed.ops  # noqa: PLC0415
     from deepspeed.runtime.config import DeepSpeedConfigError  # noqa: PLC0415

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from stylefinetune.config.schema import OptimConfig, TrainConfig
+from stylefinetune.config.optim import OptimConfig
+from stylefinetune.config.schema import TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.transforms import Transform
@@ -24,7 +25,9 @@ from stylefinetune.engines.precision import compute, memory_format, uncompiled
 from stylefinetune.engines.running_statistics import share_statistics
 from stylefinetune.models.batch_norm import kept_statistics, local_statistics
 from stylefinetune.models.state import stored_buffers
-from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, clip_gradients, param_groups
+from stylefinetune.optim.gradients import clip_gradients
+from stylefinetune.optim.optimizers import build_optimizer, load_slot, slots_of
+from stylefinetune.optim.param_groups import param_groups
 
 
 class TorchEngine:
@@ -46,7 +49,7 @@ class TorchEngine:
         self.train_transform, self.test_transform = transforms
         self.net = net.to(world.device).to(memory_format=memory_format(train))  # pyright: ignore[reportCallIssue] -- it does take one
         self._statistics = local_statistics(self.net)
-        self.optimizer = CaffeSGD(param_groups(self.net, optim.layers), optim)
+        self.optimizer = build_optimizer(param_groups(self.net, optim), optim)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
         # Compiled inside DDP: around DDP, torch.compile silently does nothing.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
@@ -126,7 +129,10 @@ class TorchEngine:
         return EngineState(
             parameters={name: parameter.detach() for name, parameter in parameters.items()},
             buffers=stored_buffers(self.net),
-            slots={MOMENTUM: {name: optimizer[p][MOMENTUM] for name, p in parameters.items() if p in optimizer}},
+            slots={
+                slot: {name: optimizer[p][slot] for name, p in parameters.items() if p in optimizer}
+                for slot in slots_of(self.optim)
+            },
             scalars=self.scalars(),
         )
 
@@ -136,9 +142,8 @@ class TorchEngine:
         current = self.state()
         for name, tensor in (current.parameters | current.buffers).items():
             tensor.copy_((state.parameters | state.buffers)[name])
-        for name, velocity in current.slots[MOMENTUM].items():
-            if name in state.slots[MOMENTUM]:  # a layer that was frozen has none, and keeps zeros
-                velocity.copy_(state.slots[MOMENTUM][name])
+        for slot, tensors in current.slots.items():
+            load_slot(tensors, state.slots.get(slot, {}))
         restore_scaler(self.scaler, state.scalars)
 
 

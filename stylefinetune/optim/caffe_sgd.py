@@ -1,20 +1,15 @@
 """Caffe's SGD, with learning rate and weight decay multipliers per layer."""
 
-import fnmatch
 import sys
 from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.optim.sgd import sgd
 
-from stylefinetune.config.schema import LayerRule, OptimConfig
-from stylefinetune.errors import UserError
-from stylefinetune.models.layer_names import split_parameter
+from stylefinetune.config.optim import OptimConfig
+from stylefinetune.optim.gradients import FUSED, strided_like
 
 MOMENTUM = "momentum_buffer"
-MAX_LISTED = 30  # layers in a message
-_FUSED = ("cpu", "cuda")  # devices with a kernel that does a whole update in one pass
 
 
 class CaffeSGD(torch.optim.Optimizer):
@@ -55,11 +50,11 @@ class CaffeSGD(torch.optim.Optimizer):
         found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters: list[torch.Tensor] = group["params"]
-            gradients = [_strided_like(parameter, cast("torch.Tensor", parameter.grad)) for parameter in parameters]
+            gradients = [strided_like(parameter, cast("torch.Tensor", parameter.grad)) for parameter in parameters]
             decay = group["weight_decay"] * group["decay_mult"]
             if self._trust:
                 gradients, decay = _apply_local_rates(parameters, gradients, decay, self._trust), 0.0
-            fused = all(parameter.device.type in _FUSED for parameter in parameters)  # DeepSpeed steps empty groups too
+            fused = all(parameter.device.type in FUSED for parameter in parameters)  # DeepSpeed steps empty groups too
             # With a rate of 1 and the gradient's factor in its momentum, PyTorch's rule is Caffe's.
             sgd(
                 parameters,
@@ -78,13 +73,6 @@ class CaffeSGD(torch.optim.Optimizer):
             )
 
 
-def _strided_like(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Return a gradient with the strides of its parameter, which the fused kernel requires and does not check."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
 def _apply_local_rates(
     parameters: list[torch.Tensor], gradients: list[torch.Tensor], decay: float, trust: float
 ) -> list[torch.Tensor]:
@@ -100,51 +88,3 @@ def _local_rate(parameter: torch.Tensor, gradient: torch.Tensor, decay: float, t
     weight, slope = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
     rate = trust * weight / (slope + decay * weight)
     return torch.where((weight > 0) & (slope > 0), rate, 1.0)
-
-
-def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:
-    """Scale all gradients so that their total L2 norm is at most `limit`; does not wait for the device."""
-    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
-    factor = (limit / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
-
-
-def param_groups(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[dict[str, Any]]:
-    """Group the trained parameters by (lr_mult, decay_mult) and freeze those with lr_mult 0.
-
-    Frozen parameters require no gradient, so the backward pass ends at the lowest trained layer.
-
-    Raises:
-        UserError: a rule matches no layer, or every layer is frozen.
-    """
-    layers = list(dict.fromkeys(split_parameter(name)[0] for name, _ in net.named_parameters()))
-    for rule in rules:
-        if not fnmatch.filter(layers, rule.match):
-            shown = ", ".join(layers[:MAX_LISTED]) + (", ..." if len(layers) > MAX_LISTED else "")
-            raise UserError(f"optim.layers: {rule.match!r} matches no layer; the layers are {shown}")
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in net.named_parameters():
-        lr_mult, decay_mult = multipliers(name, rules)
-        parameter.requires_grad_(lr_mult != 0)
-        if lr_mult != 0:
-            key = (lr_mult, decay_mult)
-            group = groups.setdefault(key, {"params": [], "lr_mult": lr_mult, "decay_mult": decay_mult})
-            group["params"].append(parameter)
-    if not groups:
-        raise UserError("optim.layers freezes every layer; set lr_mult above 0 for at least one")
-    return list(groups.values())
-
-
-def lr_mults(net: nn.Module, rules: tuple[LayerRule, ...]) -> list[float]:
-    """Return the distinct lr_mult of the trained parameters, ascending."""
-    return sorted({multipliers(name, rules)[0] for name, _ in net.named_parameters()} - {0.0})
-
-
-def multipliers(name: str, rules: tuple[LayerRule, ...]) -> tuple[float, float]:
-    """Return (lr_mult, decay_mult) of a parameter, for example fc8_flickr.bias."""
-    layer, blob = split_parameter(name)
-    rule = next((rule for rule in rules if fnmatch.fnmatchcase(layer, rule.match)), LayerRule(match=layer))
-    if not blob.endswith("bias"):  # such as in_proj_bias of an attention layer
-        return rule.lr_mult, rule.decay_mult
-    return 2 * rule.lr_mult if rule.bias_lr_mult is None else rule.bias_lr_mult, rule.bias_decay_mult

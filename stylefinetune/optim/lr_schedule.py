@@ -3,7 +3,7 @@
 import bisect
 import math
 
-from stylefinetune.config.schema import OptimConfig
+from stylefinetune.config.optim import OptimConfig
 
 # one_cycle, with the defaults of PyTorch's OneCycleLR
 _RISING_SHARE = 0.3  # share of the iterations in which the rate rises

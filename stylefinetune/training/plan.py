@@ -8,7 +8,8 @@ import numpy as np
 from torch import nn
 
 from stylefinetune.checkpoint.checkpoint import Checkpoint
-from stylefinetune.config.schema import CAFFENET, CAFFENET_DROPOUT, Config, LayerRule, OptimConfig
+from stylefinetune.config.optim import CAFFE_SGD, LayerRule, OptimConfig
+from stylefinetune.config.schema import CAFFENET, CAFFENET_DROPOUT, Config
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.errors import UserError
 from stylefinetune.models.architectures import classifier_layers
@@ -63,21 +64,24 @@ def settle_batch_norm(config: Config, net: nn.Module, resumed: Checkpoint | None
 
 
 def settle_layers(config: Config, net: nn.Module) -> Config:
-    """Complete optim.layers for a network other than CaffeNet, so that the rules do not depend on Caffe's habits.
+    """Complete optim.layers of a recipe that isn't Caffe's, so that the rules do not depend on Caffe's habits.
 
-    The default rule applies to the network's classifier layers, and biases have the rate of their layer's weights.
+    Biases have the rate of their layer's weights. The default rule applies to the network's classifier layers with
+    Caffe's SGD, and to no layer with another optimizer.
     """
-    rules = config.optim.layers
-    if config.model.arch == CAFFENET:
+    model, optim = config.model, config.optim
+    is_caffe_sgd, rules = optim.optimizer == CAFFE_SGD, optim.layers
+    if model.arch == CAFFENET and is_caffe_sgd:
         return config
     if rules == OptimConfig().layers:
-        rules = tuple(dataclasses.replace(rules[0], match=glob.escape(name)) for name in classifier_layers(net))
+        names = classifier_layers(net) if is_caffe_sgd else ()
+        rules = tuple(dataclasses.replace(rules[0], match=glob.escape(name)) for name in names)
     if all(rule.match != "*" for rule in rules):
         rules = (*rules, LayerRule(match="*"))
     rules = tuple(
         dataclasses.replace(rule, bias_lr_mult=rule.lr_mult) if rule.bias_lr_mult is None else rule for rule in rules
     )
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, layers=rules))
+    return dataclasses.replace(config, optim=dataclasses.replace(optim, layers=rules))
 
 
 def settle_length(config: Config, pictures: int) -> Config:

@@ -31,7 +31,7 @@ from stylefinetune.engines.engine import Engine
 from stylefinetune.models.batch_norm import describe_batch_norm, set_batch_norm
 from stylefinetune.models.build import build_model
 from stylefinetune.models.weights import fetch_weights, load_weights
-from stylefinetune.optim.caffe_sgd import lr_mults, param_groups
+from stylefinetune.optim.param_groups import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.tracking.run_facts import RunFacts
 from stylefinetune.tracking.tracker import Tracker
@@ -158,7 +158,7 @@ def build_checked_model(
         config.model, classes, [train.input_size(train_size), test.input_size(test_size)], config.train.seed
     )
     config = settle_layers(settle_batch_norm(settle_dropout(config), net, resumed), net)
-    param_groups(net, config.optim.layers)
+    param_groups(net, config.optim)
     return net, config
 
 
@@ -219,7 +219,7 @@ def build_run(
     )
     engine = build_engine(config, net, transforms, world, setup.train_set.input_size)
     if resumed:
-        engine.load(resumed.engine_state(engine.state()))
+        engine.load(resumed.engine_state(engine.state(), config.optim.optimizer))
         world.main_first(lambda: rename_skipped(resumed, Path(config.run_dir)))
         exit_handler.note_resumed(resumed.path)
     tracker.log(f"Solving {config.model.title}")
@@ -242,5 +242,5 @@ def build_run(
         losses=LossWindow(config.train.average_loss, progress.losses),
         checkpoints=AsyncSaver(config, world, setup.means, progress, exit_handler.note_saved),
         preemption=preemption,
-        lr_mults=lr_mults(net, config.optim.layers),
+        lr_mults=lr_mults(net, config.optim),
     )

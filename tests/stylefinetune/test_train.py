@@ -17,7 +17,8 @@ from benchmarks.caffe_results import read_micro
 from shards.format.index import ShardIndex
 from stylefinetune.checkpoint import async_saver
 from stylefinetune.checkpoint.checkpoint import save_checkpoint
-from stylefinetune.config.schema import Config, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import OptimConfig
+from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data import transforms
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform

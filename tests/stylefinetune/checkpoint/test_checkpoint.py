@@ -20,11 +20,18 @@ def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path):
     assert found.progress == progress(5)
     assert found.config == dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     assert found.means[1].equal(MEANS[1])
-    restored = found.engine_state(state)
+    restored = found.engine_state(state, "caffe_sgd")
     assert restored.scalars == state.scalars == {"loss_scale": 512.0, "good_steps": 3}
     for name, value in state.parameters.items():
         assert torch.equal(restored.parameters[name], value)
         assert torch.equal(restored.slots["momentum_buffer"][name], state.slots["momentum_buffer"][name])
+
+
+def test_another_optimizer_gets_the_weights_and_no_slots(tmp_path):
+    state, path = save(tmp_path)
+    restored = checkpoint.read_checkpoint(path).engine_state(state, "sgd")  # its slot would have the same name
+    assert restored.slots == {}
+    assert restored.parameters.keys() == state.parameters.keys()
 
 
 def test_the_network_is_built_from_the_checkpoint_alone(tmp_path):

@@ -7,7 +7,8 @@ import torch
 from stylefinetune.caffe.files import write_caffemodel
 from stylefinetune.caffe.schema import message_class
 from stylefinetune.checkpoint import checkpoint, resume
-from stylefinetune.config.schema import LayerRule, ModelConfig
+from stylefinetune.config.optim import LayerRule
+from stylefinetune.config.schema import ModelConfig
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.models import build
@@ -95,6 +96,8 @@ def test_an_unusable_solver_state_is_one_line(tmp_path):
         r"can't be used: its weights elsewhere/small_iter_7\.caffemodel are missing; put that file next to it", config
     )
     refused(r"solverstate can't be used: it names no weights", solver_state(tmp_path, learned_net="")[0])
+    adamw = replaced(solver_state(tmp_path)[0], "optim.optimizer", "adamw")
+    refused(r"solverstate has the momenta of Caffe's SGD, and optim\.optimizer is adamw; set it to caffe_sgd", adamw)
     refused(r"gone\.solverstate can't be read", dataclasses.replace(config, resume=str(tmp_path / "gone.solverstate")))
 
 
@@ -173,6 +176,7 @@ def replaced(config, key, value):
     [
         ("optim.base_lr", 0.01, "optim.base_lr changes from 0.001 to 0.01"),
         ("optim.momentum", 0.8, "optim.momentum changes from 0.9 to 0.8"),
+        ("optim.optimizer", "sgd", 'optim.optimizer changes from "caffe_sgd" to "sgd"; its state starts at zero'),
         ("optim.lr_policy", "fixed", 'optim.lr_policy changes from "step" to "fixed"'),
         ("train.max_iter", 7, "train.max_iter changes from 100000 to 7"),
         ("model.dropout", 0.0, "model.dropout changes from 0.5 to 0.0"),

@@ -5,7 +5,8 @@ import pytest
 
 from stylefinetune.config import cli
 from stylefinetune.config.cli import parse_config
-from stylefinetune.config.schema import Config, LayerRule
+from stylefinetune.config.optim import LayerRule
+from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 from stylefinetune.optim.lr_schedule import learning_rate
 

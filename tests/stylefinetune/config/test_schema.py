@@ -1,13 +1,13 @@
 import pytest
 
-from stylefinetune.config.schema import LayerRule, OptimConfig
+from stylefinetune.config.schema import ModelConfig
 
 
 def test_a_value_out_of_range_is_refused_also_in_python():
-    with pytest.raises(ValueError, match=r"optim\.momentum is 1; it must be in \[0, 1\)"):
-        OptimConfig(momentum=1)
+    with pytest.raises(ValueError, match=r"model\.dropout is 1; it must be in \[0, 1\)"):
+        ModelConfig(dropout=1)
 
 
-def test_by_default_biases_have_twice_the_rate_and_no_decay():
-    rule = LayerRule("fc8_*", lr_mult=10.0)
-    assert (rule.decay_mult, rule.bias_lr_mult, rule.bias_decay_mult) == (1.0, None, 0.0)
+def test_a_setting_of_caffenet_is_refused_with_another_network():
+    with pytest.raises(ValueError, match=r"model\.last_layer is a setting of caffenet, and model\.arch is resnet18"):
+        ModelConfig(arch="resnet18", last_layer="fc8_mine")

@@ -19,7 +19,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from stylefinetune.config.deepspeed import DeepSpeedConfig
-from stylefinetune.config.schema import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import LayerRule, OptimConfig
+from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World
@@ -94,15 +95,18 @@ def train(engine, world, iterations, lr=LR):
 
 def pack(state):
     """Return the state's tensors in one dict, copied."""
-    momenta = {f"{MOMENTUM}/{name}": tensor for name, tensor in state.slots[MOMENTUM].items()}
-    tensors = state.parameters | momenta
+    slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
+    tensors = state.parameters | slots
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def unpack(tensors):
     parameters = {name: tensor for name, tensor in tensors.items() if "/" not in name}
-    momenta = {name.removeprefix(f"{MOMENTUM}/"): tensor for name, tensor in tensors.items() if "/" in name}
-    return EngineState(parameters, {}, {MOMENTUM: momenta})
+    slots = {}
+    for key in tensors.keys() - parameters.keys():
+        slot, _, name = key.partition("/")
+        slots.setdefault(slot, {})[name] = tensors[key]
+    return EngineState(parameters, {}, slots)
 
 
 def same(one, other):
@@ -157,6 +161,38 @@ def try_stage(stage, world, folder):
         "in contiguous format": in_contiguous,
         "layouts": sorted(layouts),
         "clipped": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+    }
+
+
+def try_adamw(stage, world, folder):
+    """Against PyTorch alone on the same ranks, from a state in which three steps are done; resumed, and refused."""
+    optim = OptimConfig("adamw", layers=OPTIM.layers, clip_gradients=0.5)
+    begun = with_torch(world, optim=optim)
+    train(begun, world, range(3), lr=0.001)
+    start = pack(begun.state())
+    straight = with_deepspeed(world, folder, stage, optim=optim)
+    straight.load(unpack(start))
+    read_back = same(pack(straight.state()), start)
+    losses = [train(engine, world, range(3, 5), lr=0.001) for engine in (straight, begun)]
+    ours, theirs = pack(straight.state()), pack(begun.state())
+    resumed = with_deepspeed(world, folder, stage, optim=optim)
+    resumed.load(unpack(ours))
+    kept = train(straight, world, range(5, 6), lr=0.001) == train(resumed, world, range(5, 6), lr=0.001)
+    kept = kept and same(pack(straight.state()), pack(resumed.state()))
+    start["step/fc6.weight"] = torch.tensor(0.0)
+    try:
+        resumed.load(unpack(start))
+        refused = None
+    except UserError as error:
+        refused = str(error)
+    return {
+        "read back": read_back,
+        "slots": sorted({key.partition("/")[0] for key in ours if "/" in key}),
+        "steps": sorted({tensor.item() for key, tensor in ours.items() if key.startswith("step/")}),
+        "losses": losses,
+        "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+        "resumed bitwise": kept,
+        "refused": refused,
     }
 
 
@@ -260,6 +296,7 @@ def try_overflow(world, folder):
 
 def try_deepspeed(world, folder):
     results = {str(stage): try_stage(stage, world, folder) for stage in STAGES}
+    results["adamw"] = {stage: try_adamw(stage, world, folder) for stage in STAGES}
     results["lars"] = try_lars(world, folder)
     results["refused"] = try_refused(world, folder)
     results["overflow"] = try_overflow(world, folder)

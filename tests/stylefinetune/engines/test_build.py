@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from stylefinetune.config.schema import Config, OptimConfig, TrainConfig
+from stylefinetune.config.optim import OptimConfig
+from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.engines import build
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import UserError

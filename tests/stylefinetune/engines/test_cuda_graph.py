@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import LayerRule, OptimConfig
+from stylefinetune.config.schema import ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World

@@ -1,12 +1,14 @@
 import dataclasses
 import importlib.util
 import math
+import re
 
 import pytest
 from safetensors.torch import load_file
 
 from stylefinetune.config.deepspeed import DERIVED_KEYS, DeepSpeedConfig
-from stylefinetune.config.schema import Config, OptimConfig, TrainConfig
+from stylefinetune.config.optim import OptimConfig
+from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.engines import deepspeed_engine
 from stylefinetune.engines.deepspeed_engine import derive_config
 from stylefinetune.errors import UserError
@@ -43,6 +45,22 @@ def test_the_contiguous_format_is_another_layout_of_the_same_numbers(alone, deep
     results = deepspeed_run.results[str(stage)]
     assert results["layouts"] == [False]
     assert results["in contiguous format"] == pytest.approx(alone.losses, abs=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_adamw_at_any_stage_is_what_it_is_with_pytorch_alone_and_resumes_bitwise(deepspeed_run, stage):
+    results = deepspeed_run.results["adamw"][str(stage)]
+    assert results["read back"], "a state of PyTorch's engine"
+    assert (results["slots"], results["steps"]) == (["exp_avg", "exp_avg_sq", "step"], [5.0])
+    assert results["losses"][0] == pytest.approx(results["losses"][1], abs=1e-6)
+    assert results["apart"] < 1e-5
+    assert results["resumed bitwise"]
+    # Alone among its group, fc6's weights have not been trained yet.
+    if stage == 0:
+        assert results["refused"] is None
+    else:
+        assert re.search(r"fc6\.weight (is trained )?for 0", results["refused"])
+        assert results["refused"].endswith("use deepspeed.zero_stage 0, or --engine torch")
 
 
 def test_lars_at_stage_0_is_what_it_is_with_pytorch_alone_and_resumes_bitwise(deepspeed_run):

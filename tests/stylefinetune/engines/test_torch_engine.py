@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore
 
-from stylefinetune.config.schema import LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import LayerRule, OptimConfig
+from stylefinetune.config.schema import ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.distributed.world import World
@@ -20,11 +21,11 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 LAST_FASTER = (LayerRule("fc8_*", 10.0),)
 
 
-def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0, lars=0.0, **switches):
+def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0, lars=0.0, optimizer="caffe_sgd", **switches):
     model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=dropout)
     net = build.build_model(model, 5, [(43, 43)], seed=1)
     transform = Transform(torch.full((1, 1, 3), 120.0), 1.0, ALONE.device)
-    optim = OptimConfig(layers=layers, clip_gradients=clip, lars_trust=lars)
+    optim = OptimConfig(optimizer, layers=layers, clip_gradients=clip, lars_trust=lars)
     train = TrainConfig(seed=3, **switches)
     return TorchEngine(net, (transform, transform), optim, ALONE, train=train, input_size=(43, 43))
 
@@ -142,7 +143,18 @@ def test_forward_has_no_dropout_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "further", [{}, {"lars": 0.1}, {"precision": "bf16", "channels_last": False}, {"precision": "fp16"}], ids=str
+    "further",
+    [
+        {},
+        {"lars": 0.1},
+        {"precision": "bf16", "channels_last": False},
+        {"precision": "fp16"},
+        {"optimizer": "sgd"},
+        {"optimizer": "adamw"},
+        {"optimizer": "adamw", "precision": "fp16"},
+        {"optimizer": "rmsprop", "precision": "fp16"},
+    ],
+    ids=str,
 )
 def test_training_after_loading_a_state_is_bitwise_equal(further):
     straight, other = engine(**further), engine(**further)
@@ -153,8 +165,9 @@ def test_training_after_loading_a_state_is_bitwise_equal(further):
         straight.train_step(iteration, [batch(seed=iteration)], lr=0.01)
         other.train_step(iteration, [batch(seed=iteration)], lr=0.01)
     assert changed(straight.state().parameters, other.state().parameters) == set()
-    ours, theirs = (e.state().slots["momentum_buffer"] for e in (straight, other))
-    assert changed(ours, theirs) == set()
+    ours, theirs = (e.state().slots for e in (straight, other))
+    assert ours.keys() == theirs.keys() != set()
+    assert [changed(ours[slot], theirs[slot]) for slot in ours] == [set()] * len(ours)
 
 
 def test_channels_last_is_the_default_for_weights_and_activations_and_changes_no_state():
@@ -224,6 +237,19 @@ def test_a_layer_that_was_frozen_starts_with_zero_momentum():
     thawed.load(frozen.state())
     assert thawed.state().slots["momentum_buffer"]["conv1.weight"].abs().sum() == 0
     assert np.isfinite(thawed.train_step(1, [batch()], lr=0.01).item())
+
+
+def test_clipped_gradients_are_what_any_optimizer_gets():
+    clipped, reference = engine(dropout=0.0, optimizer="adamw", clip=0.5), engine(dropout=0.0, optimizer="adamw")
+    halves = [subset(batch(6, size=3), slice(0, 3)), subset(batch(6, size=3), slice(3, 6))]
+    for one in (clipped, reference):
+        one.train_step(0, halves, lr=0.01)
+
+    def gradient(one):
+        return torch.cat([average.flatten() / 0.1 for average in one.state().slots["exp_avg"].values()])
+
+    assert 2 * gradient(reference).norm() > 0.5  # the sum of two micro-batches is twice their mean
+    assert gradient(clipped).norm().item() == pytest.approx(0.25, rel=1e-3)
 
 
 def test_the_clipped_norm_is_that_of_the_sum_over_the_micro_batches():

@@ -3,26 +3,19 @@ import pytest
 import torch
 from torch import nn
 
-from stylefinetune.config.schema import LayerRule, OptimConfig
-from stylefinetune.errors import UserError
+from stylefinetune.config.optim import LayerRule, OptimConfig
 from stylefinetune.optim import caffe_sgd
-from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD, lr_mults, multipliers, param_groups
+from stylefinetune.optim.caffe_sgd import MOMENTUM, CaffeSGD
+from stylefinetune.optim.param_groups import param_groups
+from tests.stylefinetune.optim.nets import small_net
 
 RULES = (LayerRule(match="fc8_*", lr_mult=10.0),)
-
-
-def small_net():
-    torch.manual_seed(0)
-    layers = nn.Sequential()
-    for name in ("conv1", "fc7", "fc8_flickr"):
-        layers.add_module(name, nn.Linear(3, 3))
-    return layers
 
 
 def test_the_update_is_caffes_with_the_rate_inside_the_momentum():
     layers = small_net()
     optim = OptimConfig(momentum=0.9, weight_decay=0.05)
-    optimizer = CaffeSGD(param_groups(layers, RULES), optim)
+    optimizer = CaffeSGD(param_groups(layers, OptimConfig(layers=RULES)), optim)
     weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
     velocity = {name: np.zeros_like(value) for name, value in weights.items()}
     for step, lr in enumerate((0.1, 0.1, 0.01)):
@@ -93,7 +86,7 @@ def test_a_device_without_a_fused_kernel_computes_the_same(monkeypatch):
     fused, _, first = optimize_one_tensor()
     plain, _, second = optimize_one_tensor()
     first.step()
-    monkeypatch.setattr(caffe_sgd, "_FUSED", ())
+    monkeypatch.setattr(caffe_sgd, "FUSED", ())
     second.step()
     assert torch.allclose(fused, plain, rtol=1e-6)
     assert torch.allclose(first.state[fused][MOMENTUM], second.state[plain][MOMENTUM], rtol=1e-6)
@@ -121,7 +114,7 @@ def test_lars_scales_the_rate_of_each_tensor_by_the_papers_formula():
     with torch.no_grad():
         layers.get_submodule("fc7").bias.zero_()  # its norm is 0, so its local rate is 1
     optim = OptimConfig(momentum=0.9, weight_decay=0.05, lars_trust=0.01)
-    optimizer = CaffeSGD(param_groups(layers, RULES), optim)
+    optimizer = CaffeSGD(param_groups(layers, OptimConfig(layers=RULES)), optim)
     weights = {name: value.detach().double().numpy().copy() for name, value in layers.named_parameters()}
     velocity = {name: np.zeros_like(value) for name, value in weights.items()}
     local_rates = {name: [] for name in weights}
@@ -149,7 +142,7 @@ def test_lars_scales_the_rate_of_each_tensor_by_the_papers_formula():
 
 def test_lars_does_not_wait_for_the_device():
     layers = small_net().to("meta")  # has no values to read
-    optimizer = CaffeSGD(param_groups(layers, RULES), OptimConfig(lars_trust=0.01))
+    optimizer = CaffeSGD(param_groups(layers, OptimConfig(layers=RULES)), OptimConfig(lars_trust=0.01))
     for value in layers.parameters():
         value.grad = torch.empty_like(value)
     optimizer.step()
@@ -163,50 +156,3 @@ def test_lars_applies_only_the_decay_to_a_tensor_with_zero_gradient():
     optimizer = CaffeSGD(groups, OptimConfig(base_lr=1.0, weight_decay=0.1, lars_trust=0.01))
     optimizer.step()
     assert layer.weight.tolist() == [[pytest.approx(0.9)] * 2]
-
-
-@pytest.mark.parametrize(
-    ("name", "rules", "expected"),
-    [
-        ("conv1.weight", RULES, (1.0, 1.0)),
-        ("conv1.bias", RULES, (2.0, 0.0)),
-        ("encoder.attention.in_proj_bias", RULES, (2.0, 0.0)),
-        ("class_token", (LayerRule("class_token", lr_mult=3.0),), (3.0, 1.0)),
-        ("fc8_flickr.weight", RULES, (10.0, 1.0)),
-        ("fc8_flickr.bias", RULES, (20.0, 0.0)),
-        ("conv1.bias", (LayerRule("conv1", lr_mult=0.0),), (0.0, 0.0)),
-        ("conv1.bias", (LayerRule("*", bias_lr_mult=1.0, bias_decay_mult=0.5),), (1.0, 0.5)),
-        ("fc7.weight", (LayerRule("fc*", lr_mult=3.0), LayerRule("fc7", lr_mult=5.0)), (3.0, 1.0)),
-    ],
-)
-def test_the_first_rule_that_matches_a_layer_applies(name, rules, expected):
-    assert multipliers(name, rules) == expected
-
-
-def test_parameters_are_grouped_by_their_multipliers():
-    groups = param_groups(small_net(), RULES)
-    found = {(group["lr_mult"], group["decay_mult"]): len(group["params"]) for group in groups}
-    assert found == {(1.0, 1.0): 2, (2.0, 0.0): 2, (10.0, 1.0): 1, (20.0, 0.0): 1}
-    assert lr_mults(small_net(), RULES) == [1.0, 2.0, 10.0, 20.0]
-
-
-def test_frozen_layers_have_no_gradient_and_the_backward_pass_ends_at_the_lowest_trained_layer():
-    layers = small_net()
-    param_groups(layers, (LayerRule("fc8_*"), LayerRule("*", lr_mult=0.0)))
-    hidden = layers.get_submodule("fc7")(layers.get_submodule("conv1")(torch.ones(1, 3)))
-    assert not hidden.requires_grad
-    layers(torch.ones(1, 3)).sum().backward()
-    assert [name for name, value in layers.named_parameters() if value.grad is not None] == [
-        "fc8_flickr.weight",
-        "fc8_flickr.bias",
-    ]
-
-
-def test_a_rule_that_matches_no_layer_is_an_error_that_lists_the_layers():
-    with pytest.raises(UserError, match=r"'fc9_\*' matches no layer; the layers are conv1, fc7, fc8_flickr"):
-        param_groups(small_net(), (LayerRule("fc9_*"),))
-
-
-def test_freezing_everything_is_refused():
-    with pytest.raises(UserError, match="freezes every layer"):
-        param_groups(small_net(), (LayerRule("*", lr_mult=0.0),))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 
-from stylefinetune.config.schema import OptimConfig
+from stylefinetune.config.optim import OptimConfig
 from stylefinetune.optim.lr_schedule import learning_rate
 
 

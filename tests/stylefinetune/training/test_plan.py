@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from stylefinetune.config.schema import Config, LayerRule, ModelConfig, OptimConfig, TrainConfig
+from stylefinetune.config.optim import LayerRule, OptimConfig
+from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.data.sampler import DataOrder
 from stylefinetune.errors import UserError
@@ -152,3 +153,13 @@ def test_the_default_rule_applies_to_the_classifier_and_biases_follow_their_laye
     all_layers = LayerRule("*", 2, bias_lr_mult=3)
     assert rules(all_layers) == (all_layers,)
     assert rules(arch="caffenet") == OptimConfig().layers
+
+
+@pytest.mark.parametrize("arch", ["caffenet", "resnet18"])
+def test_caffes_habits_are_those_of_caffes_optimizer_only(arch):
+    given = dataclasses.replace(with_model(arch=arch), optim=OptimConfig("adamw"))
+    assert settle_layers(given, RESNET).optim.layers == (LayerRule("*", bias_lr_mult=1),)
+    own = dataclasses.replace(given, optim=OptimConfig("adamw", layers=(LayerRule("fc*", 5),)))
+    settled = settle_layers(own, RESNET)
+    assert settled.optim.layers == (LayerRule("fc*", 5, bias_lr_mult=5), LayerRule("*", bias_lr_mult=1))
+    assert settle_layers(settled, RESNET) == settled
