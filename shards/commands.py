@@ -106,6 +106,11 @@ def _return_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
 
 
+def _progress_console() -> OutputConsole:
+    """Return the console for the progress of a command whose output is its result."""
+    return OutputConsole(soft_wrap=True, stderr=True)
+
+
 def _assemble(arguments: list[str]) -> int:
     config = parse_assemble_config(arguments)
     from shards.assembly.assemble import assemble
@@ -142,7 +147,7 @@ def _finalize(options: Namespace) -> int:
     from shards.storage.session import open_existing_session
 
     with open_existing_session(options.dir, options.stage) as (shard_dir, session):
-        counts = finalize(shard_dir, session.work, session.remote)
+        counts = finalize(shard_dir, session.work, session.remote, _progress_console())
     count = f"{counts.total()} of {len(shard_dir)} rows"
     print(f"{session.name}: {count} are in committed blocks; index.parquet lists the kept pictures")
     return 0
@@ -152,7 +157,7 @@ def _merge(options: Namespace) -> int:
     from shards.assembly.partition import merge_partitions
     from shards.format.outcomes import Status
 
-    merged = merge_partitions(options.dir, options.stage)
+    merged = merge_partitions(options.dir, options.stage, _progress_console())
     root = url_of(options.dir) or options.dir
     if merged.counts is not None:
         count = sum(merged.counts.values())
@@ -174,7 +179,7 @@ def _merge(options: Namespace) -> int:
 def _mean(options: Namespace) -> int:
     from shards.assembly.mean import write_mean
 
-    path, count = write_mean(options.dir, options.image_size, options.split)
+    path, count = write_mean(options.dir, options.image_size, options.split, _progress_console())
     print(f"{path}: the mean of {count} pictures")
     return 0
 
@@ -186,7 +191,7 @@ def _report(options: Namespace) -> int:
 
     page: Path = options.out or options.dir / "report.html"
     start = time.monotonic()
-    report = read_report(options.dir, near_duplicates=options.near_duplicates)
+    report = read_report(options.dir, near_duplicates=options.near_duplicates, console=_progress_console())
     write_page(report, page)
     # A pipe has no width; 200 columns keep the tables on one line.
     print_tables(report, OutputConsole(soft_wrap=True, width=None if sys.stdout.isatty() else 200))
@@ -199,7 +204,7 @@ def _verify(options: Namespace) -> int:
     from shards.verify.verify import verify
 
     with open_snapshot(options.dir, options.stage) as snapshot:
-        result = verify(snapshot, OutputConsole(soft_wrap=True, stderr=True))
+        result = verify(snapshot, _progress_console())
         root = snapshot.name
     for difference in result.differences[:_MAX_SHOWN]:
         print(str(difference).replace(str(snapshot.root), root))

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _LINE_INTERVAL = 10.0  # seconds
 _RATE_WINDOW = 10.0  # seconds over which rates are averaged
@@ -14,17 +14,39 @@ _RATE_WINDOW = 10.0  # seconds over which rates are averaged
 T = TypeVar("T")
 
 
-def track_progress(items: Iterable[T], total: int, description: str, console: Console) -> Iterator[T]:
-    """Yield each item and show how many of `total` there were; `description` is, for example, "blocks read"."""
-    next_line = time.monotonic() + _LINE_INTERVAL
-    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn())
+def track_progress(
+    items: Iterable[T],
+    total: int,
+    description: str,
+    console: Console | None,
+    count_of: Callable[[T], int] = lambda _: 1,
+) -> Iterator[T]:
+    """Yield each item, and show how many of `total` there were and the time that remains.
+
+    Args:
+        items: the results of the work, as they are ready.
+        total: the sum of `count_of` over them.
+        description: for example "blocks read".
+        console: where it is shown; None shows nothing.
+        count_of: how much of `total` an item is.
+    """
+    if console is None:
+        yield from items
+        return
+    started = time.monotonic()
+    next_line, done = started + _LINE_INTERVAL, 0
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=total)
-        for count, item in enumerate(items, start=1):
-            bar.update(task, completed=count)
-            if not console.is_terminal and time.monotonic() >= next_line:
-                next_line = time.monotonic() + _LINE_INTERVAL
-                print_line(console, f"{count}/{total} {description}")
+        for item in items:
+            done += count_of(item)
+            bar.update(task, completed=done)
+            now = time.monotonic()
+            if not console.is_terminal and now >= next_line:
+                next_line = now + _LINE_INTERVAL
+                remaining = (now - started) / done * (total - done) if done else None
+                eta = "?" if remaining is None else f"{remaining:.0f} s"
+                print_line(console, f"{done}/{total} {description}, ETA {eta}")
             yield item
 
 

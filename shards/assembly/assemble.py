@@ -71,6 +71,10 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
             console,
             f"Partition {config.partition} is complete. When all {partition.count} partitions are, run: {command}",
         )
+    elif not reason:
+        name = shlex.quote(session.name)
+        print_line(console, f"To see what it holds, run: python -m shards report {name}")
+        print_line(console, f"To train on it, run: python -m stylefinetune.train --data.shards {name} --run_dir RUN")
     return reason
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+from rich.console import Console
 
 from shards.assembly.deduplicate import DuplicateRules, find_duplicates
 from shards.assembly.pack import PackJob, Results, pack_block, to_outcome
@@ -14,6 +15,7 @@ from shards.files import publish_file
 from shards.format.index import INDEX_FILE, write_index
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA
 from shards.format.parts import write_parts
+from shards.progress import track_progress
 from shards.storage.journal import recover_blocks
 from shards.storage.remote import RemoteShardDir
 from shards.storage.shard_dir import Block, ShardDir, read_part
@@ -21,13 +23,15 @@ from shards.storage.shard_dir import Block, ShardDir, read_part
 _RULES_NAME = "blocks/rules.json"
 
 
-def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = None) -> collections.Counter[str]:
+def finalize(
+    shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = None, console: Console | None = None
+) -> collections.Counter[str]:
     """Join the parts of all committed blocks, in block order, and return the number of rows by status.
 
     A block with a placeholder or an unwanted duplicate is packed again without it. Equal parts give equal files, in
     whatever order they were written.
 
-    `work` is on DIR's file system. `remote` is given if `shard_dir` is the stage of a URL.
+    `work` is on DIR's file system. `remote` is given if `shard_dir` is the stage of a URL. `console` gets the progress.
 
     Raises:
         ShardsError: a part, or a tar to pack again, can't be read; or the URL can't be reached.
@@ -58,8 +62,15 @@ def finalize(shard_dir: ShardDir, work: Path, remote: RemoteShardDir | None = No
             if remote:
                 remote.put_block(block)
     entries = (read_part(root, block.index_part) for block in blocks)
-    write_index(work / INDEX_FILE, entries, shard_dir.recipe.index_metadata)
-    write_parts(work / OUTCOMES_FILE, map(count_outcomes, range(len(blocks))), OUTCOMES_SCHEMA)
+    outcomes = map(count_outcomes, range(len(blocks)))
+    write_index(
+        work / INDEX_FILE,
+        track_progress(entries, len(blocks), "blocks in the index", console),
+        shard_dir.recipe.index_metadata,
+    )
+    write_parts(
+        work / OUTCOMES_FILE, track_progress(outcomes, len(blocks), "blocks in the outcomes", console), OUTCOMES_SCHEMA
+    )
     # outcomes.parquet is published last, so that an index exists wherever it does.
     publish_file(work / INDEX_FILE, root / INDEX_FILE)
     publish_file(work / OUTCOMES_FILE, root / OUTCOMES_FILE)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rich.console import Console
+
 from shards.assembly.finalize import finalize
 from shards.config.schema import Partition
 from shards.files import publish_file, unpublish_file
@@ -50,11 +52,11 @@ class MergeResult:
     partitions: int  # number of partitions; 1 if DIR was not partitioned
 
 
-def merge_partitions(out: Path, stage: Path | None = None) -> MergeResult:
+def merge_partitions(out: Path, stage: Path | None = None, console: Console | None = None) -> MergeResult:
     """Write index.parquet and outcomes.parquet if no block is missing; repeating it gives the same result.
 
     If blocks are missing, nothing is written: placeholders are recognized by their number in all outcomes, so an
-    incomplete index could contain pictures that the complete one does not.
+    incomplete index could contain pictures that the complete one does not. `console` gets the progress.
 
     Raises:
         ShardsError: there are no shards, a task is still running, or a file is damaged.
@@ -68,7 +70,7 @@ def merge_partitions(out: Path, stage: Path | None = None) -> MergeResult:
         )
         if missing:
             return MergeResult(None, len(blocks), dict(sorted(missing.items())), count)
-        counts = finalize(shard_dir, session.work, session.remote)
+        counts = finalize(shard_dir, session.work, session.remote, console)
         unpublish_file(session.root / _TASKS_NAME)  # DIR is now the same as without partitions
         if session.remote:
             session.remote.put_state_files()

@@ -9,11 +9,13 @@ import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from rich.console import Console
 
 from shards.format.images import Pixels
 from shards.format.index import IndexFile
 from shards.format.tar import TarMember, members_of, read_pictures
 from shards.format.threads import map_in_threads
+from shards.progress import track_progress
 
 # pHash with the 16 x 16 lowest frequencies. Measured with 100 pictures that have the spectrum of photos: copies at JPEG
 # quality 20, at a third of the size, in grey or with another gamma differ in 14 bits or fewer, copies cropped by 1 % on
@@ -54,8 +56,8 @@ class PictureHashes:
         return signs * self.has_texture[part, None]
 
 
-def hash_pictures(root: Path, index: IndexFile) -> PictureHashes:
-    """Hash the pictures of DIR on all cores.
+def hash_pictures(root: Path, index: IndexFile, console: Console | None = None) -> PictureHashes:
+    """Hash the pictures of DIR on all cores; `console` gets the progress.
 
     Raises:
         ShardsError: a picture can't be read.
@@ -67,7 +69,8 @@ def hash_pictures(root: Path, index: IndexFile) -> PictureHashes:
     members = itertools.chain.from_iterable(map(members_of, index.read_parts(TarMember._fields)))
     found = [PictureHashes.pack(np.zeros((0, BITS), np.float32))]
     shards = (list(run) for _, run in itertools.groupby(members, lambda member: member.shard))
-    found += map_in_threads(hash_shard, shards)  # OpenCV releases the GIL
+    hashed = map_in_threads(hash_shard, shards)  # OpenCV releases the GIL
+    found += track_progress(hashed, sum(map(len, index.read_column("label"))), "pictures hashed", console, len)
     return PictureHashes(
         np.concatenate([each.packed for each in found]), np.concatenate([each.has_texture for each in found])
     )

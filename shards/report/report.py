@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 
 from shards.errors import ShardsError
 from shards.format.columns import Integers, Names, join_numbers
@@ -89,8 +90,8 @@ def _class_name(index: IndexFile, label: int) -> str:
     return classes[label] if label < len(classes) else str(label)
 
 
-def read_report(root: Path, *, near_duplicates: bool) -> Report:
-    """Read DIR, and search its kept pictures for near-duplicates if asked to.
+def read_report(root: Path, *, near_duplicates: bool, console: Console | None = None) -> Report:
+    """Read DIR, and search its kept pictures for near-duplicates if asked to; `console` gets the progress of that.
 
     Raises:
         ShardsError: there is no finished DIR, or it can't be read.
@@ -131,7 +132,7 @@ def read_report(root: Path, *, near_duplicates: bool) -> Report:
         ),
         repeated=repeated,
         placeholders=placeholders,
-        near_pairs=find_near_pairs(root, index) if near_duplicates else None,
+        near_pairs=find_near_pairs(root, index, console) if near_duplicates else None,
     )
 
 

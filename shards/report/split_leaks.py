@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.console import Console
 
 from shards.format.columns import Names, join_numbers
 from shards.format.index import IndexFile
@@ -70,15 +71,15 @@ class NearPair:
     bits: int  # number of bits in which their hashes differ, of `near_duplicates.BITS`
 
 
-def find_near_pairs(root: Path, index: IndexFile) -> list[NearPair]:
+def find_near_pairs(root: Path, index: IndexFile, console: Console | None = None) -> list[NearPair]:
     """Find the near-duplicate of each kept picture in each larger split, if there is one; sort by distance.
 
-    Skips pictures whose bytes are in both splits, which are found without a hash.
+    Skips pictures whose bytes are in both splits, which are found without a hash. `console` gets the progress.
 
     Raises:
         ShardsError: a picture can't be read.
     """
-    hashes = hash_pictures(root, index)
+    hashes = hash_pictures(root, index, console)
     rows, splits = join_numbers(index.read_column("row")), Names.join(index.read_column("split"))
     bodies = np.concatenate([np.empty(0, np.int64), *map(hash_texts, index.read_column("sha256"))])
     positions = [np.flatnonzero(splits.codes == code) for code in range(len(splits.distinct))]

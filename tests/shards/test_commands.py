@@ -21,6 +21,8 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
     assert lines == [
         "Downloading 1 images with 1 workers...",
         "Writing train/val for 1 successfully downloaded images.",
+        f"To see what it holds, run: python -m shards report {out}",
+        f"To train on it, run: python -m stylefinetune.train --data.shards {out} --run_dir RUN",
     ]
     assert run_command("finalize", [out]) == 0
     assert "1 of 1 rows" in capsys.readouterr().out

@@ -72,4 +72,27 @@ def test_tracked_items_pass_through_and_are_counted(clock):
 
     text = io.StringIO()
     assert list(track_progress(items(), 3, "blocks read", Console(file=text))) == ["a", "b", "c"]
-    assert text.getvalue().splitlines() == ["2/3 blocks read"]
+    assert text.getvalue().splitlines() == ["2/3 blocks read, ETA 6 s"]
+
+
+def test_items_that_stand_for_several_are_counted_as_such(clock):
+    def shards():
+        for pictures in (30, 10):
+            clock[0] += 12
+            yield pictures
+
+    text = io.StringIO()
+    list(track_progress(shards(), 40, "pictures added up", Console(file=text), lambda pictures: pictures))
+    assert text.getvalue().splitlines() == ["30/40 pictures added up, ETA 4 s", "40/40 pictures added up, ETA 0 s"]
+
+
+def test_on_a_terminal_tracked_items_have_a_bar_with_the_remaining_time():
+    text = io.StringIO()
+    assert list(track_progress("abc", 3, "blocks read", Console(file=text, force_terminal=True, width=100))) == [*"abc"]
+    assert "3/3" in text.getvalue()
+    assert "ETA" in text.getvalue()
+
+
+def test_without_a_console_nothing_is_shown(capsys):
+    assert list(track_progress("abc", 3, "blocks read", None)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
