@@ -60,6 +60,13 @@ def test_a_program_that_takes_too_long_is_killed_with_its_children(ranks):
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
 
 
+def test_a_program_that_is_killed_at_once_has_ended():
+    for _ in range(10):
+        program = fork_server().start("-c", "import time; time.sleep(600)")
+        program.send_signal(signal.SIGKILL)
+        assert program.wait(60).returncode == -signal.SIGKILL
+
+
 def test_a_program_has_ended_once_poll_says_so():
     program = fork_server().start("-c", "")
     while program.poll() is None:

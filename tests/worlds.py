@@ -198,11 +198,19 @@ def serve(address):
             if key.data == "start":
                 connection, _ = listener.accept()
                 request = json.loads(connection.makefile("r").readline())
+                try:
+                    outputs = open_outputs(Path(request["output"]))
+                except OSError:  # the test no longer reads them
+                    connection.close()
+                    continue
                 pid = os.fork()
                 if pid == 0:
                     selector.close()
+                    redirect(*outputs)
                     os.closerange(3, min(4096, os.sysconf("SC_OPEN_MAX")))
                     run_program(request)
+                for output in outputs:
+                    os.close(output)
                 running[connection] = pid
                 connection.sendall(f"{pid}\n".encode())
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (connection, request))
@@ -249,13 +257,6 @@ def kill_group(pid):
 def run_program(request):
     """Run the program, or the launcher of its ranks, in this process, and exits."""
     os.setsid()
-    output = Path(request["output"])
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(output / name, os.O_WRONLY)
-        os.dup2(file, number)
-        os.close(file)
-        # A new stream, since the old one remembers whether the server's file could seek.
-        setattr(sys, name, os.fdopen(number, "w", 1, "utf-8", "backslashreplace", closefd=False))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -265,7 +266,27 @@ def run_program(request):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["ranks"] == 1:
         interpret(request["arguments"])
-    launch(request, output)
+    launch(request, Path(request["output"]))
+
+
+def open_outputs(folder):
+    """Return the descriptors of a program's standard output and error.
+
+    They are opened before the fork: a reader of a pipe that never had a writer waits for one, also if the program that
+    would open it has been killed.
+    """
+    outputs = [os.open(folder / name, os.O_WRONLY | os.O_NONBLOCK) for name in ("stdout", "stderr")]
+    for output in outputs:
+        os.set_blocking(output, True)
+    return outputs
+
+
+def redirect(stdout, stderr):
+    """Make files the standard output and error."""
+    for number, (name, file) in enumerate((("stdout", stdout), ("stderr", stderr)), start=1):
+        os.dup2(file, number)
+        # A new stream, since the old one remembers whether the server's file could seek.
+        setattr(sys, name, os.fdopen(number, "w", 1, "utf-8", "backslashreplace", closefd=False))
 
 
 def launch(request, output):
