@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import signal
@@ -139,3 +140,36 @@ def micro(golden, tmp_path_factory):
         "--checkpoint.snapshot=20",
         "--tracking.wandb=disabled",
     ]
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """The URL of a local S3 server."""
+    from tests.stores import s3_server
+
+    with s3_server() as url:
+        yield url
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def bucket(s3_endpoint, monkeypatch, tmp_path):
+    """The URL of a new bucket, with server and credentials in the environment and stages in tmp_path/cache."""
+    from tests.stores import CREDENTIALS, client
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = f"bucket-{next(_NUMBERS)}"
+    client().create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def memory(monkeypatch, tmp_path):
+    """The URL of a store in memory, with stages in tmp_path/cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"memory://store-{next(_NUMBERS)}"

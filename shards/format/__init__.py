@@ -2,5 +2,7 @@
 
 from shards.errors import ShardsError
 from shards.files import sync_path
+from shards.location import cache_folder, object_store_url
+from shards.object_store import ObjectStore, StoredObject
 
-__all__ = ["ShardsError", "sync_path"]
+__all__ = ["ObjectStore", "ShardsError", "StoredObject", "cache_folder", "object_store_url", "sync_path"]

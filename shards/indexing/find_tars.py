@@ -12,7 +12,7 @@ from shards.errors import ShardsError
 from shards.files import make_folder, publish_file
 from shards.format.tar import expand_urls
 from shards.local.fetch import fetch_file
-from shards.storage.object_store import ObjectStore
+from shards.object_store import ObjectStore
 
 COPIES_FOLDER = "tars"  # relative to DIR
 _STORES = ("s3://", "gs://", "memory://")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from shards.config.schema import Partition
 from shards.errors import ShardsError
+from shards.object_store import ObjectStore
 from shards.storage import lock_holder
 from shards.storage.file_lock import WORK_FOLDER, find_lock_holder
 from shards.storage.lock_holder import LOCK_SUFFIX, Heartbeat, LockHolder
-from shards.storage.object_store import ObjectStore
 
 _NAME_FILE = "lease"  # in the stage; holds the object's name
 _HEARTBEAT_SECONDS = 5.0  # seconds between two heartbeats

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shards.format.index import INDEX_FILE
+from shards.object_store import ObjectStore
 from shards.storage.journal import REDO_FILES, REDO_MARKER, REDO_SUFFIX, redo_prefix
 from shards.storage.object_lease import ObjectLease
-from shards.storage.object_store import ObjectStore
 from shards.storage.shard_dir import ROWS_PATH, Block, load_shard_dir
 from shards.storage.stage import JOINED_FILES, Stage, clear_stage
 

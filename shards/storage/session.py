@@ -9,9 +9,9 @@ from pathlib import Path
 from shards.config.schema import Partition
 from shards.errors import ShardsError
 from shards.location import FILE_SCHEME, cache_folder, object_store_url, url_of
+from shards.object_store import ObjectStore
 from shards.storage.file_lock import WORK_FOLDER, exclusive_lock
 from shards.storage.object_lease import hold_lease
-from shards.storage.object_store import ObjectStore
 from shards.storage.remote import RemoteShardDir
 from shards.storage.shard_dir import ShardDir, load_shard_dir
 from shards.storage.stage import clear_stage

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from shards.errors import ShardsError
 from shards.location import object_store_url
+from shards.object_store import ObjectStore
 from shards.storage.object_lease import find_lease_holder
-from shards.storage.object_store import ObjectStore
 from shards.storage.session import errors_naming_url, local_root
 from shards.storage.shard_dir import Block
 from shards.storage.stage import TRANSFERS

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from shards.format.index import INDEX_FILE
 from shards.format.outcomes import OUTCOMES_FILE
+from shards.object_store import ObjectStore
 from shards.storage.file_lock import WORK_FOLDER
-from shards.storage.object_store import ObjectStore
 
 JOINED_FILES = (INDEX_FILE, OUTCOMES_FILE)  # the outcomes are written last: if they are there, their index is too
 TRANSFERS = 16  # small objects that are transferred at a time

@@ -35,7 +35,7 @@ DAMAGED = ".damaged"
 # Settings that do not change what is computed. Other checks refuse another network or split.
 _WITHOUT_EFFECT = (
     *("run_dir", "solver", "resume", "tracking.*", "checkpoint.*"),
-    *("data.shards", "data.split", "data.workers", "data.resident", "data.stage_dir", "data.max_corrupt"),
+    *("data.shards", "data.split", "data.workers", "data.resident", "data.stage_*", "data.max_corrupt"),
     *("model.arch", "model.display_name", "model.last_layer", "model.widths"),
     *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
     "train.cuda_graph",

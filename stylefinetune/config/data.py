@@ -102,7 +102,8 @@ class DataConfig:
     """Which pictures are read and how they are transformed.
 
     Attributes:
-        shards: folder of shards, created by `python -m shards assemble`.
+        shards: folder of shards, created by `python -m shards assemble`; or s3://BUCKET/DIR or gs://BUCKET/DIR, from
+            which they are copied to data.stage_dir.
         split: name of the split to train on.
         batch_size: pictures per training batch, over all ranks.
         image_size: size in pixels to which all pictures are resized: a side, or [height, width]. The aspect ratio is
@@ -121,7 +122,10 @@ class DataConfig:
         resident: keep all pictures of the run decoded in the memory of each rank's device (height * width * 3 bytes a
             picture) instead of reading them for each batch. By default, GPUs do if they have enough memory and the run
             reads the whole split.
-        stage_dir: folder on each node's local disk to which the shards are copied; empty reads them in place.
+        stage_dir: folder on each node's local disk to which the shards are copied; empty reads them in place, and
+            copies those of an object store to ~/.cache/stylefinetune/staged.
+        stage_bytes: bytes that a run's copies may take on each node. By default, all that is free; 80 % of it if
+            shards of an object store are copied while the run reads them, which data.shuffle_window allows.
         max_corrupt: fraction of a split's pictures that may be corrupt. Corrupt pictures are skipped; if there
             are more, the run stops.
         test: settings for testing.
@@ -141,6 +145,7 @@ class DataConfig:
     workers: int = 2
     resident: bool | None = None
     stage_dir: str = ""
+    stage_bytes: int | None = None
     max_corrupt: float = 0.01
     test: TestDataConfig = dataclasses.field(default_factory=TestDataConfig)
 
@@ -151,6 +156,10 @@ class DataConfig:
             f"data.shuffle_window is {self.shuffle_window}; it must not be negative, and needs data.shuffle",
         )
         require_minimum("data", self, 0, "workers")
+        require(
+            self.stage_bytes is None or self.stage_bytes > 0,
+            f"data.stage_bytes is {self.stage_bytes}; it must be above 0",
+        )
         require(0 <= self.max_corrupt <= 1, f"data.max_corrupt is {self.max_corrupt:g}; it must be between 0 and 1")
         self.phase(training=True)
         self.phase(training=False)

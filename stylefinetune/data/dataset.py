@@ -14,6 +14,8 @@ from shards.format.index import Entries, ShardIndex
 from stylefinetune.config.data import DataConfig, PhaseConfig
 from stylefinetune.data.picture_reader import PictureReader
 from stylefinetune.data.sampler import CORRUPT_LABEL, DataOrder, ShuffleWindow
+from stylefinetune.data.staging.index_copy import shards_folder
+from stylefinetune.data.staging.source import shard_source
 from stylefinetune.data.transforms import Crops
 from stylefinetune.errors import UserError
 
@@ -125,13 +127,13 @@ def _stored_size(entries: Entries) -> tuple[int, int]:
 
 
 def open_index(config: DataConfig) -> ShardIndex:
-    """Load the index of `config.shards`.
+    """Load the index of `config.shards`; if that is an object store, from a local copy.
 
     Raises:
         UserError: it is missing or can't be read.
     """
     try:
-        return ShardIndex.load(Path(config.shards))
+        return ShardIndex.load(shards_folder(config))
     except ShardsError as error:
         raise UserError(f"data.shards: {error}") from error
 
@@ -159,9 +161,10 @@ def open_split(index: ShardIndex, split: str, flag: str = "--data.split") -> Ent
             f"{index.root}: {entries.key[row]} has label {entries.label[row]}, outside the {classes} classes; "
             "fix the list and assemble it again"
         )
+    source = shard_source(index.root)
     for shard, end in zip(entries.shard.distinct, entries.shard_ends().tolist(), strict=True):
-        path = index.root / shard
-        if not path.is_file() or path.stat().st_size < end:
-            state = "is shorter than the index says" if path.is_file() else "is missing"
-            raise UserError(f"{path} {state}; restore it, or assemble again into {index.root}")
+        version = source.version(shard)
+        if version is None or version[0] < end:
+            state = "is shorter than the index says" if version else "is missing"
+            raise UserError(f"{source.name(shard)} {state}; restore it, or assemble again into {source.name('')}")
     return entries

@@ -9,6 +9,7 @@ import torch
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.caffe.pretrained import locate_published
 from stylefinetune.config.data import DataConfig, PhaseConfig
+from stylefinetune.data.staging.index_copy import MEAN_FILE, shards_folder
 from stylefinetune.errors import UserError
 
 _AGAIN = "create it again with: python -m shards mean DIR"
@@ -26,7 +27,7 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     if phase.mean_value:
         levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
         return levels.flip(0).reshape(1, 1, 3)
-    path = locate_published(phase.mean_file) if phase.mean_file else Path(config.shards) / "mean.npy"
+    path = locate_published(phase.mean_file) if phase.mean_file else shards_folder(config) / MEAN_FILE
     if not path.is_file():
         remedy = "set data.mean_file" if phase.mean_file else f"make it with: python -m shards mean {config.shards}"
         raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")

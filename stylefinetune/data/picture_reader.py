@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from shards.format.images import BadPicture, Pixels, npy_header, read_member, resize_picture
 from shards.format.index import Entries
+from stylefinetune.data.staging.stream_reader import close_removed, open_shard
 from stylefinetune.errors import DataError, UserError
 
 MAX_OPEN_SHARDS = 128
@@ -89,9 +90,10 @@ class PictureReader:
 
     def _open_shard(self, shard: int) -> int:
         if shard not in self._files:
+            close_removed(self._folder, self._files)
             if len(self._files) >= MAX_OPEN_SHARDS:
                 for descriptor in self._files.values():
                     os.close(descriptor)
                 self._files.clear()
-            self._files[shard] = os.open(self._folder / self._entries.shard.distinct[shard], os.O_RDONLY)
+            self._files[shard] = open_shard(self._folder, self._entries.shard.distinct[shard])
         return self._files[shard]

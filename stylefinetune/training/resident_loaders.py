@@ -4,6 +4,7 @@ import torch
 
 from stylefinetune.config.schema import Config
 from stylefinetune.data.resident import ResidentLoader, resident_bytes
+from stylefinetune.data.staging.stream import is_streamed
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
 from stylefinetune.training.loaders import Loaders
@@ -47,6 +48,8 @@ def _is_worthwhile(config: Config, world: World, pictures: int, start: int) -> b
     """Return whether the pictures are wanted in memory: by default, on a GPU, if the run reads them all."""
     if config.data.resident is not None:
         return config.data.resident
+    if is_streamed(config.data):  # in another order, and only once
+        return False
     read = (config.train.max_iter - start) * config.train.iter_size * config.data.batch_size
     return world.device.type == "cuda" and read >= pictures
 

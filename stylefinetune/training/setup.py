@@ -23,7 +23,8 @@ from stylefinetune.config.schema import Config
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.mean import load_mean
-from stylefinetune.data.staging import stage_folder, stage_shards
+from stylefinetune.data.staging.stage import fetch_index, open_stream, stage_folder, stage_shards
+from stylefinetune.data.staging.stream import ShardStream, is_streamed, stream_folder
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import build_engine, check_engine
@@ -78,6 +79,7 @@ class TrainingRun:
     losses: LossWindow
     checkpoints: AsyncSaver
     preemption: Preemption
+    stream: ShardStream | None  # copies the shards while they are read; None if they are there
     lr_mults: list[float]  # the distinct learning rate multipliers of the layers
 
 
@@ -91,15 +93,17 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     resumed = find_checkpoint(config)
     check_ranks_agree(resumed, world)
     config = settle_memory_format(settle_order(config, resumed), resumed)
+    fetch_index(config.data, world)
     index = open_index(config.data)
     classes = index.metadata.classes
     train_phase, test_phase = (config.data.phase(training=training) for training in (True, False))
     folder = stage_folder(index, config.data)
+    train_folder = stream_folder(index, config.run_dir) if is_streamed(config.data) else folder
     train_set, test_set = (
-        PictureDataset(open_split(index, phase.split, phase.split_flag), phase, config.train.seed, folder)
+        PictureDataset(open_split(index, phase.split, phase.split_flag), phase, config.train.seed, copies)
         if phase.split
         else None
-        for phase in (train_phase, test_phase)
+        for phase, copies in ((train_phase, train_folder), (test_phase, folder))
     )
     assert train_set is not None
     tested = test_set or train_set
@@ -163,11 +167,13 @@ def build_checked_model(
 
 
 def stage_training_shards(setup: TrainingSetup, world: World, preemption: Preemption) -> None:
-    """Copy the shards of the run to each node's local disk if data.stage_dir names one; collective."""
-    folder = stage_folder(setup.index, setup.config.data)
-    if folder:
-        used = {name for pictures in (setup.train_set, setup.test_set) if pictures for name in pictures.entries.shard}
-        stage_shards(setup.index, used, folder, world, lambda: preemption.signal if preemption.requested() else None)
+    """Copy the shards of the run to each node's local disk, except those that it copies while it runs; collective."""
+    data, folder = setup.config.data, stage_folder(setup.index, setup.config.data)
+    sets = [setup.test_set] if is_streamed(data) else [setup.train_set, setup.test_set]
+    used = {name for pictures in sets if pictures for name in pictures.entries.shard.distinct}
+    if folder and used:
+        stop = lambda: preemption.signal if preemption.requested() else None  # noqa: E731 -- a short argument
+        stage_shards(setup.index, used, folder, world, stop, data.stage_bytes)
 
 
 def plan_of(setup: TrainingSetup) -> str:
@@ -242,5 +248,6 @@ def build_run(
         losses=LossWindow(config.train.average_loss, progress.losses),
         checkpoints=AsyncSaver(config, world, setup.means, progress, exit_handler.note_saved),
         preemption=preemption,
+        stream=open_stream(config, setup.index, setup.train_set, setup.test_set, world),
         lr_mults=lr_mults(net, config.optim),
     )

@@ -1,6 +1,5 @@
 import csv
 import io
-import itertools
 
 import cv2
 import numpy as np
@@ -9,7 +8,6 @@ from rich.console import Console
 
 from shards.assembly.assemble import assemble
 from shards.config.schema import AssembleConfig
-from tests.stores import CREDENTIALS, client, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -49,32 +47,3 @@ def run_assemble(tmp_path):
         return text.getvalue()
 
     return run
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint():
-    """The URL of a local S3 server."""
-    with s3_server() as url:
-        yield url
-
-
-_NUMBERS = itertools.count()
-
-
-@pytest.fixture
-def bucket(s3_endpoint, monkeypatch, tmp_path):
-    """The URL of a new bucket, with server and credentials in the environment and stages in tmp_path/cache."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    name = f"bucket-{next(_NUMBERS)}"
-    client().create_bucket(Bucket=name)
-    return f"s3://{name}"
-
-
-@pytest.fixture
-def memory(monkeypatch, tmp_path):
-    """The URL of a store in memory, with stages in tmp_path/cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return f"memory://store-{next(_NUMBERS)}"

@@ -9,8 +9,8 @@ import pytest
 
 from shards.config.schema import Partition
 from shards.errors import ShardsError
+from shards.object_store import ObjectStore
 from shards.storage import file_lock, object_lease
-from shards.storage.object_store import ObjectStore
 from tests.stores import names_of, objects_of, open_store
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from shards.__main__ import main
 from shards.errors import ShardsError
-from shards.storage.object_store import ObjectStore
+from shards.object_store import ObjectStore
 from tests.assembly import serve_pictures, start_assemble
 from tests.loopback import Answer
 from tests.stores import client, lasting_objects, local_objects, names_of, objects_of, open_store, s3_server
@@ -209,7 +209,7 @@ def test_committed_blocks_are_uploaded_later_without_another_download(
 def test_a_server_that_goes_away_is_a_one_line_error_and_nothing_is_lost(
     server, pictures, run_assemble, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("shards.storage.object_store._RETRY_DELAYS", (0.1,))
+    monkeypatch.setattr("shards.object_store._RETRY_DELAYS", (0.1,))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     settings, put = {"list": pictures, "out": Path("s3://going/x")} | SETTINGS, ObjectStore.put
     with contextlib.ExitStack() as running, monkeypatch.context() as patched:

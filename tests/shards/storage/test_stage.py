@@ -1,6 +1,6 @@
 import pytest
 
-from shards.storage.object_store import ObjectStore
+from shards.object_store import ObjectStore
 from shards.storage.stage import Stage, clear_stage
 from tests.stores import objects_of
 

@@ -46,6 +46,7 @@ def test_an_image_size_of_0_does_not_resize():
     ("data", "line"),
     [
         (lambda: DataConfig(split=""), "data.split is empty"),
+        (lambda: DataConfig(stage_bytes=0), "data.stage_bytes is 0; it must be above 0"),
         (lambda: DataConfig(shuffle=True, shuffle_window=-1), "data.shuffle_window is -1; it must not be negative"),
         (lambda: DataConfig(shuffle=False, shuffle_window=8), r"data\.shuffle_window is 8; .* needs data\.shuffle"),
         (lambda: DataConfig(batch_size=0), "data.batch_size is 0; it must be at least 1"),

@@ -5,7 +5,7 @@ import torch
 from stylefinetune.config.cli import parse_config
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.world import World
-from stylefinetune.training.loaders import start_loaders
+from stylefinetune.training.loaders import StreamLoader, start_loaders
 from stylefinetune.training.setup import prepare_training
 from tests.programs import NARROW
 
@@ -37,3 +37,28 @@ def test_without_a_test_split_there_is_no_test_loader(config):
     loaders = start_loaders(config, setup.train_set, None, World(rank=2, size=3, device=torch.device("cpu")))
     assert loaders.test is None
     assert len(next(loaders.train.load(sampler_for_training(config, 0, 2, 3))).labels) == 3
+
+
+class Recorder:
+    """A stream that records what it is told."""
+
+    def __init__(self):
+        self.positions = []
+
+    def start(self, start, stop):
+        self.positions = [start, stop]
+
+    def advance(self, position):
+        self.positions.append(position)
+
+
+def test_a_stream_is_told_the_end_of_each_batch_that_was_received(config):
+    setup = prepare_training(config, ALONE)
+    stream = Recorder()
+    loaders = start_loaders(config, setup.train_set, None, ALONE, stream)
+    assert isinstance(loaders.train, StreamLoader)
+    batches = loaders.train.load(sampler_for_training(config, 2, 0, 1))
+    stop = config.train.max_iter * 30
+    assert stream.positions == [60, stop]
+    assert [next(batches).positions.tolist()[0] for _ in range(8)] == list(range(60, 140, 10))
+    assert stream.positions[2:] == list(range(70, 150, 10))

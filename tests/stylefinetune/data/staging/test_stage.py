@@ -12,8 +12,8 @@ from rich.filesize import decimal
 from shards.format.index import ShardIndex
 from stylefinetune.config.cli import parse_config
 from stylefinetune.config.data import DataConfig
-from stylefinetune.data import staging
-from stylefinetune.data.staging import stage_folder, stage_shards
+from stylefinetune.data.staging import stage as staging
+from stylefinetune.data.staging.stage import stage_folder, stage_shards
 from stylefinetune.distributed.heartbeat import STARTING
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from shards.format.index import ShardIndex
 from stylefinetune.errors import UserError
-from stylefinetune.data.staging import stage_shards
+from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World
 
 root, local, broken, outputs = map(Path, sys.argv[1:])
@@ -100,7 +100,7 @@ def test_one_process_per_node_copies_and_all_ranks_report_a_failure_with_the_hos
 
 FATAL = """
 import os, signal, sys, time
-from stylefinetune.data import shard_copier
+from stylefinetune.data.staging import shard_copier
 from stylefinetune.errors import run_command
 from stylefinetune.train import main
 

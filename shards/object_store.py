@@ -1,5 +1,7 @@
 """The objects under a URL such as s3://bucket/DIR: listed, read and written whole. A failure is one line."""
 
+import dataclasses
+import datetime as dt
 import errno
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +14,18 @@ _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}  
 # Seconds before each further attempt, in addition to the attempts of the libraries themselves.
 _RETRY_DELAYS = (2.0, 8.0, 30.0)
 
+_RANGE_BYTES = 1 << 22  # of each request for a part of an object
+
 _Result = TypeVar("_Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredObject:
+    """An object as its store lists it."""
+
+    size: int  # bytes
+    mtime_ns: int  # time of the last change, as the store knows it
+    tag: str = ""  # S3's and Google's tag of the content
 
 
 class ObjectStore:
@@ -22,15 +35,17 @@ class ObjectStore:
 
     Args:
         url: s3://, gs:// or, within one process, memory://; the library finds the credentials and the endpoint.
+        advice: what the message of a store that keeps failing ends with.
 
     Raises:
         ShardsError: another protocol, or one whose library isn't installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, advice: str = "uploaded blocks are kept; run the same command to continue") -> None:
         import fsspec.core  # noqa: PLC0415 -- takes 0.1 s, which a local folder need not wait for
 
         self.url = url
+        self._advice = advice
         protocol = url.partition("://")[0]
         if protocol not in _LIBRARIES:
             raise ShardsError(f"{url}: a store must be s3:// or gs://; give one of those, or a folder")
@@ -49,13 +64,29 @@ class ObjectStore:
 
     def list(self) -> dict[str, int]:
         """Return the size in bytes of every object, by its name under the URL; called first, never retried."""
+        return {name: found.size for name, found in self.list_objects().items()}
+
+    def list_objects(self) -> dict[str, StoredObject]:
+        """Return every object by its name under the URL; called first, never retried."""
         found = self._call(lambda: self._fs.find(self._base, detail=True), is_retried=False) or {}
-        sizes = {name[len(self._base) + 1 :]: int(info["size"]) for name, info in found.items()}
-        return {name: size for name, size in sizes.items() if name and not name.endswith("/")}  # those mark folders
+        names = {name: name[len(self._base) + 1 :] for name in found}  # those that end with a slash mark folders
+        return {short: _read_info(found[name]) for name, short in names.items() if short and not short.endswith("/")}
+
+    def find_object(self, name: str) -> StoredObject | None:
+        """Return an object as it is now, or None if there is no such object."""
+        info = self._call(lambda: self._fs.info(self._path(name)), missing_ok=True)
+        return _read_info(info) if info else None
 
     def read(self, name: str, *, is_retried: bool = True) -> bytes | None:
         """Return an object's bytes, or None if there is no such object."""
         return self._call(lambda: self._fs.cat_file(self._path(name)), is_retried=is_retried, missing_ok=True)
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return a part of an object, as ranges requested together; it is shorter where the object ends before."""
+        starts = list(range(start, stop, _RANGE_BYTES))
+        stops = [min(begin + _RANGE_BYTES, stop) for begin in starts]
+        paths = [self._path(name)] * len(starts)
+        return b"".join(self._call(lambda: self._fs.cat_ranges(paths, starts, stops, on_error="raise")) or ())
 
     def get(self, name: str, path: Path) -> None:
         """Download an object to a file."""
@@ -102,9 +133,18 @@ class ObjectStore:
                     message = f"{self.url}: refused ({reason}); check the credentials and their permissions"
                 elif delay is None:
                     reason = f"{type(error).__name__}: {reason}"[:300]
-                    message = f"{self.url} fails ({reason}); uploaded blocks are kept; run the same command to continue"
+                    message = f"{self.url} fails ({reason}); {self._advice}"
                 else:
                     time.sleep(delay)
                     continue
                 raise ShardsError(message) from error
         raise AssertionError
+
+
+def _read_info(info: dict[str, Any]) -> StoredObject:
+    """Convert what s3fs, gcsfs or fsspec's store in memory says about an object."""
+    changed = info.get("LastModified") or info.get("updated") or info.get("created") or 0
+    if isinstance(changed, str):
+        changed = dt.datetime.fromisoformat(changed)
+    seconds = changed.timestamp() if isinstance(changed, dt.datetime) else float(changed)
+    return StoredObject(int(info["size"]), round(seconds * 1e6) * 1000, str(info.get("ETag") or info.get("etag") or ""))

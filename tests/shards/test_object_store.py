@@ -3,14 +3,15 @@
 import errno
 import sys
 import threading
+import time
 
 import pytest
 import requests
 
+from shards import object_store
 from shards.__main__ import main
 from shards.errors import ShardsError
-from shards.storage import object_store
-from shards.storage.object_store import ObjectStore
+from shards.object_store import ObjectStore
 from tests.loopback import Answer
 from tests.stores import CREDENTIALS, client, s3_server
 
@@ -32,6 +33,12 @@ def test_objects_are_written_listed_read_copied_and_removed(store, tmp_path):
     assert objects.list() == {"train/0.tar": 5, "blocks/a.json": 3}
     assert objects.read("blocks/a.json") == b"[1]"
     assert objects.read("blocks/b.json") is None
+    assert objects.read_range("train/0.tar", 1, 4) == b"234"
+    found = objects.find_object("train/0.tar")
+    assert found == objects.list_objects()["train/0.tar"]
+    assert found.size == 5
+    assert abs(found.mtime_ns / 1e9 - time.time()) < 3600
+    assert objects.find_object("train/9.tar") is None
     objects.copy("train/0.tar", "train/1.tar")
     objects.get("train/1.tar", tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == b"12345"

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from shards.format.index import ShardIndex
-from stylefinetune.data import shard_copier
-from stylefinetune.data.shard_copier import ShardCopier
+from stylefinetune.data.staging import shard_copier
+from stylefinetune.data.staging.shard_copier import ShardCopier
 from stylefinetune.errors import UserError
 from tests.programs import ROOT, python
 
@@ -17,7 +17,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from shards.format.index import ShardIndex
-from stylefinetune.data.shard_copier import ShardCopier
+from stylefinetune.data.staging.shard_copier import ShardCopier
 
 root, folder, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 index, synced, fsync = ShardIndex.load(root), 0, os.fsync
@@ -130,7 +130,7 @@ def test_a_shard_that_changes_while_it_is_copied_is_an_error(source, tmp_path, c
         working.work(60)
     assert [path.name for path in (tmp_path / "stage").rglob("*.*")] == [".lock"]
     (source / first).unlink()
-    with pytest.raises(UserError, match=rf"{first}: No such file or directory"):
+    with pytest.raises(UserError, match=rf"{first} is missing; restore it"):
         copied(source, tmp_path / "stage")
 
 
@@ -147,8 +147,8 @@ def misread(monkeypatch, offset):
     real_read = shard_copier._read
     state = {"passed": 0, "done": False}
 
-    def read(reader, count):
-        piece = bytearray(real_read(reader, count))
+    def read(reader, count, name):
+        piece = bytearray(real_read(reader, count, name))
         at = offset - state["passed"]
         state["passed"] += len(piece)
         if not state["done"] and at < len(piece):
