@@ -41,9 +41,9 @@ def _run() -> int:
     match sys.argv[1:]:
         case ["train" | "check", *flags] if {"--help", "-h"}.intersection(flags):
             # Their modules would load torch, which takes seconds.
-            from stylefinetune.config.cli import build_parser  # noqa: PLC0415
+            from stylefinetune.config.help import show_help  # noqa: PLC0415
 
-            build_parser().print_help()
+            show_help(sys.argv[1], flags)
         case [command, *rest] if command in _COMMANDS:
             sys.argv = [sys.argv[0], *rest]
             runpy.run_module(f"stylefinetune.{command}", run_name="__main__", alter_sys=True)

@@ -18,6 +18,7 @@ from stylefinetune.caffe.solver import read_solver
 from stylefinetune.caffe.solver_lists import SolverLists, find_solver_lists
 from stylefinetune.config.cli import parse_config
 from stylefinetune.config.data import PhaseConfig
+from stylefinetune.config.help import show_help
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
@@ -47,6 +48,8 @@ class CheckedRun:
 
 def main(arguments: list[str]) -> None:
     """Check the command line `arguments` and the files that it names."""
+    if show_help("check", arguments):
+        return
     config = parse_config(arguments, read_solver)
     check_run_dir(Path(config.run_dir))
     check_not_in_use(Path(config.run_dir), World(rank=0, size=1, device=torch.device("cpu")))

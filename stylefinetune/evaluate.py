@@ -12,15 +12,12 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from shards.format.index import ShardIndex
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import RankBatchSampler
-from stylefinetune.data.staging.source import shard_source
-from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command, write_error
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
@@ -32,7 +29,11 @@ from stylefinetune.training.evaluation import exit_if_lost
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = command_parser("evaluate", __doc__)
+    parser = command_parser(
+        "evaluate",
+        "Tests a checkpoint on the test split of its run, or on other shards; alone or under torchrun.",
+        ["runs/mine", "runs/mine:best --out runs/mine/evaluation", "runs/mine --data other_shards --split val --crops 10"],
+    )
     parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
     parser.add_argument("--data", "--shards", help="test on these shards instead of those of the run")
     parser.add_argument("--split", help="test on this split instead of the test split of the run")
@@ -51,17 +52,14 @@ def evaluate(arguments: list[str]) -> None:
     if options.crops not in (1, 10):
         raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
     saved = read_checkpoint(options.checkpoint)
-    index, pictures = _open_pictures(saved, options)
+    pictures = _open_pictures(saved, options)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
-    if shard_source(index.root).is_remote:
-        with exit_if_lost(world):
-            stage_shards(index, pictures.entries.shard.distinct, index.root, world)
     predictions = _predict(saved, pictures, world, options)
     world.main_first(lambda: _report(saved, pictures, predictions, options.out))
     world.shutdown()
 
 
-def _open_pictures(saved: Checkpoint, options: Namespace) -> tuple[ShardIndex, PictureDataset]:
+def _open_pictures(saved: Checkpoint, options: Namespace) -> PictureDataset:
     data = saved.config.data
     phase = data.phase(training=False)
     if options.split:
@@ -71,7 +69,7 @@ def _open_pictures(saved: Checkpoint, options: Namespace) -> tuple[ShardIndex, P
     index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
         raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --data")
-    return index, PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
+    return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
 
 
 def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options: Namespace) -> Predictions:

@@ -19,7 +19,11 @@ from stylefinetune.models.layer_names import layer_name
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = command_parser("export", __doc__)
+    parser = command_parser(
+        "export",
+        "Exports a network to Caffe's files, which Caffe and OpenCV read.",
+        ["runs/mine --to caffemodel", "runs/mine:best --to caffemodel --out exported"],
+    )
     parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
     parser.add_argument("--to", choices=["caffemodel"], required=True, help="format: caffemodel for Caffe and OpenCV 4")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="output folder (default: .)")

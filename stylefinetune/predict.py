@@ -24,7 +24,11 @@ from stylefinetune.training.evaluation import exit_if_lost
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = command_parser("predict", __doc__)
+    parser = command_parser(
+        "predict",
+        "Classifies pictures.",
+        ["photo.jpg --checkpoint runs/mine", "*.jpg --checkpoint runs/mine:best --top 3"],
+    )
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
     parser.add_argument("--checkpoint", type=Path, required=True, help="RUN, RUN:best, RUN:ITERATION or a folder")
     parser.add_argument("--top", type=int, default=5, help="number of classes to print")

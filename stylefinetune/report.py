@@ -11,7 +11,11 @@ from stylefinetune.errors import UserError, run_command, write_error
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = command_parser("report", __doc__)
+    parser = command_parser(
+        "report",
+        "Writes a page about runs, with curves, classes and mistakes; it opens without a network.",
+        ["runs/mine", "runs/mine runs/other --out comparison.html"],
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, which may be training")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first RUN)")
     return parser

@@ -14,6 +14,7 @@ from stylefinetune.checkpoint.atomic_folder import recover_folders
 from stylefinetune.checkpoint.checkpoint import Progress
 from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
+from stylefinetune.config.help import show_help
 from stylefinetune.config.schema import Config
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.heartbeat import FINISHING
@@ -41,6 +42,8 @@ from stylefinetune.training.solver_run import pack_solver_pictures
 
 def main(arguments: list[str]) -> None:
     """Run the command line `arguments`; RUN/exit.json records how the run ends."""
+    if show_help("train", arguments):
+        return
     config = parse_config(arguments, read_solver)
     world = World.join(deterministic=config.train.deterministic, stall_seconds=config.train.stall_seconds)
     if world.device.type == "cpu":

@@ -17,8 +17,9 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "weights",
-        "Download weights into the cache: a file that Caffe's authors published, whose name --weights and "
+        "Downloads weights into the cache: a file that Caffe's authors published, whose name --weights and\n"
         "--data.mean_file accept; or those of a network of torchvision or timm, for --model.arch ARCH --weights NAME.",
+        ["bvlc_reference_caffenet", "resnet50:DEFAULT", "timm/resnet18.a1_in1k:DEFAULT"],
     )
     parser.add_argument(
         "name", help=f"{', '.join(PUBLISHED)}; or ARCH:NAME, for example resnet50:IMAGENET1K_V2, or resnet50:DEFAULT"

@@ -43,11 +43,12 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
     return _let_default_rule_follow(config)
 
 
-def build_parser() -> ArgumentParser:
-    """Return the parser of training's command line."""
+def build_parser(command: str = "train") -> ArgumentParser:
+    """Return the parser of the command line of training, or of another command with the same settings."""
     parser = ArgumentParser(
-        prog="python -m stylefinetune.train",
-        description="Fine-tunes a network.",
+        prog=f"python -m stylefinetune.{command}",
+        usage="%(prog)s [--config FILE] [--key value ...]",
+        description="All settings, by section. --help lists the ones that matter most, with examples.",
         exit_on_error=False,
         allow_abbrev=False,
     )

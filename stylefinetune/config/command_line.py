@@ -1,17 +1,33 @@
 """Parses the flags of the commands other than training; a mistake is one line."""
 
+import argparse
 import difflib
 import re
+from collections.abc import Sequence
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from stylefinetune.errors import UserError
 
 
-def command_parser(command: str, description: str | None) -> ArgumentParser:
-    """Return the parser of `python -m stylefinetune.COMMAND`, without arguments yet."""
-    prog = f"python -m stylefinetune.{command}"
-    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description."""
+
+
+def command_parser(command: str, description: str, examples: Sequence[str]) -> ArgumentParser:
+    """Return the parser of `python -m stylefinetune.COMMAND`, without arguments yet.
+
+    Its help begins with the description and the examples, which are command lines without the program.
+    """
+    program = f"python -m stylefinetune.{command}"
+    lines = [description, "", "Examples:", *(f"  {program} {example}" for example in examples)]
+    return ArgumentParser(
+        prog=program,
+        description="\n".join(lines),
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
 
 
 def parse_command(parser: ArgumentParser, arguments: list[str]) -> Namespace:

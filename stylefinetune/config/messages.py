@@ -19,6 +19,7 @@ _ALIASES = {
     "data.mirror": "flip hflip horizontal_flip",
     "model.arch": "model architecture network net backbone model_name",
     "model.dropout": "drop drop_rate",
+    "optim.optimizer": "optim opt solver_type",
     "optim.base_lr": "lr learning_rate learningrate initial_lr max_lr",
     "optim.lr_policy": "scheduler lr_scheduler sched lr_schedule schedule lr_scheduler_type",
     "optim.gamma": "lr_gamma decay_rate",
@@ -47,9 +48,6 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("gpus", "gpu", "num_gpus", "ngpus", "devices", "nproc", "nproc_per_node", "world_size", "num_processes"),
         "start one process for each GPU: torchrun --nproc_per_node N -m stylefinetune.train ...",
-    ),
-    **dict.fromkeys(
-        ("optim", "optimizer", "opt", "solver_type"), "the optimizer is Caffe's SGD; --help lists its keys"
     ),
     **dict.fromkeys(("nodes", "num_nodes", "nnodes"), "launch/train.sh starts a run on several nodes"),
     **dict.fromkeys(
@@ -102,7 +100,7 @@ def suggestion(name: str) -> str:
     meant = _MEANT.get(last)
     same_name = [key for key in KEYS if key.rpartition(".")[2] == last]
     near = same_name or ([meant] if meant else _nearest(name.replace("-", "_"), last))
-    return f"; did you mean {near[0]}?" if near else "; --help lists the keys"
+    return f"; did you mean {near[0]}?" if near else "; --help all lists the keys"
 
 
 def _nearest(name: str, last: str) -> list[str]:

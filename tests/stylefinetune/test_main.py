@@ -55,6 +55,7 @@ def test_version_and_help_do_not_import_torch():
         done = run(sys.executable, "-c", code, *flags)
         assert (done.returncode, done.stderr) == (0, "")
     assert "--train.max_iter" in done.stdout
+    assert "Examples:" in done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

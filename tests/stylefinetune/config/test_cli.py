@@ -105,7 +105,7 @@ def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times
         (["--deepspeed.zero_stag=2"], "unknown key deepspeed.zero_stag; did you mean deepspeed.zero_stage?"),
         (["--print_deepspeed"], "unknown key print_deepspeed"),
         (["--deepspeed.precision=bf16"], "unknown key deepspeed.precision; did you mean train.precision?"),
-        (["--nothing_like_it=1"], "unknown key nothing_like_it; --help lists the keys"),
+        (["--nothing_like_it=1"], "unknown key nothing_like_it; --help all lists the keys"),
         (["--optim.base_lr=fast"], "optim.base_lr: Expected a float. Got value: fast"),
         (["--optim.lr_policy=sine"], "optim.lr_policy: Expected one of"),
         (["--optim.base_lr=-1"], "optim.base_lr is -1.0; it must not be negative"),

@@ -1,3 +1,6 @@
+import importlib
+import shlex
+
 import pytest
 
 from stylefinetune import evaluate, export, predict, report, weights
@@ -39,3 +42,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys):
 def test_every_parser_of_a_command_is_covered():
     modules = (ROOT / "stylefinetune").glob("*.py")
     assert {path.stem for path in modules if "command_parser(" in path.read_text()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_help_begins_with_what_the_command_does_and_with_valid_examples(command):
+    parser = importlib.import_module(f"stylefinetune.{command}").build_parser()
+    _, purpose, examples, *_ = parser.format_help().split("\n\n")
+    assert purpose.endswith(".")
+    name, *lines = examples.splitlines()
+    assert name == "Examples:"
+    for line in lines:
+        program, flags = line.split(f"stylefinetune.{command} ")
+        assert program == "  python -m "
+        parser.parse_args(shlex.split(flags))

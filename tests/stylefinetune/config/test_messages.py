@@ -32,4 +32,4 @@ def test_habits_and_typing_errors_find_the_key(name, key):
 
 
 def test_a_name_like_no_key_gets_the_help():
-    assert suggestion("zzz") == "; --help lists the keys"
+    assert suggestion("zzz") == "; --help all lists the keys"
