@@ -12,12 +12,15 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from shards.format.index import ShardIndex
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.sampler import RankBatchSampler
+from stylefinetune.data.staging.source import shard_source
+from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command, write_error
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
@@ -52,14 +55,17 @@ def evaluate(arguments: list[str]) -> None:
     if options.crops not in (1, 10):
         raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
     saved = read_checkpoint(options.checkpoint)
-    pictures = _open_pictures(saved, options)
+    index, pictures = _open_pictures(saved, options)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
+    if shard_source(index.root).is_remote:
+        with exit_if_lost(world):
+            stage_shards(index, pictures.entries.shard.distinct, index.root, world)
     predictions = _predict(saved, pictures, world, options)
     world.main_first(lambda: _report(saved, pictures, predictions, options.out))
     world.shutdown()
 
 
-def _open_pictures(saved: Checkpoint, options: Namespace) -> PictureDataset:
+def _open_pictures(saved: Checkpoint, options: Namespace) -> tuple[ShardIndex, PictureDataset]:
     data = saved.config.data
     phase = data.phase(training=False)
     if options.split:
@@ -69,7 +75,7 @@ def _open_pictures(saved: Checkpoint, options: Namespace) -> PictureDataset:
     index = open_index(data)
     if list(index.metadata.classes) != saved.progress.classes:
         raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --data")
-    return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
+    return index, PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
 
 
 def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options: Namespace) -> Predictions:
