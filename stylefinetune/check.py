@@ -141,7 +141,7 @@ def summarize(run: CheckedRun) -> list[str]:
         )
     else:
         lines.append("weights:  random in all layers; --weights gives a file of pretrained ones")
-    lines += [f"layers:   {line}" for line in _describe_rules(config, names)]
+    lines += [f"layers:   {line}" for line in _describe_rules(config, run.net)]
     lines.append(f"plan:     {run.plan}")
     return [*lines, f"warning:  {run.warning}"] if run.warning else lines
 
@@ -159,20 +159,15 @@ def _describe_input(config: Config, phase: PhaseConfig) -> str:
     return f"{resized}{cropped}{mirrored}; minus {f'the values {values}' if values else mean}"
 
 
-def _describe_rules(config: Config, names: list[str]) -> list[str]:
+def _describe_rules(config: Config, net: nn.Module) -> list[str]:
     """Return a line for each learning rate and weight decay, with the names of the weights and biases that have it."""
-    optim, groups = config.optim, dict[tuple[float, float], list[str]]()
-    for name in names:
-        lr_mult, decay_mult = multipliers(name, optim.layers)
-        groups.setdefault((lr_mult, decay_mult if lr_mult else 0.0), []).append(
-            ".".join(filter(None, split_parameter(name)))
-        )
-    return [
-        f"lr {lr_mult * optim.base_lr:.6g}, decay {decay_mult * optim.weight_decay:.6g}: {_join(members)}"
-        if lr_mult
-        else f"frozen: {_join(members)}"
-        for (lr_mult, decay_mult), members in groups.items()
-    ]
+    optim, groups = config.optim, dict[str, list[str]]()
+    for name, given in multipliers(net, optim).items():
+        rates = f"lr {given.lr_mult * optim.base_lr:.6g}, decay {given.decay_mult * optim.weight_decay:.6g}"
+        until = f", frozen until iteration {given.freeze_until:,}" if given.freeze_until else ""
+        line = rates + until if given.lr_mult else "frozen"
+        groups.setdefault(line, []).append(".".join(filter(None, split_parameter(name))))
+    return [f"{line}: {_join(members)}" for line, members in groups.items()]
 
 
 if __name__ == "__main__":

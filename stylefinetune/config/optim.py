@@ -23,6 +23,7 @@ class LayerRule:
         bias_lr_mult: learning rate multiplier of the biases; by default lr_mult, but twice that in CaffeNet with
             optim.optimizer caffe_sgd.
         bias_decay_mult: weight decay multiplier of the biases.
+        freeze_until: iteration with which the training of the layer begins; it is frozen before.
     """
 
     match: str
@@ -30,6 +31,10 @@ class LayerRule:
     decay_mult: float = 1.0
     bias_lr_mult: float | None = None
     bias_decay_mult: float = 0.0
+    freeze_until: int = 0
+
+    def __post_init__(self) -> None:
+        require_minimum("optim.layers", self, 0, "freeze_until")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,10 @@ class OptimConfig:
         layers: rules per layer; the first one that matches a layer applies. Layers without a rule have lr_mult 1 and
             decay_mult 1; their biases lr_mult 1 (2 in CaffeNet with caffe_sgd) and decay_mult 0. The default rule
             applies to the classifier layer, whatever its name, with caffe_sgd only.
+        layer_decay: factor of the learning rate from one block of the network to the block before it, beginning with 1
+            for the classifier; 1 disables it.
+        decay_norms: apply weight decay to the weights of normalizations, and biases that a rule gives any; false
+            exempts all parameters of one dimension.
     """
 
     optimizer: OptimizerName = CAFFE_SGD
@@ -77,10 +86,13 @@ class OptimConfig:
     clip_gradients: float = -1.0
     lars_trust: float = 0.0
     layers: tuple[LayerRule, ...] = (LayerRule(match="fc8_*", lr_mult=10.0),)
+    layer_decay: float = 1.0
+    decay_norms: bool = True
 
     def __post_init__(self) -> None:
         require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay", "eps")
         require_minimum("optim", self, 1 if self.lr_policy == "step" else 0, "stepsize")
+        require(0 < self.layer_decay <= 1, f"optim.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
         require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         require(
             all(0 <= beta < 1 for beta in self.betas),

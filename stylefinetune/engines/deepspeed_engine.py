@@ -38,7 +38,7 @@ from stylefinetune.errors import UserError
 from stylefinetune.models.batch_norm import local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.optimizers import build_optimizer, slots_of
-from stylefinetune.optim.param_groups import param_groups
+from stylefinetune.optim.param_groups import freeze_groups, param_groups
 
 LOG = "deepspeed.log"
 
@@ -111,6 +111,7 @@ class DeepSpeedEngine:
         parameters = dict(net.named_parameters())
         self._optimizer = build_optimizer(param_groups(net, config.optim), config.optim)
         self._optimizer.state.clear()  # DeepSpeed replaces the parameters by other tensors
+        _zero_frozen_gradients(self._optimizer)
         with _redirect_output(Path(config.run_dir) / LOG):
             self._engine = _initialize(net, self._optimizer, config, world)
         self._statistics = local_statistics(self._engine.module)
@@ -123,6 +124,7 @@ class DeepSpeedEngine:
         seed_dropout(self._world, self._config.train.seed, iteration)
         share_statistics(self._statistics, self._world)
         self._engine.train()
+        freeze_groups(self._optimizer, iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if isinstance(self._scaler, HostScaler):
@@ -172,6 +174,20 @@ class DeepSpeedEngine:
             tensor.copy_(state.buffers[name])
         self._state.load(state.parameters, state.slots)
         restore_scaler(self._scaler, state.scalars)
+
+
+def _zero_frozen_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Let the gradients of frozen groups be 0 while they are frozen, so that they have no part in a clipped norm.
+
+    DeepSpeed decides once which parameters have a gradient, those that require one when it starts.
+    """
+
+    def register(parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        parameter.register_hook(lambda gradient: torch.zeros_like(gradient) if group["frozen"] else gradient)
+
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["freeze_until"] else ():
+            register(parameter, group)
 
 
 def _initialize(net: nn.Module, optimizer: torch.optim.Optimizer, config: Config, world: World) -> Any:  # noqa: ANN401 -- DeepSpeed has no types

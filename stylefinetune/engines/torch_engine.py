@@ -27,7 +27,7 @@ from stylefinetune.models.batch_norm import kept_statistics, local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.gradients import clip_gradients
 from stylefinetune.optim.optimizers import build_optimizer, load_slot, slots_of
-from stylefinetune.optim.param_groups import param_groups
+from stylefinetune.optim.param_groups import freeze_groups, param_groups
 
 
 class TorchEngine:
@@ -50,10 +50,21 @@ class TorchEngine:
         self.net = net.to(world.device).to(memory_format=memory_format(train))  # pyright: ignore[reportCallIssue] -- it does take one
         self._statistics = local_statistics(self.net)
         self.optimizer = build_optimizer(param_groups(self.net, optim), optim)
+        self._input_size = input_size
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
+        freeze_groups(self.optimizer, 0)
+        self._build_replica()
+
+    def _build_replica(self) -> None:
+        """Build what depends on which parameters are trained; again when layers thaw, see freeze_until of a rule."""
+        trained: list[torch.Tensor] = []
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(not group["frozen"])
+            trained += [] if group["frozen"] else group["params"]
         # Compiled inside DDP: around DDP, torch.compile silently does nothing.
-        self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if train.compile else self.net
-        if world.size > 1:
+        self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if self.train.compile else self.net
+        if self.world.size > 1:
             with warnings.catch_warnings():
                 # PyTorch 2.14 deprecates broadcast_buffers for an argument that earlier versions do not have.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -61,27 +72,29 @@ class TorchEngine:
                 self.replica = DistributedDataParallel(
                     self.replica, gradient_as_bucket_view=True, broadcast_buffers=False
                 )
-            compress_gradients(self.replica, train)
-            self._settle_buckets(input_size)
+            compress_gradients(self.replica, self.train)
+            self._settle_buckets()
         self._accumulate_gradients = self._accumulate
-        if train.cuda_graph:
-            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if self.train.cuda_graph:
             self._accumulate_gradients = GraphedAccumulation(self._accumulate, trained)
 
-    def _settle_buckets(self, input_size: tuple[int, int]) -> None:
+    def _settle_buckets(self) -> None:
         """Do one backward pass without effect.
 
         DDP rebuilds its gradient buckets after its first backward pass, which changes the order of its sums. Without
         this pass, the first step after a resume would differ in the last digit from the same step of an uninterrupted
         run.
         """
-        blank = torch.zeros(1, 3, *input_size, device=self.world.device)
+        blank = torch.zeros(1, 3, *self._input_size, device=self.world.device)
         with uncompiled(self.train), kept_statistics(self.net):  # not worth compiling for one picture
             (self.replica(blank).sum() * 0).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
+        if freeze_groups(self.optimizer, iteration):
+            self.net.train()
+            self._build_replica()
         seed_dropout(self.world, self.train.seed, iteration)
         share_statistics(self._statistics, self.world)
         self.replica.train()

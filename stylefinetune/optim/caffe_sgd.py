@@ -30,7 +30,7 @@ class CaffeSGD(torch.optim.Optimizer):
     the device; if that is not 0, a step changes nothing.
 
     Args:
-        groups: parameter groups with `lr_mult` and `decay_mult`.
+        groups: parameter groups with `lr_mult` and `decay_mult`; those that are `frozen` are not updated.
         optim: momentum, weight decay and LARS; the caller sets each group's `lr` before a step.
     """
 
@@ -49,6 +49,8 @@ class CaffeSGD(torch.optim.Optimizer):
         assert closure is None
         found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
+            if group.get("frozen"):
+                continue
             parameters: list[torch.Tensor] = group["params"]
             gradients = [strided_like(parameter, cast("torch.Tensor", parameter.grad)) for parameter in parameters]
             decay = group["weight_decay"] * group["decay_mult"]

@@ -14,7 +14,8 @@ def strided_like(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tenso
 
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> None:
     """Scale all gradients so that their total L2 norm is at most `limit`; does not wait for the device."""
-    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    parameters: list[torch.Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # None if it is frozen
     factor = (limit / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factor)

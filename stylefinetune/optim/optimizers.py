@@ -20,7 +20,8 @@ _RMSPROP_ALPHA = 0.9  # of the recipes of MobileNet and EfficientNet; torch.opti
 class _PerLayer(torch.optim.Optimizer):
     """Adds to an optimizer of torch.optim the multipliers of each parameter group, `lr_mult` and `decay_mult`.
 
-    The caller sets each group's `lr` before a step, as with CaffeSGD.
+    Groups that are `frozen` are not updated, and their state does not change. The caller sets each group's `lr` before
+    a step, as with CaffeSGD.
     """
 
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- no closures
@@ -30,8 +31,9 @@ class _PerLayer(torch.optim.Optimizer):
         self.param_groups = [
             group | {"lr": group["lr"] * group["lr_mult"], "weight_decay": group["weight_decay"] * group["decay_mult"]}
             for group in groups
+            if not group.get("frozen")
         ]
-        for parameter in _parameters(groups):
+        for parameter in _parameters(self.param_groups):
             if parameter.grad is not None:
                 parameter.grad = strided_like(parameter, parameter.grad)
         try:

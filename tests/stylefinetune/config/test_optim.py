@@ -8,6 +8,10 @@ def test_a_value_out_of_range_is_refused_also_in_python():
         OptimConfig(momentum=1)
     with pytest.raises(ValueError, match=r"optim\.betas is \[0.9, 1\]; both must be in \[0, 1\)"):
         OptimConfig(optimizer="adamw", betas=(0.9, 1))
+    with pytest.raises(ValueError, match=r"optim\.layer_decay is 1\.1; it must be above 0 and at most 1"):
+        OptimConfig(layer_decay=1.1)
+    with pytest.raises(ValueError, match=r"optim\.layers\.freeze_until is -1; it must not be negative"):
+        LayerRule("*", freeze_until=-1)
     with pytest.raises(ValueError, match=r"optim\.nesterov needs a momentum"):
         OptimConfig(optimizer="sgd", nesterov=True, momentum=0.0)
 

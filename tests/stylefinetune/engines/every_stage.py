@@ -165,8 +165,12 @@ def try_stage(stage, world, folder):
 
 
 def try_adamw(stage, world, folder):
-    """Against PyTorch alone on the same ranks, from a state in which three steps are done; resumed, and refused."""
-    optim = OptimConfig("adamw", layers=OPTIM.layers, clip_gradients=0.5)
+    """Against PyTorch alone on the same ranks, from a state in which three steps are done; resumed, and refused.
+
+    Two layers thaw, one before that state and one after it.
+    """
+    rules = (*OPTIM.layers, LayerRule("conv2", freeze_until=2), LayerRule("conv3", freeze_until=4))
+    optim = OptimConfig("adamw", layers=rules, clip_gradients=0.5)
     begun = with_torch(world, optim=optim)
     train(begun, world, range(3), lr=0.001)
     start = pack(begun.state())
@@ -188,7 +192,11 @@ def try_adamw(stage, world, folder):
     return {
         "read back": read_back,
         "slots": sorted({key.partition("/")[0] for key in ours if "/" in key}),
-        "steps": sorted({tensor.item() for key, tensor in ours.items() if key.startswith("step/")}),
+        "steps": {key: ours[f"step/{key}.weight"].item() for key in ("conv2", "conv3", "fc6")},
+        "thawed": [
+            (ours["conv3.weight"] - start["conv3.weight"]).abs().max().item() > 1e-5,
+            bool(start["exp_avg/conv3.weight"].any()),
+        ],
         "losses": losses,
         "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
         "resumed bitwise": kept,

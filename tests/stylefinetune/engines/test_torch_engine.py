@@ -19,6 +19,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 LAST_FASTER = (LayerRule("fc8_*", 10.0),)
+THAWING = (LayerRule("fc8_*"), LayerRule("conv*", freeze_until=2), LayerRule("*", freeze_until=1))
 
 
 def engine(dropout=0.5, layers=LAST_FASTER, clip=-1.0, lars=0.0, optimizer="caffe_sgd", **switches):
@@ -101,7 +102,8 @@ def test_the_generator_of_a_gpu_is_seeded_like_that_of_a_cpu():
     assert torch.equal(drawn, torch.rand(6, device=device))
 
 
-def test_data_parallel_training_warns_of_nothing_and_has_the_bits_of_training_without():
+@pytest.mark.parametrize("rules", [OptimConfig().layers, THAWING], ids=["all layers", "layers that thaw"])
+def test_data_parallel_training_warns_of_nothing_and_has_the_bits_of_training_without(rules):
     """The group has one rank; the engine, which is told of two, averages gradients that are twice as large over it."""
     both = dataclasses.replace(ALONE, size=2)
     net = build.build_model(ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32), dropout=0.0), 5, [(43, 43)], seed=1)
@@ -112,7 +114,7 @@ def test_data_parallel_training_warns_of_nothing_and_has_the_bits_of_training_wi
             TorchEngine(
                 copy.deepcopy(net),
                 (transform, transform),
-                OptimConfig(weight_decay=0.0),
+                OptimConfig(weight_decay=0.0, layers=rules),
                 world,
                 train=TrainConfig(seed=3),
                 input_size=(43, 43),
@@ -237,6 +239,36 @@ def test_a_layer_that_was_frozen_starts_with_zero_momentum():
     thawed.load(frozen.state())
     assert thawed.state().slots["momentum_buffer"]["conv1.weight"].abs().sum() == 0
     assert np.isfinite(thawed.train_step(1, [batch()], lr=0.01).item())
+
+
+@pytest.mark.parametrize("optimizer", ["caffe_sgd", "adamw"])
+def test_layers_thaw_at_their_iteration_and_a_run_resumes_before_and_after(optimizer):
+    straight = engine(layers=THAWING, optimizer=optimizer, clip=0.5)
+    saved, moved = [], []
+    for iteration in range(4):
+        before = snapshot(straight.state())
+        saved.append(copy.deepcopy(straight.state()))
+        straight.train_step(iteration, [batch(seed=iteration)], lr=0.01)
+        moved.append({name[:2] for name in changed(before, straight.state().parameters)})
+    assert moved == [{"fc"}, {"fc"}, {"fc", "co"}, {"fc", "co"}]
+    assert changed(saved[0].parameters, saved[1].parameters) == {"fc8_flickr.weight", "fc8_flickr.bias"}
+    frozen = [slots["conv1.weight"] for state in saved[:3] for slots in state.slots.values()]
+    assert not any(tensor.any() for tensor in frozen)
+    for start in (1, 2, 3):
+        resumed = engine(layers=THAWING, optimizer=optimizer, clip=0.5)
+        resumed.load(saved[start])
+        for iteration in range(start, 4):
+            resumed.train_step(iteration, [batch(seed=iteration)], lr=0.01)
+        assert changed(straight.state().parameters, resumed.state().parameters) == set()
+
+
+def test_frozen_layers_have_no_part_in_the_backward_pass_or_in_a_clipped_norm():
+    alone = engine(dropout=0.0, clip=0.5, layers=(LayerRule("fc8_*"), LayerRule("*", 0.0)))
+    staged = engine(dropout=0.0, clip=0.5, layers=(LayerRule("fc8_*"), LayerRule("*", freeze_until=9)))
+    for one in (alone, staged):
+        one.train_step(0, [batch()], lr=0.01)
+    assert changed(alone.state().parameters, staged.state().parameters) == set()
+    assert not staged.net.get_submodule("conv1").weight.requires_grad
 
 
 def test_clipped_gradients_are_what_any_optimizer_gets():
