@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import sys
-from importlib.metadata import version
 
 _COMMANDS = {
     "assemble": "download the pictures of a list and pack them into shards",
@@ -40,6 +39,8 @@ def main(arguments: list[str]) -> int:
         case ["--help" | "-h"]:
             print(_USAGE)
         case ["--version"]:
+            from importlib.metadata import version  # noqa: PLC0415 -- Ctrl-C is not handled yet while it is imported
+
             print(f"shards {version('stylefinetune')}")
         case ["completion", "bash" | "zsh" as shell]:
             print(_completion_script(shell))

@@ -66,6 +66,15 @@ def start_assemble(path: str, out: Path, *flags: str, **environment: str) -> "su
     )
 
 
+def wait_for_imports(driver: "subprocess.Popen[str]") -> None:
+    """Wait until the program imports packages; before that Python starts, where Ctrl-C is Python's affair."""
+    deadline = time.monotonic() + 60
+    while "/site-packages/" not in Path(f"/proc/{driver.pid}/maps").read_text():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def wait_for_blocks(driver: "subprocess.Popen[str]", out: Path, count: int) -> None:
     deadline = time.monotonic() + 60
     while len(list(out.glob("blocks/*.outcomes.parquet"))) < count:
