@@ -9,6 +9,7 @@ import dataclasses
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from torch import nn
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.caffe.solver_lists import SolverLists, find_solver_lists
 from stylefinetune.config.cli import parse_config
-from stylefinetune.config.data import PhaseConfig
 from stylefinetune.config.help import show_help
 from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
@@ -25,9 +25,10 @@ from stylefinetune.errors import UserError, run_command
 from stylefinetune.models.layer_names import split_parameter
 from stylefinetune.models.weights import load_weights, summarize_names
 from stylefinetune.optim.param_groups import multipliers
-from stylefinetune.training.plan import describe_plan, order_warning
+from stylefinetune.training.plan import describe_plan
+from stylefinetune.training.preprocessing import describe_input
 from stylefinetune.training.run_lock import check_not_in_use
-from stylefinetune.training.setup import plan_of, prepare_training
+from stylefinetune.training.setup import plan_of, prepare_training, warnings_of
 from stylefinetune.training.solver_run import check_unpacked
 
 _MAX_NAMES = 12  # of classes in a line
@@ -43,7 +44,7 @@ class CheckedRun:
     data: str  # in words
     plan: str
     resumed: Path | None  # the checkpoint that the run resumes from
-    warning: str | None = None
+    warnings: Sequence[str] = ()
 
 
 def main(arguments: list[str]) -> None:
@@ -93,7 +94,7 @@ def _check_shards(config: Config) -> CheckedRun:
         f"{', '.join(classes[:_MAX_NAMES])}{more}",
         plan=plan_of(setup),
         resumed=setup.resumed.path if setup.resumed else None,
-        warning=order_warning(setup.train_set, classes),
+        warnings=warnings_of(setup),
     )
 
 
@@ -123,7 +124,7 @@ def summarize(run: CheckedRun) -> list[str]:
     parameters = sum(parameter.numel() for parameter in run.net.parameters())
     lines = [
         f"data:     {run.data}",
-        f"input:    {_describe_input(config, config.data.phase(training=True))}",
+        f"input:    {describe_input(config, config.data.phase(training=True))}",
         f"network:  {config.model.title}, {parameters:,} parameters",
     ]
     if run.resumed:
@@ -143,20 +144,11 @@ def summarize(run: CheckedRun) -> list[str]:
         lines.append("weights:  random in all layers; --weights gives a file of pretrained ones")
     lines += [f"layers:   {line}" for line in _describe_rules(config, run.net)]
     lines.append(f"plan:     {run.plan}")
-    return [*lines, f"warning:  {run.warning}"] if run.warning else lines
+    return [*lines, *(f"warning:  {warning}" for warning in run.warnings)]
 
 
 def _join(names: list[str]) -> str:
     return summarize_names(names, _MAX_LAYERS) or "none"
-
-
-def _describe_input(config: Config, phase: PhaseConfig) -> str:
-    resized = "resized to {}x{}".format(*phase.image_size) if phase.image_size else "not resized"
-    cropped = f", cropped to {phase.crop_size}x{phase.crop_size}" if phase.crop_size else ""
-    mirrored = ", mirrored at random" if phase.mirror else ""
-    mean = phase.mean_file or f"{config.data.shards}/mean.npy"
-    values = ", ".join(f"{value:g}" for value in phase.mean_value)
-    return f"{resized}{cropped}{mirrored}; minus {f'the values {values}' if values else mean}"
 
 
 def _describe_rules(config: Config, net: nn.Module) -> list[str]:

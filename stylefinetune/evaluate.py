@@ -70,6 +70,8 @@ def _open_pictures(saved: Checkpoint, options: Namespace) -> tuple[ShardIndex, P
     phase = data.phase(training=False)
     if options.split:
         phase = dataclasses.replace(phase, split=options.split)
+    if options.crops > 1 and phase.resize == "shorter_side" and phase.image_size:
+        phase = dataclasses.replace(phase, crop_size=phase.image_size[0])  # the views are cut from the whole square
     if options.data:
         data = dataclasses.replace(data, shards=options.data)
     index = open_index(data)
@@ -89,7 +91,10 @@ def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options:
     def forward(batch: Batch) -> torch.Tensor:
         if options.crops == 1 and not options.flip:
             return classify(batch)
-        return average_views(classify, batch, crops=options.crops, mirror=options.flip)
+        height, width = saved.progress.input_size
+        crops = dataclasses.replace(batch.crops, size=(height, width))
+        views = dataclasses.replace(batch, crops=crops)
+        return average_views(classify, views, crops=options.crops, mirror=options.flip)
 
     data, count = saved.config.data, len(pictures.entries)
     sampler = RankBatchSampler(0, count, pictures.phase.batch_size, world.rank, world.size)

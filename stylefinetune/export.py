@@ -52,6 +52,12 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
     """
     if saved.config.model.arch != CAFFENET:
         raise UserError(f"{saved.path} is a {saved.config.model.arch}, and only caffenet can be exported to Caffe")
+    phase = saved.config.data.phase(training=False)
+    if (phase.resize, phase.channels, phase.std_value) != ("warp", "bgr", ()):
+        raise UserError(
+            f"{saved.path} was trained with data.resize={phase.resize}, data.channels={phase.channels} and "
+            f"data.std_value={list(phase.std_value)}; Caffe's files can only say warp, bgr and no data.std_value"
+        )
     net, _ = saved.build_network(torch.device("cpu"))
     height, width = saved.progress.input_size
     layers = {layer_name(module): layer for module, layer in net.named_children()}

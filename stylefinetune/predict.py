@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 
 from shards.format.images import (
     OPENCV_LIMITS,
     BadPicture,
+    Pixels,
     decode_picture,
     detect_format,
     inspect_picture,
@@ -16,6 +18,8 @@ from shards.format.images import (
 )
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.config.command_line import command_parser, parse_command
+from stylefinetune.data.augmentation.fit import build_fit
+from stylefinetune.data.picture_reader import Fit
 from stylefinetune.data.transforms import Crops
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
@@ -42,6 +46,7 @@ def predict(arguments: list[str]) -> None:
         raise UserError(f"--top is {options.top}; it must be at least 1")
     saved = read_checkpoint(options.checkpoint)
     height, width = saved.progress.picture_size
+    fit = build_fit(saved.config.data.phase(training=False), saved.progress.seed)
     crop_height, crop_width = saved.progress.input_size
     crops = Crops(
         top=torch.tensor([(height - crop_height) // 2]),
@@ -54,24 +59,31 @@ def predict(arguments: list[str]) -> None:
     for path in options.pictures:
         with exit_if_lost(world), torch.no_grad():
             world.set_activity(f"reading {path}", saved.progress.iteration)
-            logits = net(transform(_read(path, height, width), crops))
+            logits = net(transform(_fit(_read(path), height, width, fit), crops))
         probabilities, labels = logits.softmax(1)[0].topk(min(options.top, logits.shape[1]))
         print(f"---------- Prediction for {path} ----------")
         for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
             print(f'{probability:.4f} - "{saved.progress.classes[label]}"')
 
 
-def _read(path: Path, height: int, width: int) -> torch.Tensor:
-    """Read a picture as uint8 [1, height, width, 3], RGB."""
+def _read(path: Path) -> Pixels:
     try:
         body = path.read_bytes()
         # inspect_picture names the cause of a damaged header, and reads only the formats of the web.
-        pixels = inspect_picture(body, OPENCV_LIMITS) if detect_format(body) else decode_picture(body)
+        return inspect_picture(body, OPENCV_LIMITS) if detect_format(body) else decode_picture(body)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except BadPicture as error:
         raise UserError(f"{path} is not a picture: {error}") from error
-    return torch.from_numpy(resize_picture(pixels, height, width))[None]
+
+
+def _fit(pixels: Pixels, height: int, width: int, fit: Fit | None) -> torch.Tensor:
+    """Return a picture as uint8 [1, height, width, 3], RGB."""
+    if fit is None:
+        return torch.from_numpy(resize_picture(pixels, height, width))[None]
+    fitted = np.empty((height, width, 3), np.uint8)
+    fit(pixels, 0, fitted)
+    return torch.from_numpy(fitted)[None]
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ class Checkpoint:
         height, width = self.progress.input_size
         net = build_model(self.config.model, len(self.progress.classes), [(height, width)], seed=0)
         load_tensors(net, self.tensors)
-        scale = self.config.data.phase(training=False).scale
-        return net.to(device).eval(), Transform(self.means[1], scale, device)
+        phase = self.config.data.phase(training=False)
+        return net.to(device).eval(), Transform.for_phase(self.means[1], phase, device)
 
     def engine_state(self, like: EngineState, optimizer: str) -> EngineState:
         """Return the state for an engine with the tensors of `like` and this optim.optimizer.

@@ -3,8 +3,12 @@
 import dataclasses
 from typing import Any
 
+from stylefinetune.config.preprocessing import CAFFE, Channels, Interpolation, Resize
+
 # Settings that testing shares with training unless data.test sets them.
 _SHARED = ("batch_size", "image_size", "crop_size", "mean_file", "mean_value", "scale")
+_SAME = ("resize", "interpolation", "channels", "std_value")  # settings that testing always shares
+_DARKEST_STD = 0.99  # lower ones are meant for values from 0 to 1; 1 is published for values from 0 to 255
 
 
 def require_minimum(section: str, config: object, minimum: float, *names: str) -> None:
@@ -36,6 +40,10 @@ class PhaseConfig:
     mean_file: str
     mean_value: tuple[float, ...]
     scale: float
+    resize: Resize
+    interpolation: Interpolation
+    channels: Channels
+    std_value: tuple[float, ...]
 
     def __post_init__(self) -> None:
         prefix = "data" if self.training else "data.test"
@@ -44,6 +52,7 @@ class PhaseConfig:
             min(self.image_size or (1,)) >= 1,
             f"{prefix}.image_size is {list(self.image_size or ())}; sides must be at least 1 (0 alone doesn't resize)",
         )
+        self._check_resize(prefix)
         largest = min(self.image_size) if self.image_size else self.crop_size
         require(
             0 <= self.crop_size <= largest,
@@ -51,12 +60,49 @@ class PhaseConfig:
         )
         require(
             len(self.mean_value) in (0, 1, 3),
-            f"{prefix}.mean_value has {len(self.mean_value)} values; give one, or three in the order B,G,R",
+            f"{prefix}.mean_value has {len(self.mean_value)} values; give one, or three in the order {self.order}",
         )
         require(
             not (self.mean_value and self.mean_file),
             f"{prefix}.mean_file and {prefix}.mean_value are both set; keep one of them",
         )
+        self._check_std()
+
+    def _check_std(self) -> None:
+        std = list(self.std_value)
+        require(
+            len(std) in (0, 1, 3),
+            f"data.std_value has {len(std)} values; give one, or three in the order {self.order}",
+        )
+        require(
+            min(std, default=1) >= _DARKEST_STD,
+            f"data.std_value is {std}; it is for values from 0 to 255, so multiply those for 0 to 1 by 255, and "
+            "data.mean_value too",
+        )
+
+    def _check_resize(self, prefix: str) -> None:
+        if self.resize == "warp":
+            require(
+                self.interpolation == "bilinear",
+                f"data.interpolation is {self.interpolation}, and data.resize=warp is bilinear, as in Caffe; remove "
+                "one of them",
+            )
+            return
+        sides = list(self.image_size or (0,))
+        require(
+            self.image_size is not None and sides[0] == sides[-1],
+            f"{prefix}.image_size is {sides if len(sides) > 1 else 0}; data.resize=shorter_side needs one length, that "
+            "of the shorter side; or set data.resize=warp",
+        )
+        require(
+            self.crop_size > 0,
+            f"{prefix}.crop_size is 0; data.resize=shorter_side needs a crop, since pictures differ in shape",
+        )
+
+    @property
+    def order(self) -> str:
+        """The order of the channels, as it is written in messages."""
+        return ",".join(self.channels.upper())
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the network's input for pictures of this size."""
@@ -106,17 +152,29 @@ class DataConfig:
             which they are copied to data.stage_dir.
         split: name of the split to train on.
         batch_size: pictures per training batch, over all ranks.
-        image_size: size in pixels to which all pictures are resized: a side, or [height, width]. The aspect ratio is
-            not preserved. 0 does not resize; then all stored pictures must have the same size.
-        crop_size: side of the square crop at a random position; 0 does not crop.
+        resize: warp resizes to data.image_size without keeping the aspect ratio or antialiasing, as Caffe does;
+            shorter_side keeps it and antialiases, as torchvision and timm do. By default, what the weights expect: warp
+            for CaffeNet and with a Caffe solver, shorter_side for other networks.
+        image_size: size in pixels to which all pictures are resized: with warp a side, or [height, width]; with
+            shorter_side the length of the shorter side. By default, what the weights expect: 256 for CaffeNet. 0 does
+            not resize (warp only); then all stored pictures must have the same size.
+        interpolation: bilinear or bicubic, with shorter_side. By default, what the weights expect.
+        crop_size: side of the square crop at a random position; 0 does not crop (warp only). By default, what the
+            weights expect: 227 for CaffeNet.
+        channels: order of the channels of the network's input, bgr or rgb. By default, what the weights expect: bgr for
+            CaffeNet, rgb for other networks.
         mirror: flip half of the pictures left to right.
         shuffle: shuffle the pictures in every epoch; false keeps the order of the list, as Caffe does. By default a
             new run shuffles, and a resumed run keeps its order.
         shuffle_window: with data.shuffle, the number of shards whose pictures are mixed at a time; each shard is read
             from front to back. 0 mixes all pictures.
         mean_file: mean picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; the mean.npy of
-            the shards if empty.
-        mean_value: mean values to subtract instead of a picture: B,G,R, or one value for all channels.
+            the shards if empty. With data.resize=warp only.
+        mean_value: mean values to subtract instead of a picture, for values from 0 to 255: one for each channel in the
+            order of data.channels, or one for all. By default, what the weights expect, except for CaffeNet.
+        std_value: standard deviations by which the channels are divided after the mean is subtracted, in the order of
+            data.channels, or one for all; for values from 0 to 255. By default, what the weights expect, or none for
+            CaffeNet and where data.scale is set.
         scale: factor applied after the mean is subtracted.
         workers: decoding processes per rank; 0 decodes in the training process.
         resident: keep all pictures of the run decoded in the memory of each rank's device (height * width * 3 bytes a
@@ -134,13 +192,17 @@ class DataConfig:
     shards: str = "data/flickr_style"
     split: str = "train"
     batch_size: int = 50
-    image_size: int | tuple[int, int] = 256
-    crop_size: int = 227
+    resize: Resize | None = None
+    image_size: int | tuple[int, int] | None = None
+    interpolation: Interpolation | None = None
+    crop_size: int | None = None
+    channels: Channels | None = None
     mirror: bool = True
     shuffle: bool | None = None
     shuffle_window: int = 0
     mean_file: str = ""
     mean_value: tuple[float, ...] = ()
+    std_value: tuple[float, ...] = ()
     scale: float = 1.0
     workers: int = 2
     resident: bool | None = None
@@ -165,7 +227,7 @@ class DataConfig:
         self.phase(training=False)
 
     def phase(self, *, training: bool) -> PhaseConfig:
-        """Return the complete settings of training or of testing."""
+        """Return the complete settings of training or of testing; those that are not settled are Caffe's."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in _SHARED}
         if training:
             names = ("split", "mirror", "shuffle", "shuffle_window")
@@ -177,6 +239,13 @@ class DataConfig:
                 shared |= {"mean_file": "", "mean_value": ()}  # a mean file replaces mean values and vice versa
             shared |= {name: value for name, value in given.items() if value is not None}
             own = {name: getattr(self.test, name) for name in ("split", "mirror", "shuffle")} | {"shuffle_window": 0}
-        size = shared.pop("image_size")
-        image_size = (size, size) if isinstance(size, int) else size
-        return PhaseConfig(training=training, image_size=image_size if any(image_size) else None, **shared, **own)
+        same = {name: getattr(self, name) for name in _SAME}
+        same |= {name: getattr(CAFFE, name) for name, value in same.items() if value is None}
+        if self.resize is None:  # not settled
+            same["interpolation"] = CAFFE.interpolation
+        size = CAFFE.image_size if shared["image_size"] is None else shared["image_size"]
+        sides = (size, size) if isinstance(size, int) else size
+        shared["image_size"] = sides if any(sides) else None
+        if shared["crop_size"] is None:
+            shared["crop_size"] = min([CAFFE.crop_size, *filter(None, sides)])
+        return PhaseConfig(training=training, **shared, **own, **same)

@@ -12,6 +12,7 @@ import torch
 from shards.format import ShardsError
 from shards.format.index import Entries, ShardIndex
 from stylefinetune.config.data import DataConfig, PhaseConfig
+from stylefinetune.data.augmentation.fit import build_fit
 from stylefinetune.data.picture_reader import PictureReader
 from stylefinetune.data.sampler import CORRUPT_LABEL, DataOrder, ShuffleWindow
 from stylefinetune.data.staging.index_copy import shards_folder
@@ -66,12 +67,14 @@ class PictureDataset:
         if phase.shuffle_window:
             window = ShuffleWindow.from_index(phase.shuffle_window, entries.shard.codes, entries.offset)
         self.order = DataOrder(len(entries), phase.shuffle, seed, window)
-        self.size = phase.image_size or _stored_size(entries)
+        fit = build_fit(phase, seed)
+        self.size = fit.size if fit else phase.image_size or _stored_size(entries)
         if phase.crop_size > min(self.size):
             stored = "x".join(map(str, self.size))
             raise UserError(f"{entries.root} holds pictures of {stored}, smaller than the crop of {phase.crop_size}")
         self.input_size = phase.input_size(self.size)
-        self._reader = PictureReader(entries, self.size, folder)
+        self.is_fixed = fit is None or fit.is_fixed
+        self._reader = PictureReader(entries, self.size, folder, fit)
 
     def read(
         self, positions: Sequence[int], rows: npt.NDArray[np.int64], pictures: npt.NDArray[np.uint8]
@@ -81,7 +84,7 @@ class PictureDataset:
         Raises:
             UserError: a shard can't be read, or stored pixels have another size.
         """
-        corrupt = self._reader.read(rows, pictures)
+        corrupt = self._reader.read(rows, pictures, positions)
         numbers = np.empty((5, len(rows)), np.int64)
         numbers[0] = positions
         numbers[1] = self.entries.label[rows]

@@ -30,6 +30,12 @@ def load_resident(run: TrainingRun, start: int) -> Loaders | None:
     sets = [dataset for dataset in (run.train_set, run.test_set) if dataset]
     if not _is_worthwhile(run.config, run.world, len(run.train_set.entries), start):
         return None
+    if not run.train_set.is_fixed:
+        reason = "each training picture is cropped anew from its original whenever it is read"
+        if run.config.data.resident:
+            raise UserError(f"data.resident is true, but {reason}; remove it, or set data.resize=warp")
+        run.tracker.log(f"Pictures are read for each batch: {reason}")
+        return None
     needed, count = sum(map(resident_bytes, sets)), sum(len(dataset.entries) for dataset in sets)
     lacking = _describe_lack(needed, run.world)
     if lacking and run.config.data.resident:

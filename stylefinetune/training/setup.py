@@ -48,6 +48,7 @@ from stylefinetune.training.plan import (
     settle_order,
 )
 from stylefinetune.training.preemption import Preemption
+from stylefinetune.training.preprocessing import describe_input, lost_aspect_ratio, settle_preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     check_engine(config, world.size)
     resumed = find_checkpoint(config)
     check_ranks_agree(resumed, world)
+    config = settle_preprocessing(config, resumed)
     config = settle_memory_format(settle_order(config, resumed), resumed)
     fetch_index(config.data, world)
     index = open_index(config.data)
@@ -201,6 +203,15 @@ def facts_of(setup: TrainingSetup, world: World) -> RunFacts:
     )
 
 
+def warnings_of(setup: TrainingSetup) -> list[str]:
+    """Return a line for each property of the shards that makes a run learn little or less than it could."""
+    found = (
+        order_warning(setup.train_set, setup.index.metadata.classes),
+        lost_aspect_ratio(setup.index, setup.train_set.phase),
+    )
+    return [line for line in found if line]
+
+
 def build_run(
     setup: TrainingSetup, world: World, tracker: Tracker, preemption: Preemption, exit_handler: ExitHandler
 ) -> TrainingRun:
@@ -220,8 +231,8 @@ def build_run(
         net = set_batch_norm(net, config.model.batch_norm, config.data.batch_size, world.size, world.device)
         tracker.log(f"Batch normalization: {describe_batch_norm(config.model.batch_norm, world.size)}")
     transforms = (
-        Transform(setup.means[0], config.data.phase(training=True).scale, world.device),
-        Transform(setup.means[1], config.data.phase(training=False).scale, world.device),
+        Transform.for_phase(setup.means[0], config.data.phase(training=True), world.device),
+        Transform.for_phase(setup.means[1], config.data.phase(training=False), world.device),
     )
     engine = build_engine(config, net, transforms, world, setup.train_set.input_size)
     if resumed:
@@ -230,11 +241,11 @@ def build_run(
         exit_handler.note_resumed(resumed.path)
     tracker.log(f"Solving {config.model.title}")
     tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
+    tracker.log(f"Input: {describe_input(config, config.data.phase(training=True))}")
     tracker.log(f"Plan: {plan_of(setup)}")
     if progress.iteration >= config.train.max_iter:
         tracker.log("All iterations are done; to continue this run, raise train.max_iter")
-    warning = order_warning(setup.train_set, setup.index.metadata.classes)
-    if warning:
+    for warning in warnings_of(setup):
         tracker.warn(warning)
     return TrainingRun(
         config=config,

@@ -22,6 +22,7 @@ from stylefinetune.engines.build import check_engine
 from stylefinetune.errors import UserError
 from stylefinetune.models.weights import load_weights
 from stylefinetune.training.plan import settle_length, settle_order
+from stylefinetune.training.preprocessing import settle_preprocessing
 from stylefinetune.training.setup import build_checked_model, load_means
 
 
@@ -71,6 +72,7 @@ def check_unpacked(config: Config, lists: SolverLists) -> UnpackedRun:
     train_size = _picture_size(train, pictures[train.split][0])
     test_size = _picture_size(test, pictures.get(test.split, pictures[train.split])[0])
     resumed = find_checkpoint(config)
+    config = settle_preprocessing(config, resumed)
     config = settle_length(settle_order(config, resumed), len(pictures[train.split]))
     means = load_means(config, train_size, test_size)
     net, config = build_checked_model(config, lists.num_classes, train_size, test_size, resumed)

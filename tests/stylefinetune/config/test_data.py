@@ -52,9 +52,36 @@ def test_an_image_size_of_0_does_not_resize():
         (lambda: DataConfig(batch_size=0), "data.batch_size is 0; it must be at least 1"),
         (lambda: DataConfig(image_size=(256, 0)), r"data.image_size is \[256, 0\]; sides must be at least 1"),
         (lambda: DataConfig(crop_size=-1), "data.crop_size is -1; it must be between 0 and"),
-        (lambda: DataConfig(image_size=(100, 300)), r"data.crop_size is 227; .* the picture's side \(100\)"),
+        (
+            lambda: DataConfig(image_size=(100, 300), crop_size=227),
+            r"data.crop_size is 227; .* the picture's side \(100\)",
+        ),
         (lambda: DataConfig(test=TestDataConfig(crop_size=300)), "data.test.crop_size is 300"),
         (lambda: DataConfig(test=TestDataConfig(mean_value=(1.0, 2.0))), "data.test.mean_value has 2 values"),
+        (
+            lambda: DataConfig(channels="rgb", mean_value=(1.0, 2.0)),
+            "data.mean_value has 2 values; give one, or three in the order R,G,B",
+        ),
+        (
+            lambda: DataConfig(std_value=(1.0, 2.0)),
+            "data.std_value has 2 values; give one, or three in the order B,G,R",
+        ),
+        (
+            lambda: DataConfig(std_value=(0.229, 0.224, 0.225)),
+            r"data.std_value is \[0.229, 0.224, 0.225\]; it is for values from 0 to 255",
+        ),
+        (
+            lambda: DataConfig(resize="warp", interpolation="bicubic"),
+            "data.interpolation is bicubic, and data.resize=warp is bilinear",
+        ),
+        (
+            lambda: DataConfig(resize="shorter_side", crop_size=0),
+            "data.crop_size is 0; data.resize=shorter_side needs a",
+        ),
+        (
+            lambda: DataConfig(resize="shorter_side", test=TestDataConfig(image_size=(256, 300))),
+            r"data.test.image_size is \[256, 300\]; data.resize=shorter_side needs one length",
+        ),
         (
             lambda: DataConfig(test=TestDataConfig(mean_value=(1.0,), mean_file="a")),
             "data.test.mean_file and data.test.mean_value are both set",

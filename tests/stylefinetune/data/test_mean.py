@@ -24,6 +24,18 @@ def test_mean_values_are_configured_as_bgr_and_returned_as_rgb(pixel_shards):
     assert mean_of(data_config(pixel_shards, mean_value=(9,))).flatten().tolist() == [9, 9, 9]
 
 
+def test_mean_values_of_an_rgb_input_are_configured_as_rgb(pixel_shards):
+    values = data_config(pixel_shards, channels="rgb", mean_value=(123, 117, 104))
+    assert mean_of(values).flatten().tolist() == [123, 117, 104]
+
+
+def test_a_mean_picture_does_not_fit_pictures_that_keep_their_shape(pixel_shards):
+    with pytest.raises(
+        UserError, match=r"data\.resize is shorter_side, but a mean picture fits warped pictures only; "
+    ):
+        mean_of(data_config(pixel_shards, resize="shorter_side"))
+
+
 def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
     missing = data_config(tmp_path)
     with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: python -m shards mean"):

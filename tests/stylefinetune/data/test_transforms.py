@@ -29,7 +29,8 @@ def transform_like_caffe(picture, mean, top, left, mirror, scale):
 
 def on_the_whole_batch(transform, pictures, crops):
     mean = transform._mean.expand(pictures.shape[1:])
-    return crop_together(pictures, mean, transform._scale, crops).permute(0, 3, 1, 2)
+    channels = transform._crop_batch.keywords["channels"]
+    return crop_together(pictures, mean, transform._scale, crops, channels=channels).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.00390625, 0.017])
@@ -56,6 +57,23 @@ def test_mean_values_are_subtracted_from_every_pixel():
     pictures = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
     out = Transform(torch.tensor([[[1.0, 2.0, 3.0]]]), 1.0, CPU)(pictures, crops)
     assert out[0, :, 0, 0].tolist() == [97.0, 98.0, 99.0]
+
+
+@pytest.mark.parametrize("way", [Transform.__call__, on_the_whole_batch], ids=["on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("std", [(4.0, 5.0, 8.0), (4.0,), ()])
+def test_rgb_is_divided_by_the_standard_deviation_of_each_channel(way, std):
+    pictures = torch.arange(4 * 5 * 3, dtype=torch.uint8).reshape(1, 4, 5, 3)
+    crops = Crops(torch.tensor([1]), torch.tensor([2]), torch.tensor([True]), (2, 3))
+    transform = Transform(torch.tensor([[[1.0, 2.0, 3.0]]]), 0.5, CPU, channels="rgb", std=std)
+    expected = (pictures[0, 1:3, 2:5].flip(1).float() - torch.tensor([1.0, 2, 3])) * 0.5 / torch.tensor(std or (1.0,))
+    torch.testing.assert_close(way(transform, pictures, crops)[0], expected.permute(2, 0, 1))
+
+
+def test_bgr_is_divided_by_the_standard_deviations_in_its_own_order():
+    pictures = torch.tensor([10, 20, 30], dtype=torch.uint8).reshape(1, 1, 1, 3)
+    crops = Crops(torch.tensor([0]), torch.tensor([0]), torch.tensor([False]), (1, 1))
+    out = Transform(torch.zeros(1, 1, 3), 1.0, CPU, std=(3.0, 2.0, 1.0))(pictures, crops)
+    assert out.flatten().tolist() == [10, 10, 10]
 
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 64, 227])

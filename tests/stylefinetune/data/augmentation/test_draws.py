@@ -1,0 +1,14 @@
+import numpy as np
+
+from stylefinetune.data.augmentation.draws import draw_values
+from stylefinetune.data.sampler import DataOrder
+
+
+def test_values_depend_on_seed_and_position_only():
+    drawn = [draw_values(seed, position) for seed, position in ((1, 0), (1, 1), (2, 0))]
+    assert len({value for values in drawn for value in values.tolist()}) == 12
+    np.testing.assert_array_equal(draw_values(1, 1), drawn[1])
+
+
+def test_they_are_not_those_of_crops_and_mirrors():
+    assert set(draw_values(7, 5).tolist()).isdisjoint(DataOrder(10, False, 7).random_values(5, 1).flatten().tolist())
