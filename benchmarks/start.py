@@ -1,8 +1,9 @@
 """Measures how long the commands take to start: `python -m benchmarks.start [--before DIR] [--rounds 7]`.
 
-Runs `python -m stylefinetune.COMMAND --help` for each command, `stylefinetune train --help`, and `import torch` alone,
-in turn; with --before also the commands of the checkout DIR, for example of `git worktree add DIR COMMIT`. Prints the
-medians over the rounds: seconds, processor seconds, and the processor seconds more than `import torch`.
+Runs `python -m stylefinetune.COMMAND --help` for each command, `stylefinetune train` with --help and with a wrong flag,
+and `import torch` alone, in turn; with --before also the commands of the checkout DIR, for example of `git worktree add
+DIR COMMIT`. Prints the medians over the rounds: seconds, processor seconds, and the processor seconds more than `import
+torch`.
 """
 
 import argparse
@@ -15,24 +16,28 @@ import time
 from pathlib import Path
 
 from benchmarks.step import ROOT, Measured
+from stylefinetune.errors import EXIT_USER_ERROR
 
 NAMES = ("train", "check", "evaluate", "predict", "export", "weights")
 COMMANDS = {name: ["-m", f"stylefinetune.{name}", "--help"] for name in NAMES}
 COMMANDS["stylefinetune train"] = ["-m", "stylefinetune", "train", "--help"]
+WRONG = "stylefinetune train, wrong flag"
+COMMANDS[WRONG] = ["-m", "stylefinetune", "train", "--train.max_iter=many"]
 TORCH = "import torch"
 
 
 def start(command: str, checkout: Path) -> Measured:
-    """Run a command with --help, or `import torch`."""
+    """Run a command with --help or a wrong flag, or `import torch`."""
     arguments = ["-c", TORCH] if command == TORCH else COMMANDS[command]
     began, spent = time.perf_counter(), _processor_of_children()
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *arguments],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(checkout)},
-        stdout=subprocess.DEVNULL,
-        check=True,
+        capture_output=True,
+        check=False,
     )
+    assert done.returncode == (EXIT_USER_ERROR if command == WRONG else 0), done.stderr.decode()
     return Measured(time.perf_counter() - began, _processor_of_children() - spent)
 
 

@@ -6,7 +6,7 @@ import runpy
 import sys
 from importlib.metadata import version
 
-from stylefinetune.errors import EXIT_CLOSED_PIPE
+from stylefinetune.errors import EXIT_CLOSED_PIPE, run_command
 
 _COMMANDS = {
     "train": "fine-tune a network",
@@ -44,6 +44,8 @@ def _run() -> int:
             from stylefinetune.config.help import show_help  # noqa: PLC0415
 
             show_help(sys.argv[1], flags)
+        case ["train" | "check", *flags] if code := run_command(_check_flags, flags):
+            return code
         case [command, *rest] if command in _COMMANDS:
             sys.argv = [sys.argv[0], *rest]
             runpy.run_module(f"stylefinetune.{command}", run_name="__main__", alter_sys=True)
@@ -65,6 +67,20 @@ def _run() -> int:
             print(_USAGE, file=sys.stderr)
             return 2
     return 0
+
+
+def _check_flags(flags: list[str]) -> None:
+    """Check the flags of training before its modules load torch, which takes seconds.
+
+    Flags that a Caffe solver complements are not checked.
+
+    Raises:
+        UserError: a flag is wrong.
+    """
+    from stylefinetune.config.cli import parse_config  # noqa: PLC0415
+
+    if not any(flag.split("=")[0] == "--solver" for flag in flags):
+        parse_config(flags)
 
 
 def _completion_script(shell: str) -> str:

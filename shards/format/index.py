@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
@@ -252,9 +251,10 @@ class ShardIndex:
         Raises:
             ShardsError: index.parquet is damaged, or has changed.
         """
-        first, last = self._row_ranges[self.pictures.shard.distinct.index(shard)]
-        rows = self.file.take_rows(np.arange(first, last + 1), ["key", "offset", "length", "sha256", "shard"])
-        return rows.filter(pc.field("shard") == shard).drop_columns("shard").sort_by("offset").to_pylist()
+        code = self.pictures.shard.distinct.index(shard)
+        first, last = self._row_ranges[code]
+        positions = first + np.flatnonzero(self.pictures.shard.codes[first : last + 1] == code)
+        return self.file.take_rows(positions, ["key", "offset", "length", "sha256"]).sort_by("offset").to_pylist()
 
     @functools.cached_property
     def _row_ranges(self) -> list[tuple[int, int]]:

@@ -49,21 +49,45 @@ def test_version_is_the_packages(call, capsys):
     assert capsys.readouterr().out == f"stylefinetune {metadata.version('stylefinetune')}\n"
 
 
+WITHOUT_TORCH = """
+import sys
+from stylefinetune.__main__ import main
+try:
+    sys.exit(main())
+finally:
+    assert 'torch' not in sys.modules
+"""
+
+
 def test_version_and_help_do_not_import_torch():
-    code = "import sys; from stylefinetune.__main__ import main; main(); assert 'torch' not in sys.modules"
     for flags in (["--version"], ["--help"], ["train", "--help"], ["check", "--run_dir=a", "-h"]):
-        done = run(sys.executable, "-c", code, *flags)
+        done = run(sys.executable, "-c", WITHOUT_TORCH, *flags)
         assert (done.returncode, done.stderr) == (0, "")
     assert "--train.max_iter" in done.stdout
     assert "Examples:" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_a_wrong_flag_is_reported_without_importing_torch(command):
+    done = run(sys.executable, "-c", WITHOUT_TORCH, command, "--train.max_iter=many")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: ")
+    assert "train.max_iter" in done.stderr
+
+
+def test_flags_beside_a_solver_are_checked_with_it(call, monkeypatch):
+    modules = []
+    monkeypatch.setattr("runpy.run_module", lambda name, **_: modules.append(name))
+    assert call("train", "--train.max_iter=many", "--solver=solver.prototxt") == 0
+    assert modules == ["stylefinetune.train"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_the_module_of_its_name(call, command, monkeypatch):
     modules = []
     monkeypatch.setattr("runpy.run_module", lambda name, **options: modules.append((name, options, sys.argv[1:])))
-    call(command, "--top", "3")
-    assert modules == [(f"stylefinetune.{command}", {"run_name": "__main__", "alter_sys": True}, ["--top", "3"])]
+    call(command, "--run_dir", "a")
+    assert modules == [(f"stylefinetune.{command}", {"run_name": "__main__", "alter_sys": True}, ["--run_dir", "a"])]
 
 
 def test_the_exit_code_and_the_message_are_the_commands(tmp_path):
