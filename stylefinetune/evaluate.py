@@ -83,6 +83,7 @@ def _open_pictures(saved: Checkpoint, options: Namespace) -> tuple[ShardIndex, P
 def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options: Namespace) -> Predictions:
     """Return the predictions for all pictures; collective."""
     net, transform = saved.build_network(world.device)
+    loss = saved.config.train.loss
 
     @torch.no_grad()
     def classify(batch: Batch) -> torch.Tensor:
@@ -94,7 +95,7 @@ def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options:
         height, width = saved.progress.input_size
         crops = dataclasses.replace(batch.crops, size=(height, width))
         views = dataclasses.replace(batch, crops=crops)
-        return average_views(classify, views, crops=options.crops, mirror=options.flip)
+        return average_views(classify, views, crops=options.crops, mirror=options.flip, loss=loss)
 
     data, count = saved.config.data, len(pictures.entries)
     sampler = RankBatchSampler(0, count, pictures.phase.batch_size, world.rank, world.size)
@@ -110,7 +111,7 @@ def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options:
             advance(batch.size)
 
         batches = load_batches(pictures, sampler, workers, world.device)
-        predictions = collect_predictions(forward, batches, pictures, saved.progress.classes, world, on_batch)
+        predictions = collect_predictions(forward, batches, pictures, saved.progress.classes, world, on_batch, loss)
     for line in corrupt.gather(world):
         if world.is_main:
             sys.stderr.write(f"warning: {line}\n")

@@ -61,7 +61,8 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
     net, _ = saved.build_network(torch.device("cpu"))
     height, width = saved.progress.input_size
     layers = {layer_name(module): layer for module, layer in net.named_children()}
-    deploy = deploy_net(layers.items(), saved.config.model.title, (height, width))
+    output = "Softmax" if saved.config.train.loss == "softmax" else "Sigmoid"
+    deploy = deploy_net(layers.items(), saved.config.model.title, (height, width), output)
     stem = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', deploy.name)}_iter_{saved.progress.iteration}"
     paths = [folder / f"{stem}{end}" for end in ("_deploy.prototxt", ".caffemodel", "_mean.binaryproto", "_labels.txt")]
     text, model, mean, labels = paths

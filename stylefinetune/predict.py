@@ -23,6 +23,7 @@ from stylefinetune.data.picture_reader import Fit
 from stylefinetune.data.transforms import Crops
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
+from stylefinetune.losses.loss import to_probabilities
 from stylefinetune.training.evaluation import exit_if_lost
 
 
@@ -60,7 +61,8 @@ def predict(arguments: list[str]) -> None:
         with exit_if_lost(world), torch.no_grad():
             world.set_activity(f"reading {path}", saved.progress.iteration)
             logits = net(transform(_fit(_read(path), height, width, fit), crops))
-        probabilities, labels = logits.softmax(1)[0].topk(min(options.top, logits.shape[1]))
+        of_classes = to_probabilities(logits, saved.config.train.loss)[0]
+        probabilities, labels = of_classes.topk(min(options.top, len(of_classes)))
         print(f"---------- Prediction for {path} ----------")
         for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
             print(f'{probability:.4f} - "{saved.progress.classes[label]}"')

@@ -12,6 +12,7 @@ from stylefinetune.caffe.solver import read_solver
 from stylefinetune.checkpoint.async_saver import is_finite
 from stylefinetune.checkpoint.atomic_folder import recover_folders
 from stylefinetune.checkpoint.checkpoint import Progress
+from stylefinetune.checkpoint.early_stopping import describe_early_stop, is_new_best, stops_early
 from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.help import show_help
@@ -73,22 +74,23 @@ def run_training(config: Config, world: World, preemption: Preemption, exit_hand
 
 
 def train(run: TrainingRun, progress: Progress) -> None:
-    """Train from `progress` to the last iteration; test, log and save at the configured intervals.
+    """Train from `progress` to the last iteration, or until the tests do not improve; test, log and save in between.
 
     Raises:
         Stopped: a signal asked the run to stop; a checkpoint is saved.
     """
     config, world, tracker, start = run.config, run.world, run.tracker, progress.iteration
-    loaders = load_resident(run, start) or start_loaders(
-        config, run.train_set, run.test_set, world, run.stream
-    )
-    batches = loaders.train.load(sampler_for_training(config, start, world.rank, world.size))
+    loaders = load_resident(run, start) or start_loaders(config, run.train_set, run.test_set, world, run.stream)
+    sampler = sampler_for_training(config, start, world.rank, world.size)
+    batches = run.targets.complete(loaders.train.load(sampler), sampler)
     data_seconds = 0.0
     tracker.start(start)
     for iteration in range(start, config.train.max_iter):
         if _is_due(iteration, config.train.test_interval) and (iteration > 0 or config.train.test_initialization):
             progress = run_test(run, loaders.test, progress)
-        if run.preemption.requested():
+            if is_new_best(progress.tests, iteration, config):
+                save(run, progress)
+        if run.preemption.requested() or stops_early(progress.tests, config):
             break
 
         world.set_activity("reading data", iteration)
@@ -122,6 +124,8 @@ def train(run: TrainingRun, progress: Progress) -> None:
         line = f"stopped by {run.preemption.signal.name} after {progress.iteration} iterations"
         raise Stopped(run.preemption.signal, f"{line}; run the same command again to continue")
     world.set_activity(FINISHING, progress.iteration)
+    if progress.iteration < config.train.max_iter:
+        tracker.log(describe_early_stop(progress.tests, config))
     tracker.log("Optimization Done.")
 
 
@@ -141,7 +145,8 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
         world.set_activity("testing", iteration)
         return run.preemption.requested()
 
-    result = evaluate_batches(run.engine.forward, batches, run.corrupt_test, world, should_stop)
+    forward, function = run.engine.forward, run.config.train.loss
+    result = evaluate_batches(forward, batches, run.corrupt_test, world, should_stop, function)
     if result is None:
         return progress
     for line in run.corrupt_test.gather(world):

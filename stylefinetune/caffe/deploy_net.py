@@ -11,10 +11,12 @@ from stylefinetune.errors import UserError
 INPUT, OUTPUT = "data", "prob"  # with an underscore if a layer has that name
 
 
-def deploy_net(layers: Iterable[tuple[str, nn.Module]], name: str, input_size: tuple[int, int]) -> Any:  # noqa: ANN401 -- see message_class
+def deploy_net(
+    layers: Iterable[tuple[str, nn.Module]], name: str, input_size: tuple[int, int], output: str = "Softmax"
+) -> Any:  # noqa: ANN401 -- see message_class
     """Return a NetParameter, called `name`, that computes class probabilities with `layers`, one after the other.
 
-    Its input is one picture of `input_size`, (height, width) in pixels.
+    Its input is one picture of `input_size`, (height, width) in pixels. `output` is the type of its last layer.
 
     Raises:
         UserError: Caffe has no equivalent of a layer.
@@ -32,7 +34,7 @@ def deploy_net(layers: Iterable[tuple[str, nn.Module]], name: str, input_size: t
         top = blob if in_place else layer_name
         _describe(layer, deploy.layer.add(name=layer_name, bottom=[blob], top=[top]))
         blob = top
-    deploy.layer.add(name=last, type="Softmax", bottom=[blob], top=[last])
+    deploy.layer.add(name=last, type=output, bottom=[blob], top=[last])
     return deploy
 
 

@@ -19,6 +19,7 @@ from stylefinetune.checkpoint.checkpoint import (
     read_checkpoint_folder,
     retry_while_replaced,
 )
+from stylefinetune.checkpoint.early_stopping import stops_early
 from stylefinetune.checkpoint.folders import list_checkpoints, newest_checkpoint
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.optim import CAFFE_SGD
@@ -38,11 +39,11 @@ _WITHOUT_EFFECT = (
     *("data.shards", "data.split", "data.workers", "data.resident", "data.stage_*", "data.max_corrupt"),
     *("model.arch", "model.display_name", "model.last_layer", "model.widths"),
     *("train.display", "train.average_loss", "train.test_in*", "train.stop_on_nonfinite", "train.stall_seconds"),
-    "train.cuda_graph",
+    *("train.cuda_graph", "train.patience"),
 )
 _START = ("weights", "model.*_filler_*")  # have no effect on a run that resumes
 _MEAN = "data.*mean_*"
-_ORDER = ("train.seed", "train.iter_size", "data.batch_size", "data.shuffle*")
+_ORDER = ("train.seed", "train.iter_size", "data.batch_size", "data.shuffle*", "data.balanced")
 
 
 def find_checkpoint(config: Config) -> Checkpoint | None:
@@ -183,7 +184,7 @@ def check_not_finished(found: Checkpoint, config: Config) -> None:
         UserError: a setting that changes the result differs from the checkpoint's.
     """
     done, max_iter = found.progress.iteration, config.train.max_iter
-    if done < max_iter:
+    if done < max_iter and not stops_early(found.progress.tests, config):
         return
     changes = [line for key, line in _find_changes(found.config, config) if key != "train.max_iter" or done > max_iter]
     if changes:

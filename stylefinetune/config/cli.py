@@ -75,7 +75,8 @@ def _in_order(
     files = {f"--config {file}": read_config_file(Path(file)) for file in known.config}
     if known.solver is not None and read_solver is not None:
         files[known.solver] = read_solver(Path(known.solver))
-    flags += [f"--{key}={json.dumps(join_repeated(key, given[key]))}" for key in LIST_KEYS if key in given]
+    lists = {key: join_repeated(key, given[key]) for key in LIST_KEYS if key in given}
+    flags += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in lists.items()]
     flags += [f"--{key}={given[key]}" for key in lengths]
     in_files = [argument for where, keys in files.items() for argument in _from_file(parser, where, keys)]
     return [*in_files, *_one_length(lengths), *flags]

@@ -37,6 +37,7 @@ class PhaseConfig:
     mirror: bool
     shuffle: bool
     shuffle_window: int
+    balanced: bool
     mean_file: str
     mean_value: tuple[float, ...]
     scale: float
@@ -168,6 +169,12 @@ class DataConfig:
             new run shuffles, and a resumed run keeps its order.
         shuffle_window: with data.shuffle, the number of shards whose pictures are mixed at a time; each shard is read
             from front to back. 0 mixes all pictures.
+        balanced: draw the pictures of all classes equally often, whatever their numbers are; an epoch keeps its length.
+            It needs data.shuffle, and excludes data.shuffle_window.
+        mixup: alpha of MixUp, which blends each picture and its label with another one of the batch; 0 disables it.
+        cutmix: alpha of CutMix, which pastes a rectangle of another picture of the batch; 0 disables it. If both are
+            set, each batch is mixed by one of them, drawn at random.
+        mixup_prob: probability that a batch is mixed.
         mean_file: mean picture to subtract, .npy or .binaryproto, or Caffe's published imagenet_mean; the mean.npy of
             the shards if empty. With data.resize=warp only.
         mean_value: mean values to subtract instead of a picture, for values from 0 to 255: one for each channel in the
@@ -200,6 +207,10 @@ class DataConfig:
     mirror: bool = True
     shuffle: bool | None = None
     shuffle_window: int = 0
+    balanced: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
     mean_file: str = ""
     mean_value: tuple[float, ...] = ()
     std_value: tuple[float, ...] = ()
@@ -217,7 +228,13 @@ class DataConfig:
             self.shuffle_window == 0 or (self.shuffle_window > 0 and self.shuffle is not False),
             f"data.shuffle_window is {self.shuffle_window}; it must not be negative, and needs data.shuffle",
         )
-        require_minimum("data", self, 0, "workers")
+        require(
+            not self.balanced or (self.shuffle is not False and self.shuffle_window == 0),
+            "data.balanced draws the pictures at random from all shards; set data.shuffle to true and "
+            "data.shuffle_window to 0, or remove it",
+        )
+        require_minimum("data", self, 0, "workers", "mixup", "cutmix")
+        require(0 <= self.mixup_prob <= 1, f"data.mixup_prob is {self.mixup_prob:g}; it must be between 0 and 1")
         require(
             self.stage_bytes is None or self.stage_bytes > 0,
             f"data.stage_bytes is {self.stage_bytes}; it must be above 0",
@@ -226,11 +243,16 @@ class DataConfig:
         self.phase(training=True)
         self.phase(training=False)
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether training mixes pictures, with MixUp or CutMix."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def phase(self, *, training: bool) -> PhaseConfig:
         """Return the complete settings of training or of testing; those that are not settled are Caffe's."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in _SHARED}
         if training:
-            names = ("split", "mirror", "shuffle", "shuffle_window")
+            names = ("split", "mirror", "shuffle", "shuffle_window", "balanced")
             own: dict[str, Any] = {name: getattr(self, name) for name in names}
             own["shuffle"] = self.shuffle is not False
         else:
@@ -238,7 +260,8 @@ class DataConfig:
             if given["mean_file"] is not None or given["mean_value"] is not None:
                 shared |= {"mean_file": "", "mean_value": ()}  # a mean file replaces mean values and vice versa
             shared |= {name: value for name, value in given.items() if value is not None}
-            own = {name: getattr(self.test, name) for name in ("split", "mirror", "shuffle")} | {"shuffle_window": 0}
+            own = {name: getattr(self.test, name) for name in ("split", "mirror", "shuffle")}
+            own |= {"shuffle_window": 0, "balanced": False}
         same = {name: getattr(self, name) for name in _SAME}
         same |= {name: getattr(CAFFE, name) for name, value in same.items() if value is None}
         if self.resize is None:  # not settled

@@ -166,3 +166,9 @@ class Config:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
     deepspeed: DeepSpeedConfig = dataclasses.field(default_factory=DeepSpeedConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.train.patience == 0 or self.data.test.split != "",
+            f"train.patience is {self.train.patience}, but data.test.split is empty, so that there are no tests",
+        )

@@ -1,20 +1,29 @@
 """Section `train` of the config: length of the run, the loss, tests, logging and numerics."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from stylefinetune.config.data import require, require_minimum
+
+LossFunction: TypeAlias = Literal["softmax", "bce"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Length of the run, tests, logging and numerics.
+    """Length of the run, the loss, tests, logging and numerics.
 
     Attributes:
         max_iter: number of iterations; each updates the weights once.
         epochs: length of the run in passes over the training pictures, instead of max_iter. A run replaces it by the
             number of iterations that reads as many pictures, rounded up.
         iter_size: number of batches whose gradients are accumulated for one update.
+        loss: softmax is the cross-entropy of the softmax, with one probability for each class that sum to 1; bce the
+            mean binary cross-entropy over the classes, each with its own probability (the sigmoid of its logit).
+        label_smoothing: part of a picture's label that is spread evenly over all classes.
+        class_weights: weight of each class in the softmax loss of training, in label order; or balanced, inversely
+            proportional to the class's number of training pictures.
+        patience: stop after this many tests in a row that are not better than the best one, by checkpoint.best_metric;
+            0 never does. A test that is the best so far then also saves a checkpoint.
         test_interval: iterations between tests; 0 tests only at the end.
         test_iter: batches per test, continuing after the previous test's last picture; 0 tests every picture once.
         test_initialization: also test before the first update.
@@ -41,6 +50,10 @@ class TrainConfig:
     max_iter: int = 100000
     epochs: float | None = None
     iter_size: int = 1
+    loss: LossFunction = "softmax"
+    label_smoothing: float = 0.0
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    patience: int = 0
     test_interval: int = 1000
     test_iter: int = 0
     test_initialization: bool = True
@@ -58,7 +71,24 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_minimum("train", self, 1, "max_iter", "iter_size", "average_loss")
-        require_minimum("train", self, 0, "test_interval", "test_iter", "display", "seed")
+        require_minimum("train", self, 0, "test_interval", "test_iter", "display", "seed", "patience")
+        self._check_loss()
+        require(
+            self.patience == 0 or self.test_interval > 0,
+            f"train.patience is {self.patience}, but train.test_interval is 0, which tests only at the end; set it",
+        )
         require(self.epochs is None or self.epochs > 0, f"train.epochs is {self.epochs}; it must be above 0")
         require(self.stall_seconds > 0, f"train.stall_seconds is {self.stall_seconds:g}; it must be above 0")
         require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
+
+    def _check_loss(self) -> None:
+        smoothing, weights = self.label_smoothing, self.class_weights
+        require(0 <= smoothing < 1, f"train.label_smoothing is {smoothing:g}; it must be in [0, 1)")
+        require(
+            weights is None or self.loss == "softmax",
+            "train.class_weights is for train.loss softmax; remove it, or use data.balanced",
+        )
+        require(
+            weights is None or weights == "balanced" or (len(weights) > 0 and min(weights) >= 0 < max(weights)),
+            f"train.class_weights is {list(weights or ())}; the weights must not be negative, and not all 0",
+        )

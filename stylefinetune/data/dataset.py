@@ -13,8 +13,9 @@ from shards.format import ShardsError
 from shards.format.index import Entries, ShardIndex
 from stylefinetune.config.data import DataConfig, PhaseConfig
 from stylefinetune.data.augmentation.fit import build_fit
+from stylefinetune.data.mixing.mix import Mix
 from stylefinetune.data.picture_reader import PictureReader
-from stylefinetune.data.sampler import CORRUPT_LABEL, DataOrder, ShuffleWindow
+from stylefinetune.data.sampler import CORRUPT_LABEL, ClassBalance, DataOrder, ShuffleWindow
 from stylefinetune.data.staging.index_copy import shards_folder
 from stylefinetune.data.staging.source import shard_source
 from stylefinetune.data.transforms import Crops
@@ -31,6 +32,8 @@ class Batch:
     positions: torch.Tensor  # int64[b], the position of each picture in the run
     size: int  # number of pictures of the whole batch, over all ranks
     corrupt: tuple[int, ...] = ()  # rows that can't be decoded; a black picture with CORRUPT_LABEL replaces each
+    mix: Mix | None = None  # how the pictures are mixed; then the first picture is only the partner of the second
+    weight: float | None = None  # sum of train.class_weights over the whole batch, if they are set
 
 
 class BatchColumns(NamedTuple):
@@ -66,6 +69,8 @@ class PictureDataset:
         window = None
         if phase.shuffle_window:
             window = ShuffleWindow.from_index(phase.shuffle_window, entries.shard.codes, entries.offset)
+        elif phase.balanced:
+            window = ClassBalance.from_labels(entries.label)
         self.order = DataOrder(len(entries), phase.shuffle, seed, window)
         fit = build_fit(phase, seed)
         self.size = fit.size if fit else phase.image_size or _stored_size(entries)
@@ -79,7 +84,7 @@ class PictureDataset:
     def read(
         self, positions: Sequence[int], rows: npt.NDArray[np.int64], pictures: npt.NDArray[np.uint8]
     ) -> BatchColumns:
-        """Read the pictures at consecutive `positions`, those of `rows`, into `pictures`, uint8[b, H, W, 3].
+        """Read the pictures at `positions`, those of `rows`, into `pictures`, uint8[b, H, W, 3].
 
         Raises:
             UserError: a shard can't be read, or stored pixels have another size.
@@ -98,15 +103,18 @@ class PictureDataset:
 
     def in_list_order(self) -> "PictureDataset":
         """Return the same pictures, of which each is read once, in the order of the index."""
-        phase = dataclasses.replace(self.phase, training=False, mirror=False, shuffle=False, shuffle_window=0)
+        phase = dataclasses.replace(
+            self.phase, training=False, mirror=False, shuffle=False, shuffle_window=0, balanced=False
+        )
         return PictureDataset(self.entries, phase, self.order.seed, self._folder)
 
-    def draw_crops(self, positions: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return the top, left and mirror of each picture at consecutive `positions`: int64[3, b]."""
+    def draw_crops(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the top, left and mirror of each picture at `positions`, which are close together: int64[3, b]."""
         margins = [side - crop for side, crop in zip(self.size, self.input_size, strict=True)]
         crops = np.zeros((3, len(positions)), np.int64)
-        if positions and (self.phase.training or self.phase.mirror):
-            top, left, mirror = self.order.random_values(positions[0], len(positions))
+        if len(positions) and (self.phase.training or self.phase.mirror):
+            place = np.asarray(positions) - (first := int(np.min(positions)))
+            top, left, mirror = self.order.random_values(first, int(place.max()) + 1)[:, place]
             crops[2] = mirror % np.uint64(2) if self.phase.mirror else 0
             if self.phase.training:
                 crops[0] = top % np.uint64(margins[0] + 1)

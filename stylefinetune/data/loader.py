@@ -32,7 +32,7 @@ def load_batches(
 
     The arguments and the errors are those of `BatchLoader`.
     """
-    capacity = math.ceil(sampler.batch_size / sampler.world_size)
+    capacity = math.ceil(sampler.batch_size / sampler.world_size) + sampler.partners
     return BatchLoader(pictures, capacity, workers, device, at_once).load(sampler)
 
 

@@ -53,7 +53,7 @@ class ResidentLoader:
         """Yield one batch for each slice of positions."""
         positions = np.concatenate([np.array(each, np.int64) for each in slices])
         rows = self._dataset.order.rows_at(positions)
-        table = torch.from_numpy(np.stack([rows, self._labels(rows), *self._draw_crops(positions)]))
+        table = torch.from_numpy(np.stack([rows, self._labels(rows), *self._dataset.draw_crops(positions)]))
         row, label, top, left, mirror = table.to(self.pictures.device)
         mirrored = mirror.bool()
         stops = np.cumsum([len(each) for each in slices]).tolist()
@@ -66,13 +66,6 @@ class ResidentLoader:
 
     def _labels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.where(self._corrupt[rows], CORRUPT_LABEL, self._dataset.entries.label[rows])
-
-    def _draw_crops(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the top, left and mirror of each picture: int64[3, P]; other ranks' positions may be between them."""
-        if len(positions) == 0:
-            return np.empty((3, 0), np.int64)
-        first, last = int(positions[0]), int(positions[-1])
-        return self._dataset.draw_crops(range(first, last + 1))[:, positions - first]
 
 
 def resident_bytes(dataset: PictureDataset) -> int:

@@ -59,6 +59,38 @@ class ShuffleWindow:
         return np.argsort(times, kind="stable")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassBalance:
+    """A shuffle with the pictures of all classes equally often: some of large classes, those of small ones repeatedly.
+
+    A picture is drawn again only when all of its class have been drawn.
+    """
+
+    rows: list[npt.NDArray[np.int64]]  # of each class that has pictures
+
+    @classmethod
+    def from_labels(cls, labels: Integers) -> "ClassBalance":
+        """Find the rows of each class from the label of each row."""
+        by_class = np.argsort(labels, kind="stable")
+        _, counts = np.unique(labels, return_counts=True)
+        return cls(np.split(by_class, np.cumsum(counts)[:-1]))
+
+    def permutation(self, random: np.random.RandomState) -> npt.NDArray[np.int64]:
+        """Return as many rows as there are pictures; the numbers of rows of two classes differ by at most one."""
+        each, more = divmod(sum(map(len, self.rows)), len(self.rows))
+        places = each + (random.permutation(len(self.rows)) < more)
+        drawn = [_draw_in_turn(random, rows, count) for rows, count in zip(self.rows, places.tolist(), strict=True)]
+        order = np.concatenate(drawn)
+        random.shuffle(order)
+        return order
+
+
+def _draw_in_turn(random: np.random.RandomState, rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return `count` of the rows: permutations of them, the last one cut."""
+    permutations = [random.permutation(rows) for _ in range(math.ceil(count / len(rows)))]
+    return np.concatenate([*permutations, rows[:0]])[:count]
+
+
 @dataclasses.dataclass(frozen=True)
 class DataOrder:
     """The row of a split at each position."""
@@ -66,7 +98,7 @@ class DataOrder:
     rows: int  # N, number of pictures of the split
     shuffle: bool  # draw a new permutation for each epoch; otherwise list order
     seed: int  # of permutations, crops and mirrors
-    window: ShuffleWindow | None = None  # None shuffles all rows
+    window: ShuffleWindow | ClassBalance | None = None  # another order of an epoch than a permutation of all rows
 
     def row(self, position: int) -> int:
         """Return the row at `position`: number `position % N` of epoch `position // N`."""
@@ -92,7 +124,9 @@ class DataOrder:
 
 
 @functools.lru_cache(maxsize=2)  # a batch may contain the end of one epoch and the start of the next
-def _permutation(seed: int, epoch: int, rows: int, window: ShuffleWindow | None) -> npt.NDArray[np.uint32 | np.uint64]:
+def _permutation(
+    seed: int, epoch: int, rows: int, window: ShuffleWindow | ClassBalance | None
+) -> npt.NDArray[np.uint32 | np.uint64]:
     # NumPy guarantees RandomState's stream; a Generator's may change between releases.
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
     kind = np.uint32 if rows < 1 << 32 else np.uint64
@@ -112,11 +146,16 @@ class RankBatchSampler:
     batch_size: int  # over all ranks; the last batch may be smaller
     rank: int
     world_size: int
+    partners: bool = False  # precede each list by the picture before it in the batch, or by the batch's last picture
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.start
         for size in self.sizes():
-            yield list(range(first, first + size)[rank_slice(size, self.rank, self.world_size)])
+            part = rank_slice(size, self.rank, self.world_size)
+            positions = list(range(first, first + size)[part])
+            if self.partners and positions:
+                positions.insert(0, first + (part.start - 1) % size)
+            yield positions
             first += size
 
     def __len__(self) -> int:
@@ -139,7 +178,8 @@ def sampler_for_training(config: Config, start: int, rank: int, world_size: int)
     """Return the sampler from iteration `start` to the end of the run; iter_size batches per iteration."""
     pictures = config.data.batch_size * config.train.iter_size
     stop = config.train.max_iter * pictures
-    return RankBatchSampler(start * pictures, stop, config.data.batch_size, rank, world_size)
+    batch_size, partners = config.data.batch_size, config.data.is_mixed
+    return RankBatchSampler(start * pictures, stop, batch_size, rank, world_size, partners)
 
 
 def sampler_for_testing(config: Config, rows: int, iteration: int, rank: int, world_size: int) -> RankBatchSampler:

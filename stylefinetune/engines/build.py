@@ -27,6 +27,11 @@ def check_engine(config: Config, ranks: int = 1) -> None:
     if config.engine == "deepspeed":
         check_deepspeed(config)
     check_gradient_compression(config)
+    if config.train.cuda_graph and (config.data.is_mixed or config.train.class_weights is not None):
+        raise UserError(
+            "train.cuda_graph is on, which can't capture data.mixup, data.cutmix or train.class_weights, since they "
+            "depend on numbers of each batch; remove it, or them"
+        )
     if config.train.cuda_graph and (device.type == "cpu" or ranks > 1):
         found = f"{ranks} ranks train together" if ranks > 1 else "there is no GPU here"
         raise UserError(f"train.cuda_graph is on, which works for one rank on a GPU, but {found}; remove it")

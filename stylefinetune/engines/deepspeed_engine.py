@@ -19,6 +19,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import Batch
+from stylefinetune.data.mixing.mix import mix_pictures
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import EngineState
@@ -32,9 +33,10 @@ from stylefinetune.engines.loss_scale import (
 )
 from stylefinetune.engines.precision import REDUCED, to_memory_format
 from stylefinetune.engines.running_statistics import share_statistics
-from stylefinetune.engines.torch_engine import local_loss, seed_dropout
+from stylefinetune.engines.torch_engine import seed_dropout
 from stylefinetune.engines.zero_state import build_zero_state
 from stylefinetune.errors import UserError
+from stylefinetune.losses.loss import Loss
 from stylefinetune.models.batch_norm import local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.optimizers import build_optimizer, slots_of
@@ -106,6 +108,7 @@ class DeepSpeedEngine:
     def __init__(self, net: nn.Module, transforms: tuple[Transform, Transform], config: Config, world: World) -> None:
         self._config = config
         self._world = world
+        self._loss = Loss(config.train, world.device)
         self._train_transform, self._test_transform = transforms
         net = net.to(world.device)  # DeepSpeed fails on channels-last weights; channels-last pictures suffice
         parameters = dict(net.named_parameters())
@@ -131,9 +134,9 @@ class DeepSpeedEngine:
             self._engine.optimizer.override_loss_scale(self._scaler.value)
         losses: list[torch.Tensor] = []
         for batch in micro_batches:
-            pictures = self._train_transform(batch.pictures, batch.crops)
+            pictures = mix_pictures(self._train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
             logits = self._engine(to_memory_format(pictures, self._config.train))
-            loss = local_loss(logits.float(), batch, len(micro_batches))
+            loss = self._loss(logits.float(), batch, len(micro_batches))
             # DeepSpeed averages over the ranks.
             self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
             self._engine.step()

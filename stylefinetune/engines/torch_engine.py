@@ -8,13 +8,12 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from stylefinetune.config.optim import OptimConfig
 from stylefinetune.config.schema import TrainConfig
 from stylefinetune.data.dataset import Batch
-from stylefinetune.data.sampler import CORRUPT_LABEL
+from stylefinetune.data.mixing.mix import mix_pictures
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.cuda_graph import GraphedAccumulation
@@ -23,6 +22,7 @@ from stylefinetune.engines.gradient_compression import compress_gradients
 from stylefinetune.engines.loss_scale import build_scaler, nan_below_min_scale, restore_scaler, scaler_scalars
 from stylefinetune.engines.precision import compute, memory_format, uncompiled
 from stylefinetune.engines.running_statistics import share_statistics
+from stylefinetune.losses.loss import Loss
 from stylefinetune.models.batch_norm import kept_statistics, local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.gradients import clip_gradients
@@ -51,6 +51,7 @@ class TorchEngine:
         self._statistics = local_statistics(self.net)
         self.optimizer = build_optimizer(param_groups(self.net, optim), optim)
         self._input_size = input_size
+        self._loss = Loss(train, world.device)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
         freeze_groups(self.optimizer, 0)
         self._build_replica()
@@ -119,8 +120,9 @@ class TorchEngine:
         """Accumulate the gradients of a micro-batch and return this rank's part of its loss."""
         delays_sync = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if delays_sync else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
-            logits = compute(self.replica, self.train_transform(batch.pictures, batch.crops), self.train)
-            loss = local_loss(logits, batch, iter_size)
+            pictures = mix_pictures(self.train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
+            logits = compute(self.replica, pictures, self.train)
+            loss = self._loss(logits, batch, iter_size)
             self.scaler.scale(loss * self.world.size).backward()  # DDP averages over the ranks
         return loss.detach()
 
@@ -158,17 +160,6 @@ class TorchEngine:
         for slot, tensors in current.slots.items():
             load_slot(tensors, state.slots.get(slot, {}))
         restore_scaler(self.scaler, state.scalars)
-
-
-def local_loss(logits: torch.Tensor, batch: Batch, iter_size: int) -> torch.Tensor:
-    """Return this rank's part of the loss of one of `iter_size` micro-batches; the sum over the ranks is the mean.
-
-    The loss is summed over the slice and divided by the size of the whole batch. So every picture has the same weight
-    even if slices differ in size or are empty.
-    """
-    labels = batch.labels.to(logits.device, non_blocking=True)
-    loss = functional.cross_entropy(logits, labels, reduction="sum", ignore_index=CORRUPT_LABEL)
-    return loss / (batch.size * iter_size)
 
 
 def seed_dropout(world: World, seed: int, iteration: int) -> None:

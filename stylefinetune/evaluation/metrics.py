@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stylefinetune.evaluation.predictions import Predictions
+from stylefinetune.losses.loss import sum_losses
 
 BINS = 15  # of the probability of the predicted class, for the calibration
 _Z = 1.959963984540054  # of the normal distribution, for intervals of 95 %
@@ -45,7 +46,7 @@ class Evaluation:
     accuracy: float
     accuracy_interval: tuple[float, float]  # Wilson's interval of 95 %
     top5: float  # the share of pictures whose class is among the five with the highest logits
-    loss: float  # mean softmax cross-entropy
+    loss: float  # mean of the loss with which the network was trained
     balanced_accuracy: float  # mean recall of the classes that have pictures
     macro_f1: float  # mean F1 of these classes
     mean_average_precision: float  # mean average precision of these classes
@@ -102,7 +103,8 @@ def evaluate_predictions(predictions: Predictions) -> Evaluation:
         accuracy=correct / len(predictions),
         accuracy_interval=wilson_interval(correct, len(predictions)),
         top5=float((ranks <= 5).mean()),
-        loss=float(torch.nn.functional.cross_entropy(torch.from_numpy(predictions.logits).double(), labels)),
+        loss=float(sum_losses(torch.from_numpy(predictions.logits).double(), labels, predictions.loss))
+        / len(predictions),
         balanced_accuracy=_mean([metrics.recall for metrics in present]),
         macro_f1=_mean([metrics.f1 for metrics in present]),
         mean_average_precision=_mean([metrics.average_precision for metrics in present]),

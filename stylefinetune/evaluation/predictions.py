@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from stylefinetune.config.train import LossFunction
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
+from stylefinetune.losses.loss import to_probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +27,15 @@ class Predictions:
     labels: npt.NDArray[np.int64]  # [N]
     logits: npt.NDArray[np.float32]  # [N, C]
     classes: list[str]  # names in label order
+    loss: LossFunction = "softmax"  # of the training, by which the logits are turned into probabilities
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """The softmax of the logits, [N, C]."""
-        return torch.from_numpy(self.logits).double().softmax(dim=1).numpy()
+        """The softmax of the logits, or their sigmoid after training with bce, [N, C]."""
+        return to_probabilities(torch.from_numpy(self.logits).double(), self.loss).numpy()
 
     @property
     def rank_of_truth(self) -> npt.NDArray[np.int64]:
@@ -45,7 +48,7 @@ class Predictions:
 
     def first(self, count: int) -> "Predictions":
         """Return the first pictures."""
-        return Predictions(self.rows[:count], self.labels[:count], self.logits[:count], self.classes)
+        return dataclasses.replace(self, rows=self.rows[:count], labels=self.labels[:count], logits=self.logits[:count])
 
 
 def collect_predictions(
@@ -55,6 +58,7 @@ def collect_predictions(
     classes: list[str],
     world: World,
     on_batch: Callable[[Batch], None],
+    loss: LossFunction = "softmax",
 ) -> Predictions:
     """Return the predictions for every picture of a split, the same on each rank; collective.
 
@@ -65,6 +69,7 @@ def collect_predictions(
         classes: names in label order.
         world: the ranks.
         on_batch: called after each batch.
+        loss: of the training.
 
     Raises:
         UserError: a logit is not finite.
@@ -83,7 +88,7 @@ def collect_predictions(
         raise UserError(f"the logits of {broken} of {count} pictures aren't finite; choose an earlier checkpoint")
     rows = np.array([pictures.order.row(position) for position in range(count)], np.int64)
     read = (labels != CORRUPT_LABEL).numpy()
-    return Predictions(rows[read], labels.numpy()[read], logits.numpy()[read], classes)
+    return Predictions(rows[read], labels.numpy()[read], logits.numpy()[read], classes, loss)
 
 
 def write_predictions(predictions: Predictions, pictures: PictureDataset, path: Path, source: dict[str, str]) -> None:

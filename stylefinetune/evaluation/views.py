@@ -5,14 +5,24 @@ from collections.abc import Callable
 
 import torch
 
+from stylefinetune.config.train import LossFunction
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Crops
+from stylefinetune.losses.loss import to_probabilities
 
 _TINY = 1e-300  # in place of probabilities of 0, which have no logarithm
+_NEAR = 1e-15  # distance of probabilities from 0 and 1, which have no logit
 
 
-def average_views(forward: Callable[[Batch], torch.Tensor], batch: Batch, *, crops: int, mirror: bool) -> torch.Tensor:
-    """Return the logarithm of the mean probabilities over the views of each picture, float[b, classes].
+def average_views(
+    forward: Callable[[Batch], torch.Tensor],
+    batch: Batch,
+    *,
+    crops: int,
+    mirror: bool,
+    loss: LossFunction = "softmax",
+) -> torch.Tensor:
+    """Return the logits of the mean probabilities over the views of each picture, float[b, classes].
 
     With 10 crops the views are the corners and the centre, each also mirrored, as in Caffe's classify.py; with 1 crop
     the centre, and if `mirror` its mirror image.
@@ -25,7 +35,8 @@ def average_views(forward: Callable[[Batch], torch.Tensor], batch: Batch, *, cro
         for top, left in places
         for size in [batch.crops.size]
     ]
-    return torch.stack([view.double().softmax(dim=1) for view in views]).mean(dim=0).clamp_min(_TINY).log()
+    mean = torch.stack([to_probabilities(view.double(), loss) for view in views]).mean(dim=0)
+    return mean.clamp_min(_TINY).log() if loss == "softmax" else mean.logit(_NEAR)
 
 
 def _corners_and_centre(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -4,10 +4,11 @@ import dataclasses
 from collections import deque
 
 import torch
-from torch.nn import functional
 
+from stylefinetune.config.train import LossFunction
 from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.distributed.world import World
+from stylefinetune.losses.loss import sum_losses
 
 NEVER = torch.iinfo(torch.int64).max
 
@@ -20,7 +21,7 @@ class TestResult:
 
     correct: int  # pictures for which only the true class has the highest logit; Caffe counts a tie as wrong
     count: int
-    loss: float  # mean softmax cross-entropy
+    loss: float  # mean of train.loss, without smoothed labels or class weights
 
     @property
     def accuracy(self) -> float:
@@ -33,7 +34,8 @@ class TestAccumulator:
 
     __test__ = False  # for pytest
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, function: LossFunction = "softmax") -> None:
+        self._function: LossFunction = function
         # float64 makes the order of ranks and batches irrelevant at the printed precision, and counts exact.
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
 
@@ -42,7 +44,7 @@ class TestAccumulator:
         counted = labels != CORRUPT_LABEL
         true_logits = logits.gather(1, labels.clamp(min=0)[:, None])
         correct = ((logits >= true_logits).sum(dim=1) == 1) & counted
-        losses = functional.cross_entropy(logits.double(), labels, reduction="sum", ignore_index=CORRUPT_LABEL)
+        losses = sum_losses(logits.double(), labels, self._function)
         self._sums += torch.stack((correct.sum().double(), counted.sum().double(), losses))
 
     def total(self, world: World) -> TestResult:

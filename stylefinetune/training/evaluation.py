@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 
 import torch
 
+from stylefinetune.config.train import LossFunction
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch
 from stylefinetune.distributed.heartbeat import LostRank
@@ -37,15 +38,16 @@ def evaluate_batches(
     corrupt: CorruptPictures,
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
+    function: LossFunction = "softmax",
 ) -> TestResult | None:
-    """Evaluate `batches`, the slices of this rank, with the logits of `forward`; collective.
+    """Evaluate `batches`, the slices of this rank, with the logits of `forward` and a loss function; collective.
 
     `corrupt` collects the pictures that cannot be decoded, which the result does not count.
 
     Returns:
         The same result on each rank; None if `should_stop()` returned true before a batch.
     """
-    accumulator = TestAccumulator(world.device)
+    accumulator = TestAccumulator(world.device, function)
     for batch in batches:
         if should_stop():
             return None

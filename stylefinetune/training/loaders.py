@@ -64,6 +64,6 @@ def start_loaders(
     train_slice, test_slice = (
         math.ceil(config.data.phase(training=training).batch_size / world.size) for training in (True, False)
     )
-    train = BatchLoader(train_set, train_slice, workers, device, at_once=config.train.iter_size)
+    train = BatchLoader(train_set, train_slice + config.data.is_mixed, workers, device, at_once=config.train.iter_size)
     test = BatchLoader(test_set, test_slice, workers, device) if test_set else None
     return Loaders(StreamLoader(train, stream) if stream else train, test)

@@ -23,7 +23,8 @@ def settle_order(config: Config, resumed: Checkpoint | None) -> Config:
     data = config.data
     if data.shuffle is not None:
         return config
-    keeps_list_order = resumed is not None and resumed.config.data.shuffle is False and data.shuffle_window == 0
+    needs_shuffle = data.shuffle_window > 0 or data.balanced
+    keeps_list_order = resumed is not None and resumed.config.data.shuffle is False and not needs_shuffle
     return dataclasses.replace(config, data=dataclasses.replace(data, shuffle=not keeps_list_order))
 
 

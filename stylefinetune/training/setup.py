@@ -29,6 +29,8 @@ from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import build_engine, check_engine
 from stylefinetune.engines.engine import Engine
+from stylefinetune.losses.batch_targets import BatchTargets
+from stylefinetune.losses.class_weights import settle_class_weights
 from stylefinetune.models.batch_norm import describe_batch_norm, set_batch_norm
 from stylefinetune.models.build import build_model
 from stylefinetune.models.weights import fetch_weights, load_weights
@@ -75,6 +77,7 @@ class TrainingRun:
     tracker: Tracker
     train_set: PictureDataset
     test_set: PictureDataset | None  # None disables tests
+    targets: BatchTargets
     corrupt_train: CorruptPictures
     corrupt_test: CorruptPictures
     losses: LossWindow
@@ -109,7 +112,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     )
     assert train_set is not None
     tested = test_set or train_set
-    config = settle_length(config, len(train_set.entries))
+    config = settle_class_weights(settle_length(config, len(train_set.entries)), train_set.entries.label, len(classes))
     if resumed:
         check_resumed_data(resumed, config, classes, index.fingerprint_like(resumed.progress.index))
         means = resumed.means
@@ -254,6 +257,7 @@ def build_run(
         tracker=tracker,
         train_set=setup.train_set,
         test_set=setup.test_set,
+        targets=BatchTargets(config, setup.train_set),
         corrupt_train=CorruptPictures(setup.train_set, config.data.max_corrupt, progress.corrupt),
         corrupt_test=CorruptPictures(setup.test_set or setup.train_set, config.data.max_corrupt, []),
         losses=LossWindow(config.train.average_loss, progress.losses),

@@ -15,6 +15,12 @@ def test_a_dropout_of_0_is_skipped():
     assert (list(layers[2].bottom), list(layers[2].top), list(layers[3].bottom)) == (["fc1"], ["fc1"], ["fc1"])
 
 
+def test_the_last_layer_computes_the_probabilities_of_the_loss():
+    layers = [("fc1", nn.Linear(3, 4))]
+    assert deploy_net(layers, "Small", (1, 1)).layer[-1].type == "Softmax"
+    assert deploy_net(layers, "Small", (1, 1), "Sigmoid").layer[-1].type == "Sigmoid"
+
+
 @pytest.mark.parametrize("layer", [nn.Sigmoid(), nn.MaxPool2d(3, 2), nn.Conv2d(3, 4, 3, dilation=2)])
 def test_a_layer_that_caffe_does_not_have_is_named(layer):
     with pytest.raises(UserError, match=r"layer odd \(.*\) can't be exported"):

@@ -25,6 +25,20 @@ def test_training_is_shuffled_unless_it_is_switched_off():
     assert not DataConfig().phase(training=False).shuffle
 
 
+def test_classes_are_balanced_and_pictures_mixed_in_training_only():
+    data = DataConfig(balanced=True, cutmix=1.0)
+    assert [data.phase(training=training).balanced for training in (True, False)] == [True, False]
+    assert data.is_mixed
+    assert not DataConfig().is_mixed
+    for setting in ({"shuffle": False}, {"shuffle_window": 4}):
+        with pytest.raises(ValueError, match=r"data.balanced draws the pictures at random from all shards"):
+            DataConfig(balanced=True, **setting)
+    with pytest.raises(ValueError, match=r"data.mixup is -1; it must not be negative"):
+        DataConfig(mixup=-1)
+    with pytest.raises(ValueError, match=r"data.mixup_prob is 1.5; it must be between 0 and 1"):
+        DataConfig(mixup_prob=1.5)
+
+
 def test_settings_for_testing_override_those_of_training():
     own = TestDataConfig(split="val", batch_size=3, image_size=(80, 100), crop_size=0, mirror=True, scale=2.0)
     phase = DataConfig(test=own).phase(training=False)

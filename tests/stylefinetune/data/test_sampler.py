@@ -6,7 +6,14 @@ import pytest
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.data import sampler
-from stylefinetune.data.sampler import DataOrder, RankBatchSampler, ShuffleWindow, rank_slice, sampler_for_training
+from stylefinetune.data.sampler import (
+    ClassBalance,
+    DataOrder,
+    RankBatchSampler,
+    ShuffleWindow,
+    rank_slice,
+    sampler_for_training,
+)
 
 
 def flat(lists):
@@ -185,3 +192,58 @@ def test_each_partial_test_continues_after_the_previous_one():
     assert [sampler.sampler_for_testing(later, 150, i, 0, 1).start for i in (20, 40)] == [0, 40]
     at_the_end = config(test_iter=4, test_interval=0)
     assert sampler.sampler_for_testing(at_the_end, 150, 7, 0, 1).start == 40
+
+
+LABELS = np.array([0] * 50 + [2] * 5 + [3] * 2 + [7], np.int32)  # of 58 rows; other classes have no pictures
+
+
+def balanced(labels=LABELS, seed=3):
+    return DataOrder(len(labels), shuffle=True, seed=seed, window=ClassBalance.from_labels(labels))
+
+
+def test_a_balanced_epoch_has_its_length_and_all_classes_equally_often():
+    for epoch in range(5):
+        rows = balanced().rows_at(range(58 * epoch, 58 * epoch + 58))
+        counts = np.bincount(LABELS[rows])
+        assert counts[[1, 4, 5, 6]].sum() == 0
+        assert sorted(counts[[0, 2, 3, 7]]) == [14, 14, 15, 15]
+
+
+def test_a_class_repeats_a_picture_only_when_all_of_its_pictures_were_drawn():
+    rows = balanced().rows_at(range(58))
+    times = np.bincount(rows, minlength=58)
+    assert times[:50].max() == 1  # 50 pictures for 14 or 15 places
+    assert set(times[50:55]) <= {2, 3}  # 5 pictures
+    assert set(times[55:57]) <= {7, 8}  # 2 pictures
+    assert times[57] in {14, 15}
+    more = balanced().rows_at(range(60 * 58))
+    assert set(range(50)) <= set(more.tolist())
+
+
+def test_the_classes_of_a_balanced_epoch_are_shuffled():
+    labels = LABELS[balanced().rows_at(range(58))]
+    assert len(set(labels[:20])) == 4
+    assert len(set(labels[-20:])) == 4
+
+
+def test_a_balanced_order_depends_only_on_the_seed_and_the_position():
+    order = balanced()
+    assert [order.row(position) for position in range(40, 140)] == balanced().rows_at(range(40, 140)).tolist()
+    first, second = (balanced().rows_at(range(58 * epoch, 58 * epoch + 58)).tolist() for epoch in (0, 1))
+    assert first != second
+    assert balanced(seed=4).rows_at(range(58)).tolist() != first
+
+
+def test_a_slice_with_partners_begins_with_the_picture_before_it_in_the_batch():
+    slices = [list(RankBatchSampler(20, 40, 10, rank, 3, partners=True)) for rank in range(3)]
+    assert slices[0] == [[29, 20, 21, 22, 23], [39, 30, 31, 32, 33]]
+    assert slices[1] == [[23, 24, 25, 26], [33, 34, 35, 36]]
+    assert slices[2] == [[26, 27, 28, 29], [36, 37, 38, 39]]
+    assert list(RankBatchSampler(0, 1, 1, 0, 2, partners=True)) == [[0, 0]]
+    assert list(RankBatchSampler(0, 1, 1, 1, 2, partners=True)) == [[]]
+
+
+def test_training_reads_partners_only_to_mix_pictures():
+    assert not sampler_for_training(config(), 0, 0, 2).partners
+    mixed = Config(data=DataConfig(batch_size=10, mixup=0.2), train=TrainConfig(max_iter=7))
+    assert sampler_for_training(mixed, 0, 0, 2).partners

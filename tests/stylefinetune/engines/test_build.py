@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from stylefinetune.config.data import DataConfig
 from stylefinetune.config.optim import OptimConfig
 from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.engines import build
@@ -43,6 +44,17 @@ def test_a_cuda_graph_is_for_one_rank_on_a_gpu_with_the_torch_engine(monkeypatch
         build.check_engine(graphed, ranks=2)
     with pytest.raises(UserError, match=r"train\.cuda_graph is for --engine torch"):
         build.check_engine(dataclasses.replace(graphed, engine="deepspeed"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"data": DataConfig(mixup=0.2)}, {"data": DataConfig(cutmix=1.0)}, {"train": {"class_weights": (1.0, 2.0)}}],
+    ids=["mixup", "cutmix", "class weights"],
+)
+def test_a_cuda_graph_captures_no_numbers_of_a_batch(settings):
+    train = TrainConfig(cuda_graph=True, **settings.pop("train", {}))
+    with pytest.raises(UserError, match=r"train\.cuda_graph is on, which can't capture data\.mixup, data\.cutmix or"):
+        build.check_engine(Config(train=train, **settings))
 
 
 def test_deepspeed_is_not_imported_with_the_training_command():

@@ -44,3 +44,10 @@ def test_probabilities_are_averaged(batch):
     found = average_views(forward, batch, crops=1, mirror=True).exp()
     torch.testing.assert_close(found, torch.full((2, 2), 0.5, dtype=torch.float64))
     assert average_views(forward, batch, crops=1, mirror=False).isfinite().all()
+
+
+def test_sigmoids_are_averaged_after_training_with_bce(batch):
+    answers = iter([torch.tensor([[0.0, 3.0], [50.0, -90.0]]), torch.tensor([[2.0, 3.0], [60.0, -80.0]])])
+    mean = average_views(lambda _: next(answers), batch, crops=1, mirror=True, loss="bce").sigmoid()
+    assert mean[0].tolist() == pytest.approx([(0.5 + 0.8807971) / 2, 0.9525741])
+    assert mean[1].tolist() == pytest.approx([1, 0], abs=1e-12)

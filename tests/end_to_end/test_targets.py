@@ -1,0 +1,67 @@
+"""Mixed pictures, smoothed labels, weighted and balanced classes, on several ranks and after a resume."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.programs import NARROW, metrics, python, train_on
+
+RECIPES = {
+    "mixup and cutmix": ["--data.mixup=0.4", "--data.cutmix=1", "--data.mixup_prob=0.8", "--train.label_smoothing=0.1"],
+    "weights and balance": ["--train.class_weights=[1,2,0.5,3]", "--train.label_smoothing=0.1", "--data.balanced=true"],
+    "bce": ["--train.loss=bce", "--data.mixup=0.4", "--train.label_smoothing=0.1"],
+}
+SAME = [*NARROW, "--train.display=1", "--train.test_interval=6", "--train.iter_size=2", "--optim.base_lr=0.02"]
+
+
+def flags(shards, run_dir, recipe, iterations=12):
+    return [
+        *SAME,
+        *RECIPES[recipe],
+        f"--data.shards={shards}",
+        f"--run_dir={run_dir}",
+        f"--train.max_iter={iterations}",
+    ]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_ranks_match_one(pixel_shards, tmp_path, recipe):
+    """Without dropout, which is seeded per rank."""
+    for ranks in (1, 2):
+        done = train_on(ranks, *flags(pixel_shards, tmp_path / str(ranks), recipe), "--model.dropout=0")
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+    for phase, count in (("train", 12), ("test", 3)):
+        one, two = ([entry["loss"] for entry in metrics(tmp_path / ranks, phase)] for ranks in ("1", "2"))
+        assert len(one) == count
+        assert two == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["mixup and cutmix", "weights and balance"])
+def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(pixel_shards, tmp_path, recipe):
+    """On two ranks, with dropout, and once with the pictures in memory."""
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    first = train_on(2, *flags(pixel_shards, uninterrupted, recipe), "--checkpoint.snapshot=5")
+    assert first.returncode == 0, first.stderr
+    shutil.copytree(uninterrupted, resumed, symlinks=True)
+    for later in ("iter_10", "iter_12"):
+        shutil.rmtree(resumed / "checkpoints" / later)
+    second = train_on(2, *flags(pixel_shards, resumed, recipe), "--checkpoint.snapshot=5", "--data.resident=true")
+    assert second.returncode == 0, second.stderr
+    assert "iter_5" in second.stderr
+    for file in ("model.safetensors", "optimizer.safetensors", "progress.json"):
+        mine, theirs = ((run / "checkpoints" / "iter_12" / file).read_bytes() for run in (resumed, uninterrupted))
+        assert mine == theirs, file
+
+
+def test_the_test_loss_is_that_of_the_command_evaluate(pixel_shards, tmp_path):
+    """Also with binary cross-entropy, whose probabilities are sigmoids."""
+    done = train_on(1, *flags(pixel_shards, tmp_path / "run", "bce"))
+    assert done.returncode == 0, done.stderr
+    evaluated = python("-m", "stylefinetune.evaluate", tmp_path / "run", f"--out={tmp_path}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    found, (*_, last) = json.loads((tmp_path / "metrics.json").read_text()), metrics(tmp_path / "run", "test")
+    assert found["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    assert found["accuracy"] == last["accuracy"]
+    assert last["loss"] < 0.75  # 0.69 if all probabilities are 0.5; the softmax of 4 classes has 1.4
