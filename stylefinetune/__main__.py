@@ -16,6 +16,7 @@ _COMMANDS = {
     "report": "write a page about runs",
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
+    "find_lr": "try learning rates from low to high before a run",
 }
 _USAGE = f"""usage: stylefinetune COMMAND ...
 
@@ -87,12 +88,13 @@ def _completion_script(shell: str) -> str:
     # These imports load torch, which takes seconds.
     from jsonargparse import ArgumentParser  # noqa: PLC0415
 
-    from stylefinetune import evaluate, export, predict, report, weights  # noqa: PLC0415
+    from stylefinetune import evaluate, export, find_lr, predict, report, weights  # noqa: PLC0415
     from stylefinetune.config.cli import build_parser  # noqa: PLC0415
 
     root = ArgumentParser(prog="stylefinetune")
     commands = root.add_subcommands()
     modules = {"evaluate": evaluate, "predict": predict, "export": export, "report": report, "weights": weights}
+    modules["find_lr"] = find_lr
     for name, text in _COMMANDS.items():
         parser = modules[name].build_parser() if name in modules else build_parser()
         commands.add_subcommand(name, parser, help=text)
