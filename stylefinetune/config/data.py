@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from stylefinetune.config.preprocessing import CAFFE, Channels, Interpolation, Resize
+from stylefinetune.config.preprocessing import CAFFE, AugmentConfig, Channels, Interpolation, Resize
 
 # Settings that testing shares with training unless data.test sets them.
 _SHARED = ("batch_size", "image_size", "crop_size", "mean_file", "mean_value", "scale")
-_SAME = ("resize", "interpolation", "channels", "std_value")  # settings that testing always shares
+_SAME = ("resize", "interpolation", "channels", "std_value", "augment")  # settings that testing always shares
 _DARKEST_STD = 0.99  # lower ones are meant for values from 0 to 1; 1 is published for values from 0 to 255
 
 
@@ -45,6 +45,7 @@ class PhaseConfig:
     interpolation: Interpolation
     channels: Channels
     std_value: tuple[float, ...]
+    augment: AugmentConfig  # has no effect in testing
 
     def __post_init__(self) -> None:
         prefix = "data" if self.training else "data.test"
@@ -54,6 +55,7 @@ class PhaseConfig:
             f"{prefix}.image_size is {list(self.image_size or ())}; sides must be at least 1 (0 alone doesn't resize)",
         )
         self._check_resize(prefix)
+        self._check_augment()
         largest = min(self.image_size) if self.image_size else self.crop_size
         require(
             0 <= self.crop_size <= largest,
@@ -98,6 +100,23 @@ class PhaseConfig:
         require(
             self.crop_size > 0,
             f"{prefix}.crop_size is 0; data.resize=shorter_side needs a crop, since pictures differ in shape",
+        )
+
+    def _check_augment(self) -> None:
+        if not (self.training and self.augment.is_used):
+            return
+        require(
+            self.image_size is not None,
+            "data.image_size is 0; data.augment needs the size to which pictures are resized",
+        )
+        require(
+            self.crop_size > 0 or not self.augment.random_resized_crop,
+            "data.crop_size is 0; data.augment.random_resized_crop resizes to it",
+        )
+        require(
+            not (self.mean_file and self.augment.needs_mean_value),
+            "data.mean_file is a picture, which data.augment.random_resized_crop and random_erasing can't use; set "
+            "data.mean_value instead",
         )
 
     @property
@@ -191,6 +210,7 @@ class DataConfig:
             copies those of an object store to ~/.cache/stylefinetune/staged.
         stage_bytes: bytes that a run's copies may take on each node. By default, all that is free; 80 % of it if
             shards of an object store are copied while the run reads them, which data.shuffle_window allows.
+        augment: how training pictures are changed at random.
         max_corrupt: fraction of a split's pictures that may be corrupt. Corrupt pictures are skipped; if there
             are more, the run stops.
         test: settings for testing.
@@ -220,6 +240,7 @@ class DataConfig:
     stage_dir: str = ""
     stage_bytes: int | None = None
     max_corrupt: float = 0.01
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     test: TestDataConfig = dataclasses.field(default_factory=TestDataConfig)
 
     def __post_init__(self) -> None:

@@ -27,10 +27,11 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     if phase.mean_value:
         levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
         return (levels.flip(0) if phase.channels == "bgr" else levels).reshape(1, 1, 3)
-    if phase.resize != "warp":
+    if phase.resize != "warp" or (phase.training and phase.augment.needs_mean_value):
+        found = f"data.resize is {phase.resize}" if phase.resize != "warp" else "data.augment cuts or erases pictures"
         raise UserError(
-            f"data.resize is {phase.resize}, but a mean picture fits warped pictures only; set data.mean_value, one "
-            f"value for each channel ({phase.order})"
+            f"{found}, but a mean picture fits warped pictures only; set data.mean_value, one value for each channel "
+            f"({phase.order})"
         )
     path = locate_published(phase.mean_file) if phase.mean_file else shards_folder(config) / MEAN_FILE
     if not path.is_file():

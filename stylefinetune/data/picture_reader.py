@@ -20,6 +20,16 @@ MAX_OPEN_SHARDS = 128
 class Fit(Protocol):
     """Makes pictures of any size fit into memory of one size."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of the result."""
+        ...
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the result does not depend on the position."""
+        ...
+
     def __call__(self, pixels: Pixels, position: int, out: Pixels) -> None:
         """Write the picture at `position` of the run to `out`, uint8[H, W, 3]; equal arguments give equal pixels."""
         ...

@@ -65,18 +65,33 @@ def _fill(data: DataConfig, wanted: Preprocessing | DataConfig) -> DataConfig:
         filled["mean_value"] = wanted.mean_value
     if not data.std_value and (data.scale == 1 or isinstance(wanted, DataConfig)):
         filled["std_value"] = wanted.std_value
+    if data.augment.random_resized_crop is None:
+        keeps_shape = filled.get("resize", data.resize) == "shorter_side"
+        cut = wanted.augment.random_resized_crop if isinstance(wanted, DataConfig) else keeps_shape
+        filled["augment"] = dataclasses.replace(data.augment, random_resized_crop=cut)
     return dataclasses.replace(data, **filled)
 
 
 def describe_input(config: Config, phase: PhaseConfig) -> str:
     """Return in words how a picture becomes the network's input."""
-    if phase.resize == "shorter_side":
+    augment = phase.augment
+    if augment.random_resized_crop:
+        low, high = augment.scale
+        resized = f"a random part of {low:g} to {high:g} of the area resized ({phase.interpolation})"
+    elif phase.resize == "shorter_side":
         assert phase.image_size is not None
         resized = f"shorter side resized to {phase.image_size[0]} ({phase.interpolation})"
     else:
         resized = "resized to {}x{}".format(*phase.image_size) if phase.image_size else "not resized"
-    cropped = f", cropped to {phase.crop_size}x{phase.crop_size}" if phase.crop_size else ""
-    mirrored = ", mirrored at random" if phase.mirror else ""
+    verb = "" if augment.random_resized_crop else ", cropped"
+    cropped = f"{verb} to {phase.crop_size}x{phase.crop_size}" if phase.crop_size else ""
+    changes = {
+        augment.policy: augment.policy != "none",
+        "colours changed": augment.color_jitter,
+        "erased in part": augment.random_erasing,
+        "mirrored at random": phase.mirror,
+    }
+    mirrored = "".join(f", {change}" for change, used in changes.items() if used)
     values = _join(phase.mean_value)
     minus = f"the values {values}" if values else phase.mean_file or f"{config.data.shards}/mean.npy"
     divided = f", divided by {_join(phase.std_value)}" if phase.std_value else ""

@@ -31,9 +31,9 @@ def load_resident(run: TrainingRun, start: int) -> Loaders | None:
     if not _is_worthwhile(run.config, run.world, len(run.train_set.entries), start):
         return None
     if not run.train_set.is_fixed:
-        reason = "each training picture is cropped anew from its original whenever it is read"
+        reason = "each training picture is cut or changed anew whenever it is read"
         if run.config.data.resident:
-            raise UserError(f"data.resident is true, but {reason}; remove it, or set data.resize=warp")
+            raise UserError(f"data.resident is true, but {reason}; remove it, or set it to false")
         run.tracker.log(f"Pictures are read for each batch: {reason}")
         return None
     needed, count = sum(map(resident_bytes, sets)), sum(len(dataset.entries) for dataset in sets)

@@ -13,6 +13,8 @@ FLAGS = [
     "--model.arch=resnet18",
     "--model.batch_norm=eval",
     "--data.crop_size=32",
+    "--data.augment.policy=randaugment",
+    "--data.augment.random_erasing=0.5",
     "--data.batch_size=8",
     "--optim.lr_policy=fixed",
     "--train.display=1",
@@ -41,7 +43,7 @@ def tensors(run_dir):
 def trained_resnet(flags, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("resnet") / "run"
     log = train(*flags, "--data.workers=0", run_dir=run_dir)
-    assert "Input: shorter side resized to 37 (bilinear), cropped to 32x32, mirrored at random; minus the values" in log
+    assert "Input: a random part of 0.08 to 1 of the area resized (bilinear) to 32x32, randaugment, erased in" in log
     return run_dir
 
 

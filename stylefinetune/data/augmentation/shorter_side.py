@@ -34,12 +34,16 @@ class ShorterSide:
 
     def __call__(self, pixels: Pixels, position: int, out: Pixels) -> None:
         """See Fit."""
+        out[:] = np.asarray(self.cut(pixels, position))
+
+    def cut(self, pixels: Pixels, position: int) -> Image.Image:
+        """Return the square of the picture at `position`."""
         picture = Image.fromarray(_without_ends(pixels))
         resized = picture.resize(_resized_size(picture.size, self._side), self._filter)
         margins = [length - crop for length, crop in zip(resized.size, self.size, strict=True)]
         left, top = self._place(margins, position)
         height, width = self.size
-        out[:] = np.asarray(resized.crop((left, top, left + width, top + height)))
+        return resized.crop((left, top, left + width, top + height))
 
     def _place(self, margins: list[int], position: int) -> list[int]:
         """Return the first column and row of the square."""

@@ -4,7 +4,7 @@ from stylefinetune.config.keys import KEYS, LIST_KEYS, SECTIONS, join_repeated, 
 def test_keys_and_sections_are_those_of_the_config():
     assert {"run_dir", "data.test.split", "optim.layers", "deepspeed.extra"} <= set(KEYS)
     assert set(SECTIONS) == {
-        *("data", "data.test", "model", "optim", "train", "checkpoint", "tracking", "deepspeed"),
+        *("data", "data.augment", "data.test", "model", "optim", "train", "checkpoint", "tracking", "deepspeed"),
     }
     assert {"data.image_size", "data.test.mean_value", "optim.stepvalue", "optim.layers"} <= set(LIST_KEYS)
     assert not {"deepspeed.extra", "data.batch_size", "weights"} & set(LIST_KEYS)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from stylefinetune.caffe.schema import message_class
+from stylefinetune.config.preprocessing import AugmentConfig
 from stylefinetune.data.mean import load_mean
 from stylefinetune.errors import UserError
 from tests.stylefinetune.data.loading import data_config, open_pictures, read_batches
@@ -34,6 +35,10 @@ def test_a_mean_picture_does_not_fit_pictures_that_keep_their_shape(pixel_shards
         UserError, match=r"data\.resize is shorter_side, but a mean picture fits warped pictures only; "
     ):
         mean_of(data_config(pixel_shards, resize="shorter_side"))
+    cut = data_config(pixel_shards, augment=AugmentConfig(random_resized_crop=True))
+    with pytest.raises(UserError, match=r"data\.augment cuts or erases pictures, but a mean picture fits"):
+        mean_of(cut)
+    assert mean_of(cut, training=False).shape == (48, 48, 3)
 
 
 def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):

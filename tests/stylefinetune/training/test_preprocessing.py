@@ -65,6 +65,16 @@ def test_each_key_that_is_set_overrides_the_weights():
     assert (data.mean_value, data.interpolation, data.std_value) == ((1, 2, 3), "bicubic", (9,))
 
 
+def test_training_pictures_are_cut_at_random_except_in_caffes_recipe_and_with_caffes_input():
+    network = ("--model.arch=resnet50", "--weights=DEFAULT")
+    cut = "--data.augment.random_resized_crop"
+    assert settled(*network).augment.random_resized_crop
+    assert not settled(*network, f"{cut}=false").augment.random_resized_crop
+    assert not settled(*network, "--data.resize=warp").augment.random_resized_crop
+    assert not settled().augment.random_resized_crop
+    assert settled(f"{cut}=true", "--data.mean_value=9").augment.random_resized_crop
+
+
 def test_a_run_with_a_solver_has_caffes_input():
     config = dataclasses.replace(Config(model=ModelConfig(arch="resnet50")), solver="solver.prototxt")
     assert settle_preprocessing(config, None).data.channels == "bgr"
@@ -76,6 +86,7 @@ def test_a_checkpoint_of_an_earlier_version_keeps_caffes_input():
     now = settle_preprocessing(Config(model=before.model), SimpleNamespace(config=before))
     assert now.data == saved
     assert changed_settings(before, now) == []
+    assert not now.data.augment.is_used
     phase = now.data.phase(training=False)
     assert (phase.resize, phase.channels, phase.image_size, phase.std_value) == ("warp", "bgr", (256, 256), ())
 
@@ -118,9 +129,13 @@ def test_the_input_is_described():
         return describe_input(config, config.data.phase(training=True))
 
     assert words() == "resized to 256x256, cropped to 227x227, mirrored at random; minus d/mean.npy"
-    assert words("--model.arch=resnet18", "--data.mirror=false") == (
-        "shorter side resized to 256 (bilinear), cropped to 224x224; minus the values 123.675, 116.28, 103.53, divided "
-        "by 58.395, 57.12, 57.375 (R,G,B)"
+    network = ("--model.arch=resnet18", "--data.mirror=false")
+    values = "minus the values 123.675, 116.28, 103.53, divided by 58.395, 57.12, 57.375 (R,G,B)"
+    assert words(*network, "--data.augment.policy=randaugment") == (
+        f"a random part of 0.08 to 1 of the area resized (bilinear) to 224x224, randaugment; {values}"
+    )
+    assert words(*network, "--data.augment.random_resized_crop=false") == (
+        f"shorter side resized to 256 (bilinear), cropped to 224x224; {values}"
     )
 
 
