@@ -1,17 +1,19 @@
-"""Compares ranks with threads on a CPU: `python -m benchmarks.scaling [--before DIR] [--rounds 7] [--trace]`.
+"""Compares ranks with threads on a CPU: `python -m benchmarks.scaling [--before DIR] [--adding | --trace]`.
 
 Every program trains the full-size CaffeNet on random noise, in batches of 50 in total:
 
 - 1 x 2: one rank with two threads
-- 2 x 1, 3 x 1: two or three ranks with one thread each, over gloo
+- 2 x 1, 3 x 1: two or three ranks with one thread each, which add gradients in shared memory
+- gloo: 2 x 1 with DistributedDataParallel over gloo, as on several machines
 - 2 apart, 3 apart: the same ranks, but they send nothing: what communication that is free would leave
-- bf16: 2 x 1 with train.gradient_compression=bf16
+- bf16: gloo with train.gradient_compression=bf16
 - before: 2 x 1 of the checkout DIR, for example of `git worktree add DIR COMMIT`
 
 In each round every program does one step, in turn, while the others wait. Prints the medians over the rounds: the time
 of a step on the slowest rank, the processor time of all ranks and threads, and their ratios to 1 x 2, or to the first
-program. With --trace, prints instead what rank 0 of 2 x 1 does in one step: the backward pass, and when the gradients
-of which bucket are sent (medians of --rounds steps).
+program. With --adding, the programs only add their gradients; for gloo, without DistributedDataParallel's copies to and
+from its buckets. With --trace, prints instead what rank 0 of gloo does in one step: the backward pass, and when the
+gradients of which bucket are sent (medians of --rounds steps).
 """
 
 import argparse
@@ -24,16 +26,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import CLASSES, LR, ROOT, SIDE, STORED, WARM_UP, Measured, draw_batch
 from stylefinetune.config.schema import Config, TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.transforms import Transform
+from stylefinetune.distributed.shared_gradients import SharedGradients
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.allocator import keep_freed_memory
 from stylefinetune.engines.torch_engine import TorchEngine
@@ -41,7 +46,7 @@ from stylefinetune.models.build import build_model
 
 BATCH = 50
 PROGRAMS = {"1 x 2": (1, 2), "2 x 1": (2, 1), "2 apart": (2, 1), "bf16": (2, 1), "3 x 1": (3, 1), "3 apart": (3, 1)}
-PROGRAMS["before"] = (2, 1)  # ranks, threads of each
+PROGRAMS["gloo"] = PROGRAMS["before"] = (2, 1)  # ranks, threads of each
 
 
 def slice_of(batch: Batch, part: int, parts: int) -> Batch:
@@ -56,6 +61,8 @@ def slice_of(batch: Batch, part: int, parts: int) -> Batch:
 
 def serve(program: str, part: int) -> None:
     """Do one step for each line on stdin, as part `part` of the program, and print what it took as JSON."""
+    if program == "gloo":
+        del os.memfd_create  # as on a system that does not have it
     keep_freed_memory()
     world = World.join()
     train = TrainConfig(gradient_compression="bf16") if program == "bf16" else TrainConfig()
@@ -64,6 +71,7 @@ def serve(program: str, part: int) -> None:
     transform = Transform(torch.full((STORED, STORED, 3), 110.0), 1.0, torch.device("cpu"))
     engine = TorchEngine(net, (transform, transform), config.optim, world, train=train, input_size=(SIDE, SIDE))
     batch = slice_of(draw_batch(BATCH), part, PROGRAMS[program][0])
+    add: Callable[[], None] | None = None
     print(flush=True)
     for line in sys.stdin:
         if line == "trace\n":
@@ -71,9 +79,32 @@ def serve(program: str, part: int) -> None:
                 engine.train_step(1, [batch], LR)
             print(json.dumps(summarize(found)), flush=True)
             continue
+        if line == "add\n":
+            add = add or adder(world, list(engine.net.parameters()))
         began, spent = time.perf_counter(), time.process_time()
-        engine.train_step(1, [batch], LR)
+        if add:
+            add()
+        else:
+            engine.train_step(1, [batch], LR)
         print(json.dumps([time.perf_counter() - began, time.process_time() - spent]), flush=True)
+
+
+def adder(world: World, parameters: list[torch.nn.Parameter]) -> Callable[[], None]:
+    """Return a function that adds gradients of the parameters over the ranks."""
+    shared = SharedGradients.open(parameters, world)
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
+
+    def add() -> None:
+        if not shared:
+            for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+                assert work is not None
+                work.wait()
+            return
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        shared.add(private=False)
+
+    return add
 
 
 def summarize(found: Any) -> dict[str, float]:  # noqa: ANN401 -- a profile
@@ -115,9 +146,9 @@ class Program:
             self._processes.append(process)
         self._read()
 
-    def step(self) -> Measured:
-        """Do one step on all ranks."""
-        found = self._ask("step")
+    def measure(self, what: str) -> Measured:
+        """Do one `step` on all ranks, or `add` their gradients."""
+        found = self._ask(what)
         return Measured(max(seconds for seconds, _ in found), sum(processor for _, processor in found))
 
     def trace(self) -> dict[str, float]:
@@ -147,12 +178,12 @@ class Program:
         return answers
 
 
-def compare(programs: list[Program], rounds: int) -> None:
-    """Print the table of steps."""
+def compare(programs: list[Program], rounds: int, what: str) -> None:
+    """Print the table of steps, or of adding the gradients."""
     found: dict[str, list[Measured]] = {program.name: [] for program in programs}
     for round_ in range(WARM_UP + rounds):
         for program in programs:
-            measured = program.step()
+            measured = program.measure(what)
             if round_ >= WARM_UP:
                 found[program.name].append(measured)
     print("| program | ms | least ms | processor ms | time / first | processor / first |\n|---|---|---|---|---|---|")
@@ -183,14 +214,15 @@ def main() -> None:
     parser.add_argument("--before", type=Path, metavar="DIR", help="checkout of an earlier version to compare with")
     parser.add_argument("--only", choices=PROGRAMS, action="append", help="measure this program; may be repeated")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--trace", action="store_true", help="print when 2 x 1 sends its gradients")
+    parser.add_argument("--adding", action="store_true", help="only add the gradients")
+    parser.add_argument("--trace", action="store_true", help="print when gloo sends its gradients")
     parser.add_argument("--serve", choices=PROGRAMS, help=argparse.SUPPRESS)
     parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.part)
         return
-    names = ["2 x 1"] if options.trace else options.only or [name for name in PROGRAMS if name != "before"]
+    names = ["gloo"] if options.trace else options.only or [name for name in PROGRAMS if name != "before"]
     names += ["before"] if options.before else []
     print(
         f"PyTorch {torch.__version__}, batch {BATCH}, {options.rounds} rounds, load {os.getloadavg()[0]:.1f}\n",
@@ -205,7 +237,7 @@ def main() -> None:
             for program in programs:
                 trace(program, options.rounds)
         else:
-            compare(programs, options.rounds)
+            compare(programs, options.rounds, "add" if options.adding else "step")
 
 
 if __name__ == "__main__":

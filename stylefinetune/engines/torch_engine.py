@@ -1,4 +1,4 @@
-"""Trains with PyTorch: in one process, or with DistributedDataParallel."""
+"""Trains with PyTorch: in one process, in several that share memory, or with DistributedDataParallel."""
 
 import contextlib
 import warnings
@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +16,7 @@ from stylefinetune.config.schema import TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.mixing.mix import mix_pictures
 from stylefinetune.data.transforms import Transform
+from stylefinetune.distributed.shared_gradients import SharedGradients
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.cuda_graph import GraphedAccumulation
 from stylefinetune.engines.engine import EngineState
@@ -53,8 +55,20 @@ class TorchEngine:
         self._input_size = input_size
         self._loss = Loss(train, world.device)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
+        self._shared_gradients = self._share_gradients()
         freeze_groups(self.optimizer, 0)
         self._build_replica()
+
+    def _share_gradients(self) -> SharedGradients | None:
+        """Return what adds the gradients in shared memory, or None if DistributedDataParallel has to send them."""
+        if self.world.size == 1 or self.world.device.type != "cpu" or self.train.gradient_compression != "none":
+            return None
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        shared = SharedGradients.open(trained, self.world)
+        if shared:
+            for tensor in self.net.state_dict().values():
+                dist.broadcast(tensor, src=0)  # as DistributedDataParallel does
+        return shared
 
     def _build_replica(self) -> None:
         """Build what depends on which parameters are trained; again when layers thaw, see freeze_until of a rule."""
@@ -65,7 +79,7 @@ class TorchEngine:
             trained += [] if group["frozen"] else group["params"]
         # Compiled inside DDP: around DDP, torch.compile silently does nothing.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if self.train.compile else self.net
-        if self.world.size > 1:
+        if self.world.size > 1 and not self._shared_gradients:
             with warnings.catch_warnings():
                 # PyTorch 2.14 deprecates broadcast_buffers for an argument that earlier versions do not have.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -100,6 +114,9 @@ class TorchEngine:
         share_statistics(self._statistics, self.world)
         self.replica.train()
         loss = self._accumulate_gradients(micro_batches)
+        if self._shared_gradients:
+            changes_gradients = self.scaler.is_enabled() or self.optim.clip_gradients >= 0
+            self._shared_gradients.add(private=changes_gradients)
         self.scaler.unscale_(self.optimizer)
         if self.optim.clip_gradients >= 0:
             # Caffe clips the sum over the micro-batches; these gradients are the mean.
@@ -123,7 +140,8 @@ class TorchEngine:
             pictures = mix_pictures(self.train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
             logits = compute(self.replica, pictures, self.train)
             loss = self._loss(logits, batch, iter_size)
-            self.scaler.scale(loss * self.world.size).backward()  # DDP averages over the ranks
+            averaged_over = 1 if self._shared_gradients else self.world.size  # by DistributedDataParallel
+            self.scaler.scale(loss * averaged_over).backward()
         return loss.detach()
 
     @torch.no_grad()
