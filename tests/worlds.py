@@ -197,24 +197,7 @@ def serve(address):
                 return
             if key.data == "start":
                 connection, _ = listener.accept()
-                request = json.loads(connection.makefile("r").readline())
-                try:
-                    outputs = open_outputs(Path(request["output"]))
-                except OSError:  # the test no longer reads them
-                    connection.close()
-                    continue
-                pid = os.fork()
-                if pid == 0:
-                    selector.close()
-                    redirect(*outputs)
-                    os.closerange(3, min(4096, os.sysconf("SC_OPEN_MAX")))
-                    run_program(request)
-                for output in outputs:
-                    os.close(output)
-                running[connection] = pid
-                connection.sendall(f"{pid}\n".encode())
-                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (connection, request))
-                selector.register(connection, selectors.EVENT_READ, "lost")
+                start_program(connection, selector, running)
             elif key.data == "lost":
                 if key.fileobj in running:  # else it has just ended
                     selector.unregister(key.fileobj)
@@ -226,6 +209,28 @@ def serve(address):
                 with contextlib.suppress(KeyError):
                     selector.unregister(connection)
                 reply(connection, running.pop(connection), Path(request["output"], "ended"))
+
+
+def start_program(connection, selector, running):
+    """Fork a process for the request of a connection, and register both with the selector."""
+    request = json.loads(connection.makefile("r").readline())
+    try:
+        outputs = open_outputs(Path(request["output"]))
+    except OSError:  # the test no longer reads them
+        connection.close()
+        return
+    pid = os.fork()
+    if pid == 0:
+        selector.close()
+        redirect(*outputs)
+        os.closerange(3, min(4096, os.sysconf("SC_OPEN_MAX")))
+        run_program(request)
+    for output in outputs:
+        os.close(output)
+    running[connection] = pid
+    connection.sendall(f"{pid}\n".encode())
+    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (connection, request))
+    selector.register(connection, selectors.EVENT_READ, "lost")
 
 
 def preload():

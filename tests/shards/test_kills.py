@@ -73,7 +73,7 @@ def test_ctrl_c_stops_cleanly_and_prints_how_to_resume(server, draw_jpg, write_l
         children = child_processes(driver)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         _, error = driver.communicate(timeout=60)
-    assert driver.returncode == 130
+    assert driver.returncode == 130, error
     assert error.startswith("stopped; run the same command to continue")
     assert error.count("\n") == 1
     assert_gone(children)
