@@ -1,5 +1,6 @@
 """Mixed pictures, smoothed labels, weighted and balanced classes, on several ranks and after a resume."""
 
+import importlib.util
 import json
 import shutil
 
@@ -36,6 +37,22 @@ def test_two_ranks_match_one(pixel_shards, tmp_path, recipe):
         one, two = ([entry["loss"] for entry in metrics(tmp_path / ranks, phase)] for ranks in ("1", "2"))
         assert len(one) == count
         assert two == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_both_engines_compute_the_same(pixel_shards, tmp_path):
+    recipe = [*RECIPES["mixup and cutmix"], "--train.class_weights=balanced", "--model.dropout=0"]
+    for engine in ("torch", "deepspeed"):
+        folder = f"--run_dir={tmp_path / engine}"
+        done = train_on(
+            1, *SAME, *recipe, f"--data.shards={pixel_shards}", folder, "--train.max_iter=4", f"--engine={engine}"
+        )
+        assert done.returncode == 0, done.stderr
+    ours, theirs = (
+        [entry["loss"] for entry in metrics(tmp_path / engine, "train")] for engine in ("torch", "deepspeed")
+    )
+    assert len(ours) == 4
+    assert theirs == pytest.approx(ours, abs=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["mixup and cutmix", "weights and balance"])
