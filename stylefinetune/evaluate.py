@@ -14,7 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from shards.format.index import ShardIndex
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
-from stylefinetune.config.command_line import command_parser, parse_command
+from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
@@ -44,6 +44,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")
     parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
     parser.add_argument("--workers", type=int, help="decoding processes per rank")
+    add_ema_option(parser)
     return parser
 
 
@@ -54,7 +55,7 @@ def evaluate(arguments: list[str]) -> None:
         raise UserError(f"--workers is {options.workers}; it must not be negative")
     if options.crops not in (1, 10):
         raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
-    saved = read_checkpoint(options.checkpoint)
+    saved = read_checkpoint(options.checkpoint).with_weights(ema=options.ema)
     index, pictures = _open_pictures(saved, options)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
     if shard_source(index.root).is_remote:

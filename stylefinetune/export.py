@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import write_caffemodel, write_mean
 from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
-from stylefinetune.config.command_line import command_parser, parse_command
+from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.config.schema import CAFFENET
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.models.layer_names import layer_name
@@ -27,6 +27,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
     parser.add_argument("--to", choices=["caffemodel"], required=True, help="format: caffemodel for Caffe and OpenCV 4")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="output folder (default: .)")
+    add_ema_option(parser)
     return parser
 
 
@@ -35,7 +36,7 @@ def export(arguments: list[str]) -> None:
     options = parse_command(build_parser(), arguments)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        for path in write_caffe(read_checkpoint(options.checkpoint), options.out):
+        for path in write_caffe(read_checkpoint(options.checkpoint).with_weights(ema=options.ema), options.out):
             print(path)
     except OSError as error:
         raise UserError(f"{error.filename or options.out} can't be written: {error.strerror}") from error

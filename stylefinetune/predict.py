@@ -17,7 +17,7 @@ from shards.format.images import (
     resize_picture,
 )
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
-from stylefinetune.config.command_line import command_parser, parse_command
+from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.data.augmentation.fit import build_fit
 from stylefinetune.data.picture_reader import Fit
 from stylefinetune.data.transforms import Crops
@@ -37,6 +37,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
     parser.add_argument("--checkpoint", type=Path, required=True, help="RUN, RUN:best, RUN:ITERATION or a folder")
     parser.add_argument("--top", type=int, default=5, help="number of classes to print")
+    add_ema_option(parser)
     return parser
 
 
@@ -45,7 +46,7 @@ def predict(arguments: list[str]) -> None:
     options = parse_command(build_parser(), arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}; it must be at least 1")
-    saved = read_checkpoint(options.checkpoint)
+    saved = read_checkpoint(options.checkpoint).with_weights(ema=options.ema)
     height, width = saved.progress.picture_size
     fit = build_fit(saved.config.data.phase(training=False), saved.progress.seed)
     crop_height, crop_width = saved.progress.input_size

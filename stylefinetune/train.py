@@ -145,14 +145,17 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
         world.set_activity("testing", iteration)
         return run.preemption.requested()
 
-    forward, function = run.engine.forward, run.config.train.loss
-    result = evaluate_batches(forward, batches, run.corrupt_test, world, should_stop, function)
-    if result is None:
+    forwards = [run.engine.forward, *([run.engine.forward_average] if run.config.train.ema_decay else [])]
+    function = run.config.train.loss
+    results = evaluate_batches(forwards, batches, run.corrupt_test, world, should_stop, function)
+    if results is None:
         return progress
+    result, *averaged = results
     for line in run.corrupt_test.gather(world):
         run.tracker.log(line)
-    run.tracker.log_test(iteration, result)
-    entry = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss}
+    average = {f"ema_{name}": float(getattr(one, name)) for one in averaged for name in ("accuracy", "loss")}
+    run.tracker.log_test(iteration, result, average)
+    entry = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss, **average}
     return dataclasses.replace(progress, tests=[*progress.tests, entry])
 
 

@@ -2,7 +2,7 @@
 
 The files are the same for every engine and number of ranks:
 - model.safetensors: parameters and buffers
-- optimizer.safetensors: slots of the optimizer, such as momentum_buffer or exp_avg
+- optimizer.safetensors: slots of the optimizer, such as momentum_buffer or exp_avg, and the average of the weights
 - progress.json: the progress of the run
 - config.yaml: the settings of the run
 - mean.safetensors: what is subtracted from training and from test pictures
@@ -32,6 +32,7 @@ from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError, write_error
 from stylefinetune.models.build import build_model
 from stylefinetune.models.state import load_tensors
+from stylefinetune.optim.weight_average import EMA
 
 MODEL_FILE, OPTIMIZER_FILE, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 CONFIG = "config.yaml"
@@ -87,10 +88,14 @@ class Checkpoint:
         phase = self.config.data.phase(training=False)
         return net.to(device).eval(), Transform.for_phase(self.means[1], phase, device)
 
+    def with_weights(self, *, ema: bool) -> "Checkpoint":
+        """Return the checkpoint; with `ema`, the average of the weights replaces the weights, if it has one."""
+        return dataclasses.replace(self, tensors=self.slots[EMA]) if ema and EMA in self.slots else self
+
     def engine_state(self, like: EngineState, optimizer: str) -> EngineState:
         """Return the state for an engine with the tensors of `like` and this optim.optimizer.
 
-        If the checkpoint is of another optimizer, the state has no slots: those of the two may only share a name.
+        If the checkpoint is of another optimizer, the state has no slots of it: those of the two may only share a name.
 
         Raises:
             UserError: the engine has another network.
@@ -106,7 +111,11 @@ class Checkpoint:
         return EngineState(
             parameters={name: self.tensors[name] for name in like.parameters},
             buffers={name: self.tensors[name] for name in like.buffers},
-            slots=self.slots if optimizer == self.config.optim.optimizer else {},
+            slots={
+                slot: tensors
+                for slot, tensors in self.slots.items()
+                if optimizer == self.config.optim.optimizer or slot == EMA
+            },
             scalars=self.scalars,
         )
 

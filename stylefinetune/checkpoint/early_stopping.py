@@ -2,6 +2,7 @@
 
 import math
 
+from stylefinetune.checkpoint.folders import metric_of
 from stylefinetune.config.schema import Config
 
 Tests = list[dict[str, float]]  # iteration, accuracy and loss of each test of a run, in order
@@ -13,8 +14,9 @@ def best_test(tests: Tests, metric: str) -> int | None:
     None if there is none, apart from tests that are NaN.
     """
     sign = -1.0 if metric == "loss" else 1.0
-    finite = [index for index, test in enumerate(tests) if not math.isnan(test[metric])]
-    return max(finite, key=lambda index: sign * tests[index][metric], default=None)
+    values = [metric_of(test, metric) for test in tests]
+    finite = [index for index, value in enumerate(values) if not math.isnan(value)]
+    return max(finite, key=lambda index: sign * values[index], default=None)
 
 
 def is_new_best(tests: Tests, iteration: int, config: Config) -> bool:
@@ -37,9 +39,8 @@ def describe_early_stop(tests: Tests, config: Config) -> str:
     """Return the line of a run that stops early."""
     metric, patience = config.checkpoint.best_metric, config.train.patience
     index = best_test(tests, metric)
-    best = (
-        f"is {tests[index][metric]:.6g} of iteration {tests[index]['iteration']:.0f}" if index is not None else "is NaN"
-    )
+    test = None if index is None else tests[index]
+    best = f"is {metric_of(test, metric):.6g} of iteration {test['iteration']:.0f}" if test else "is NaN"
     return (
         f"Early stopping: the best {metric} {best}, and {patience} tests since then were not better; to continue this "
         "run, raise train.patience"

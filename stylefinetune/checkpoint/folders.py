@@ -46,9 +46,15 @@ def best_checkpoint(found: Sequence[Path], tests: list[dict[str, float]], metric
         metric: accuracy or loss.
     """
     sign = -1.0 if metric == "loss" else 1.0
-    scores = {test["iteration"]: sign * test[metric] for test in tests if not math.isnan(test[metric])}
+    scores = {test["iteration"]: sign * metric_of(test, metric) for test in tests}
+    scores = {iteration: score for iteration, score in scores.items() if not math.isnan(score)}
     tested = [path for path in reversed(found) if iteration_of(path) in scores]
     return max(tested, key=lambda path: scores[iteration_of(path)], default=None)
+
+
+def metric_of(test: dict[str, float], metric: str) -> float:
+    """Return the accuracy or the loss of a test; that of the average of the weights, if it was tested too."""
+    return test.get(f"ema_{metric}", test[metric])
 
 
 def link_best(run_dir: Path, best: Path) -> None:

@@ -30,6 +30,13 @@ def command_parser(command: str, description: str, examples: Sequence[str]) -> A
     )
 
 
+def add_ema_option(parser: ArgumentParser) -> None:
+    """Add --ema, which chooses between the weights of a checkpoint and their average."""
+    parser.add_argument(
+        "--ema", type=bool, default=True, help="use the average of the weights if the run has one, see train.ema_decay"
+    )
+
+
 def parse_command(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """Parse the command line of a command.
 

@@ -35,6 +35,8 @@ class TrainConfig:
             loss is scaled for the backward pass, and updates with gradients that are not finite are skipped.
         channels_last: store pictures and activations in channels-last (NHWC) memory format. By default, a new run does,
             and a resumed run keeps its format.
+        ema_decay: keep an exponential moving average of the weights, of which each update keeps this part, for example
+            0.999; 0 keeps no average. It is tested beside the weights, and evaluate, predict and export use it.
         compile: compile the network with torch.compile; with --engine torch only.
         cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on one GPU
             only.
@@ -62,6 +64,7 @@ class TrainConfig:
     seed: int = 1701
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     channels_last: bool | None = None
+    ema_decay: float = 0.0
     compile: bool = False
     cuda_graph: bool = False
     gradient_compression: Literal["none", "bf16"] = "none"
@@ -79,6 +82,7 @@ class TrainConfig:
         )
         require(self.epochs is None or self.epochs > 0, f"train.epochs is {self.epochs}; it must be above 0")
         require(self.stall_seconds > 0, f"train.stall_seconds is {self.stall_seconds:g}; it must be above 0")
+        require(0 <= self.ema_decay < 1, f"train.ema_decay is {self.ema_decay}; it must be in [0, 1)")
         require(self.seed < 2**63, f"train.seed is {self.seed}; it must be below 2**63")
 
     def _check_loss(self) -> None:

@@ -33,7 +33,7 @@ from stylefinetune.engines.loss_scale import (
 )
 from stylefinetune.engines.precision import REDUCED, to_memory_format
 from stylefinetune.engines.running_statistics import share_statistics
-from stylefinetune.engines.torch_engine import seed_dropout
+from stylefinetune.engines.torch_engine import average_logits, seed_dropout
 from stylefinetune.engines.zero_state import build_zero_state
 from stylefinetune.errors import UserError
 from stylefinetune.losses.loss import Loss
@@ -41,6 +41,7 @@ from stylefinetune.models.batch_norm import local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.optimizers import build_optimizer, slots_of
 from stylefinetune.optim.param_groups import freeze_groups, param_groups
+from stylefinetune.optim.weight_average import EMA, WeightAverage
 
 LOG = "deepspeed.log"
 
@@ -62,6 +63,11 @@ def check_deepspeed(config: Config) -> None:
         raise UserError(
             f"optim.lars_trust is {config.optim.lars_trust:g}, but LARS needs the norms of whole tensors, which "
             f"deepspeed.zero_stage {stage} partitions; set deepspeed.zero_stage to 0, or use --engine torch"
+        )
+    if config.train.ema_decay and stage == 3:
+        raise UserError(
+            f"train.ema_decay is {config.train.ema_decay:g}, but at deepspeed.zero_stage 3 no rank has all weights to "
+            "average; set deepspeed.zero_stage to 2 or less, or use --engine torch"
         )
     for name in ("compile", "cuda_graph"):
         if getattr(config.train, name):
@@ -112,6 +118,7 @@ class DeepSpeedEngine:
         self._train_transform, self._test_transform = transforms
         net = net.to(world.device)  # DeepSpeed fails on channels-last weights; channels-last pictures suffice
         parameters = dict(net.named_parameters())
+        self._average = WeightAverage(net, config.train.ema_decay) if config.train.ema_decay else None
         self._optimizer = build_optimizer(param_groups(net, config.optim), config.optim)
         self._optimizer.state.clear()  # DeepSpeed replaces the parameters by other tensors
         _zero_frozen_gradients(self._optimizer)
@@ -150,6 +157,8 @@ class DeepSpeedEngine:
             losses.append(nan_below_min_scale(self._scaler, losses[0]))
         elif overflow:
             losses.append(torch.full_like(losses[0], math.nan))
+        if self._average:
+            self._average.update()
         return torch.stack(losses).sum()
 
     @torch.no_grad()
@@ -160,6 +169,11 @@ class DeepSpeedEngine:
         pictures = self._test_transform(batch.pictures, batch.crops)
         return self._engine(to_memory_format(pictures, self._config.train)).float()
 
+    def forward_average(self, batch: Batch) -> torch.Tensor:
+        """See Engine."""
+        assert self._average
+        return average_logits(self._average, batch, self._test_transform, self._config.train, self._world)
+
     def scalars(self) -> dict[str, float]:
         """See Engine."""
         return scaler_scalars(self._scaler)
@@ -168,6 +182,8 @@ class DeepSpeedEngine:
     def state(self) -> EngineState:
         """See Engine."""
         parameters, slots = self._state.gather()
+        if self._average:
+            slots = slots | {EMA: self._average.tensors()}
         return EngineState(parameters, stored_buffers(self._engine.module), slots, self.scalars())
 
     @torch.no_grad()
@@ -176,6 +192,8 @@ class DeepSpeedEngine:
         for name, tensor in stored_buffers(self._engine.module).items():
             tensor.copy_(state.buffers[name])
         self._state.load(state.parameters, state.slots)
+        if self._average:
+            self._average.load(state.slots.get(EMA, {}))
         restore_scaler(self._scaler, state.scalars)
 
 

@@ -15,7 +15,8 @@ class EngineState:
 
     parameters: dict[str, torch.Tensor]  # fp32 weights by name
     buffers: dict[str, torch.Tensor]  # of the network, by name
-    slots: dict[str, dict[str, torch.Tensor]]  # optimizer state: slot -> parameter name -> tensor of its shape
+    # State of the optimizer, and the average of the weights: slot -> name -> tensor; see optim.optimizers.
+    slots: dict[str, dict[str, torch.Tensor]]
     scalars: dict[str, float] = dataclasses.field(default_factory=dict[str, float])  # such as the loss scale of fp16
 
 
@@ -37,6 +38,10 @@ class Engine(Protocol):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the logits, float[b, classes], in evaluation mode and without gradients."""
+        ...
+
+    def forward_average(self, batch: Batch) -> torch.Tensor:
+        """Return the logits by the average of the weights, like `forward`; train.ema_decay must be set."""
         ...
 
     def scalars(self) -> dict[str, float]:

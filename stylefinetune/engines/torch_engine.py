@@ -30,6 +30,7 @@ from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.gradients import clip_gradients
 from stylefinetune.optim.optimizers import build_optimizer, load_slot, slots_of
 from stylefinetune.optim.param_groups import freeze_groups, param_groups
+from stylefinetune.optim.weight_average import EMA, WeightAverage
 
 
 class TorchEngine:
@@ -51,6 +52,7 @@ class TorchEngine:
         self.train_transform, self.test_transform = transforms
         self.net = net.to(world.device).to(memory_format=memory_format(train))  # pyright: ignore[reportCallIssue] -- it does take one
         self._statistics = local_statistics(self.net)
+        self._average = WeightAverage(self.net, train.ema_decay) if train.ema_decay else None
         self.optimizer = build_optimizer(param_groups(self.net, optim), optim)
         self._input_size = input_size
         self._loss = Loss(train, world.device)
@@ -126,6 +128,8 @@ class TorchEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._average:
+            self._average.update()
         return loss + nan_below_min_scale(self.scaler, loss) if self.scaler.is_enabled() else loss
 
     def _accumulate(self, micro_batches: Sequence[Batch]) -> torch.Tensor:
@@ -151,6 +155,11 @@ class TorchEngine:
         self.net.eval()
         return compute(self.net, self.test_transform(batch.pictures, batch.crops), self.train)
 
+    def forward_average(self, batch: Batch) -> torch.Tensor:
+        """See Engine."""
+        assert self._average
+        return average_logits(self._average, batch, self.test_transform, self.train, self.world)
+
     def scalars(self) -> dict[str, float]:
         """See Engine."""
         return scaler_scalars(self.scaler)
@@ -165,7 +174,8 @@ class TorchEngine:
             slots={
                 slot: {name: optimizer[p][slot] for name, p in parameters.items() if p in optimizer}
                 for slot in slots_of(self.optim)
-            },
+            }
+            | ({EMA: self._average.tensors()} if self._average else {}),
             scalars=self.scalars(),
         )
 
@@ -175,9 +185,20 @@ class TorchEngine:
         current = self.state()
         for name, tensor in (current.parameters | current.buffers).items():
             tensor.copy_((state.parameters | state.buffers)[name])
-        for slot, tensors in current.slots.items():
-            load_slot(tensors, state.slots.get(slot, {}))
+        for slot in slots_of(self.optim):
+            load_slot(current.slots[slot], state.slots.get(slot, {}))
+        if self._average:
+            self._average.load(state.slots.get(EMA, {}))
         restore_scaler(self.scaler, state.scalars)
+
+
+@torch.no_grad()
+def average_logits(
+    average: WeightAverage, batch: Batch, transform: Transform, train: TrainConfig, world: World
+) -> torch.Tensor:
+    """Return the logits of a batch by the average of the weights; collective."""
+    share_statistics(local_statistics(average.net), world)
+    return compute(average.net, transform(batch.pictures, batch.crops), train)
 
 
 def seed_dropout(world: World, seed: int, iteration: int) -> None:

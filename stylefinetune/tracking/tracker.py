@@ -125,8 +125,8 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         if self._is_main:
             self._log.info("Iteration %d, Testing net (#0)", iteration)
 
-    def log_test(self, iteration: int, result: TestResult) -> None:
-        """Log the result of a test."""
+    def log_test(self, iteration: int, result: TestResult, further: dict[str, float] | None = None) -> None:
+        """Log the result of a test, and further values of it by name."""
         seconds = time.monotonic() - self._test_began
         self._clock.add_test(seconds)
         self._estimate.add_test(seconds)
@@ -135,7 +135,9 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         loss = _digits(result.loss)
         self._log.info("    Test net output #0: accuracy = %s", _digits(result.accuracy))
         self._log.info("    Test net output #1: loss = %s (* 1 = %s loss)", loss, loss)
-        self._log_metrics(iteration, "test", {"accuracy": result.accuracy, **dataclasses.asdict(result)})
+        for number, (name, value) in enumerate((further or {}).items(), start=2):
+            self._log.info("    Test net output #%d: %s = %s", number, name, _digits(value))
+        self._log_metrics(iteration, "test", {"accuracy": result.accuracy, **dataclasses.asdict(result), **(further or {})})
 
     def log_train(self, iteration: int, losses: list[float], rates: dict[str, float], data_seconds: float) -> None:
         """Log an iteration: the losses up to it, "lr" and the rate of each parameter group.

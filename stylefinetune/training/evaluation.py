@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import torch
 
@@ -33,24 +33,25 @@ def exit_if_lost(world: World) -> Generator[None]:
 
 
 def evaluate_batches(
-    forward: Callable[[Batch], torch.Tensor],
+    forwards: Sequence[Callable[[Batch], torch.Tensor]],
     batches: Iterable[Batch],
     corrupt: CorruptPictures,
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
     function: LossFunction = "softmax",
-) -> TestResult | None:
-    """Evaluate `batches`, the slices of this rank, with the logits of `forward` and a loss function; collective.
+) -> list[TestResult] | None:
+    """Evaluate `batches`, slices of this rank, with the logits of each of `forwards` and a loss function; collective.
 
-    `corrupt` collects the pictures that cannot be decoded, which the result does not count.
+    `corrupt` collects the pictures that cannot be decoded, which the results do not count.
 
     Returns:
-        The same result on each rank; None if `should_stop()` returned true before a batch.
+        A result for each of `forwards`, the same on each rank; None if `should_stop()` returned true before a batch.
     """
-    accumulator = TestAccumulator(world.device, function)
+    accumulators = [TestAccumulator(world.device, function) for _ in forwards]
     for batch in batches:
         if should_stop():
             return None
         corrupt.add_batches([batch])
-        accumulator.add(forward(batch), batch.labels.to(world.device))
-    return accumulator.total(world)
+        for accumulator, forward in zip(accumulators, forwards, strict=True):
+            accumulator.add(forward(batch), batch.labels.to(world.device))
+    return [accumulator.total(world) for accumulator in accumulators]

@@ -34,6 +34,17 @@ def test_another_optimizer_gets_the_weights_and_no_slots(tmp_path):
     assert restored.parameters.keys() == state.parameters.keys()
 
 
+def test_the_average_of_the_weights_takes_their_place_on_request_and_survives_another_optimizer(tmp_path):
+    state, path = save(tmp_path)
+    found = checkpoint.read_checkpoint(path)
+    assert found.with_weights(ema=True) is found.with_weights(ema=False) is found  # it has none
+    average = {name: value + 1 for name, value in state.parameters.items()}
+    averaged = dataclasses.replace(found, slots={**found.slots, "ema": average})
+    assert averaged.with_weights(ema=True).tensors is average
+    assert averaged.with_weights(ema=False).tensors is found.tensors
+    assert averaged.engine_state(state, "adamw").slots == {"ema": average}
+
+
 def test_the_network_is_built_from_the_checkpoint_alone(tmp_path):
     state, path = save(tmp_path)
     net, transform = checkpoint.read_checkpoint(path).build_network(torch.device("cpu"))

@@ -3,7 +3,13 @@ import json
 import pytest
 
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
-from stylefinetune.checkpoint.folders import best_checkpoint, checkpoint_path, find_checkpoint_folder, link_best
+from stylefinetune.checkpoint.folders import (
+    best_checkpoint,
+    checkpoint_path,
+    find_checkpoint_folder,
+    link_best,
+    metric_of,
+)
 from stylefinetune.errors import UserError
 from tests.drawn_checkpoints import save
 
@@ -45,6 +51,16 @@ def test_the_earliest_of_equally_good_checkpoints_is_the_best(run_dir):
     tests = [{"iteration": at, "accuracy": 0.5, "loss": loss} for at, loss in ((5, 2.0), (10, 1.0), (15, 1.0))]
     assert best_checkpoint(found, tests, "accuracy") == found[2]
     assert best_checkpoint(found, tests, "loss") == found[1]
+
+
+def test_the_average_of_the_weights_decides_if_it_is_tested(run_dir):
+    found = [checkpoint_path(run_dir, iteration) for iteration in (10, 5)]
+    tests = [
+        {"iteration": 5, "accuracy": 0.5, "loss": 1.0, "ema_accuracy": 0.1, "ema_loss": 2.0},
+        {"iteration": 10, "accuracy": 0.4, "loss": 1.5, "ema_accuracy": 0.2, "ema_loss": 1.9},
+    ]
+    assert best_checkpoint(found, tests, "accuracy") == best_checkpoint(found, tests, "loss") == found[0]
+    assert metric_of(tests[0], "loss") == 2.0
 
 
 def test_a_loss_that_is_not_a_number_is_not_the_best(run_dir):

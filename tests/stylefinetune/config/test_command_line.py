@@ -23,6 +23,7 @@ COMMANDS = {
         ("predict a.jpg", "--checkpoint is required"),
         ("predict a.jpg --checkpoint", "argument --checkpoint: expected one argument"),
         ("predict a.jpg --checkpoint x --top few", "--top: Expected an int. Got value: few"),
+        ("predict a.jpg --checkpoint x --ema maybe", "--ema: Expected a bool. Got value: maybe"),
         ("evaluate", "CHECKPOINT is required"),
         ("evaluate run --splt test", "unknown argument --splt; did you mean --split?"),
         ("evaluate run --nothing 1", "unknown argument --nothing; --help lists the flags"),

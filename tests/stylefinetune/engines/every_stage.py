@@ -171,15 +171,17 @@ def try_adamw(stage, world, folder):
     """
     rules = (*OPTIM.layers, LayerRule("conv2", freeze_until=2), LayerRule("conv3", freeze_until=4))
     optim = OptimConfig("adamw", layers=rules, clip_gradients=0.5)
-    begun = with_torch(world, optim=optim)
+    ema = 0.5 if stage < 3 else 0.0
+    begun = with_torch(world, optim=optim, ema_decay=ema)
     train(begun, world, range(3), lr=0.001)
     start = pack(begun.state())
-    straight = with_deepspeed(world, folder, stage, optim=optim)
+    straight = with_deepspeed(world, folder, stage, optim=optim, ema_decay=ema)
     straight.load(unpack(start))
     read_back = same(pack(straight.state()), start)
     losses = [train(engine, world, range(3, 5), lr=0.001) for engine in (straight, begun)]
     ours, theirs = pack(straight.state()), pack(begun.state())
-    resumed = with_deepspeed(world, folder, stage, optim=optim)
+    logits = [engine.forward_average(slice_of(world, 5, seed=99)) for engine in (straight, begun)] if ema else [0, 0]
+    resumed = with_deepspeed(world, folder, stage, optim=optim, ema_decay=ema)
     resumed.load(unpack(ours))
     kept = train(straight, world, range(5, 6), lr=0.001) == train(resumed, world, range(5, 6), lr=0.001)
     kept = kept and same(pack(straight.state()), pack(resumed.state()))
@@ -201,6 +203,7 @@ def try_adamw(stage, world, folder):
         "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
         "resumed bitwise": kept,
         "refused": refused,
+        "averages agree": torch.allclose(*map(torch.as_tensor, logits), atol=1e-5),
     }
 
 

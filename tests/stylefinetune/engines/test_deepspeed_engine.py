@@ -51,7 +51,8 @@ def test_the_contiguous_format_is_another_layout_of_the_same_numbers(alone, deep
 def test_adamw_at_any_stage_is_what_it_is_with_pytorch_alone_and_resumes_bitwise(deepspeed_run, stage):
     results = deepspeed_run.results["adamw"][str(stage)]
     assert results["read back"], "a state of PyTorch's engine"
-    assert results["slots"] == ["exp_avg", "exp_avg_sq", "step"]
+    assert results["slots"] == [*(["ema"] if stage < 3 else []), "exp_avg", "exp_avg_sq", "step"]
+    assert results["averages agree"]
     assert results["steps"] == {"fc6": 5, "conv2": 3, "conv3": 1}, "conv2 thaws in iteration 2, and conv3 in 4"
     assert results["thawed"] == [True, False]
     assert results["losses"][0] == pytest.approx(results["losses"][1], abs=1e-6)
@@ -78,6 +79,13 @@ def test_lars_is_refused_at_stages_that_partition_tensors(stage):
     with pytest.raises(UserError, match=rf"optim\.lars_trust is 0\.001.*deepspeed\.zero_stage {stage}"):
         deepspeed_engine.check_deepspeed(lars)
     deepspeed_engine.check_deepspeed(dataclasses.replace(lars, deepspeed=DeepSpeedConfig(zero_stage=0)))
+
+
+def test_an_average_of_the_weights_is_refused_at_stage_3():
+    config = Config(train=TrainConfig(ema_decay=0.9), deepspeed=DeepSpeedConfig(zero_stage=3))
+    with pytest.raises(UserError, match=r"train\.ema_decay is 0\.9.*set deepspeed\.zero_stage to 2 or less"):
+        deepspeed_engine.check_deepspeed(config)
+    deepspeed_engine.check_deepspeed(dataclasses.replace(config, deepspeed=DeepSpeedConfig(zero_stage=2)))
 
 
 def test_compile_is_refused():

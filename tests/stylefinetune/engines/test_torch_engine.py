@@ -154,6 +154,7 @@ def test_forward_has_no_dropout_and_changes_nothing():
         {"precision": "bf16", "channels_last": False},
         {"precision": "fp16"},
         {"optimizer": "sgd"},
+        {"ema_decay": 0.5},
         {"optimizer": "adamw"},
         {"optimizer": "adamw", "precision": "fp16"},
         {"optimizer": "rmsprop", "precision": "fp16"},
@@ -271,6 +272,20 @@ def test_frozen_layers_have_no_part_in_the_backward_pass_or_in_a_clipped_norm():
         one.train_step(0, [batch()], lr=0.01)
     assert changed(alone.state().parameters, staged.state().parameters) == set()
     assert not staged.net.get_submodule("conv1").weight.requires_grad
+
+
+def test_the_average_of_the_weights_follows_them_and_has_logits():
+    trained = engine(ema_decay=0.5)
+    expected = snapshot(trained.state())
+    assert torch.equal(trained.forward_average(batch()), trained.forward(batch()))
+    for iteration in range(2):
+        trained.train_step(iteration, [batch(seed=iteration)], lr=0.01)
+        expected = {name: (value + trained.state().parameters[name]) / 2 for name, value in expected.items()}
+    average = trained.state().slots["ema"]
+    assert all(torch.allclose(value, average[name], atol=1e-7) for name, value in expected.items())
+    assert not torch.equal(trained.forward_average(batch()), trained.forward(batch()))
+    trained.load(dataclasses.replace(trained.state(), parameters={name: average[name].clone() for name in average}))
+    assert torch.equal(trained.forward_average(batch()), trained.forward(batch()))
 
 
 def test_clipped_gradients_are_what_any_optimizer_gets():
