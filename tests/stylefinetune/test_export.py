@@ -156,6 +156,15 @@ def test_a_mean_value_becomes_a_mean_picture_and_the_scale_is_noted(trained, tmp
     assert "times 0.017" in text.read_text()
 
 
+@pytest.mark.parametrize("changes", [{"channels": "rgb"}, {"std_value": (58.0,)}, {"resize": "shorter_side"}], ids=str)
+def test_an_input_that_caffes_files_cannot_describe_is_refused(narrow_checkpoint, tmp_path, changes):
+    saved = checkpoint.read_checkpoint(narrow_checkpoint)
+    data = dataclasses.replace(saved.config.data, image_size=60, **changes)
+    config = dataclasses.replace(saved.config, data=data)
+    with pytest.raises(UserError, match=r"; Caffe's files can only say warp, bgr and no data\.std_value"):
+        write_caffe(dataclasses.replace(saved, config=config), tmp_path)
+
+
 def test_the_command_prints_its_files_and_a_mistake_is_one_line(trained, tmp_path):
     done = python("-m", "stylefinetune.export", trained, "--to", "caffemodel", "--out", tmp_path / "new")
     assert done.returncode == 0, done.stderr

@@ -112,6 +112,16 @@ def test_without_enough_memory_the_batches_are_read_and_the_log_says_why(pixel_s
         load_resident(a_run(pictures, ON_GPU, resident=True), 0)
 
 
+def test_pictures_that_change_each_time_are_read_for_each_batch_and_the_log_says_why(original_shards):
+    pictures = open_pictures(original_shards, resize="shorter_side")
+    run = a_run(pictures, ON_GPU)
+    assert load_resident(run, 0) is None
+    (line,) = run.tracker.lines
+    assert line == "Pictures are read for each batch: each training picture is cut or changed anew whenever it is read"
+    with pytest.raises(UserError, match=r"^data\.resident is true, but each training picture is cut or changed anew "):
+        load_resident(a_run(pictures, ON_GPU, resident=True), 0)
+
+
 @pytest.mark.parametrize(
     ("world", "resident", "iterations", "start", "expected"),
     [
