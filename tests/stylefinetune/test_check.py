@@ -3,8 +3,10 @@ import shutil
 import pytest
 
 from stylefinetune.check import main
+from stylefinetune.data.staging.source import shard_source
 from stylefinetune.errors import run_command
 from tests.programs import NARROW, python
+from tests.stylefinetune.data.staging.stores import change, upload
 
 
 def test_the_folder_of_a_valid_run_is_printed_and_nothing_written(pixel_shards, tmp_path):
@@ -42,6 +44,19 @@ def test_the_summary_shows_data_network_weights_rules_and_plan(pixel_shards, tra
         "layers:   lr 0.1, decay 0.0005: fc8_own.weight",
         "layers:   lr 0.2, decay 0: fc8_own.bias",
     ]
+
+
+def test_a_run_on_an_object_store_is_checked_without_a_copy_of_its_shards(memory, pixel_shards, tmp_path, capsys):
+    url = upload(pixel_shards, f"{memory}/DIR")
+    flags = [*NARROW, f"--data.shards={url}", f"--run_dir={tmp_path / 'run'}"]
+    assert f"data:     {url}: train 41, test 11 pictures; 4 classes: Noir, Hazy, Bokeh, Bright" in summary_of(
+        flags, capsys
+    )
+    assert list((tmp_path / "cache").rglob("*.tar")) == []
+    change(url, "train/00001.tar", None)
+    shard_source.cache_clear()  # as a new process
+    assert run_command(main, flags) == 2
+    assert f"error: {url}/train/00001.tar is missing; restore it" in capsys.readouterr().err
 
 
 def test_the_summary_of_a_resumed_run_names_its_checkpoint(trained, pixel_shards, capsys):

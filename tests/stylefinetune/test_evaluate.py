@@ -8,6 +8,7 @@ from stylefinetune.checkpoint.atomic_folder import write_folder
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
 from tests.programs import metrics, python
+from tests.stylefinetune.data.staging.stores import upload
 
 
 def test_a_checkpoint_alone_gives_the_test_result_of_the_run(trained, capsys):
@@ -17,6 +18,15 @@ def test_a_checkpoint_alone_gives_the_test_result_of_the_run(trained, capsys):
     assert f"{trained / 'checkpoints' / 'iter_12'}, 11 pictures" in out
     assert f"accuracy = {last['accuracy']:.6g} ({last['correct']} of 11)" in out
     assert f"loss = {last['loss']:.6g}" in out
+
+
+def test_pictures_in_an_object_store_give_the_same_result(trained, memory, pixel_shards, tmp_path, capsys):
+    url = upload(pixel_shards, f"{memory}/DIR")
+    evaluate([str(trained), "--workers=0", f"--data={url}"])
+    last = metrics(trained, "test")[-1]
+    assert f"accuracy = {last['accuracy']:.6g} ({last['correct']} of 11)" in capsys.readouterr().out
+    copies = [path.parent.name for path in (tmp_path / "cache").rglob("*.tar")]
+    assert copies == ["test"]
 
 
 def test_two_ranks_give_the_same_result(trained):
