@@ -14,7 +14,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 import torch
 from stylefinetune.config.schema import Config, TrackingConfig, TrainConfig
-from stylefinetune.tracking import wandb_run
+from stylefinetune.tracking.dashboards import wandb_run
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.distributed.world import World

@@ -72,13 +72,13 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
             self._dashboards.append(self._start_tensorboard())
 
     def _start_wandb(self, start: int) -> Dashboard:
-        from stylefinetune.tracking.wandb_run import WandbRun  # noqa: PLC0415 -- takes 0.5 s on the rank that logs only
+        from stylefinetune.tracking.dashboards.wandb_run import WandbRun  # noqa: PLC0415 -- takes 0.5 s
 
         return WandbRun(self._config, self._facts, start, self._metrics.kept, self._log)
 
     def _start_tensorboard(self) -> Dashboard:
         try:
-            from stylefinetune.tracking.tensorboard_run import TensorBoardRun  # noqa: PLC0415 -- an extra
+            from stylefinetune.tracking.dashboards.tensorboard_run import TensorBoardRun  # noqa: PLC0415 -- an extra
         except ImportError as error:
             raise RankError(
                 f"tracking.tensorboard needs a package that is missing ({error}); "

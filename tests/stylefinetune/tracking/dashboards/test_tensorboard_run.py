@@ -3,7 +3,7 @@ import logging
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stylefinetune.tracking.tensorboard_run import TensorBoardRun
+from stylefinetune.tracking.dashboards.tensorboard_run import TensorBoardRun
 from tests.run_facts import FACTS
 
 LOG = logging.getLogger("test_tensorboard_run")

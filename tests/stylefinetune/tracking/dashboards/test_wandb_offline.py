@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from stylefinetune.tracking.wandb_offline import HEADER, continue_offline, mark_synced
+from stylefinetune.tracking.dashboards.wandb_offline import HEADER, continue_offline, mark_synced
 from tests.programs import python
 from tests.wandb_runs import environment, wait_for_next_second
 

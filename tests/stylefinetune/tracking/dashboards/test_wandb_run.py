@@ -10,7 +10,7 @@ import pytest
 import wandb
 
 from stylefinetune.config.schema import TrackingConfig
-from stylefinetune.tracking.wandb_run import _name_of
+from stylefinetune.tracking.dashboards.wandb_run import _name_of
 from tests.programs import python, run
 from tests.wandb_runs import curves, environment, local_rows, log_run, remote_rows, sync
 from tests.wandb_server import WandbServer
@@ -230,7 +230,7 @@ LOST_SERVICE = """
 import logging, sys, time
 import psutil
 from stylefinetune.config.schema import Config, TrackingConfig
-from stylefinetune.tracking.wandb_run import WandbRun
+from stylefinetune.tracking.dashboards.wandb_run import WandbRun
 from tests.run_facts import FACTS
 
 logging.basicConfig(format="%(message)s")
