@@ -35,7 +35,11 @@ def build_parser() -> ArgumentParser:
     parser = command_parser(
         "evaluate",
         "Tests a checkpoint on the test split of its run, or on other shards; alone or under torchrun.",
-        ["runs/mine", "runs/mine:best --out runs/mine/evaluation", "runs/mine --data other_shards --split val --crops 10"],
+        [
+            "runs/mine",
+            "runs/mine:best --out runs/mine/evaluation",
+            "runs/mine --data other_shards --split val --crops 10",
+        ],
     )
     parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
     parser.add_argument("--data", "--shards", help="test on these shards instead of those of the run")

@@ -4,9 +4,13 @@ Without arguments it runs Caffe's Flickr Style recipe, but on shuffled pictures.
 """
 
 import dataclasses
+import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from torch.profiler import record_function
 
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.checkpoint.async_saver import is_finite
@@ -17,6 +21,7 @@ from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.help import show_help
 from stylefinetune.config.schema import Config
+from stylefinetune.data.dataset import Batch
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.heartbeat import FINISHING
 from stylefinetune.distributed.world import World
@@ -24,6 +29,7 @@ from stylefinetune.engines.allocator import keep_freed_memory
 from stylefinetune.engines.build import print_deepspeed_config
 from stylefinetune.errors import NotFiniteError, Stopped, run_command
 from stylefinetune.optim.lr_schedule import learning_rate
+from stylefinetune.tracking.profiler import StepProfiler
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.evaluation import evaluate_batches
 from stylefinetune.training.exit_handler import ExitHandler
@@ -83,6 +89,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
     loaders = load_resident(run, start) or start_loaders(config, run.train_set, run.test_set, world, run.stream)
     sampler = sampler_for_training(config, start, world.rank, world.size)
     batches = run.targets.complete(loaders.train.load(sampler), sampler)
+    profiler = StepProfiler(config.profiled, Path(config.run_dir), world, tracker.log)
     data_seconds = 0.0
     tracker.start(start)
     for iteration in range(start, config.train.max_iter):
@@ -93,20 +100,21 @@ def train(run: TrainingRun, progress: Progress) -> None:
         if run.preemption.requested() or stops_early(progress.tests, config):
             break
 
-        world.set_activity("reading data", iteration)
-        began = time.monotonic()
-        micro_batches = [next(batches) for _ in range(config.train.iter_size)]
-        data_seconds += time.monotonic() - began
+        profiler.begin(iteration)
+        micro_batches, seconds = read_micro_batches(run, batches, iteration)
+        data_seconds += seconds
 
         world.set_activity("in the step and its all-reduce", iteration)
         lr = learning_rate(config.optim, iteration, config.train.max_iter)
+        run.engine.phases.start(measure=_is_due(iteration, config.train.display))
         run.losses.add(run.engine.train_step(iteration, micro_batches, lr), iteration)
         run.corrupt_train.add_batches(micro_batches)
         del micro_batches  # the loader uses their memory again
 
         if _is_due(iteration, config.train.display):
             rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
-            tracker.log_train(iteration, gather_losses(run), rates | run.engine.scalars(), data_seconds)
+            losses, phases = gather_losses(run), run.engine.phases.milliseconds()
+            tracker.log_train(iteration, losses, rates | run.engine.scalars(), data_seconds, phases)
             data_seconds = 0.0
         tracker.advance(iteration)
 
@@ -115,6 +123,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
         if _is_due(progress.iteration, config.checkpoint.snapshot) and progress.iteration < config.train.max_iter:
             save(run, progress)
 
+    profiler.finish()
     if progress.iteration == config.train.max_iter and not run.preemption.signal:
         progress = run_test(run, loaders.test, progress)
     save(run, progress)
@@ -127,6 +136,17 @@ def train(run: TrainingRun, progress: Progress) -> None:
     if progress.iteration < config.train.max_iter:
         tracker.log(describe_early_stop(progress.tests, config))
     tracker.log("Optimization Done.")
+    name = shlex.quote(config.run_dir)
+    tracker.log(f"To see which classes it gets wrong, run: python -m stylefinetune.evaluate {name}")
+
+
+def read_micro_batches(run: TrainingRun, batches: Iterator[Batch], iteration: int) -> tuple[list[Batch], float]:
+    """Return the next micro-batches, and the seconds that passed until they were there."""
+    run.world.set_activity("reading data", iteration)
+    began = time.monotonic()
+    with record_function("data"):
+        micro_batches = [next(batches) for _ in range(run.config.train.iter_size)]
+    return micro_batches, time.monotonic() - began
 
 
 def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Progress:

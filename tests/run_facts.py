@@ -12,4 +12,6 @@ FACTS = RunFacts(
     device="cpu",
     index="ab" * 32,
     outcomes={"kept": 900, "not_found": 300},
+    flops=4_000_000_000,
+    peak_flops=None,
 )

@@ -44,7 +44,7 @@ with Tracker(config, FACTS, World(rank=0, size=1, device=torch.device("cpu")), s
         end(iteration, "test")
         if iteration % 2 == 0:
             rates = {"lr": 0.1 / (iteration + 1), "lr_x10": 1 / (iteration + 1)}
-            tracker.log_train(iteration, [iteration / 3], rates, 0.0)
+            tracker.log_train(iteration, [iteration / 3], rates, 0.0, {})
         end(iteration, "train")
         tracker.advance(iteration)
         time.sleep(0.01)
@@ -120,8 +120,11 @@ def remote_rows(server):
     ]
 
 
+SPEEDS = ("images_per_second", "tflops", "peak_memory_bytes", "data_wait", "remaining_seconds")
+
+
 def curves(rows):
     """Return the rows without times and speeds, which differ between processes."""
-    times = {"time", *(f"train/{name}" for name in ("images_per_second", "data_wait", "remaining_seconds"))}
+    times = {"time", *(f"train/{name}" for name in SPEEDS)}
     times |= {f"train/{phase}_ms" for phase in ("data", "step", "test", "checkpoint")}
     return [{name: value for name, value in row.items() if name not in times} for row in rows]

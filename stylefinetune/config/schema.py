@@ -4,6 +4,7 @@ Names are Caffe's if Caffe has the setting, otherwise PyTorch's.
 """
 
 import dataclasses
+import re
 from typing import Literal, TypeAlias
 
 from stylefinetune.config.data import DataConfig, require, require_minimum
@@ -143,6 +144,7 @@ class Config:
             bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
         resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a
             new run; a path resumes from that checkpoint or Caffe .solverstate.
+        profile: iterations that PyTorch's profiler records, as START:STOP: RUN/profile gets a trace and a table.
         engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO. Both read and write
             the same checkpoints.
         data: which pictures are read and how they are transformed.
@@ -158,6 +160,7 @@ class Config:
     solver: str | None = None
     weights: str | None = None
     resume: str = "auto"
+    profile: str | None = None
     engine: Literal["torch", "deepspeed"] = "torch"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -172,3 +175,13 @@ class Config:
             self.train.patience == 0 or self.data.test.split != "",
             f"train.patience is {self.train.patience}, but data.test.split is empty, so that there are no tests",
         )
+        require(
+            self.profile is None or len(self.profiled) > 0,
+            f"profile is {self.profile}; give the first iteration and the one after the last, such as 100:110",
+        )
+
+    @property
+    def profiled(self) -> range:
+        """The iterations to profile."""
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile or "")
+        return range(int(found[1]), int(found[2])) if found else range(0)

@@ -31,6 +31,7 @@ from stylefinetune.engines.loss_scale import (
     restore_scaler,
     scaler_scalars,
 )
+from stylefinetune.engines.phase_clock import PhaseClock
 from stylefinetune.engines.precision import REDUCED, to_memory_format
 from stylefinetune.engines.running_statistics import share_statistics
 from stylefinetune.engines.torch_engine import average_logits, seed_dropout
@@ -115,6 +116,7 @@ class DeepSpeedEngine:
         self._config = config
         self._world = world
         self._loss = Loss(config.train, world.device)
+        self.phases = PhaseClock(world.device)
         self._train_transform, self._test_transform = transforms
         net = net.to(world.device)  # DeepSpeed fails on channels-last weights; channels-last pictures suffice
         parameters = dict(net.named_parameters())
@@ -141,12 +143,16 @@ class DeepSpeedEngine:
             self._engine.optimizer.override_loss_scale(self._scaler.value)
         losses: list[torch.Tensor] = []
         for batch in micro_batches:
-            pictures = mix_pictures(self._train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
-            logits = self._engine(to_memory_format(pictures, self._config.train))
-            loss = self._loss(logits.float(), batch, len(micro_batches))
-            # DeepSpeed averages over the ranks.
-            self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
-            self._engine.step()
+            with self.phases.phase("transform"):
+                pictures = mix_pictures(self._train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
+            with self.phases.phase("forward"):
+                logits = self._engine(to_memory_format(pictures, self._config.train))
+                loss = self._loss(logits.float(), batch, len(micro_batches))
+            with self.phases.phase("backward"):
+                # DeepSpeed averages over the ranks.
+                self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+            with self.phases.phase("update"):
+                self._engine.step()
             losses.append(loss.detach())
         overflow: bool = getattr(
             self._engine.optimizer, "overflow", False

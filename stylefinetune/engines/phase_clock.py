@@ -38,6 +38,9 @@ class PhaseClock:
             if not self._is_measuring:
                 yield
             elif self._is_cuda:
+                if torch.cuda.is_current_stream_capturing():  # by a CUDA graph, whose replays have no phases
+                    yield
+                    return
                 began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 began.record()
                 yield

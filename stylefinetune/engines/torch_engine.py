@@ -22,6 +22,7 @@ from stylefinetune.engines.cuda_graph import GraphedAccumulation
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.engines.gradient_compression import compress_gradients
 from stylefinetune.engines.loss_scale import build_scaler, nan_below_min_scale, restore_scaler, scaler_scalars
+from stylefinetune.engines.phase_clock import PhaseClock
 from stylefinetune.engines.precision import compute, memory_format, uncompiled
 from stylefinetune.engines.running_statistics import share_statistics
 from stylefinetune.losses.loss import Loss
@@ -56,6 +57,7 @@ class TorchEngine:
         self.optimizer = build_optimizer(param_groups(self.net, optim), optim)
         self._input_size = input_size
         self._loss = Loss(train, world.device)
+        self.phases = PhaseClock(world.device)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
         self._shared_gradients = self._share_gradients()
         freeze_groups(self.optimizer, 0)
@@ -118,11 +120,18 @@ class TorchEngine:
         loss = self._accumulate_gradients(micro_batches)
         if self._shared_gradients:
             changes_gradients = self.scaler.is_enabled() or self.optim.clip_gradients >= 0
-            self._shared_gradients.add(private=changes_gradients)
+            with self.phases.phase("all_reduce"):
+                self._shared_gradients.add(private=changes_gradients)
+        with self.phases.phase("update"):
+            self._update(lr, len(micro_batches))
+        return loss + nan_below_min_scale(self.scaler, loss) if self.scaler.is_enabled() else loss
+
+    def _update(self, lr: float, iter_size: int) -> None:
+        """Update the weights from the gradients, and delete these."""
         self.scaler.unscale_(self.optimizer)
         if self.optim.clip_gradients >= 0:
             # Caffe clips the sum over the micro-batches; these gradients are the mean.
-            clip_gradients(self.optimizer, self.optim.clip_gradients / len(micro_batches))
+            clip_gradients(self.optimizer, self.optim.clip_gradients / iter_size)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.scaler.step(self.optimizer)
@@ -130,7 +139,6 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         if self._average:
             self._average.update()
-        return loss + nan_below_min_scale(self.scaler, loss) if self.scaler.is_enabled() else loss
 
     def _accumulate(self, micro_batches: Sequence[Batch]) -> torch.Tensor:
         """Accumulate the gradients of an iteration and return this rank's part of the loss."""
@@ -141,11 +149,14 @@ class TorchEngine:
         """Accumulate the gradients of a micro-batch and return this rank's part of its loss."""
         delays_sync = isinstance(self.replica, DistributedDataParallel) and not last
         with self.replica.no_sync() if delays_sync else contextlib.nullcontext():  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue] -- no_sync is DDP's
-            pictures = mix_pictures(self.train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
-            logits = compute(self.replica, pictures, self.train)
-            loss = self._loss(logits, batch, iter_size)
+            with self.phases.phase("transform"):
+                pictures = mix_pictures(self.train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
+            with self.phases.phase("forward"):
+                logits = compute(self.replica, pictures, self.train)
+                loss = self._loss(logits, batch, iter_size)
             averaged_over = 1 if self._shared_gradients else self.world.size  # by DistributedDataParallel
-            self.scaler.scale(loss * averaged_over).backward()
+            with self.phases.phase("backward"):
+                self.scaler.scale(loss * averaged_over).backward()
         return loss.detach()
 
     @torch.no_grad()

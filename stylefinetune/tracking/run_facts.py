@@ -17,6 +17,8 @@ class RunFacts:
     device: str  # of rank 0, such as cpu or NVIDIA H100 80GB HBM3
     index: str  # fingerprint of the shards' index
     outcomes: dict[str, int]  # status -> number of URLs of the list; empty if the shards have no outcomes.parquet
+    flops: int | None  # floating-point operations of training on one picture, see models.flops; None if unknown
+    peak_flops: float | None  # operations a second of all ranks together at their peak; None if unknown
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as values of JSON, with the fraction of the URLs whose pictures could be had."""

@@ -25,14 +25,24 @@ class StepTimes:
         """The fraction of the training time in which the loop waited for pictures."""
         return self.data / self.train
 
-    def describe(self, pictures: int, remaining: str) -> str:
-        """Return a line of the log: `pictures` were trained on, and the run takes `remaining` from now."""
+    def describe(self, pictures: int, phases: dict[str, float], further: list[str], remaining: str) -> str:
+        """Return a line of the log.
+
+        Args:
+            pictures: number of pictures that were trained on.
+            phases: milliseconds of the last step by phase, as forward_ms.
+            further: further parts of the line.
+            remaining: how long the run takes from now; empty if unknown.
+        """
         data, step = self.milliseconds["data_ms"], self.milliseconds["step_ms"]
+        shares = ", ".join(f"{name.removesuffix('_ms')} {value:.3g}" for name, value in phases.items())
+        of_step = f"; the last one: {shares}" if shares else ""
         parts = [
             f"    Speed: {pictures / self.train:.4g} images/s",
-            f"{data + step:.4g} ms an iteration (data {data:.3g} ms, step {step:.4g} ms)",
+            f"{data + step:.4g} ms an iteration (data {data:.3g} ms, step {step:.4g} ms{of_step})",
             f"waiting for data {self.data_wait:.1%}",
         ]
+        parts += further
         parts += [f"test {self.test:.3g} s"] if self.test else []
         parts += [f"checkpoint {self.checkpoint:.3g} s"] if self.checkpoint else []
         parts += [f"remaining {remaining}"] if remaining else []

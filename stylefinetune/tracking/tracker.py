@@ -22,6 +22,7 @@ from stylefinetune.tracking.data_wait import DataWaitWarning
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.metrics_file import AXES, MetricsFile
 from stylefinetune.tracking.run_facts import RunFacts
+from stylefinetune.tracking.speed import describe_speed, measure_speed, peak_memory
 from stylefinetune.tracking.step_times import StepClock
 from stylefinetune.tracking.time_estimate import TimeEstimate
 
@@ -72,7 +73,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
             self._dashboards.append(self._start_tensorboard())
 
     def _start_wandb(self, start: int) -> Dashboard:
-        from stylefinetune.tracking.dashboards.wandb_run import WandbRun  # noqa: PLC0415 -- takes 0.5 s
+        from stylefinetune.tracking.dashboards.wandb_run import WandbRun  # noqa: PLC0415 -- takes 0.5 s on the rank that logs only
 
         return WandbRun(self._config, self._facts, start, self._metrics.kept, self._log)
 
@@ -137,12 +138,25 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         self._log.info("    Test net output #1: loss = %s (* 1 = %s loss)", loss, loss)
         for number, (name, value) in enumerate((further or {}).items(), start=2):
             self._log.info("    Test net output #%d: %s = %s", number, name, _digits(value))
-        self._log_metrics(iteration, "test", {"accuracy": result.accuracy, **dataclasses.asdict(result), **(further or {})})
+        values = {"accuracy": result.accuracy, **dataclasses.asdict(result), **(further or {})}
+        self._log_metrics(iteration, "test", values)
 
-    def log_train(self, iteration: int, losses: list[float], rates: dict[str, float], data_seconds: float) -> None:
-        """Log an iteration: the losses up to it, "lr" and the rate of each parameter group.
+    def log_train(
+        self,
+        iteration: int,
+        losses: list[float],
+        scalars: dict[str, float],
+        data_seconds: float,
+        phases: dict[str, float],
+    ) -> None:
+        """Log an iteration.
 
-        The loop has waited `data_seconds` for pictures since the last displayed iteration.
+        Args:
+            iteration: counted from 0.
+            losses: the losses up to it, oldest first.
+            scalars: "lr", the rate of each parameter group, and whatever else the engine reports.
+            data_seconds: how long the loop has waited for pictures since the last displayed iteration.
+            phases: milliseconds of its step by phase, as forward_ms.
         """
         times = self._clock.take(iteration + 1, data_seconds)
         if not self._is_main:
@@ -151,15 +165,16 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         speed = f"{_digits(times.iterations / times.train)} iter/s, {_digits(times.train)}s/{times.iterations} iters"
         self._log.info("Iteration %d (%s), loss = %s", iteration, speed, _digits(mean))
         self._log.info("    Train net output #0: loss = %s (* 1 = %s loss)", loss, loss)
-        self._log.info("Iteration %d, lr = %s", iteration, _digits(rates["lr"]))
+        self._log.info("Iteration %d, lr = %s", iteration, _digits(scalars["lr"]))
         pictures = times.iterations * self._pictures_per_iteration
-        values = {"loss": mean, **rates, "images_per_second": pictures / times.train, "data_wait": times.data_wait}
+        speed = measure_speed(pictures / times.train, self._facts) | {"peak_memory_bytes": peak_memory(self._device)}
+        values = {"loss": mean, **scalars, **speed, "data_wait": times.data_wait}
         mean_seconds, remaining = self._clock.seconds_per_iteration, None
         if mean_seconds is not None:
             remaining = self._estimate.remaining(iteration + 1, mean_seconds)
             values["remaining_seconds"] = remaining.total_seconds()
-        self._log.info(times.describe(pictures, str(remaining) if remaining else ""))
-        self._log_metrics(iteration, "train", values | times.milliseconds)
+        self._log.info(times.describe(pictures, phases, describe_speed(speed), str(remaining) if remaining else ""))
+        self._log_metrics(iteration, "train", values | times.milliseconds | phases)
         warning = self._data_wait.check(times.data_wait)
         if warning:
             self._log.warning(warning)

@@ -33,6 +33,7 @@ from stylefinetune.losses.batch_targets import BatchTargets
 from stylefinetune.losses.class_weights import settle_class_weights
 from stylefinetune.models.batch_norm import describe_batch_norm, set_batch_norm
 from stylefinetune.models.build import build_model
+from stylefinetune.models.flops import peak_flops, training_flops
 from stylefinetune.models.weights import fetch_weights, load_weights
 from stylefinetune.optim.param_groups import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
@@ -191,7 +192,8 @@ def plan_of(setup: TrainingSetup) -> str:
 def facts_of(setup: TrainingSetup, world: World) -> RunFacts:
     """Return what the dashboards are told about the run besides its settings."""
     parameters = [(p.numel(), p.requires_grad) for p in setup.net.parameters()]
-    device = world.device
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
+    peak = peak_flops(device, setup.config.train.precision)
     root = setup.train_set.entries.root
     return RunFacts(
         train_pictures=len(setup.train_set.entries),
@@ -200,9 +202,11 @@ def facts_of(setup: TrainingSetup, world: World) -> RunFacts:
         parameters=sum(count for count, _ in parameters),
         trained_parameters=sum(count for count, is_trained in parameters if is_trained),
         ranks=world.size,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device,
         index=setup.index.fingerprint,
         outcomes=count_outcomes(root / OUTCOMES_FILE) if world.is_main else {},
+        flops=training_flops(setup.net, setup.train_set.input_size) if world.is_main else None,
+        peak_flops=peak * world.size if peak else None,
     )
 
 

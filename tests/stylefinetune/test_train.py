@@ -73,7 +73,8 @@ def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
     done = python("-m", "stylefinetune.train", *narrow)
     assert done.returncode == 0, done.stderr
     number = r"-?[\d.]+(e-?\d+)?"
-    speed = rf"Speed: {number} images/s, {number} ms an iteration \(data {number} ms, step {number} ms\)"
+    speed = rf"Speed: {number} images/s, {number} ms an iteration \(data {number} ms, step {number} ms; the last one: "
+    speed += rf"transform {number}, forward {number}, backward {number}, update {number}\)"
     patterns = [
         "Solving caffenet",
         "Learning Rate Policy: step",
@@ -85,20 +86,21 @@ def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
         rf"Iteration 0 \({number} iter/s, {number}s/1 iters\), loss = {number}",
         rf"    Train net output #0: loss = {number} \(\* 1 = {number} loss\)",
         "Iteration 0, lr = 0.01",
-        rf"    {speed}, waiting for data {number}%, test {number} s",
+        rf"    {speed}, waiting for data {number}%, {number} TFLOP/s, peak memory {number} GiB, test {number} s",
         r"Iteration 2, Testing net \(#0\)",
         rf"    Test net output #0: accuracy = {number}",
         rf"    Test net output #1: loss = {number} \(\* 1 = {number} loss\)",
         rf"Iteration 2 \({number} iter/s, {number}s/2 iters\), loss = {number}",
         rf"    Train net output #0: loss = {number} \(\* 1 = {number} loss\)",
         "Iteration 2, lr = 0.01",
-        rf"    {speed}, waiting for data {number}%, test {number} s",
+        rf"    {speed}, waiting for data {number}%, {number} TFLOP/s, peak memory {number} GiB, test {number} s",
         r"Iteration 3, Testing net \(#0\)",
         rf"    Test net output #0: accuracy = {number}",
         rf"    Test net output #1: loss = {number} \(\* 1 = {number} loss\)",
         "Snapshotting to .*/checkpoints/iter_3",
         rf"    Training paused {number} s for the checkpoint",
         r"Optimization Done\.",
+        "To see which classes it gets wrong, run: python -m stylefinetune.evaluate .*",
     ]
     lines = [line for line in done.stderr.splitlines() if re.match(r"[IWE]\d{4} ", line)]
     assert len(lines) == len(patterns), done.stderr

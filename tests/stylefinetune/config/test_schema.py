@@ -1,6 +1,6 @@
 import pytest
 
-from stylefinetune.config.schema import ModelConfig
+from stylefinetune.config.schema import Config, ModelConfig
 
 
 def test_a_value_out_of_range_is_refused_also_in_python():
@@ -11,3 +11,11 @@ def test_a_value_out_of_range_is_refused_also_in_python():
 def test_a_setting_of_caffenet_is_refused_with_another_network():
     with pytest.raises(ValueError, match=r"model\.last_layer is a setting of caffenet, and model\.arch is resnet18"):
         ModelConfig(arch="resnet18", last_layer="fc8_mine")
+
+
+def test_the_iterations_to_profile_are_an_interval():
+    assert Config().profiled == range(0)
+    assert Config(profile="100:110").profiled == range(100, 110)
+    for wrong in ("100", "110:100", "5:5", "a:b"):
+        with pytest.raises(ValueError, match=f"profile is {wrong}; give the first iteration and the one after"):
+            Config(profile=wrong)

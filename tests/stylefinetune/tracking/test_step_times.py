@@ -41,9 +41,10 @@ def test_the_milliseconds_by_phase():
 
 def test_a_line_says_where_the_time_went():
     times = StepTimes(iterations=20, train=12.0, data=0.03, test=3.21, checkpoint=0.125)
-    assert times.describe(1000, "1:23:45") == (
-        "    Speed: 83.33 images/s, 600 ms an iteration (data 1.5 ms, step 598.5 ms), waiting for data 0.2%, "
-        "test 3.21 s, checkpoint 0.125 s, remaining 1:23:45"
+    assert times.describe(1000, {"forward_ms": 181.23, "update_ms": 9.87}, ["2 TFLOP/s"], "1:23:45") == (
+        "    Speed: 83.33 images/s, 600 ms an iteration (data 1.5 ms, step 598.5 ms; the last one: "
+        "forward 181, update 9.87), waiting for data 0.2%, 2 TFLOP/s, test 3.21 s, checkpoint 0.125 s, "
+        "remaining 1:23:45"
     )
     times = StepTimes(iterations=20, train=12.0, data=3, test=0, checkpoint=0)
-    assert times.describe(1000, "").endswith("step 450 ms), waiting for data 25.0%")
+    assert times.describe(1000, {}, [], "").endswith("step 450 ms), waiting for data 25.0%")

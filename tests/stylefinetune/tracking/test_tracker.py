@@ -24,7 +24,7 @@ def log_an_iteration(tracker):
     tracker.log("Solving")
     tracker.log_test_start(0)
     tracker.log_test(0, TestResult(correct=308, count=10000, loss=3.1))
-    tracker.log_train(0, [3.25728, 3.0], {"lr": 0.001, "lr_x10": 0.01}, 0.0)
+    tracker.log_train(0, [3.25728, 3.0], {"lr": 0.001, "lr_x10": 0.01}, 0.0, {"forward_ms": 12.5})
     tracker.advance(0)
 
 
@@ -47,7 +47,8 @@ def test_numbers_have_six_significant_digits_as_in_caffe(tmp_path):
     assert abs(test.pop("time") - time.time()) < 60
     assert (test.pop("epoch"), test.pop("pictures")) == (0, 0)
     assert test == {"iteration": 0, "phase": "test", "accuracy": 0.0308, "correct": 308, "count": 10000, "loss": 3.1}
-    assert (train["loss"], train["lr_x10"], train["data_wait"]) == (3.12864, 0.01, 0.0)
+    assert (train["loss"], train["lr_x10"], train["data_wait"], train["forward_ms"]) == (3.12864, 0.01, 0.0, 12.5)
+    assert train["tflops"] == pytest.approx(train["images_per_second"] * FACTS.flops / 1e12)
 
 
 def test_only_rank_0_logs(tmp_path, capsys):
@@ -88,6 +89,6 @@ def test_the_pause_for_a_checkpoint_is_logged_and_kept_with_it(tmp_path):
 def test_each_entry_says_how_many_pictures_and_epochs_the_training_has_had(tmp_path):
     with Tracker(config(tmp_path), FACTS, RANK_0, 0, []) as tracker:
         for iteration in (0, 30):
-            tracker.log_train(iteration, [1.0], {"lr": 0.001}, 0.0)
+            tracker.log_train(iteration, [1.0], {"lr": 0.001}, 0.0, {})
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(entry["pictures"], entry["epoch"]) for entry in entries] == [(0, 0), (1500, 1.5)]
