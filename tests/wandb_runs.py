@@ -126,5 +126,4 @@ SPEEDS = ("images_per_second", "tflops", "peak_memory_bytes", "data_wait", "rema
 def curves(rows):
     """Return the rows without times and speeds, which differ between processes."""
     times = {"time", *(f"train/{name}" for name in SPEEDS)}
-    times |= {f"train/{phase}_ms" for phase in ("data", "step", "test", "checkpoint")}
-    return [{name: value for name, value in row.items() if name not in times} for row in rows]
+    return [{name: row[name] for name in row if name not in times and not name.endswith("_ms")} for row in rows]
