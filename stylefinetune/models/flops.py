@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 # Dense peak rates in TFLOP/s by a part of the device's name: fp32, TF32, and bf16 or fp16. From NVIDIA's data sheets;
 # where one gives the rate with sparsity, it is halved. The first part that matches a name applies.
@@ -34,6 +33,8 @@ def training_flops(net: nn.Module, input_size: tuple[int, int]) -> int | None:
     Returns:
         The count, or None for a network that can't run without its numbers.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 -- it imports Triton
+
     copied = copy.deepcopy(net, {id(parameter): _without_storage(parameter) for parameter in net.parameters()})
     copied = copied.to("meta").eval()
     backward: Any = torch.ops.aten.convolution_backward
@@ -54,6 +55,8 @@ def _convolution_backward(
 
     PyTorch's own formula is that of a convolution without groups.
     """
+    from torch.utils.flop_counter import conv_flop_count  # noqa: PLC0415 -- as above
+
     input_needed, weight_needed, _ = cast("list[bool]", arguments[-1])
     forward = conv_flop_count(x_shape, w_shape, gradient_shape)
     return forward * (input_needed + weight_needed)
