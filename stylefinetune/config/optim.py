@@ -9,7 +9,13 @@ CAFFE_SGD = "caffe_sgd"
 CaffePolicy: TypeAlias = Literal["fixed", "step", "multistep", "exp", "inv", "poly", "sigmoid"]
 OptimizerName: TypeAlias = Literal["caffe_sgd", "sgd", "adamw", "rmsprop"]
 # Settings that some optimizers have.
-_ONLY = {"lars_trust": ("caffe_sgd",), "nesterov": ("sgd",), "betas": ("adamw",), "eps": ("adamw", "rmsprop")}
+_ONLY = {
+    "lars_trust": ("caffe_sgd",),
+    "momentum": ("caffe_sgd", "sgd", "rmsprop"),
+    "nesterov": ("sgd",),
+    "betas": ("adamw",),
+    "eps": ("adamw", "rmsprop"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ def test_by_default_biases_have_no_rate_of_their_own_and_no_decay():
         ({"eps": 0.1}, "optim.eps is a setting of adamw and rmsprop, and optim.optimizer is caffe_sgd"),
         ({"optimizer": "rmsprop", "betas": (0.5, 0.5)}, "optim.betas is a setting of adamw"),
         ({"nesterov": True}, "optim.nesterov is a setting of sgd"),
+        ({"optimizer": "adamw", "momentum": 0.8}, "optim.momentum is a setting of caffe_sgd and sgd and rmsprop"),
     ],
 )
 def test_a_setting_that_the_optimizer_does_not_have_is_refused(settings, message):
