@@ -5,24 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from stylefinetune.models.flops import peak_flops
+
 Results: TypeAlias = dict[str, Any]
 
 BEGIN, END = "<!-- python -m benchmarks.gpu writes this: begin -->", "<!-- end -->"
 ITERATIONS = 100_000  # of the recipe
-# Dense peaks in TFLOP/s by part of the device's name, from NVIDIA's data sheets: fp32 outside the tensor cores, TF32
-# and bf16 inside. The first that matches applies.
-PEAKS = {
-    "H100 PCIe": (51.2, 378.0, 756.0),
-    "H100 NVL": (60.0, 418.0, 835.0),
-    "H100": (66.9, 494.7, 989.4),
-    "H200": (66.9, 494.7, 989.4),
-    "A100": (19.5, 156.0, 312.0),
-    "L40S": (91.6, 183.0, 362.0),
-    "L4": (30.3, 60.0, 121.0),
-    "A10": (31.2, 62.5, 125.0),
-    "RTX 4090": (82.6, 82.6, 165.2),
-    "RTX 3090": (35.6, 35.6, 71.0),
-}
 # Kinds of kernels by a pattern of their names, of cuDNN, cuBLAS, PyTorch and Triton. The first that matches applies.
 KINDS = {
     "transform": "crop_kernel",
@@ -35,12 +23,6 @@ KINDS = {
     "loss": "softmax|nll_loss",
     "elementwise, and normalization": "elementwise|vectorized|reduce|pow|div|mul|add|relu|threshold",
 }
-
-
-def peak(device: str, precision: str) -> float | None:
-    """Return the peak of a device in FLOP/s, if it is known."""
-    column = ("fp32", "tf32", "bf16").index(precision)
-    return next((peaks[column] * 1e12 for name, peaks in PEAKS.items() if name in device), None)
 
 
 def format_tables(results: Results) -> Iterator[str]:
@@ -63,7 +45,7 @@ def _modes(results: Results) -> Iterator[str]:
     yield "\n| precision | launched as | ms an iteration | of each round | images/s | MFU | 100,000 iterations |"
     yield "|---|---|---|---|---|---|---|"
     for mode in results["modes"]:
-        limit = peak(results["device"], mode["precision"])
+        limit = peak_flops(results["device"], mode["precision"])
         used = f"{results['flop'] / (mode['ms'] / 1000) / limit:.0%}" if limit else "peak unknown"
         rounds = ", ".join(f"{each:.2f}" for each in mode["ms_of_rounds"])
         cut = f" (cut after {mode['iterations']:,} iterations)" if mode["cut"] else ""

@@ -1,4 +1,4 @@
-"""What the trackers are told about a run besides its settings."""
+"""What the dashboards show of a run besides its settings."""
 
 import dataclasses
 from typing import Any

@@ -190,7 +190,7 @@ def plan_of(setup: TrainingSetup) -> str:
 
 
 def facts_of(setup: TrainingSetup, world: World) -> RunFacts:
-    """Return what the dashboards are told about the run besides its settings."""
+    """Return what the dashboards show of the run besides its settings."""
     parameters = [(p.numel(), p.requires_grad) for p in setup.net.parameters()]
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     peak = peak_flops(device, setup.config.train.precision)

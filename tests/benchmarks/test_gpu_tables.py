@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.gpu_tables import BEGIN, END, format_tables, peak, replace_tables
+from benchmarks.gpu_tables import BEGIN, END, format_tables, replace_tables
 
 RESULTS = {
     "device": "NVIDIA H200",
@@ -44,13 +44,6 @@ def test_an_interrupted_measurement_has_the_tables_of_its_first_parts():
     )
     assert any(line.startswith("| bf16 | one graph") for line in lines)
     assert not any("skipped" in line or "kernels of" in line for line in lines)
-
-
-def test_peaks_are_known_by_name_and_precision():
-    assert peak("NVIDIA H100 PCIe", "fp32") == 51.2e12
-    assert peak("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
-    assert peak("NVIDIA A100-SXM4-80GB", "tf32") == 156e12
-    assert peak("Unheard of", "fp32") is None
 
 
 def test_a_document_keeps_all_but_its_tables(tmp_path):

@@ -51,7 +51,10 @@ def test_a_network_that_needs_its_numbers_is_not_counted():
 
 
 def test_the_peak_of_a_gpu_depends_on_the_precision():
+    assert peak_flops("NVIDIA H100 PCIe", "fp32") == 51.2e12
     assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
-    assert peak_flops("NVIDIA A100-SXM4-40GB", "tf32") == 156e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "tf32") == 156e12
+    assert peak_flops("NVIDIA A10", "fp16") == 125e12
     assert peak_flops("NVIDIA L40S", "fp32") == 91.6e12
+    assert peak_flops("Unheard of", "fp32") is None
     assert peak_flops("cpu", "fp32") is None

@@ -40,7 +40,7 @@ def test_without_a_test_split_there_is_no_test_loader(config):
 
 
 class Recorder:
-    """A stream that records what it is told."""
+    """A stream that records its calls."""
 
     def __init__(self):
         self.positions = []
