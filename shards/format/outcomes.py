@@ -101,8 +101,12 @@ class Outcome:
 
 
 def count_outcomes(path: Path) -> dict[str, int]:
-    """Return the number of rows by status in outcomes.parquet, the largest first; empty if there is no such file."""
-    if not path.is_file():
+    """Return the number of rows by status in outcomes.parquet, the largest first; empty if it can't be read.
+
+    Training and its report show these numbers, and need nothing else of the file.
+    """
+    try:
+        counts = pq.read_table(path, columns=["status"])["status"].value_counts().to_pylist()
+    except (OSError, KeyError, pa.ArrowException):  # missing, damaged, or of another program
         return {}
-    counts = pq.read_table(path, columns=["status"])["status"].value_counts().to_pylist()
     return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: -count["counts"])}

@@ -42,12 +42,20 @@ def test_the_groups_of_a_convolution_are_separate():
     assert training_flops(net, (227, 227)) == pytest.approx(2 * (3 * 724.4e6 - 105.4e6), rel=1e-3)
 
 
-def test_a_network_that_needs_its_numbers_is_not_counted():
-    class Looks(nn.Module):
-        def forward(self, pictures):
-            return pictures if pictures.sum().item() > 0 else -pictures
+class LooksAtNumbers(nn.Module):
+    def forward(self, pictures):
+        return pictures if pictures.sum().item() > 0 else -pictures
 
-    assert training_flops(Looks(), (2, 2)) is None
+
+class RefusesMeta(nn.Module):
+    def forward(self, pictures):
+        assert pictures.device.type == "cpu"
+        return pictures
+
+
+@pytest.mark.parametrize("net", [LooksAtNumbers(), RefusesMeta()])
+def test_a_network_that_needs_its_numbers_is_not_counted(net):
+    assert training_flops(net, (2, 2)) is None
 
 
 def test_the_peak_of_a_gpu_depends_on_the_precision():
