@@ -95,9 +95,14 @@ class _FileLock:
             raise self._refuse(*held)
         self._is_acquired = True
 
-    def _try_open(self, _: int) -> int | None:
+    def _try_open(self, attempt: int) -> int | None:
         """Return the lock's open file, or None where it was removed or replaced meanwhile; raises ShardsError."""
-        self._work.mkdir(parents=True, exist_ok=True)
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):  # another process removed the folder during this call
+            if attempt == _ATTEMPTS - 1:  # no: a file has its name, or it can't be made
+                raise
+            return None
         file, is_kept = -1, False
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -192,6 +192,26 @@ def test_many_processes_at_once_lose_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_removed_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """mkdir fails so if another process that releases its lock removes the folder at that moment."""
+    mkdir, errors = os.mkdir, [FileExistsError(17, "as if removed meanwhile", "x")]
+
+    def mkdir_that_fails_once(path, *arguments, **options):
+        if str(path).endswith(".work") and errors:
+            raise errors.pop()
+        return mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", mkdir_that_fails_once)
+    with exclusive_lock(tmp_path):
+        assert errors == []
+
+
+def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
+    (tmp_path / ".work").write_text("")
+    with pytest.raises(ShardsError, match=r"can't be made or written \(File exists\)"):
+        lock_once(tmp_path)
+
+
 def test_another_nodes_lock_is_held_while_its_process_lives_whether_or_not_flock_shows_it(
     tmp_path, another_node, monkeypatch
 ):
