@@ -187,6 +187,7 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
         url_col=url_col,
         label_col=label_col,
         local=source.base is not None,
+        label_separator=config.label_separator,
     )
 
 

@@ -67,6 +67,7 @@ def finalize(
         work / INDEX_FILE,
         track_progress(entries, len(blocks), "blocks in the index", console),
         shard_dir.recipe.index_metadata,
+        several_labels=shard_dir.recipe.several_labels,
     )
     write_parts(
         work / OUTCOMES_FILE, track_progress(outcomes, len(blocks), "blocks in the outcomes", console), OUTCOMES_SCHEMA

@@ -28,9 +28,9 @@ from shards.format.images import (
     measure_picture,
     resize_picture,
 )
-from shards.format.index import INDEX_SCHEMA
+from shards.format.index import LABELS, index_schema
 from shards.format.outcomes import OUTCOMES_SCHEMA, Outcome, Status
-from shards.format.tar import SampleWriter
+from shards.format.tar import SampleWriter, sample_json
 from shards.storage.journal import commit_block, replace_block
 from shards.storage.shard_dir import Block, ShardDir, read_part
 
@@ -166,7 +166,8 @@ def _pack(job: PackJob, old: LoadedBlock) -> list[dict[str, Any]]:
                 offsets = tar.write(row["key"], _sample(row, member))
                 entries.append(_entry(row, member, job.block, offsets[member.format]))
     index_part = job.work / "index.parquet"
-    pq.write_table(pa.Table.from_pylist(entries, INDEX_SCHEMA), index_part)
+    schema = index_schema(several_labels=LABELS.name in job.rows[0])
+    pq.write_table(pa.Table.from_pylist(entries, schema), index_part)
     publish_block = replace_block if job.is_committed else commit_block
     publish_block(job.root, job.block, draft, index_part, _write_outcomes(outcomes, job))
     return outcomes
@@ -242,11 +243,10 @@ def _encode(body: bytes, sha256: str, encode_format: str, size: int, limits: Siz
 
 def _sample(row: dict[str, Any], member: _Member) -> dict[str, bytes]:
     """Return the members of a WebDataset sample: the picture, its label as text, and the list's other columns."""
-    columns = {"image_url": row["image_url"]} | json.loads(row["extra"])
     return {
         member.format: member.body,
         "cls": str(row["label"]).encode(),
-        "json": json.dumps(columns, sort_keys=True, ensure_ascii=False).encode(),
+        "json": json.dumps(sample_json(row), sort_keys=True, ensure_ascii=False).encode(),
     }
 
 
@@ -254,7 +254,8 @@ def _entry(row: dict[str, Any], member: _Member, block: Block, offset: int) -> d
     """Return the picture's row of the index."""
     position = {"shard": block.shard, "offset": offset, "length": len(member.body)}
     picture = {name: getattr(member, name) for name in ("width", "height", "format", "sha256")}
-    return {name: row[name] for name in ("row", "key", "split", "label")} | position | picture
+    listed = {name: row[name] for name in ("row", "key", "split", "label", LABELS.name) if name in row}
+    return listed | position | picture
 
 
 def find_checksum_mismatch(extra: str, body: bytes) -> str | None:

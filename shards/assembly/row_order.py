@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
+from shards.format.index import LABELS
 from shards.storage.shard_dir import ROWS_PATH, ShardDir, create_shard_dir, load_shard_dir
 from shards.url_list.select import select_rows
 from shards.url_list.source import Source
 
-_COMPARED = ["row", "image_url", "split", "label"]
+_COMPARED = frozenset({"row", "image_url", "split", "label", LABELS.name})
 
 
 def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source) -> ShardDir:
@@ -56,6 +57,11 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source) ->
             f"--list {source.name} changes the order of the classes of {found.root} ({', '.join(grown.classes)[:80]}); "
             f"give --classes, a file with one name per line: {', '.join(names)[:80]}, then the new ones"
         )
+    if grown.several_labels != found.recipe.several_labels:
+        raise ShardsError(
+            f"--list {source.name} has rows with several labels now, but each picture of {found.root} has one; "
+            "use another --out"
+        )
     joined = pa.RecordBatchReader.from_batches(rows.schema, _join(found, rows, source.name))
     return create_shard_dir(found.root, grown, joined, work)
 
@@ -68,11 +74,12 @@ def _join(found: ShardDir, listed: pa.RecordBatchReader, name: str) -> Iterator[
     """
     rest = listed.schema.empty_table()
     changed: list[int] = []
+    compared = [name for name in listed.schema.names if name in _COMPARED]
     for part in found.row_file.to_reader():
         stored = pa.Table.from_batches([part])
         while len(rest) < len(stored) and (batch := next(listed, None)):
             rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
-        changed += _find_differences(stored.select(_COMPARED), rest.slice(0, len(stored)).select(_COMPARED))
+        changed += _find_differences(stored.select(compared), rest.slice(0, len(stored)).select(compared))
         rest = rest.slice(len(stored))
         yield from stored.cast(listed.schema).to_batches()
     if changed:

@@ -1,10 +1,13 @@
 """What a DIR is made from: the list, and the settings that select its rows and determine its pictures."""
 
 import dataclasses
+from typing import Any
 
 from shards.format.index import IndexMetadata
 
 _MAY_GROW = frozenset({"list_sha256", "images", "classes", "list_lengths"})
+_FOUND_IN_LIST = "several_labels"  # not known before the list is read
+_STORED_IF_SET = frozenset({"label_separator", _FOUND_IN_LIST})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Recipe:
     # By split, the number of rows in each tar, if they differ because existing tars were indexed.
     rows_of_tars: dict[str, list[int]] = dataclasses.field(default_factory=dict[str, list[int]])
     local: bool = False  # whether the column of URLs has paths of local files, relative to the list's folder
+    # These two are stored only if they are set, so that the files of other DIRs stay the same.
+    label_separator: str | None = None  # between the labels in a text; None if a text is one label
+    several_labels: bool = False  # whether a row of the list has a list of labels
 
     def difference(self, other: "Recipe") -> str | None:
         """Return the first field that differs, in words, or None; ignore classes if the other names none.
@@ -38,11 +44,16 @@ class Recipe:
             return "existing tars by the index command" if self.indexed else "a list, not from existing tars"
         for field in dataclasses.fields(self):
             mine, others = getattr(self, field.name), getattr(other, field.name)
-            if field.name not in _MAY_GROW and mine != others:
+            if field.name not in {*_MAY_GROW, _FOUND_IN_LIST} and mine != others:
                 return f"{field.name} {str(mine)[:80]}, not {str(others)[:80]}"
         if other.classes and self.classes != other.classes[: len(self.classes)]:
             return f"the classes {', '.join(self.classes)[:80]}, not {', '.join(other.classes)[:80]}"
         return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields to store."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if value or name not in _STORED_IF_SET}
 
     @property
     def index_metadata(self) -> IndexMetadata:

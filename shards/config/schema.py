@@ -73,6 +73,8 @@ class AssembleConfig:
         url_col: name of the list's column of URLs.
         label_col: name of the list's column of labels; null for pictures without labels, which then have the class
             unlabelled.
+        label_separator: text between the labels in the label of a row, for example ';', if a picture may have several.
+            A list of values in Parquet or JSON is several labels, too.
         local: the list's column of URLs has paths of local files; relative ones are relative to the list's folder.
         follow_links: in a folder of pictures, also follow symbolic links that lead out of it.
         images: number of rows to take from the shuffled list; -1 takes all.
@@ -119,6 +121,7 @@ class AssembleConfig:
     out: Path
     url_col: str = DEFAULT_URL_COL
     label_col: str | None = DEFAULT_LABEL_COL
+    label_separator: str | None = None
     local: bool = False
     follow_links: bool = False
     images: int = -1
@@ -165,6 +168,9 @@ class AssembleConfig:
             ("label_col", self.label_col == self.url_col, "another column than url_col"),
             ("workers", self.workers == 0, "a number of processes, or -x for all cores but x"),
         ]
+        separator = self.label_separator
+        is_word = separator is not None and (not separator or separator.isalnum())
+        rules.append(("label_separator", is_word, "one or more characters that no label has, such as ;"))
         for name, is_broken, rule in rules:
             if is_broken:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be {rule}")

@@ -1,4 +1,4 @@
-"""Columns of many rows in few bytes: numbers of the smallest type, codes of names, and texts in Arrow's buffers."""
+"""Columns of many rows in few bytes: numbers of the smallest type, lists, codes of names, texts in Arrow's buffers."""
 
 import dataclasses
 import itertools
@@ -104,3 +104,59 @@ class Names:
             return Names(self.distinct, codes)
         place = (np.cumsum(is_used) - 1).astype(codes.dtype)
         return Names(list(itertools.compress(self.distinct, is_used)), place[codes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """A column of N lists of integers, in one array."""
+
+    ends: Integers  # [N + 1], where each row's integers end in `values`, after a 0
+    values: Integers  # those of all rows
+
+    @classmethod
+    def join(cls, parts: Iterable[pa.ListArray]) -> "Lists":
+        """Return the lists of all parts; none is null."""
+        values: list[Integers] = []
+        counts = [np.zeros(1, np.int8)]
+        for part in parts:
+            values.append(join_numbers([part.flatten()]))
+            counts.append(join_numbers([part.value_lengths()]))
+        return cls(join_numbers([np.cumsum(np.concatenate(counts))]), join_numbers(values))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> Integers:
+        return self.values[self.ends[row] : self.ends[row + 1]]
+
+    @property
+    def counts(self) -> Integers:
+        """The number of each row's integers, [N]."""
+        return np.diff(self.ends)
+
+    @property
+    def first(self) -> Integers:
+        """The first integer of each row, [N]; no row is empty."""
+        return self.values[self.ends[:-1]]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Lists":
+        """Return the rows with these numbers."""
+        counts = self.ends[rows + 1].astype(np.int64) - self.ends[rows]
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        at = np.arange(ends[-1]) + np.repeat(self.ends[rows] - ends[:-1], counts)
+        return Lists(ends, self.values[at])
+
+    def select(self, rows: Rows) -> "Lists":
+        """Return the chosen rows; consecutive ones share the memory of the integers."""
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            ends = self.ends[start : max(start, stop) + 1]
+            return Lists(ends - ends[0], self.values[ends[0] : ends[-1]])
+        counts = self.counts
+        ends = np.cumsum(np.append(0, counts[rows])).astype(self.ends.dtype)
+        return Lists(ends, self.values[np.repeat(rows, counts)])
+
+    def to_arrow(self) -> pa.ListArray:
+        """Return the column as int32 lists."""
+        kind = pa.list_(pa.field("element", pa.int32(), nullable=False))
+        return pa.ListArray.from_arrays(self.ends.astype(np.int32), self.values.astype(np.int32), type=kind)

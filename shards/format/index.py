@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
-from shards.format.columns import Integers, Names, Rows, Texts, join_numbers
+from shards.format.columns import Integers, Lists, Names, Rows, Texts, join_numbers
 from shards.format.parts import read_parts, take_rows, write_parts
 from shards.location import refuse_url
 
@@ -40,7 +40,8 @@ INDEX_SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),  # hex, of those bytes
     ]
 )
-
+LABELS = pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False)
+"""All labels of a picture, sorted; the last column of an index whose pictures have several. `label` is the first."""
 
 _NOT_LOADED = ("row", "sha256")
 _JOIN: dict[str, Callable[[Iterable[pa.Array]], object]] = {
@@ -48,6 +49,7 @@ _JOIN: dict[str, Callable[[Iterable[pa.Array]], object]] = {
     "split": Names.join,
     "shard": Names.join,
     "format": Names.join,
+    "labels": Lists.join,
 }
 
 
@@ -97,8 +99,10 @@ class IndexFile:
             )
         self._version = _version_of(self.path)
         with self._name_errors():
-            self.stored_metadata: bytes = (pq.read_schema(self.path).metadata or {})[METADATA_KEY]
+            schema = pq.read_schema(self.path)
+            self.stored_metadata: bytes = (schema.metadata or {})[METADATA_KEY]
             self.metadata = IndexMetadata.from_bytes(self.stored_metadata)
+            self.schema = index_schema(several_labels=LABELS.name in schema.names)
 
     def read_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield some columns of all rows, in parts.
@@ -107,7 +111,7 @@ class IndexFile:
             ShardsError: the file is damaged, or has changed.
         """
         self._check_version()
-        schema = pa.schema([INDEX_SCHEMA.field(name) for name in columns])
+        schema = pa.schema([self.schema.field(name) for name in columns])
         with self._name_errors():
             for part in read_parts(self.path, columns):
                 yield part.cast(schema)
@@ -117,7 +121,7 @@ class IndexFile:
         for part in self.read_parts([name]):
             yield from (chunk for chunk in part.column(name).chunks if len(chunk))
 
-    def take_rows(self, positions: npt.NDArray[np.int64], columns: Sequence[str] = INDEX_SCHEMA.names) -> pa.Table:
+    def take_rows(self, positions: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Return some columns of the rows at these positions, which ascend.
 
         Raises:
@@ -161,6 +165,7 @@ class Entries:
     width: Integers  # [N], in pixels, as stored, after EXIF orientation
     height: Integers  # [N]
     format: Names  # jpg, png, webp, gif, bmp or npy
+    labels: Lists | None = None  # all labels of each picture, sorted; None if each has one
 
     def __len__(self) -> int:
         return len(self.key)
@@ -169,7 +174,7 @@ class Entries:
         """Return the chosen rows; consecutive ones share the memory."""
         texts = {name: getattr(self, name).select(rows) for name in ("key", "shard", "format")}
         numbers = {name: getattr(self, name)[rows] for name in ("label", "offset", "length", "width", "height")}
-        return Entries(self.root, **texts, **numbers)
+        return Entries(self.root, **texts, **numbers, labels=None if self.labels is None else self.labels.select(rows))
 
     def shard_ends(self) -> npt.NDArray[np.int64]:
         """Return where the last picture of each tar in `shard.distinct` ends, in bytes."""
@@ -199,7 +204,7 @@ class ShardIndex:
         file = IndexFile(root)
         digest = hashlib.sha256(file.stored_metadata)
         columns: dict[str, Any] = {}
-        for name in INDEX_SCHEMA.names:  # one after another, in the order of the fingerprint
+        for name in file.schema.names:  # one after another, in the order of the fingerprint
             parts = _hash_column(file, name, digest)
             if name in _NOT_LOADED:
                 collections.deque(parts, maxlen=0)
@@ -220,7 +225,7 @@ class ShardIndex:
     @property
     def table(self) -> pa.Table:
         """All columns of all rows, read into memory."""
-        return pa.concat_tables([INDEX_SCHEMA.empty_table(), *self.file.read_parts(INDEX_SCHEMA.names)])
+        return pa.concat_tables([self.file.schema.empty_table(), *self.file.read_parts(self.file.schema.names)])
 
     @property
     def splits(self) -> list[str]:
@@ -268,38 +273,47 @@ class ShardIndex:
         return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def write_index(path: Path, parts: Iterable[pa.Table], metadata: IndexMetadata) -> None:
-    """Write tables of `INDEX_SCHEMA` to one index with `metadata`; equal rows give equal bytes."""
-    write_parts(path, parts, INDEX_SCHEMA.with_metadata({METADATA_KEY: metadata.to_bytes()}))
+def index_schema(*, several_labels: bool) -> pa.Schema:
+    """Return the columns of an index, of pictures with one label or with several."""
+    return INDEX_SCHEMA.append(LABELS) if several_labels else INDEX_SCHEMA
+
+
+def write_index(
+    path: Path, parts: Iterable[pa.Table], metadata: IndexMetadata, *, several_labels: bool = False
+) -> None:
+    """Write tables of `index_schema` to one index with `metadata`; equal rows give equal bytes."""
+    schema = index_schema(several_labels=several_labels)
+    write_parts(path, parts, schema.with_metadata({METADATA_KEY: metadata.to_bytes()}))
 
 
 def _hash_column(file: IndexFile, name: str, digest: Any) -> Iterator[pa.Array]:  # noqa: ANN401 -- hashlib has no public type
     """Add a column to a fingerprint, and yield its parts.
 
-    The fingerprint is of the numbers, or of the lengths of all texts and then their bytes; so texts are read twice.
+    The fingerprint is of the numbers, or of the lengths of all texts (or lists) and then what they contain; so those
+    columns are read twice.
     """
-    is_text = INDEX_SCHEMA.field(name).type == pa.string()
-    if is_text:
+    kind = file.schema.field(name).type
+    if kind in {pa.string(), LABELS.type}:
         for part in file.read_column(name):
             digest.update(np.diff(_ends(part)).astype(np.int64).data)
     for part in file.read_column(name):
-        if is_text:
+        if kind == pa.string():
             ends = _ends(part)
             digest.update(memoryview(part.buffers()[2] or b"")[ends[0] : ends[-1]])
         else:
-            digest.update(part.to_numpy().data)
+            digest.update((part.flatten() if kind == LABELS.type else part).to_numpy().data)
         yield part
 
 
 def _ends(texts: pa.Array) -> npt.NDArray[np.int32]:
-    """Return where each text ends in the array's bytes, after the start of the first."""
+    """Return where each text (or list) ends in the array's values, after the start of the first."""
     return np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
 
 
 def _first_fingerprint(file: IndexFile) -> str:
     """Return the fingerprint of releases that hashed the values one by one, in Python."""
     digest = hashlib.sha256(file.stored_metadata)
-    for name in INDEX_SCHEMA.names:
+    for name in INDEX_SCHEMA.names:  # pictures had one label then
         for part in file.read_parts([name]):
             for value in part.column(name).to_pylist():
                 digest.update(f"{value}\0".encode())

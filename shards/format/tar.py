@@ -6,6 +6,7 @@ All of `webdataset` that this package uses is imported here.
 import functools
 import io
 import itertools
+import json
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from shards.errors import ShardsError
 from shards.format.images import BadPicture, Pixels, read_member
+from shards.format.index import LABELS
 
 # webdataset imports torch if it is installed: 2 s and 470 MB per process. What is used of it needs no torch.
 # A None in sys.modules makes that import fail, as where torch is not installed.
@@ -29,7 +31,7 @@ finally:
     if _modules["torch"] is None:
         del _modules["torch"]
 
-__all__ = ["SampleWriter", "TarMember", "expand_urls", "group_by_keys", "members_of", "read_pictures"]
+__all__ = ["SampleWriter", "TarMember", "expand_urls", "group_by_keys", "members_of", "read_pictures", "sample_json"]
 
 # Fields of a tar header: the octal digits of the size, and of the checksum with the zero after them.
 _SIZE = slice(124, 135)
@@ -73,6 +75,12 @@ class SampleWriter:
                 self._writer.write({"__key__": key, extension: body})
             offsets[extension] = self._writer.tarstream.offset - padded
         return offsets
+
+
+def sample_json(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what the JSON of a row's sample has: the URL, the list's other columns, and the labels if several."""
+    labels = {LABELS.name: row[LABELS.name]} if LABELS.name in row else {}
+    return {"image_url": row["image_url"]} | json.loads(row["extra"]) | labels
 
 
 def _create_writer(file: BinaryIO) -> TarWriter:

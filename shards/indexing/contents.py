@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pyarrow.parquet as pq
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
+from shards.format.index import LABELS
 from shards.indexing.config import IndexConfig
 from shards.local.splits import rename_splits, split_of_path
 from shards.url_list.convert import draw_split
-from shards.url_list.labels import LabelTexts, encode_labels, read_classes
+from shards.url_list.labels import LabelTexts, RowLabels, encode_labels, read_classes
 from shards.url_list.select import make_keys
 
 _ROWS_PER_SHARD = 1_000  # of DIRs that are made from this one; here, each tar has its own number
@@ -28,23 +30,26 @@ class Contents:
     scans: Sequence[Path]  # the file with the samples of each tar
     starts: Sequence[int]  # row of the first sample of each tar, and N
     keys: Sequence[str]
-    labels: npt.NDArray[np.int32]
+    labels: RowLabels
     split_names: Sequence[str]  # sorted
     splits: npt.NDArray[np.int8]  # the number of each row's split in `split_names`
     recipe: Recipe
     is_drawn: bool  # whether the splits are drawn
 
     def read(self, number: int) -> pa.Table:
-        """Return the samples of one tar (`SCAN_SCHEMA`), with their row, key, split, and the label as a number."""
+        """Return the samples of one tar (`SCAN_SCHEMA`), with their row, key, split, and labels as numbers."""
         start, end = self.starts[number], self.starts[number + 1]
         splits = [self.split_names[split] for split in self.splits[start:end].tolist()]
         columns = {
             "row": pa.array(np.arange(start, end)),
             "key": pa.array(self.keys[start:end], pa.string()),
             "split": pa.array(splits, pa.string()),
-            "label": pa.array(self.labels[start:end]),
+            "label": pa.array(self.labels.label[start:end]),
         }
-        table = pq.read_table(self.scans[number]).drop_columns(["label"])
+        if self.labels.several is not None:
+            columns[LABELS.name] = self.labels.several.select(slice(start, end)).to_arrow()
+        table = pq.read_table(self.scans[number])
+        table = table.select([name for name in table.column_names if name not in {"label", LABELS.name}])
         for name, values in columns.items():
             table = table.append_column(name, values)
         return table
@@ -73,10 +78,11 @@ def join_scans(tars: Sequence[Path], scans: Sequence[Path], config: IndexConfig)
     found = _find_splits(tars, config)
     names = sorted(set(found) if found else {"train", "test"})
     for number, scan in enumerate(scans):
-        table = pq.read_table(scan, columns=["id", "label", "sha256"])
-        texts, hashes = table.column("label").to_pylist(), table.column("sha256").to_pylist()
+        columns = [name for name in ("id", "label", LABELS.name, "sha256") if name in pq.read_schema(scan).names]
+        table = pq.read_table(scan, columns=columns)
+        hashes = table.column("sha256").to_pylist()
         ids += table.column("id").to_pylist()
-        labels.append(texts)
+        texts = _append_labels(table, labels)
         digest.update("".join(f"{each} {text}\n" for each, text in zip(hashes, texts, strict=True)).encode())
         drawn = [found[number]] * len(hashes) if found else _draw_splits(hashes, config)
         splits += [names.index(split) for split in drawn]
@@ -99,11 +105,26 @@ def join_scans(tars: Sequence[Path], scans: Sequence[Path], config: IndexConfig)
         classes=classes,
         list_lengths=(len(ids),),
         indexed=True,
+        several_labels=labels.are_lists,
     )
     contents = Contents(
         scans, starts, make_keys(ids, (len(ids),)), numbers, names, np.array(splits, np.int8), recipe, found is None
     )
     return dataclasses.replace(contents, recipe=dataclasses.replace(recipe, rows_of_tars=contents.rows_of_tars()))
+
+
+def _append_labels(samples: pa.Table, labels: LabelTexts) -> Sequence[str]:
+    """Add the labels of a tar's samples, and return a text for each sample's."""
+    texts: list[str] = samples.column("label").to_pylist()
+    lists: list[list[str] | None] = [None] * len(texts)
+    if LABELS.name in samples.column_names:  # not in the file of a scan by an earlier release
+        lists = samples.column(LABELS.name).to_pylist()
+    if not any(lists):
+        labels.append(texts)
+        return texts
+    several = [names or [text] for names, text in zip(lists, texts, strict=True)]
+    labels.append_lists(several)
+    return [json.dumps(names) for names in several]
 
 
 def _find_splits(tars: Sequence[Path], config: IndexConfig) -> list[str] | None:

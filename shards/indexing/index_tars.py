@@ -22,7 +22,7 @@ from shards.assembly.worker_pool import check_interrupt, hold_interrupts, packin
 from shards.config.schema import count_processes
 from shards.errors import ShardsError
 from shards.files import make_folder, publish_file, sync_path, unpublish_file, write_file
-from shards.format.index import INDEX_FILE, INDEX_SCHEMA
+from shards.format.index import INDEX_FILE, LABELS, index_schema
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
 from shards.indexing.config import IndexConfig
 from shards.indexing.contents import Contents, join_scans
@@ -33,7 +33,7 @@ from shards.progress import print_line, track_progress
 from shards.storage.file_lock import exclusive_lock
 from shards.storage.shard_dir import ROWS_PATH, Block, ShardDir, create_shard_dir, load_shard_dir
 from shards.url_list.labels import read_classes
-from shards.url_list.parse import ROWS_SCHEMA
+from shards.url_list.parse import ROWS_SCHEMA, SEVERAL_LABELS_SCHEMA
 
 _STATE_PATH = "blocks/tars.json"  # what DIR was made from; written before the index
 _SCANS_FOLDER = "scans"  # the samples of each tar that was read, until the index is written
@@ -144,8 +144,10 @@ def _write(contents: Contents, tars: Sequence[Path], root: Path, work: Path) -> 
         _link(root / block.shard, tars[tar], root)
     for folder in {(root / block.shard).parent for block in blocks}:
         sync_path(folder)
-    rows = (batch for number in range(len(tars)) for batch in _rows(contents.read(number)).to_batches())
-    shard_dir = create_shard_dir(root, contents.recipe, pa.RecordBatchReader.from_batches(ROWS_SCHEMA, rows), work)
+    schema = SEVERAL_LABELS_SCHEMA if contents.recipe.several_labels else ROWS_SCHEMA
+    tables = (contents.read(number).select(schema.names).cast(schema) for number in range(len(tars)))
+    rows = (batch for table in tables for batch in table.to_batches())
+    shard_dir = create_shard_dir(root, contents.recipe, pa.RecordBatchReader.from_batches(schema, rows), work)
     write_rules(root, DuplicateRules(placeholder_urls=0), work)
     for block, tar in blocks.items():
         table = contents.read(tar)
@@ -173,10 +175,6 @@ def _link(link: Path, tar: Path, root: Path) -> None:
     link.symlink_to(os.path.relpath(target, link.absolute().parent) if is_inside else target)
 
 
-def _rows(table: pa.Table) -> pa.Table:
-    return table.select(ROWS_SCHEMA.names).cast(ROWS_SCHEMA)
-
-
 def _write_parts(block: Block, samples: pa.Table, root: Path, work: Path) -> None:
     """Write a block's parts of the index and of the outcomes."""
     kept = samples.filter(pc.field("status") == Status.KEPT)
@@ -192,7 +190,8 @@ def _write_parts(block: Block, samples: pa.Table, root: Path, work: Path) -> Non
         constants[name] = pa.nulls(count)
     for name, values in constants.items():
         samples = samples.append_column(name, values)
-    parts = {block.index_part: (kept, INDEX_SCHEMA), block.outcomes_part: (samples, OUTCOMES_SCHEMA)}
+    schema = index_schema(several_labels=LABELS.name in kept.column_names)
+    parts = {block.index_part: (kept, schema), block.outcomes_part: (samples, OUTCOMES_SCHEMA)}
     for name, (table, schema) in parts.items():
         draft = work / "part.parquet"
         pq.write_table(table.select(schema.names).cast(schema), draft)

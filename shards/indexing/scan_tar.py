@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 from shards.assembly.pack import CHECKSUM_COLUMNS
 from shards.errors import ShardsError
 from shards.files import publish_file
-from shards.format.images import OPENCV_LIMITS, BadPicture, measure_picture
+from shards.format.images import OPENCV_LIMITS, PICTURE_EXTENSIONS, BadPicture, measure_picture
 from shards.format.outcomes import Status
 from shards.format.tar import group_by_keys
-from shards.local.class_folders import PICTURE_EXTENSIONS
-from shards.url_list.convert import scalar_text
+from shards.url_list.convert import label_list, scalar_text
 from shards.url_list.labels import UNLABELLED
 
 LabelFrom = Literal["cls", "json", "txt", "folder", "none"]
@@ -28,7 +27,8 @@ SCAN_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),  # webdataset's key
         pa.field("image_url", pa.string(), nullable=False),  # from the JSON, or the names of the tar and the member
-        pa.field("label", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),  # the first, if the JSON has a list of labels
+        pa.field("labels", pa.list_(pa.string())),  # this list; null for a single label
         pa.field("extra", pa.string(), nullable=False),  # the JSON and the text, as a JSON object
         pa.field("status", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
@@ -169,7 +169,7 @@ class _TarScan:
     def _describe(self, key: str, found: dict[str, tarfile.TarInfo], extension: str) -> dict[str, Any]:
         member = found[extension]
         columns = self._read_json(found)
-        label = self._read_label(key, found, columns)
+        labels = self._read_labels(key, found, columns)
         for name in CHECKSUM_COLUMNS:  # of the file as it was downloaded, which the picture need not be
             columns.pop(name, None)
         if "txt" in found:
@@ -179,7 +179,8 @@ class _TarScan:
         return picture | {
             "id": _to_utf8(key.replace("/", "_")),
             "image_url": _to_utf8(urls[0] if urls else f"{self._path.name}/{member.name}"),
-            "label": label,
+            "label": labels if isinstance(labels, str) else labels[0],
+            "labels": None if isinstance(labels, str) else labels,
             "extra": _to_utf8(json.dumps(columns, sort_keys=True, ensure_ascii=False)),
         }
 
@@ -209,20 +210,22 @@ class _TarScan:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def _read_label(self, key: str, found: dict[str, tarfile.TarInfo], columns: dict[str, Any]) -> str:
+    def _read_labels(self, key: str, found: dict[str, tarfile.TarInfo], columns: dict[str, Any]) -> str | list[str]:
+        """Return the label of a sample, or the list of its labels if its JSON has one."""
         source = self._rules.label_from
-        readers: dict[str, Callable[[], str]] = {
+        readers: dict[str, Callable[[], Any]] = {
             "none": lambda: UNLABELLED,
             "folder": lambda: key.rpartition("/")[0].rpartition("/")[2] or self._path.absolute().parent.name,
             "json": lambda: _find_value(columns, self._rules.label_key or ""),
         }
         read = readers.get(source, lambda: self._read_text(found.get(source)))
         try:
-            label = scalar_text(read())
+            value = read()
+            labels = label_list(value, None) if isinstance(value, list) else scalar_text(value)
         except (TypeError, UnicodeDecodeError) as error:
             raise ShardsError(f"{self._path}: the sample {key} has no usable label: {error}") from error
-        if label:
-            return _to_utf8(label)
+        if labels and all(labels):
+            return _to_utf8(labels) if isinstance(labels, str) else list(map(_to_utf8, labels))
         place = f"label {self._rules.label_key} in its JSON" if source == "json" else source
         names = f"{', '.join(found)[:100]}; JSON keys: {', '.join(columns)[:200] or 'none'}"
         raise ShardsError(

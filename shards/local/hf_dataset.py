@@ -26,7 +26,7 @@ class DatasetRules:
 
     Attributes:
         picture_column: None for the only column of pictures.
-        label_column: None for the only column of class labels.
+        label_column: None for the only column of class labels, or of lists of them.
         has_labels: False if the pictures are listed without labels.
         split: the only split to list; its pictures are then divided into train and test. None for all splits.
     """
@@ -59,7 +59,7 @@ def list_dataset(path: Path, rules: DatasetRules) -> Dataset:
     features = _read_features(schema)
     picture = _find_picture_column(schema, features, rules.picture_column, path)
     label = _find_label_column(schema, features, rules.label_column, path) if rules.has_labels else None
-    names = features.get(label, {}).get("names") if label else None
+    names = _class_label(features.get(label, {})).get("names") if label else None
     splits = _name_splits(files, rules.split)
     lines: list[str] = []
     for file in files:
@@ -134,7 +134,7 @@ def _find_picture_column(schema: pa.Schema, features: dict[str, Any], wanted: st
 
 
 def _find_label_column(schema: pa.Schema, features: dict[str, Any], wanted: str | None, path: Path) -> str:
-    columns = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
+    columns = [name for name in schema.names if _class_label(features.get(name, {}))]
     if "label" in schema.names:
         columns = ["label"]
     if wanted is not None:
@@ -149,10 +149,23 @@ def _find_label_column(schema: pa.Schema, features: dict[str, Any], wanted: str 
     return columns[0]
 
 
+def _class_label(feature: dict[str, Any]) -> dict[str, Any]:
+    """Return the feature of a column's class labels, also of a column of lists of them; empty for other columns."""
+    inner = feature.get("feature") if feature.get("_type") in {"Sequence", "List", "LargeList"} else feature
+    return inner if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else {}
+
+
+def _is_list_of_scalars(kind: pa.DataType) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and any(is_scalar(kind.value_type) for is_scalar in _SCALARS)
+
+
 def _read_rows(path: Path, schema: pa.Schema, picture: str, label: str | None) -> Iterator[dict[str, Any]]:
     """Yield the scalar columns of each row; the pictures aren't read."""
     names = [field.name for field in schema if any(is_scalar(field.type) for is_scalar in _SCALARS)]
     names = [name for name in names if name != picture]
+    if label and _is_list_of_scalars(schema.field(label).type):
+        names.append(label)
     if label and label not in names:
         raise ShardsError(f"--list hf: {path}: the column {label} has {schema.field(label).type}, not text or numbers")
     try:
@@ -167,7 +180,9 @@ def _read_rows(path: Path, schema: pa.Schema, picture: str, label: str | None) -
 
 
 def _name_label(value: Any, names: Sequence[str] | None, place: str) -> Any:  # noqa: ANN401 -- any scalar
-    """Return the name of a class label, or another value as it is."""
+    """Return the name of a class label, or the list of those of several, or another value as it is."""
+    if isinstance(value, list):
+        return [_name_label(each, names, place) for each in value]
     if not names or value is None:
         return value
     if not 0 <= value < len(names):

@@ -120,7 +120,7 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
         pictures=Pictures.read(index),
         statuses=_count_statuses(rows),
         by_split=_count(rows, rows.split.codes).to_list(lambda code: rows.split.distinct[code]),
-        by_label=_count(rows, rows.label).to_list(lambda label: _class_name(index, label)),
+        by_label=_count_labels(rows).to_list(lambda label: _class_name(index, label)),
         by_host=by_host,
         by_year=by_year,
         owners=find_split_leaks(owners, rows.split, lambda positions: _read_owners(rows, positions)),
@@ -139,6 +139,15 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
 def _count(rows: Rows, keys: Integers) -> StatusCounter[int]:
     counter = StatusCounter[int](rows.status)
     counter.add(slice(0, len(rows)), keys)
+    return counter
+
+
+def _count_labels(rows: Rows) -> StatusCounter[int]:
+    """Count by label; a row counts for each of its labels."""
+    if rows.labels is None:
+        return _count(rows, rows.label)
+    counter = StatusCounter[int](Names(rows.status.distinct, np.repeat(rows.status.codes, rows.labels.counts)))
+    counter.add(slice(0, len(rows.labels.values)), rows.labels.values.tolist())
     return counter
 
 

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shards.errors import ShardsError
-from shards.format.columns import Integers, Names, join_numbers
+from shards.format.columns import Integers, Lists, Names, join_numbers
+from shards.format.index import LABELS
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
 from shards.format.parts import read_parts, take_rows
 from shards.format.repeats import Hashes, hash_texts
@@ -45,7 +47,8 @@ class Rows:
     root: Path  # DIR
     row: Integers  # [N], number of the row in the list
     split: Names
-    label: Integers  # [N]
+    label: Integers  # [N], the first of each row
+    labels: Lists | None  # all labels of each row; None if each has one
     status: Names  # NOT_YET for rows without an outcome
     body: Hashes  # of sha256
     outcome: Integers  # [N], position of the outcome in outcomes.parquet; -1 for none
@@ -73,6 +76,7 @@ class Rows:
             row=row,
             split=Names.join(_read_column(root, ROWS_PATH, "split")),
             label=join_numbers(_read_column(root, ROWS_PATH, "label")),
+            labels=Lists.join(_read_column(root, ROWS_PATH, LABELS.name)) if _has_lists(root) else None,
             status=Names(status.distinct, status.codes[outcome]),
             body=body[outcome],
             outcome=outcome,
@@ -155,6 +159,10 @@ def _is_name(names: Names, name: str) -> npt.NDArray[np.bool_]:
     if name not in names.distinct:
         return np.zeros(len(names), np.bool_)
     return names.codes == names.distinct.index(name)
+
+
+def _has_lists(root: Path) -> bool:
+    return LABELS.name in pq.read_schema(root / ROWS_PATH).names  # load_shard_dir has read it
 
 
 def _read_column(root: Path, name: str, column: str) -> Iterator[pa.Array]:

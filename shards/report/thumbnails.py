@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.format.images import Pixels
-from shards.format.index import INDEX_SCHEMA, IndexFile
+from shards.format.index import INDEX_SCHEMA, LABELS, IndexFile
 from shards.format.tar import TarMember, members_of, read_pictures
 
 _SIDES_AND_QUALITIES = ((192, 70), (192, 40), (96, 40))  # in pixels and of WebP; tried until a thumbnail is small
@@ -29,15 +29,18 @@ class Thumbnail(NamedTuple):
 def choose_thumbnails(index: IndexFile, per_label: int) -> dict[int, list[int]]:
     """Choose up to `per_label` kept pictures of each label, and return their rows of the list by label.
 
-    Takes those with the smallest sha256: an arbitrary choice that doesn't depend on the order of the list.
+    A picture with several labels counts for each. Takes those with the smallest sha256: an arbitrary choice that
+    doesn't depend on the order of the list.
     """
     chosen: dict[int, list[tuple[str, int]]] = {}  # smallest digests, each with its first row
-    for part in index.read_parts(["label", "sha256", "row"]):
+    has_several = LABELS.name in index.schema.names
+    for part in index.read_parts([LABELS.name if has_several else "label", "sha256", "row"]):
         found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-        for label, digest, row in zip(*(column.to_pylist() for column in part.columns), strict=True):
-            before = chosen.get(label, [])
-            if len(before) < per_label or digest <= before[-1][0]:
-                found[label].append((digest, row))
+        for labels, digest, row in zip(*(column.to_pylist() for column in part.columns), strict=True):
+            for label in labels if has_several else (labels,):
+                before = chosen.get(label, [])
+                if len(before) < per_label or digest <= before[-1][0]:
+                    found[label].append((digest, row))
         for label, pictures in found.items():
             first: dict[str, int] = {}
             for digest, row in sorted([*chosen.get(label, ()), *pictures]):

@@ -177,7 +177,7 @@ def create_shard_dir(root: Path, recipe: Recipe, rows: pa.RecordBatchReader, wor
 
     `work` is a folder for temporary files, in DIR's file system.
     """
-    metadata = json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()
+    metadata = json.dumps(recipe.to_json(), sort_keys=True).encode()
     write_row_file(work / _ROWS_NAME, rows, {_METADATA_KEY: metadata})
     publish_file(work / _ROWS_NAME, root / ROWS_PATH)
     return load_shard_dir(root)

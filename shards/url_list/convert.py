@@ -5,20 +5,25 @@ import itertools
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
+from shards.format.index import LABELS
 from shards.url_list.labels import UNLABELLED
 from shards.url_list.provenance import owner_of
 from shards.url_list.source import SPLIT_NAME
 
 Row = dict[str, Any]  # JSON values by column
+T = TypeVar("T")
 
 CONVERTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "image_url", "split", "label", "extra")])
+_LABEL = CONVERTED_SCHEMA.get_field_index("label")
+LISTS_SCHEMA = CONVERTED_SCHEMA.set(_LABEL, pa.field("label", pa.list_(pa.string())))
+"""The schema of rows of which some have a list of labels."""
 _LOCAL_PATH = re.compile(r"[/\\]|\.\w+\s\d+$")  # in what should be a header
 _WEB_URL = re.compile("https?://", re.IGNORECASE)
 _CHUNK_ROWS = 1_000
@@ -27,7 +32,9 @@ _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.Table]:
-    """Yield the rows, a few at a time, as tables of `CONVERTED_SCHEMA`. `name` is the list's in messages.
+    """Yield the rows, a few at a time, as tables of `CONVERTED_SCHEMA`, or of `LISTS_SCHEMA`.
+
+    `name` is the list's in messages.
 
     `id` is empty for rows without one. `extra` has all other columns, as a JSON object.
 
@@ -85,16 +92,16 @@ class _Chunk:
         self._recipe = recipe
 
     def convert(self, split_column: str | None) -> pa.Table:
-        """Return the rows as `CONVERTED_SCHEMA`. Without a `split_column` in the list, the splits are drawn."""
+        """Return the rows as a table. Without a `split_column` in the list, the splits are drawn."""
         urls = self._take_texts(self._recipe.url_col, _url_text)
         if self._recipe.local:
             self._check_paths(urls)
-        labels = self._take_labels(self._recipe.label_col)
+        labels, schema = self._take_labels(self._recipe.label_col)
         ids = self._take_texts("id", scalar_text)
         splits = self._take_splits(split_column, urls)
         extras = [self._encode(index, row) for index, row in enumerate(self._rows)]
-        columns = zip(CONVERTED_SCHEMA.names, (ids, urls, splits, labels, extras), strict=True)
-        return pa.table([self._text_array(values, title) for title, values in columns], CONVERTED_SCHEMA)
+        columns = {"id": ids, "image_url": urls, "split": splits, "label": labels, "extra": extras}
+        return pa.table([self._array(values, schema.field(name)) for name, values in columns.items()], schema)
 
     def _check_paths(self, paths: list[str]) -> None:
         """Check that these are paths, and that the relative ones stay in the list's folder."""
@@ -104,13 +111,25 @@ class _Chunk:
             if posixpath.normpath(path).split("/")[0] == "..":
                 raise self._error(index, f"has {path[:80]!r}, outside the list's folder; write an absolute path")
 
-    def _take_labels(self, column: str | None) -> list[str]:
+    def _take_labels(self, column: str | None) -> tuple[Sequence[str] | Sequence[list[str]], pa.Schema]:
+        """Return the label of each row, or a list of each row's labels, and the schema of the rows."""
         if column is None:
-            return [UNLABELLED] * len(self._rows)
-        labels = self._take_texts(column, scalar_text)
-        if "" in labels:
-            raise self._error(labels.index(""), f"has no label in the column {column}")
-        return labels
+            return [UNLABELLED] * len(self._rows), CONVERTED_SCHEMA
+        separator = self._recipe.label_separator
+        if separator is None and not any(isinstance(row.get(column), list) for row in self._rows):
+            labels = self._take_texts(column, scalar_text)
+            if "" in labels:
+                raise self._error(labels.index(""), f"has no label in the column {column}")
+            return labels, CONVERTED_SCHEMA
+        lists = self._take(column, lambda value: label_list(value, separator))
+        for index, names in enumerate(lists):
+            if not all(names) or not names:
+                raise self._error(index, f"has {'an empty' if names else 'no'} label in the column {column}")
+            if LABELS.name in self._rows[index]:
+                raise self._error(
+                    index, f"has a column labels beside {column}, whose lists are stored by that name; rename it"
+                )
+        return lists, LISTS_SCHEMA
 
     def _take_splits(self, column: str | None, urls: list[str]) -> list[str]:
         splits = self._take_texts(column, scalar_text) if column else []
@@ -128,14 +147,17 @@ class _Chunk:
         return [draw_split(url, self._recipe.seed, self._recipe.test_share) for url in urls]
 
     def _take_texts(self, column: str, convert: Callable[[Any], str]) -> list[str]:
+        return self._take(column, convert)
+
+    def _take(self, column: str, convert: Callable[[Any], T]) -> list[T]:
         values = [row.pop(column, None) for row in self._rows]
-        texts: list[str] = []
+        converted: list[T] = []
         try:
-            texts.extend(map(convert, values))
+            converted.extend(map(convert, values))
         except TypeError as error:
-            value = json.dumps(values[len(texts)])[:60]
-            raise self._error(len(texts), f"has {value} in the column {column}, {error}") from error
-        return texts
+            value = json.dumps(values[len(converted)])[:60]
+            raise self._error(len(converted), f"has {value} in the column {column}, {error}") from error
+        return converted
 
     def _encode(self, index: int, row: Row) -> str:
         if "image_url" in row:
@@ -152,12 +174,12 @@ class _Chunk:
         except RecursionError as error:
             raise self._error(index, "has too many arrays or objects in each other") from error
 
-    def _text_array(self, texts: list[str], title: str) -> pa.Array | pa.ChunkedArray:
+    def _array(self, values: Sequence[str] | Sequence[list[str]], field: pa.Field) -> pa.Array | pa.ChunkedArray:
         try:
-            return pa.array(texts, pa.string())
+            return pa.array(values, field.type)
         except UnicodeEncodeError as error:  # JSON can escape a half of a surrogate pair
-            index = next(index for index, text in enumerate(texts) if not _is_utf8(text))
-            place = "a column" if title == "extra" else f"the {title}"
+            index = next(index for index, texts in enumerate(values) if not _is_utf8("".join(texts)))
+            place = "a column" if field.name == "extra" else f"the {field.name}"
             raise self._error(index, f"has half of a surrogate pair in {place}; this is not a character") from error
 
     def _error(self, index: int, message: str) -> ShardsError:
@@ -188,6 +210,21 @@ def scalar_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value
     if isinstance(value, int | float):
         return str(value)
     raise TypeError("where text or a number is expected")
+
+
+def label_list(value: Any, separator: str | None) -> list[str]:  # noqa: ANN401 -- any JSON value
+    """Return a row's labels as texts: the values of a list, the parts of a text, or the only label.
+
+    Parts of a text without anything between two separators are no labels.
+
+    Raises:
+        TypeError: the value, or one in the list, is neither text nor a number.
+    """
+    if isinstance(value, list):
+        return [scalar_text(each) for each in value]
+    text = scalar_text(value)
+    parts = [text] if separator is None else text.split(separator)
+    return list(filter(None, map(str.strip, parts)))
 
 
 def _without_infinities(value: Any) -> Any:  # noqa: ANN401 -- any JSON value

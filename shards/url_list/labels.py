@@ -1,6 +1,8 @@
 """Class names, and the numbers of a list's labels."""
 
+import dataclasses
 import functools
+import itertools
 import re
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardsError
+from shards.format.columns import Lists
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES
 
 LARGEST_LABEL = 99_999  # every label below it is a class, too
@@ -39,17 +42,34 @@ def is_label(text: str) -> bool:
     return bool(_INTEGER.fullmatch(text)) and int(text) <= LARGEST_LABEL
 
 
+@dataclasses.dataclass(frozen=True)
+class RowLabels:
+    """The labels of N rows as numbers."""
+
+    label: npt.NDArray[np.int32]  # [N], the first label of each row
+    several: Lists | None = None  # all labels of each row, sorted; None if each row has one
+
+
 class LabelTexts:
-    """The labels of a list as texts: each different one once, and for each row its number among them."""
+    """The labels of a list as texts: each different one once, and for each row its number, or numbers, among them."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._parts: list[npt.NDArray[np.int32]] = []
+        self._counts: list[npt.NDArray[np.int64]] = []
+        self.are_lists = False  # whether a row has a list of labels
 
     def append(self, texts: list[str]) -> None:
-        """Add the labels of further rows."""
+        """Add the labels of further rows, which have one each."""
         numbers = self._numbers
         self._parts.append(np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int32))
+        self._counts.append(np.ones(len(texts), np.int64))
+
+    def append_lists(self, lists: list[list[str]]) -> None:
+        """Add the labels of further rows, which have a list each."""
+        self.append(list(itertools.chain.from_iterable(lists)))
+        self._counts[-1] = np.array([len(labels) for labels in lists], np.int64)
+        self.are_lists = True
 
     @property
     def distinct(self) -> list[str]:
@@ -58,19 +78,30 @@ class LabelTexts:
 
     @functools.cached_property
     def numbers(self) -> npt.NDArray[np.int32]:
-        """The number of each row's label in `distinct`, once all rows were added."""
+        """The numbers of all rows' labels in `distinct`, in the order of the rows, once all rows were added."""
         return np.concatenate(self._parts) if self._parts else np.array([], np.int32)
 
-    def first_row(self, texts: set[str]) -> int:
-        """Return the first row with one of these labels."""
+    def first_of(self, texts: set[str]) -> tuple[int, str]:
+        """Return the first row with one of these labels, and this label."""
         first = min(self._numbers[text] for text in texts)  # labels are numbered in the order of their first rows
-        return int(np.argmax(self.numbers == first))
+        place = int(np.argmax(self.numbers == first))
+        return int(np.searchsorted(np.cumsum(np.concatenate(self._counts)), place, side="right")), self.distinct[first]
+
+    def by_row(self, numbers: npt.NDArray[np.int32]) -> RowLabels:
+        """Return labels by row, given the number of each label in `distinct`; a label counts once in its row."""
+        found = numbers[self.numbers]
+        if not self.are_lists:
+            return RowLabels(found)
+        counts = np.concatenate(self._counts)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        unique = np.unique(rows * (LARGEST_LABEL + 1) + found)
+        rows, values = np.divmod(unique, LARGEST_LABEL + 1)
+        several = Lists(np.searchsorted(rows, np.arange(len(counts) + 1)), values.astype(np.int32))
+        return RowLabels(several.first, several)
 
 
-def encode_labels(
-    labels: LabelTexts, name: str, classes: tuple[str, ...] | None
-) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
-    """Return the labels as numbers (int32), and the class names in label order.
+def encode_labels(labels: LabelTexts, name: str, classes: tuple[str, ...] | None) -> tuple[RowLabels, tuple[str, ...]]:
+    """Return the labels as numbers, and the class names in label order.
 
     Integers stay as they are, unless all of them are names in `classes`. Names are numbered in the order of `classes`,
     or in sorted order without it. `name` is the list's in messages.
@@ -89,10 +120,9 @@ def encode_labels(
         numbers = {name: number for number, name in enumerate(names)}
     unknown = {text for text in distinct if numbers.get(text, len(names)) >= len(names)}
     if unknown:
-        row = labels.first_row(unknown)
-        text = distinct[labels.numbers[row]][:60]
-        raise ShardsError(f"{name}: row {row}'s label {text!r} isn't among the {len(names)} classes")
-    return np.array([numbers[text] for text in distinct], np.int32)[labels.numbers], names
+        row, text = labels.first_of(unknown)
+        raise ShardsError(f"{name}: row {row}'s label {text[:60]!r} isn't among the {len(names)} classes")
+    return labels.by_row(np.array([numbers[text] for text in distinct], np.int32)), names
 
 
 def _refuse_other_numbers(labels: LabelTexts, name: str) -> None:
@@ -100,9 +130,8 @@ def _refuse_other_numbers(labels: LabelTexts, name: str) -> None:
     distinct = labels.distinct
     invalid = {text for text in distinct if not is_label(text)}
     if invalid and any(map(_NUMBER.fullmatch, distinct)):
-        row = labels.first_row(invalid)
-        text = distinct[labels.numbers[row]][:60]
+        row, text = labels.first_of(invalid)
         raise ShardsError(
-            f"{name}: row {row} has the label {text!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
+            f"{name}: row {row} has the label {text[:60]!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
             "if some names look like numbers, give --classes"
         )

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from shards.errors import ShardsError
 from shards.format.caffe_list import parse_caffe_list
+from shards.format.index import LABELS
 from shards.url_list.delimited import read_delimited
 from shards.url_list.encoding import decompress, to_utf8
 from shards.url_list.json_rows import read_json_array, read_json_lines
@@ -28,6 +29,7 @@ ROWS_SCHEMA = pa.schema(
         pa.field("extra", pa.string(), nullable=False),  # all other columns, as a JSON object with sorted keys
     ]
 )
+SEVERAL_LABELS_SCHEMA = ROWS_SCHEMA.append(LABELS)  # of a list of which a row has a list of labels
 TEXT_LABEL_SCHEMA = ROWS_SCHEMA.set(ROWS_SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
 _FIRST_LINE = re.compile(rb"\s*([^\r\n]*)")
 _CHUNK = 2**20  # bytes

@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
+from shards.format.index import LABELS
 from shards.url_list.convert import CONVERTED_SCHEMA, convert_rows
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES, FLICKR_STYLE_SHA256
-from shards.url_list.labels import LabelTexts, encode_labels
-from shards.url_list.parse import ROWS_SCHEMA, parse_caffe_lists, parse_list
+from shards.url_list.labels import LabelTexts, RowLabels, encode_labels
+from shards.url_list.parse import ROWS_SCHEMA, SEVERAL_LABELS_SCHEMA, parse_caffe_lists, parse_list
 from shards.url_list.reorder import RowStore
 from shards.url_list.source import Source
 
+_STORED_SCHEMA = CONVERTED_SCHEMA.remove(CONVERTED_SCHEMA.get_field_index("label"))
 _KEY_LENGTH = 80
 _KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{_KEY_LENGTH}}}")
 
@@ -37,8 +39,8 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
     200 more if some rows have ids that can't be keys.
 
     Returns:
-        The rows (`ROWS_SCHEMA`) in their seeded order, to be read once, and the recipe with the class names and the
-        list's length.
+        The rows in their seeded order, to be read once, and the recipe with the class names and the list's length.
+        They have the columns of `ROWS_SCHEMA`, or of `SEVERAL_LABELS_SCHEMA`.
 
     Raises:
         ShardsError: the list is damaged, lacks a column, has an invalid value, or has become shorter.
@@ -49,25 +51,30 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
         texts = LabelTexts()
         texts.append(table.column("label").to_pylist())
         labels, recipe = _number_labels(texts, source, recipe)
-        table = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+        table = table.set_column(table.column_names.index("label"), "label", pa.array(labels.label))
         return table.cast(ROWS_SCHEMA).to_reader(), recipe
     if source.is_folder and recipe.split != "official":
         raise ShardsError(f"--split {recipe.split} needs a list with a column owner; --list {source.name} is a folder")
+    if source.is_folder and recipe.label_separator is not None:
+        raise ShardsError(
+            f"--label_separator is for a list with a column of labels; --list {source.name} is a folder, whose "
+            "pictures have the label of their folder"
+        )
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(RowStore(CONVERTED_SCHEMA, work))
+        store = stack.enter_context(RowStore(_STORED_SCHEMA, work))
         rows = parse_list(source, recipe.url_col, recipe.label_col, work)
         texts, ids = _store_rows(convert_rows(rows, source.name, recipe), store)
         source.check_unchanged()
         recipe = dataclasses.replace(recipe, list_lengths=_add_length(recipe.list_lengths, len(store), source.name))
         labels, numbered = _number_labels(texts, source, recipe)
-        order = _select(labels, recipe)
+        order = _select(labels.label, numbered)
         if not len(order):
             raise ShardsError(f"--list {source.name}: no row has a label below --labels {recipe.labels}")
         if source.picture_column:
             order = np.sort(order)  # in its own order, a Parquet file is read from front to back
         keys = make_keys(_read_ids(store), recipe.list_lengths) if ids.need_changes else None
         selected = _read_selected(store, order, labels, keys, stack.pop_all())
-    return pa.RecordBatchReader.from_batches(ROWS_SCHEMA, selected), numbered
+    return pa.RecordBatchReader.from_batches(_schema_of(labels), selected), numbered
 
 
 class _Ids:
@@ -100,18 +107,25 @@ class _Ids:
 def _store_rows(tables: Iterable[pa.Table], store: RowStore) -> tuple[LabelTexts, _Ids]:
     texts, ids = LabelTexts(), _Ids()
     for table in tables:
-        store.append(table)
-        texts.append(table.column("label").to_pylist())
+        store.append(table.drop_columns(["label"]))
+        append = texts.append_lists if pa.types.is_list(table.schema.field("label").type) else texts.append
+        append(table.column("label").to_pylist())
         ids.append(table.column("id"))
     store.finish()
     return texts, ids
 
 
-def _number_labels(texts: LabelTexts, source: Source, recipe: Recipe) -> tuple[npt.NDArray[np.int32], Recipe]:
-    """Return the labels' numbers, and the recipe with the names of the classes."""
+def _number_labels(texts: LabelTexts, source: Source, recipe: Recipe) -> tuple[RowLabels, Recipe]:
+    """Return the labels' numbers, and the recipe with the names of the classes.
+
+    Raises:
+        ShardsError: a label is not among the classes, or --labels is given for rows with several labels.
+    """
+    if texts.are_lists and recipe.labels is not None:
+        raise ShardsError("--labels selects rows by their only label, and rows of this list have several; remove it")
     classes = recipe.classes or (FLICKR_STYLE_CLASSES if source.sha256 == FLICKR_STYLE_SHA256 else None)
     labels, classes = encode_labels(texts, f"--list {source.name}", classes)
-    return labels, dataclasses.replace(recipe, classes=classes[: recipe.labels])
+    return labels, dataclasses.replace(recipe, classes=classes[: recipe.labels], several_labels=texts.are_lists)
 
 
 def _select(labels: npt.NDArray[np.int32], recipe: Recipe) -> npt.NDArray[np.int64]:
@@ -137,12 +151,12 @@ def _read_ids(store: RowStore) -> list[str]:
 def _read_selected(
     store: RowStore,
     order: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int32],
+    labels: RowLabels,
     keys: Sequence[str] | None,
     resources: contextlib.ExitStack,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the selected rows (`ROWS_SCHEMA`). Without `keys`, a key is the row's id, or its index if it has none."""
-    start = 0
+    """Yield the selected rows. Without `keys`, a key is the row's id, or its index if it has none."""
+    start, schema = 0, _schema_of(labels)
     with resources:
         for table in store.take(order):
             rows = order[start : start + len(table)]
@@ -153,8 +167,15 @@ def _read_selected(
             else:
                 names = [keys[row] for row in rows]
             columns = {name: table.column(name) for name in ("image_url", "split", "extra")}
-            columns |= {"row": pa.array(rows), "key": pa.array(names, pa.string()), "label": pa.array(labels[rows])}
-            yield from pa.table([columns[name] for name in ROWS_SCHEMA.names], ROWS_SCHEMA).to_batches()
+            columns |= {"row": pa.array(rows), "key": pa.array(names, pa.string())}
+            columns["label"] = pa.array(labels.label[rows])
+            if labels.several is not None:
+                columns[LABELS.name] = labels.several.take(rows).to_arrow()
+            yield from pa.table([columns[name] for name in schema.names], schema).to_batches()
+
+
+def _schema_of(labels: RowLabels) -> pa.Schema:
+    return ROWS_SCHEMA if labels.several is None else SEVERAL_LABELS_SCHEMA
 
 
 def _refuse_selection(recipe: Recipe) -> None:
@@ -164,6 +185,8 @@ def _refuse_selection(recipe: Recipe) -> None:
         raise ShardsError("--url_col and --label_col are for a list of URLs; a Caffe list file has no column names")
     if recipe.split != "official":
         raise ShardsError(f"--split {recipe.split} is for a list of URLs; each Caffe list file is one split")
+    if recipe.label_separator is not None:
+        raise ShardsError("--label_separator is for a list of URLs; a line of a Caffe list file has one label")
 
 
 def _add_length(lengths: tuple[int, ...], length: int, name: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.format.index import INDEX_FILE, INDEX_SCHEMA, METADATA_KEY
+from shards.format.index import INDEX_FILE, METADATA_KEY, index_schema
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
 from shards.format.parts import read_parts
 from shards.format.repeats import Hashes, find_repeats, hash_texts, is_among
@@ -122,7 +122,8 @@ class JoinedIndex(JoinedFile):
     """index.parquet, which also has metadata."""
 
     def __init__(self, shard_dir: ShardDir, unread: set[int]) -> None:
-        super().__init__(shard_dir.root, INDEX_FILE, INDEX_SCHEMA, INDEX_SCHEMA.names, unread)
+        schema = index_schema(several_labels=shard_dir.recipe.several_labels)
+        super().__init__(shard_dir.root, INDEX_FILE, schema, schema.names, unread)
         self._expected_metadata = shard_dir.recipe.index_metadata.to_bytes()
 
     def _check_metadata(self) -> Iterator[Difference]:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from shards.config.recipe import Recipe
 from shards.format.images import OPENCV_LIMITS, BadPicture, measure_picture, read_member
+from shards.format.tar import sample_json
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = 2 * tarfile.BLOCKSIZE  # the zeros at the end of an archive
@@ -157,7 +158,7 @@ def _check_sample(
     label, metadata = _read(file, members[f"{key}.cls"]), _read(file, members[f"{key}.json"])
     if label != str(row["label"]).encode():
         yield Difference(name, key, "cls", row["label"], repr(label[:20]))
-    wanted = {"image_url": row["image_url"]} | json.loads(row["extra"])
+    wanted = sample_json(row)
     try:
         is_same = json.loads(metadata) == wanted
     except ValueError:

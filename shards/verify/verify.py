@@ -11,7 +11,7 @@ from rich.console import Console
 
 from shards.config.recipe import Recipe
 from shards.errors import ShardsError
-from shards.format.index import INDEX_SCHEMA
+from shards.format.index import LABELS, index_schema
 from shards.format.outcomes import OUTCOMES_SCHEMA, Status
 from shards.format.parts import read_parts
 from shards.format.threads import map_in_threads
@@ -86,7 +86,8 @@ def _read_block(shard_dir: ShardDir, block: Block, snapshot: Snapshot) -> _Block
     if missing:
         found = f"no {', no '.join(missing)}"
         return _BlockResult(None, None, [Difference(block.shard, "", "its block", "committed", found)])
-    entries = read_table(root, block.index_part, INDEX_SCHEMA, differences)
+    schema = index_schema(several_labels=shard_dir.recipe.several_labels)
+    entries = read_table(root, block.index_part, schema, differences)
     outcomes = read_table(root, block.outcomes_part, OUTCOMES_SCHEMA, differences)
     rows = shard_dir.rows_of(block)
     if outcomes is not None:
@@ -110,7 +111,8 @@ def _expected_entries(
 ) -> list[dict[str, Any]]:
     """Return the entries that the part of the index must have, with the columns that list and outcomes determine."""
     kept = {outcome["row"]: outcome for outcome in outcomes if outcome["status"] == Status.KEPT}
-    expected = [{name: row[name] for name in _LISTED} | {"shard": block.shard} for row in rows if row["row"] in kept]
+    listed = (*_LISTED, *([LABELS.name] if recipe.several_labels else []))
+    expected = [{name: row[name] for name in listed} | {"shard": block.shard} for row in rows if row["row"] in kept]
     for entry in expected if recipe.encode_format == "original" else ():
         outcome = kept[entry["row"]]
         entry |= {"length": outcome["bytes"], "sha256": outcome["sha256"]}

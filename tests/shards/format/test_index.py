@@ -7,7 +7,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import ShardsError
-from shards.format.index import FORMAT_VERSION, INDEX_SCHEMA, METADATA_KEY, IndexMetadata, ShardIndex, write_index
+from shards.format.index import (
+    FORMAT_VERSION,
+    INDEX_SCHEMA,
+    LABELS,
+    METADATA_KEY,
+    IndexMetadata,
+    ShardIndex,
+    write_index,
+)
 from tests.assembly import corrupt_parquet
 
 METADATA = IndexMetadata(classes=("noir", "hazy"), encode_format="original", image_size=0, list_sha256="ab", seed=7)
@@ -152,3 +160,29 @@ def test_a_damaged_and_a_newer_index_are_refused_in_one_line(tmp_path):
     corrupt_parquet(path)
     with pytest.raises(ShardsError, match="python -m shards finalize"):
         ShardIndex.load(tmp_path)
+
+
+def load_with_labels(folder: Path, labels: list[list[int]]) -> ShardIndex:
+    rows = table("train", "test", "train").append_column(LABELS, pa.array(labels, LABELS.type))
+    write_index(folder / "index.parquet", [rows], METADATA, several_labels=True)
+    return ShardIndex.load(folder)
+
+
+def test_a_picture_may_have_several_labels(tmp_path):
+    index = load_with_labels(tmp_path, [[0, 1], [1], [0]])
+    assert index.table.column("labels").to_pylist() == [[0, 1], [1], [0]]
+    assert index.entries("train").labels.to_arrow().to_pylist() == [[0, 1], [0]]
+    assert index.entries("test").labels.to_arrow().to_pylist() == [[1]]
+    assert index.entries("val").labels.to_arrow().to_pylist() == []
+
+
+def test_the_fingerprint_depends_on_all_labels(tmp_path):
+    labels = ([[0, 1], [1], [0]], [[0, 1], [1], [0, 1]], [[0], [1], [0, 1]], [[0], [1, 1], [0, 1]])
+    assert len({load_with_labels(tmp_path, each).fingerprint for each in labels}) == 4
+
+
+def test_an_earlier_release_reads_the_first_labels(tmp_path):
+    """It reads columns by their names."""
+    load_with_labels(tmp_path, [[0, 1], [1], [0]])
+    read = pq.read_table(tmp_path / "index.parquet", columns=INDEX_SCHEMA.names)
+    assert read.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA).column("label").to_pylist() == [0, 1, 0]

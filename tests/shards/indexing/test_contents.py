@@ -37,9 +37,9 @@ def test_keys_are_unique_across_tars_and_valid(join):
 
 def test_names_of_classes_are_sorted_and_numbers_stay(join):
     assert join({"a.tar": [("1", "dog"), ("2", "cat")]}).recipe.classes == ("cat", "dog")
-    assert join({"a.tar": [("1", "2"), ("2", "0")]}).labels.tolist() == [2, 0]
+    assert join({"a.tar": [("1", "2"), ("2", "0")]}).labels.label.tolist() == [2, 0]
     folders = join({"a.tar": [("1", "10"), ("2", "2")]}, label_from="folder")
-    assert (folders.recipe.classes, folders.labels.tolist()) == (("10", "2"), [0, 1])
+    assert (folders.recipe.classes, folders.labels.label.tolist()) == (("10", "2"), [0, 1])
 
 
 def test_splits_come_from_names_if_every_tar_has_one(join):

@@ -64,7 +64,7 @@ def test_labels_come_from_a_member_or_the_path(key, rules, label, write_tar, sca
     [
         ({"json": {"a": 1}}, {}, "the sample a has no cls (it has jpg, json; JSON keys: a); give --label_key KEY"),
         ({"json": {"a": 1}}, {"label_from": "json", "label_key": "b"}, "has no label b in its JSON"),
-        ({"json": {"a": [1]}}, {"label_from": "json", "label_key": "a"}, "has no usable label"),
+        ({"json": {"a": [[1]]}}, {"label_from": "json", "label_key": "a"}, "has no usable label"),
         ({"json": "no json"}, {"label_from": "json", "label_key": "a"}, "JSON keys: none"),
         ({"cls": b"\xff"}, {}, "has no usable label"),
         ({"png": b"", "cls": "1"}, {}, "has several pictures, a.jpg, a.png; choose one with --picture_ext jpg"),

@@ -51,7 +51,7 @@ def test_plain_columns_of_bytes_and_of_texts(tmp_path):
         ({"a": [1], "label": [0]}, {}, "no column of pictures among a, label"),
         ({"image": [b"1"], "label": [0]}, {"picture_column": "x"}, "no column of pictures among image, label"),
         ({"image": [b"1"], "x": [0]}, {}, "no column of labels among image, x; choose one with --label_col NAME"),
-        ({"image": [b"1"], "label": [[0]]}, {}, "the column label has list"),
+        ({"image": [b"1"], "label": [[[0]]]}, {}, "the column label has list"),
     ],
 )
 def test_unclear_columns_are_refused_in_one_line(columns, rules, message, tmp_path):
@@ -112,3 +112,22 @@ def test_one_split_alone_is_divided(tmp_path, draw_jpg):
     assert ShardIndex.load(out).splits == ["test", "train"]
     assert pq.read_metadata(out / "index.parquet").num_rows == 20
     assert not Path("hf:").exists()
+
+
+def test_a_column_of_lists_of_class_labels(tmp_path, draw_jpg):
+    """As the library `datasets` stores Sequence(ClassLabel), and List(ClassLabel) in its newer releases."""
+    for kind in ("Sequence", "List"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        classes = {"feature": {"names": CLASSES, "_type": "ClassLabel"}, "_type": kind}
+        features = {"image": {"_type": "Image"}, "tags": classes}
+        pictures = [{"bytes": draw_jpg(number), "path": "a.jpg"} for number in range(3)]
+        table = pa.table({"image": pictures, "tags": [[0, 1], [1], [0]], "scores": [[1.0], [], []]})
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        pq.write_table(table.replace_schema_metadata(metadata), folder / "train-0.parquet")
+        out = tmp_path / f"{kind}-out"
+        flags = ["--workers", "1", "--test_share", "0"]
+        assert main(["assemble", "--list", f"hf:{folder}", "--out", str(out), *flags]) == 0
+        index = ShardIndex.load(out)
+        assert index.metadata.classes == tuple(CLASSES)
+        assert sorted(index.table.column("labels").to_pylist()) == [[0], [0, 1], [1]]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from shards.errors import ShardsError
-from shards.url_list.convert import CONVERTED_SCHEMA, convert_rows
+from shards.url_list.convert import CONVERTED_SCHEMA, convert_rows, label_list
 from tests.recipes import make_recipe
 
 URL = "http://h/1"
@@ -86,7 +86,7 @@ def test_a_list_with_one_url_is_not_refused():
         ([{"image_url": URL, "label": 0}, {"image_url": URL}], "row 1 has no label in the column label"),
         ([{"image_url": URL, "label": " \n"}], "row 0 has no label in the column label"),
         ([{"image_url": URL, "label": math.nan}], "row 0 has no label in the column label"),
-        ([{"image_url": URL, "label": [0, 1]}], "row 0 has [0, 1] in the column label, where text or a number"),
+        ([{"image_url": URL, "label": {"a": 1}}], 'row 0 has {"a": 1} in the column label, where text or a number'),
         ([{"image_url": URL, "label": {}}], "row 0 has {} in the column label"),
         ([{"image_url": 7, "label": 0}], "row 0 has 7 in the column image_url, where a URL must be text"),
         ([{"image_url": [URL], "label": 0}], 'row 0 has ["http://h/1"] in the column image_url'),
@@ -116,3 +116,18 @@ def test_rows_are_counted_over_the_whole_list():
     rows = [{"image_url": URL, "label": 0}] * 12_345 + [{"image_url": URL, "label": None}]
     with pytest.raises(ShardsError, match="row 12345 has no label"):
         convert(*rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "separator", "labels"),
+    [
+        ("cat", None, ["cat"]),
+        (" cat; dog;;", ";", ["cat", "dog"]),
+        ("cat;dog", None, ["cat;dog"]),
+        (["cat;dog", 7, 1.0], ";", ["cat;dog", "7", "1"]),
+        (3, ";", ["3"]),
+        (None, ";", []),
+    ],
+)
+def test_a_label_may_be_a_list(value, separator, labels):
+    assert label_list(value, separator) == labels

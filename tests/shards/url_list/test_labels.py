@@ -10,7 +10,7 @@ def encode(*texts, classes=None):
     for text in texts:
         labels.append([text])
     numbers, names = encode_labels(labels, "--list list.csv", classes)
-    return numbers.tolist(), names
+    return numbers.label.tolist(), names
 
 
 def test_names_are_numbered_in_sorted_order():
@@ -64,3 +64,21 @@ def test_a_number_that_is_not_a_label_is_refused_and_not_taken_as_a_name(label):
     assert not is_label(label)
     with pytest.raises(ShardsError, match=rf"row 1 has the label '{label[:60]}'; numbers go from 0 to 99,999"):
         encode("2", label)
+
+
+def test_rows_with_several_labels_are_sorted_and_count_a_label_once():
+    labels = LabelTexts()
+    labels.append_lists([["noir", "bright"], ["noir", "noir"]])
+    labels.append(["hazy"])
+    labels.append_lists([["hazy", "bright", "hazy"]])
+    numbers, names = encode_labels(labels, "--list list.csv", None)
+    assert names == ("bright", "hazy", "noir")
+    assert numbers.several.to_arrow().to_pylist() == [[0, 2], [2], [1], [0, 1]]
+    assert numbers.label.tolist() == [0, 2, 1, 0]
+
+
+def test_an_unknown_label_among_several_is_reported_with_its_row():
+    labels = LabelTexts()
+    labels.append_lists([["noir", "bright"], ["bright"], ["noir", "hazy"], ["hazy"]])
+    with pytest.raises(ShardsError, match="row 2's label 'hazy' isn't among the 2 classes"):
+        encode_labels(labels, "--list list.csv", ("bright", "noir"))
