@@ -1,10 +1,12 @@
 """Run the training side's command line: `stylefinetune COMMAND` is the same as `python -m stylefinetune.COMMAND`."""
 
 import difflib
+import importlib
 import os
 import runpy
 import sys
 from importlib.metadata import version
+from typing import Any
 
 from stylefinetune.errors import EXIT_CLOSED_PIPE, run_command
 
@@ -12,7 +14,7 @@ _COMMANDS = {
     "train": "fine-tune a network",
     "evaluate": "test a checkpoint",
     "predict": "classify pictures",
-    "export": "write a checkpoint as Caffe's files",
+    "export": "write a network for other programs: ONNX, PyTorch, safetensors, Hugging Face, Caffe",
     "report": "write a page about runs",
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
@@ -88,17 +90,20 @@ def _completion_script(shell: str) -> str:
     # These imports load torch, which takes seconds.
     from jsonargparse import ArgumentParser  # noqa: PLC0415
 
-    from stylefinetune import evaluate, export, find_lr, predict, report, weights  # noqa: PLC0415
     from stylefinetune.config.cli import build_parser  # noqa: PLC0415
 
     root = ArgumentParser(prog="stylefinetune")
     commands = root.add_subcommands()
-    modules = {"evaluate": evaluate, "predict": predict, "export": export, "report": report, "weights": weights}
-    modules["find_lr"] = find_lr
     for name, text in _COMMANDS.items():
-        parser = modules[name].build_parser() if name in modules else build_parser()
+        parser = build_parser(name) if name in {"train", "check"} else _module_of(name).build_parser()
         commands.add_subcommand(name, parser, help=text)
     return root.get_completion_script(f"shtab-{shell}")
+
+
+def _module_of(command: str) -> Any:  # noqa: ANN401 -- a module
+    """Return the module that `python -m stylefinetune.COMMAND` runs: __main__ if the command is a package."""
+    module = importlib.import_module(f"stylefinetune.{command}")
+    return importlib.import_module(f"{module.__name__}.__main__") if hasattr(module, "__path__") else module
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def bash_script():
         ("stylefinetune predict --ch", ["--checkpoint"]),
         ("stylefinetune train --optim.base", ["--optim.base_lr"]),
         ("stylefinetune check --engine dee", ["deepspeed"]),
+        ("stylefinetune export --to on", ["onnx"]),
     ],
 )
 def test_bash_completes_commands_flags_and_values(bash_script, line, completions):
@@ -136,7 +137,8 @@ def test_a_command_imports_only_what_it_needs():
     """W&B is imported by the rank that logs, the crawler with --solver, the others where they are used."""
     unused = "wandb shards.assembly shards.download aria2p requests deepspeed torchvision webdataset pandas"
     code = (
-        "import sys; from stylefinetune import train, evaluate, predict, export, check, weights; "
+        "import sys; from stylefinetune import train, evaluate, predict, check, weights; "
+        "import stylefinetune.export.__main__; "
         f"print(*(name for name in {unused.split()} if name in sys.modules))"
     )
     done = run(sys.executable, "-c", code)

@@ -1,55 +1,28 @@
-"""Exports a network to Caffe's files: `python -m stylefinetune.export RUN --to caffemodel`."""
+"""Writes a network as Caffe's files, which Caffe and OpenCV 4 read, and loads them again."""
 
 import re
-import sys
 from pathlib import Path
 
 import torch
 from google.protobuf import text_format
-from jsonargparse import ArgumentParser
 
 from stylefinetune.caffe.deploy_net import deploy_net
-from stylefinetune.caffe.files import write_caffemodel, write_mean
-from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
-from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
+from stylefinetune.caffe.files import read_mean, write_caffemodel, write_mean
+from stylefinetune.checkpoint.checkpoint import Checkpoint
 from stylefinetune.config.schema import CAFFENET
-from stylefinetune.errors import UserError, run_command
+from stylefinetune.errors import UserError
+from stylefinetune.export.network import TrainedNetwork
+from stylefinetune.export.pictures import Pictures
+from stylefinetune.models.build import build_model
 from stylefinetune.models.layer_names import layer_name
+from stylefinetune.models.weights import load_weights
 
 
-def build_parser() -> ArgumentParser:
-    """Return the parser of the command line."""
-    parser = command_parser(
-        "export",
-        "Exports a network to Caffe's files, which Caffe and OpenCV read.",
-        ["runs/mine --to caffemodel", "runs/mine:best --to caffemodel --out exported"],
-    )
-    parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
-    parser.add_argument("--to", choices=["caffemodel"], required=True, help="format: caffemodel for Caffe and OpenCV 4")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="output folder (default: .)")
-    add_ema_option(parser)
-    return parser
-
-
-def export(arguments: list[str]) -> None:
-    """Write the files and print their names."""
-    options = parse_command(build_parser(), arguments)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path in write_caffe(read_checkpoint(options.checkpoint).with_weights(ema=options.ema), options.out):
-            print(path)
-    except OSError as error:
-        raise UserError(f"{error.filename or options.out} can't be written: {error.strerror}") from error
-
-
-def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
-    """Write the files for Caffe's classification example.
-
-    Returns:
-        NAME_deploy.prototxt, NAME.caffemodel, NAME_mean.binaryproto and NAME_labels.txt: the order of its arguments.
+def check_network(saved: Checkpoint) -> None:
+    """Check that Caffe has the network and can make its input.
 
     Raises:
-        UserError: the network has a layer that Caffe does not have, or a file cannot be written.
+        UserError: it can't.
     """
     if saved.config.model.arch != CAFFENET:
         raise UserError(f"{saved.path} is a {saved.config.model.arch}, and only caffenet can be exported to Caffe")
@@ -59,6 +32,18 @@ def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
             f"{saved.path} was trained with data.resize={phase.resize}, data.channels={phase.channels} and "
             f"data.std_value={list(phase.std_value)}; Caffe's files can only say warp, bgr and no data.std_value"
         )
+
+
+def write_caffe(saved: Checkpoint, folder: Path) -> list[Path]:
+    """Write the files for Caffe's classification example.
+
+    Returns:
+        NAME_deploy.prototxt, NAME.caffemodel, NAME_mean.binaryproto and NAME_labels.txt: the order of its arguments.
+
+    Raises:
+        UserError: Caffe's files can't describe the network.
+    """
+    check_network(saved)
     net, _ = saved.build_network(torch.device("cpu"))
     height, width = saved.progress.input_size
     layers = {layer_name(module): layer for module, layer in net.named_children()}
@@ -90,5 +75,17 @@ def _comment(saved: Checkpoint, mean: str) -> str:
     )
 
 
-if __name__ == "__main__":
-    sys.exit(run_command(export, sys.argv[1:]))
+@torch.no_grad()
+def read_logits(folder: Path, network: TrainedNetwork, pictures: Pictures) -> torch.Tensor:
+    """Return the logits that the files in `folder` give, [B, classes].
+
+    The mean and the weights are read from the files; the layers are ours, since OpenCV 5 no longer reads Caffe's
+    networks. The tests compare the logits of OpenCV 4.
+    """
+    saved = network.saved
+    net = build_model(saved.config.model, len(saved.progress.classes), [network.input_size], seed=0).eval()
+    load_weights(net, str(next(folder.glob("*.caffemodel"))), lambda _line: None)
+    mean = torch.from_numpy(read_mean(next(folder.glob("*_mean.binaryproto"))))
+    top, left, (height, width) = int(pictures.crops.top[0]), int(pictures.crops.left[0]), pictures.crops.size
+    mean = mean[:, top : top + height, left : left + width]
+    return net((pictures.cropped.flip(1) - mean) * saved.config.data.phase(training=False).scale)

@@ -20,7 +20,8 @@ from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, ModelConfig
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError
-from stylefinetune.export import export, write_caffe
+from stylefinetune.export.__main__ import export
+from stylefinetune.export.caffe_files import write_caffe
 from stylefinetune.models import build
 from stylefinetune.models.weights import load_weights
 from tests.programs import python, run
@@ -87,7 +88,8 @@ def narrow_checkpoint(tmp_path):
 
 
 def test_opencv_computes_the_logits_of_the_checkpoint_for_two_pictures(narrow_checkpoint, drawn, opencv4, tmp_path):
-    export([str(narrow_checkpoint), "--to=caffemodel", f"--out={tmp_path}"])
+    photos = [str(drawn.folder / f"test_00{number}.jpg") for number in range(3)]
+    export([str(narrow_checkpoint), "--to=caffemodel", f"--out={tmp_path}", "--pictures", *photos])
     name = tmp_path / "caffenet_iter_7"
     mean = read_mean(Path(f"{name}_mean.binaryproto"))
     pictures = []
