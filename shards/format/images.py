@@ -28,6 +28,12 @@ class SizeLimits:
 WEB_LIMITS = SizeLimits(min_side=16, max_pixels=50_000_000)  # smaller ones are tracking pixels, larger ones bombs
 OPENCV_LIMITS = SizeLimits(min_side=1, max_pixels=2**30)  # what cv2.imread reads
 
+# Files in folders with other extensions are skipped. HEIC can't be read, but the outcome says so.
+PICTURE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "jp2", "avif", "heic", "heif"}
+    | {"ppm", "pgm", "pbm", "pnm", "pxm", "sr", "ras", "hdr", "exr"}
+)
+
 _REDUCTION = 8  # cv2.IMREAD_REDUCED_COLOR_8 divides the sides by it, rounding up
 _GZIP = b"\x1f\x8b"
 _JPEG = b"\xff\xd8\xff"

@@ -10,14 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from shards.errors import ShardsError
+from shards.format.images import PICTURE_EXTENSIONS
 from shards.format.text import decode_lines
 from shards.local.splits import rename_splits, split_of
 
-# Files with other extensions are skipped. HEIC can't be packed, but its outcome says so.
-PICTURE_EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "jp2", "avif", "heic", "heif"}
-    | {"ppm", "pgm", "pbm", "pnm", "pxm", "sr", "ras", "hdr", "exr"}
-)
 _SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"})
 _OTHER_FILES = "files that aren't pictures"
 _KEY_LENGTH = 60  # of a path; a hash may follow
