@@ -106,15 +106,15 @@ def train(run: TrainingRun, progress: Progress) -> None:
 
         world.set_activity("in the step and its all-reduce", iteration)
         lr = learning_rate(config.optim, iteration, config.train.max_iter)
-        run.engine.phases.start(measure=_is_due(iteration, config.train.display))
+        is_displayed = _is_due(iteration, config.train.display)
+        run.engine.phases.start(measure=is_displayed)
+        run.engine.norms.start(measure=is_displayed and config.tracking.layer_norms)
         run.losses.add(run.engine.train_step(iteration, micro_batches, lr), iteration)
         run.corrupt_train.add_batches(micro_batches)
         del micro_batches  # the loader uses their memory again
 
-        if _is_due(iteration, config.train.display):
-            rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
-            losses, phases = gather_losses(run), run.engine.phases.milliseconds()
-            tracker.log_train(iteration, losses, rates | run.engine.scalars(), data_seconds, phases)
+        if is_displayed:
+            log_iteration(run, iteration, lr, data_seconds)
             data_seconds = 0.0
         tracker.advance(iteration)
 
@@ -150,6 +150,14 @@ def read_micro_batches(run: TrainingRun, batches: Iterator[Batch], iteration: in
 
 
 def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Progress:
+def log_iteration(run: TrainingRun, iteration: int, lr: float, data_seconds: float) -> None:
+    """Log an iteration that was measured, and how long the loop waited for pictures since the last one; collective."""
+    losses, phases = gather_losses(run), run.engine.phases.milliseconds()
+    rates = {"lr": lr, **{f"lr_x{mult:g}": lr * mult for mult in run.lr_mults}}
+    scalars = rates | run.engine.scalars() | run.engine.norms.values()
+    run.tracker.log_train(iteration, losses, scalars, data_seconds, phases)
+
+
     """Test the current weights, unless there is no test set or this iteration is tested already; collective."""
     iteration, world = progress.iteration, run.world
     is_tested = any(result["iteration"] == iteration for result in progress.tests)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.amp import GradScaler
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 
 from stylefinetune.config.schema import Config
@@ -35,7 +36,7 @@ from stylefinetune.engines.phase_clock import PhaseClock
 from stylefinetune.engines.precision import REDUCED, to_memory_format
 from stylefinetune.engines.running_statistics import share_statistics
 from stylefinetune.engines.torch_engine import average_logits, seed_dropout
-from stylefinetune.engines.zero_state import build_zero_state
+from stylefinetune.engines.zero_state import build_norms, build_zero_state
 from stylefinetune.errors import UserError
 from stylefinetune.losses.loss import Loss
 from stylefinetune.models.batch_norm import local_statistics
@@ -131,6 +132,10 @@ class DeepSpeedEngine:
         self._state = build_zero_state(self._engine.optimizer, parameters, slots, config.deepspeed.zero_stage)
         self._scaler = _build_scaler(self._engine, world, enabled=config.train.precision == "fp16")
 
+        self._clip_norm: float = self._engine.gradient_clipping()
+        self.norms = build_norms(self._state, trained, world)
+        self._optimizer.register_step_pre_hook(lambda optimizer, *_: self.norms.before_step(optimizer))
+        self._optimizer.register_step_post_hook(lambda *_: self.norms.after_step())
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
         seed_dropout(self._world, self._config.train.seed, iteration)
@@ -152,7 +157,7 @@ class DeepSpeedEngine:
                 # DeepSpeed averages over the ranks.
                 self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
             with self.phases.phase("update"):
-                self._engine.step()
+                self._step(last=batch is micro_batches[-1])
             losses.append(loss.detach())
         overflow: bool = getattr(
             self._engine.optimizer, "overflow", False
@@ -168,6 +173,20 @@ class DeepSpeedEngine:
         return torch.stack(losses).sum()
 
     @torch.no_grad()
+    def _step(self, *, last: bool) -> None:
+        """End a micro-batch, the last one with the update, whose norms are measured before clipping."""
+        clips = self._clip_norm > 0
+        if last and self._config.deepspeed.zero_stage == 0:
+            if isinstance(self._scaler, GradScaler) and not clips:
+                self._scaler.unscale_(self._optimizer)  # DeepSpeed does it only to clip
+            if self.norms.is_measuring:
+                self.norms.before_step(self._optimizer)
+                self.norms.scale_gradients(1 / self._scaler.state_dict().get("scale", 1.0) if clips else 1.0)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm() if clips and self.norms.is_measuring else None
+        if norm is not None:  # the hook of the optimizer has measured clipped gradients
+            self.norms.scale_gradients(max(1.0, (float(norm) + 1e-6) / self._clip_norm))
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         share_statistics(self._statistics, self._world)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from stylefinetune.data.dataset import Batch
+from stylefinetune.engines.norms.layer_norms import LayerNorms
 from stylefinetune.engines.phase_clock import PhaseClock
 
 
@@ -25,6 +26,7 @@ class Engine(Protocol):
     """Trains a network on all ranks. Every method is collective: all ranks call the same ones in the same order."""
 
     phases: PhaseClock  # of train_step: transform, forward, backward, all_reduce where it is not within that, update
+    norms: LayerNorms  # of the gradients and the update of train_step
 
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """Update the weights once, with the mean gradient of the micro-batches.

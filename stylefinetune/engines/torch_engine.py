@@ -22,6 +22,7 @@ from stylefinetune.engines.cuda_graph import GraphedAccumulation
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.engines.gradient_compression import compress_gradients
 from stylefinetune.engines.loss_scale import build_scaler, nan_below_min_scale, restore_scaler, scaler_scalars
+from stylefinetune.engines.norms.layer_norms import LayerNorms
 from stylefinetune.engines.phase_clock import PhaseClock
 from stylefinetune.engines.precision import compute, memory_format, uncompiled
 from stylefinetune.engines.running_statistics import share_statistics
@@ -59,6 +60,8 @@ class TorchEngine:
         self._loss = Loss(train, world.device)
         self.phases = PhaseClock(world.device)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
+        trained = {name: value for name, value in self.net.named_parameters() if value.requires_grad}
+        self.norms = LayerNorms.of_replicas(trained, world)
         self._shared_gradients = self._share_gradients()
         freeze_groups(self.optimizer, 0)
         self._build_replica()
@@ -129,12 +132,14 @@ class TorchEngine:
     def _update(self, lr: float, iter_size: int) -> None:
         """Update the weights from the gradients, and delete these."""
         self.scaler.unscale_(self.optimizer)
+        self.norms.before_step(self.optimizer)
         if self.optim.clip_gradients >= 0:
             # Caffe clips the sum over the micro-batches; these gradients are the mean.
             clip_gradients(self.optimizer, self.optim.clip_gradients / iter_size)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.scaler.step(self.optimizer)
+        self.norms.after_step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self._average:

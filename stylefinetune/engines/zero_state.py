@@ -17,7 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from stylefinetune.distributed.world import World
+from stylefinetune.engines.norms.layer_norms import LayerNorms, Part
 from stylefinetune.errors import UserError
+from stylefinetune.models.layer_names import split_parameter
 from stylefinetune.optim.optimizers import STEP, load_slot, new_state
 
 Tensors = dict[str, torch.Tensor]
@@ -57,12 +60,21 @@ class _Partitioned:
         self._optimizer = optimizer
         self._parameters = parameters
         self._names = {value: name for name, value in parameters.items()}
+        self._weights = weights
         self._states = [new_state(partition, slots) for partition in weights]
         for partition, state in zip(weights, self._states, strict=True):
             optimizer.optimizer.state[partition] = state
 
     def _layout(self, group: int) -> Iterator[tuple[str, Any, Any]]:
         """Yield the name and the parameter of each tensor of a group, and its place."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[torch.Tensor, list[Part]]:
+        """Return which numbers of this rank's partitions of the weights belong to which layer."""
+        return {partition: list(self._parts(group)) for group, partition in enumerate(self._weights)}
+
+    def _parts(self, group: int) -> Iterator[Part]:
+        """Yield the parts of this rank's partition of a group, without padding."""
         raise NotImplementedError
 
     def _join(self, group: int, partition: torch.Tensor) -> Tensors:
@@ -106,6 +118,14 @@ class _Stage1And2(_Partitioned):
         for tensor, offset in zip(tensors, self._optimizer.round_robin_bit16_offsets[group], strict=True):
             yield self._names[tensor], tensor, offset
 
+    def _parts(self, group: int) -> Iterator[Part]:
+        size = self._weights[group].numel()
+        for name, tensor, offset in self._layout(group):
+            start = offset - dist.get_rank() * size
+            first, last = max(start, 0), min(start + tensor.numel(), size)
+            if first < last:
+                yield Part(split_parameter(name)[0], first, last)
+
     def _join(self, group: int, partition: torch.Tensor) -> Tensors:
         flat = _gather(partition).flatten()
         return {
@@ -141,6 +161,13 @@ class _Stage3(_Partitioned):
             end = start + tensor.partition_numel()
             yield self._names[tensor], tensor, slice(start, end)
             start = end
+
+    def _parts(self, group: int) -> Iterator[Part]:
+        for name, tensor, part in self._layout(group):
+            size = part.stop - part.start
+            count = min(tensor.ds_numel - dist.get_rank() * size, size)  # the last partitions are padded
+            if count > 0:
+                yield Part(split_parameter(name)[0], part.start, part.start + count)
 
     def _join(self, group: int, partition: torch.Tensor) -> Tensors:
         rows = _gather(partition)
@@ -179,6 +206,13 @@ def build_zero_state(optimizer: Any, parameters: Parameters, slots: tuple[str, .
     if stage == 0:
         return _Stage0(optimizer, parameters, slots)
     return (_Stage1And2 if stage < 3 else _Stage3)(optimizer, parameters, slots)
+
+
+def build_norms(state: ZeroState, trained: Parameters, world: World) -> LayerNorms:
+    """Return what measures the layers of the `trained` parameters."""
+    if isinstance(state, _Stage0):
+        return LayerNorms.of_replicas(trained, world)
+    return LayerNorms(state.parts(), (split_parameter(name)[0] for name in trained), world)
 
 
 def _common_step(names: list[str], saved: Tensors) -> float:

@@ -154,7 +154,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         Args:
             iteration: counted from 0.
             losses: the losses up to it, oldest first.
-            scalars: "lr", the rate of each parameter group, and whatever else the engine reports.
+            scalars: "lr", the rate of each parameter group, the norms by layer, and what else the engine reports.
             data_seconds: how long the loop has waited for pictures since the last displayed iteration.
             phases: milliseconds of its step by phase, as forward_ms.
         """

@@ -97,6 +97,11 @@ def assert_the_same_run(folder, alone, ranks):
     ours, theirs = metrics(folder / "run", "train"), metrics(alone / "run", "train")
     assert [e["iteration"] for e in ours] == list(range(60))
     assert [e["loss"] for e in ours] == pytest.approx([e["loss"] for e in theirs], abs=1e-5)
+    for one, other in zip(ours, theirs, strict=True):
+        norms = {name: value for name, value in other.items() if name.startswith(("grad_norm", "update_ratio"))}
+        assert len(norms) == 1 + 2 * 8
+        # Over the iterations, differences in the last digits of the gradients grow.
+        assert {name: one[name] for name in norms} == pytest.approx(norms, rel=1e-3)
     ours, theirs = metrics(folder / "run", "test"), metrics(alone / "run", "test")
     assert [e["iteration"] for e in ours] == [0, 20, 40, 60]
     assert [(e["correct"], e["count"]) for e in ours] == [(e["correct"], e["count"]) for e in theirs]

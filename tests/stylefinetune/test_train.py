@@ -56,6 +56,7 @@ def test_a_run_writes_metrics_and_checkpoints_at_its_intervals(trained):
     assert [entry["iteration"] for entry in shown] == [0, 2, 4, 6, 8, 10]
     assert {"loss", "lr", "lr_x1", "lr_x2", "lr_x10", "lr_x20", "images_per_second", "data_wait"} <= shown[0].keys()
     assert shown[0]["lr_x20"] == pytest.approx(0.2)
+    assert {"grad_norm", "grad_norm/conv1", "update_ratio/fc8_flickr"} <= shown[0].keys()
     assert all(0 <= entry["data_wait"] < 1 for entry in shown)
     assert all(entry["step_ms"] > 0 <= entry["data_ms"] for entry in shown)
     assert [entry["test_ms"] > 0 for entry in shown] == [entry["iteration"] % 4 == 0 for entry in shown]
@@ -65,6 +66,14 @@ def test_a_run_writes_metrics_and_checkpoints_at_its_intervals(trained):
     progress = json.loads((trained / "checkpoints" / "iter_10" / "progress.json").read_text())
     assert progress["iteration"] == 10
     assert [test["iteration"] for test in progress["tests"]] == [0, 4, 8]
+
+
+def test_no_norms_by_layer_are_logged_if_they_are_turned_off(pixel_shards, tmp_path):
+    flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--tracking.layer_norms=false"]
+    train(*flags, "--train.max_iter=1", "--train.test_initialization=false", "--data.test.split=")
+    (logged,) = metrics(tmp_path, "train")
+    assert "loss" in logged
+    assert [name for name in logged if name.startswith(("grad_norm", "update_ratio"))] == []
 
 
 def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from stylefinetune.distributed.world import World
 from tests.programs import ROOT, python
-from tests.stylefinetune.engines.every_stage import pack, train, with_torch
+from tests.stylefinetune.engines.every_stage import pack, train, train_measured, with_torch
 
 PROGRAM = ROOT / "tests" / "stylefinetune" / "engines" / "every_stage.py"
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -20,11 +20,15 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """A run with PyTorch: the state after two iterations, the losses of the next three, and the state after them."""
+    """A run with PyTorch: the state after two iterations, the losses of the next three, and the state after them.
+
+    And the norms of the first iteration, measured without clipping.
+    """
 
     start: Tensors
     losses: list[float]
     end: Tensors
+    norms: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +49,9 @@ class DeepSpeedRun:
 @pytest.fixture(scope="session")
 def alone():
     engine = with_torch(ALONE)
-    train(engine, ALONE, range(2))
+    norms = train_measured(engine, ALONE, range(2))
     start = pack(engine.state())
-    return Alone(start, train(engine, ALONE, range(2, 5)), pack(engine.state()))
+    return Alone(start, train(engine, ALONE, range(2, 5)), pack(engine.state()), norms[0])
 
 
 @pytest.fixture(scope="session", params=[1, 3], ids=["1 rank", "3 ranks"])

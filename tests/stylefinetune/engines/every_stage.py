@@ -93,6 +93,16 @@ def train(engine, world, iterations, lr=LR):
     return losses
 
 
+def train_measured(engine, world, iterations, lr=LR):
+    """Return the norms by layer of each iteration."""
+    norms = []
+    for iteration in iterations:
+        engine.norms.start(measure=True)
+        train(engine, world, [iteration], lr)
+        norms.append(engine.norms.values())
+    return norms
+
+
 def pack(state):
     """Return the state's tensors in one dict, copied."""
     slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
@@ -135,6 +145,7 @@ def try_stage(stage, world, folder):
     dropped_with_torch = train(with_torch(world, dropout=0.5), world, range(2))
     resumed = with_deepspeed(world, folder, stage, dropout=0.5)
     resumed.load(unpack(pack(straight.state())))
+    straight.norms.start(measure=True)  # which changes no number
     kept = train(straight, world, range(2, 5)) == train(resumed, world, range(2, 5))
 
     laid_out = with_deepspeed(world, folder, stage, channels_last=False)
@@ -146,9 +157,8 @@ def try_stage(stage, world, folder):
     in_contiguous = train(laid_out, world, range(2, 5))
 
     clipped = with_deepspeed(world, folder, stage, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
-    train(clipped, world, range(1))
     reference = with_torch(world, optim=dataclasses.replace(OPTIM, clip_gradients=0.5))
-    train(reference, world, range(1))
+    norms = [train_measured(engine, world, range(1)) for engine in (clipped, reference)]
     ours, theirs = pack(clipped.state()), pack(reference.state())
     return {
         "fresh is the net": same(fresh, pack(with_torch(world).state())),
@@ -161,6 +171,7 @@ def try_stage(stage, world, folder):
         "in contiguous format": in_contiguous,
         "layouts": sorted(layouts),
         "clipped": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
+        "norms": norms,
     }
 
 
@@ -178,7 +189,8 @@ def try_adamw(stage, world, folder):
     straight = with_deepspeed(world, folder, stage, optim=optim, ema_decay=ema)
     straight.load(unpack(start))
     read_back = same(pack(straight.state()), start)
-    losses = [train(engine, world, range(3, 5), lr=0.001) for engine in (straight, begun)]
+    losses = [train(engine, world, range(3, 4), lr=0.001) for engine in (straight, begun)]
+    norms = [train_measured(engine, world, range(4, 5), lr=0.001) for engine in (straight, begun)]
     ours, theirs = pack(straight.state()), pack(begun.state())
     logits = [engine.forward_average(slice_of(world, 5, seed=99)) for engine in (straight, begun)] if ema else [0, 0]
     resumed = with_deepspeed(world, folder, stage, optim=optim, ema_decay=ema)
@@ -200,6 +212,7 @@ def try_adamw(stage, world, folder):
             bool(start["exp_avg/conv3.weight"].any()),
         ],
         "losses": losses,
+        "norms": norms,
         "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs),
         "resumed bitwise": kept,
         "refused": refused,
@@ -284,6 +297,14 @@ def try_fp16(stage, world, folder):
     }
 
 
+def try_unclipped_fp16(world, folder):
+    """At stage 0, where DeepSpeed removes the scale of the loss from the gradients only if it clips."""
+    engines = with_deepspeed(world, folder, 0, precision="fp16"), with_torch(world, precision="fp16")
+    norms = [train_measured(engine, world, range(2)) for engine in engines]
+    ours, theirs = (pack(engine.state()) for engine in engines)
+    return {"norms": norms, "apart": max((ours[name] - theirs[name]).abs().max().item() for name in theirs)}
+
+
 def try_refused(world, folder):
     """What DeepSpeed alone can judge."""
     bogus = DeepSpeedConfig(extra={"checkpoint": {"tag_validation": "Bogus"}})
@@ -315,6 +336,7 @@ def try_deepspeed(world, folder):
         world, folder
     )  # DeepSpeed sets a global of the process for bf16 and fp16, so they are last
     results["fp16"] = {stage: try_fp16(stage, world, folder) for stage in STAGES}
+    results["unclipped fp16"] = try_unclipped_fp16(world, folder)
     return results
 
 

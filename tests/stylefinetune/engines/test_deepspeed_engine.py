@@ -41,6 +41,28 @@ def test_clipping_is_caffes(deepspeed_run, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_norms_by_layer_are_those_of_pytorch_and_of_one_rank_before_clipping(alone, deepspeed_run, stage):
+    ours, theirs = deepspeed_run.results[str(stage)]["norms"]
+    assert near(ours, theirs)
+    assert ours[0]["grad_norm"] > 0.5, "clipping is the limit of 0.5"
+    for name, norm in alone.norms.items():
+        if name.startswith("grad_norm"):
+            assert ours[0][name] == pytest.approx(norm, rel=1e-5)
+    ours, theirs = deepspeed_run.results["adamw"][str(stage)]["norms"]
+    assert near(ours, theirs)
+
+
+def near(ours, theirs):
+    """Return whether the norms of some iterations agree within 1e-5; an update loses digits when it is applied."""
+    assert [list(norms) for norms in ours] == [list(norms) for norms in theirs]
+    return all(
+        one[name] == pytest.approx(other[name], rel=1e-3 if name.startswith("update") else 1e-5)
+        for one, other in zip(ours, theirs, strict=True)
+        for name in one
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_contiguous_format_is_another_layout_of_the_same_numbers(alone, deepspeed_run, stage):
     results = deepspeed_run.results[str(stage)]
     assert results["layouts"] == [False]
@@ -112,6 +134,13 @@ def test_fp16_scales_clips_and_skips_like_pytorch_on_the_same_ranks(deepspeed_ru
     assert results["apart"] < 2e-3 < results["moved"]
     assert results["resumed bitwise"]
     assert math.isnan(results["at an end"])
+
+
+def test_fp16_at_stage_0_also_removes_the_scale_from_gradients_that_are_not_clipped(deepspeed_run):
+    results = deepspeed_run.results["unclipped fp16"]
+    ours, theirs = results["norms"]
+    assert [norms["grad_norm"] for norms in ours] == pytest.approx([norms["grad_norm"] for norms in theirs], rel=0.01)
+    assert results["apart"] < 2e-3
 
 
 def test_a_skipped_update_is_reported_as_a_nan_loss(deepspeed_run):

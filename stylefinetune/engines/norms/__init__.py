@@ -1,0 +1,1 @@
+"""Norms of the gradients and of the updates, by layer."""
