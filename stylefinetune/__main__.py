@@ -11,6 +11,7 @@ from typing import Any
 from stylefinetune.errors import EXIT_CLOSED_PIPE, run_command
 
 _COMMANDS = {
+    "init": "write a commented config for your pictures",
     "train": "fine-tune a network",
     "evaluate": "test a checkpoint",
     "predict": "classify pictures",

@@ -8,7 +8,7 @@ import pytest
 from stylefinetune.__main__ import main
 from tests.programs import ROOT, bash_completions, python, run
 
-COMMANDS = ["train", "evaluate", "predict", "export", "report", "check", "weights", "find_lr"]
+COMMANDS = ["init", "train", "evaluate", "predict", "export", "report", "check", "weights", "find_lr"]
 
 
 @pytest.fixture
@@ -110,6 +110,7 @@ def bash_script():
         ("stylefinetune train --optim.base", ["--optim.base_lr"]),
         ("stylefinetune check --engine dee", ["deepspeed"]),
         ("stylefinetune export --to on", ["onnx"]),
+        ("stylefinetune init --ar", ["--arch"]),
     ],
 )
 def test_bash_completes_commands_flags_and_values(bash_script, line, completions):

@@ -1,0 +1,1 @@
+"""Writes a commented config for the user's pictures and network."""
