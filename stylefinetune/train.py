@@ -149,7 +149,6 @@ def read_micro_batches(run: TrainingRun, batches: Iterator[Batch], iteration: in
     return micro_batches, time.monotonic() - began
 
 
-def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Progress:
 def log_iteration(run: TrainingRun, iteration: int, lr: float, data_seconds: float) -> None:
     """Log an iteration that was measured, and how long the loop waited for pictures since the last one; collective."""
     losses, phases = gather_losses(run), run.engine.phases.milliseconds()
@@ -158,6 +157,7 @@ def log_iteration(run: TrainingRun, iteration: int, lr: float, data_seconds: flo
     run.tracker.log_train(iteration, losses, scalars, data_seconds, phases)
 
 
+def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Progress:
     """Test the current weights, unless there is no test set or this iteration is tested already; collective."""
     iteration, world = progress.iteration, run.world
     is_tested = any(result["iteration"] == iteration for result in progress.tests)

@@ -124,25 +124,25 @@ class TrackingConfig:
         project: W&B project; by default WANDB_PROJECT, or stylefinetune.
         name: W&B run name; by default WANDB_NAME, or the name of the run folder.
         tensorboard: also write RUN/tensorboard, with the same names; needs the extra stylefinetune[tensorboard].
+        layer_norms: at each displayed iteration, log the norm of the gradient, and for each layer that of its gradient
+            and the ratio of its update to its weights.
     """
 
     wandb: Literal["auto", "offline", "disabled"] = "auto"
     project: str | None = None
     name: str | None = None
     tensorboard: bool = False
+    layer_norms: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-        layer_norms: at each displayed iteration, log the norm of the gradient, and for each layer that of its gradient
-            and the ratio of its update to its weights.
     """The settings of a run.
 
     Attributes:
         run_dir: folder of the run's log, metrics and checkpoints.
         solver: Caffe solver.prototxt; its values and its net's override the defaults and --config.
         weights: initial weights, copied by layer name: a .caffemodel, .safetensors, .pth or checkpoint; or published
-    layer_norms: bool = True
             weights of model.arch, such as DEFAULT or IMAGENET1K_V2, which are downloaded; or the published
             bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
         resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a

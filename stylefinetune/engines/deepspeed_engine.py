@@ -131,11 +131,11 @@ class DeepSpeedEngine:
         slots = slots_of(config.optim)
         self._state = build_zero_state(self._engine.optimizer, parameters, slots, config.deepspeed.zero_stage)
         self._scaler = _build_scaler(self._engine, world, enabled=config.train.precision == "fp16")
-
         self._clip_norm: float = self._engine.gradient_clipping()
         self.norms = build_norms(self._state, trained, world)
         self._optimizer.register_step_pre_hook(lambda optimizer, *_: self.norms.before_step(optimizer))
         self._optimizer.register_step_post_hook(lambda *_: self.norms.after_step())
+
     def train_step(self, iteration: int, micro_batches: Sequence[Batch], lr: float) -> torch.Tensor:
         """See Engine."""
         seed_dropout(self._world, self._config.train.seed, iteration)
@@ -172,7 +172,6 @@ class DeepSpeedEngine:
             self._average.update()
         return torch.stack(losses).sum()
 
-    @torch.no_grad()
     def _step(self, *, last: bool) -> None:
         """End a micro-batch, the last one with the update, whose norms are measured before clipping."""
         clips = self._clip_norm > 0
@@ -187,6 +186,7 @@ class DeepSpeedEngine:
         if norm is not None:  # the hook of the optimizer has measured clipped gradients
             self.norms.scale_gradients(max(1.0, (float(norm) + 1e-6) / self._clip_norm))
 
+    @torch.no_grad()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Engine."""
         share_statistics(self._statistics, self._world)
