@@ -123,6 +123,7 @@ class DeepSpeedEngine:
         parameters = dict(net.named_parameters())
         self._average = WeightAverage(net, config.train.ema_decay) if config.train.ema_decay else None
         self._optimizer = build_optimizer(param_groups(net, config.optim), config.optim)
+        trained = {name: value for name, value in parameters.items() if value.requires_grad}
         self._optimizer.state.clear()  # DeepSpeed replaces the parameters by other tensors
         _zero_frozen_gradients(self._optimizer)
         with _redirect_output(Path(config.run_dir) / LOG):
