@@ -4,11 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from stylefinetune.caffe.graph.read import Graph, read_graph
+from stylefinetune.caffe.graph.store import batch_norm_mode, check_phases, graph_rules, store_graph
 from stylefinetune.caffe.layers import Layer, Net
 from stylefinetune.caffe.prototxt import Place, check_defaults, parse_text, round_float32
-from stylefinetune.caffe.structure import Network, layer_rules, match_caffenet, model_keys
+from stylefinetune.caffe.structure import caffenet_keys
 from stylefinetune.config.data import DataConfig, TestDataConfig
-from stylefinetune.config.schema import ModelConfig
+from stylefinetune.config.schema import CAFFE_GRAPH, ModelConfig
 
 _DATA_FIELDS = {"source", "batch_size", "shuffle", "new_height", "new_width", "root_folder"}
 _TRANSFORMATIONS = {"scale", "mirror", "crop_size", "mean_file", "mean_value", "force_color"}
@@ -49,6 +51,26 @@ class _Data:
     blobs: tuple[str, str]  # the pictures' and the labels'
 
 
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """A net in training or in testing."""
+
+    net: Net
+    layers: list[Layer]  # without the data layer
+    data: _Data
+    name: str  # TRAIN or TEST
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """The converted network between data and loss."""
+
+    keys: dict[str, Any]  # of section model
+    rules: list[dict[str, Any]]  # optim.layers
+    last_layer: str
+    num_classes: int  # outputs of the last layer
+
+
 def read_net(path: Path) -> Net:
     """Read a net's prototxt.
 
@@ -62,46 +84,63 @@ def convert_nets(train: Net, test: Net | None, solver: Any = None) -> NetConfig:
     """Convert the nets of training and of testing, which may be the same.
 
     Raises:
-        UserError: a net differs from CaffeNet; the message names its file, line and layer.
+        UserError: a net has an unsupported layer or setting; the message names its file, line and layer.
     """
     states = (solver.train_state, solver.test_state[0] if solver.test_state else None) if solver else (None, None)
     layers = train.layers("TRAIN", states[0])
     data = _find_data(layers, "TRAIN", train.place)
     assert data is not None
-    network = _read_network(train, layers, data, "TRAIN")
-    tested = None
+    phases = [_Phase(train, _hidden(train, layers), data, "TRAIN")]
     if test is not None:
         layers = test.layers("TEST", states[1])
         tested = _find_data(layers, "TEST", test.place)
-        if tested:
-            _check_equal(network, _read_network(test, layers, tested, "TEST"), test.place)
-    model: dict[str, Any] = {"display_name": train.message.name or "CaffeNet", **model_keys(network)}
+        phases += [_Phase(test, _hidden(test, layers), tested, "TEST")] if tested else []
+    tested = phases[1].data if len(phases) > 1 else None
+    model = _convert_network(phases)
     test_keys: dict[str, Any] = {**tested.keys, "split": "test"} if tested else {"split": ""}
     keys: dict[str, dict[str, Any]] = {
         "data": {**data.keys, "test": test_keys},
-        "model": model,
-        "optim": {"layers": layer_rules(network)},
+        "model": model.keys,
+        "optim": {"layers": model.rules},
     }
     try:
-        ModelConfig(**model)
+        ModelConfig(**model.keys)
         DataConfig(**data.keys, test=TestDataConfig(**test_keys))
     except ValueError as error:
         raise train.place.error(str(error)) from error
-    return NetConfig(keys, *network.outputs[-1], data.pictures, tested.pictures if tested else None)
+    return NetConfig(keys, model.last_layer, model.num_classes, data.pictures, tested.pictures if tested else None)
 
 
-def _read_network(net: Net, layers: list[Layer], data: _Data, phase: str) -> Network:
+def _hidden(net: Net, layers: list[Layer]) -> list[Layer]:
     check_defaults(net.message, net.place, free={"name", "layer", "layers", "force_backward", "debug_info", "state"})
-    hidden = [layer for layer in layers if layer.message.bottom]
-    return match_caffenet(hidden, *data.blobs, phase, net.place)
+    return [layer for layer in layers if layer.message.bottom]
 
 
-def _check_equal(train: Network, test: Network, place: Place) -> None:
-    """Check that the network of the tests has the trained layers: Caffe shares them by name."""
-    for ours, theirs in zip(train.outputs, test.outputs, strict=True):
-        if ours != theirs:
-            found, expected = ("{} with {} outputs".format(*layer) for layer in (theirs, ours))
-            raise place.error(f"the test net has the layer {found}; the training net has {expected}")
+def _convert_network(phases: list[_Phase]) -> _Model:
+    """Convert the layers between data and loss: to CaffeNet if they have its structure, otherwise to a Caffe net."""
+    graphs = [read_graph(one.layers, *one.data.blobs, one.name, one.net.place) for one in phases]
+    train, rules = graphs[0], graph_rules(graphs[0])
+    for graph in graphs[1:]:
+        check_phases(train, graph)
+    name = phases[0].net.message.name
+    found = [caffenet_keys(graph) for graph in graphs]
+    if found[0] is not None and None not in found:
+        keys = {"display_name": name or "CaffeNet", **found[0]}
+    else:
+        keys = _graph_keys(name or "Caffe net", phases, train)
+    return _Model(keys, rules, train.classifier.message.name, train.num_classes)
+
+
+def _graph_keys(name: str, phases: list[_Phase], train: Graph) -> dict[str, Any]:
+    """Return the section `model` of a Config for any net of Caffe layers."""
+    blobs = phases[0].data.blobs
+    for one in phases[1:]:
+        if one.data.blobs != blobs:
+            raise one.net.place.error(f"the tops of its data layer must be {' and '.join(blobs)}, as in training")
+    tested = phases[1].layers if len(phases) > 1 else None
+    keys = {"arch": CAFFE_GRAPH, "display_name": name, "prototxt": store_graph(name, phases[0].layers, tested, blobs)}
+    mode = batch_norm_mode(train)
+    return {**keys, "batch_norm": mode} if mode else keys
 
 
 def _find_data(layers: list[Layer], phase: str, place: Place) -> _Data | None:

@@ -55,9 +55,19 @@ def parse_text(path: Path, kind: str) -> tuple[Any, Place]:
     """
     try:
         text = "\n".join(decode_lines(find_file(str(path)).read_bytes()))
-        return text_format.Parse(text, message_class(kind)()), Place(path, text)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
+    return parse_content(text, path, kind)
+
+
+def parse_content(text: str, path: Path, kind: str) -> tuple[Any, Place]:
+    """Parse the content of a prototxt file; see parse_text.
+
+    Raises:
+        UserError: it can't be parsed.
+    """
+    try:
+        return text_format.Parse(text, message_class(kind)()), Place(path, text)
     except text_format.ParseError as error:
         raise UserError(f"{path}:{' '.join(str(error).split())}") from error
 

@@ -28,7 +28,8 @@ _ENUMS = {
     "NormRegion": "ACROSS_CHANNELS 0, WITHIN_CHANNEL 1",
     "PoolMethod": "MAX 0, AVE 1, STOCHASTIC 2",
     "RoundMode": "CEIL 0, FLOOR 1",
-    "Operation": "PROD 0, SUM 1, MAX 2, ASUM 3, SUMSQ 4, MEAN 5",  # of Eltwise and Reduction layers; see OtherParameter
+    "EltwiseOp": "PROD 0, SUM 1, MAX 2",
+    "ReductionOp": "SUM 1, ASUM 2, SUMSQ 3, MEAN 4",
     "V1LayerType": """
         NONE 0, ACCURACY 1, BNLL 2, CONCAT 3, CONVOLUTION 4, DATA 5, DROPOUT 6, EUCLIDEAN_LOSS 7, FLATTEN 8,
         HDF5_DATA 9, HDF5_OUTPUT 10, IM2COL 11, IMAGE_DATA 12, INFOGAIN_LOSS 13, INNER_PRODUCT 14, LRN 15,
@@ -40,16 +41,18 @@ _ENUMS = {
 }
 
 _OTHER_LAYERS = """
-    argmax batch_norm bias clip concat contrastive_loss crop data dummy_data eltwise elu embed exp flatten hdf5_data
-    hdf5_output hinge_loss infogain_loss log memory_data mvn parameter power prelu python recurrent reduction reshape
-    scale sigmoid slice spp swish tanh threshold tile window_data
+    argmax bias clip contrastive_loss crop dummy_data elu embed exp hdf5_data hdf5_output hinge_loss infogain_loss log
+    memory_data mvn parameter power python recurrent reduction slice spp swish threshold tile window_data
 """
 _PARAMETERS = """
     transform_param 100 TransformationParameter, loss_param 101 LossParameter, accuracy_param 102 AccuracyParameter,
     convolution_param 106 ConvolutionParameter, dropout_param 108 DropoutParameter,
     image_data_param 115 ImageDataParameter, inner_product_param 117 InnerProductParameter,
     input_param 143 InputParameter, lrn_param 118 LRNParameter, pooling_param 121 PoolingParameter,
-    relu_param 123 ReLUParameter, softmax_param 125 SoftmaxParameter
+    relu_param 123 ReLUParameter, softmax_param 125 SoftmaxParameter, batch_norm_param 139 BatchNormParameter,
+    concat_param 104 ConcatParameter, data_param 107 DataParameter, eltwise_param 110 EltwiseParameter,
+    flatten_param 135 FlattenParameter, prelu_param 131 PReLUParameter, reshape_param 133 ReshapeParameter,
+    scale_param 142 ScaleParameter, sigmoid_param 124 SigmoidParameter, tanh_param 127 TanHParameter
 """ + "".join(f", {layer}_param {10000 + n} OtherParameter" for n, layer in enumerate(_OTHER_LAYERS.split()))
 
 # Message -> its fields, each "name number [repeated|packed] type[=default]".
@@ -120,13 +123,26 @@ _MESSAGES = {
     """,
     "LossParameter": "ignore_label 1 int32, normalization 3 NormalizationMode=VALID, normalize 2 bool",
     "AccuracyParameter": "top_k 1 uint32=1, axis 2 int32=1, ignore_label 3 int32",
+    "BatchNormParameter": "use_global_stats 1 bool, moving_average_fraction 2 float=0.999, eps 3 float=1e-5",
+    "ConcatParameter": "axis 2 int32=1, concat_dim 1 uint32=1",
     "ConvolutionParameter": """
         num_output 1 uint32, bias_term 2 bool=true, pad 3 repeated uint32, kernel_size 4 repeated uint32,
         stride 6 repeated uint32, dilation 18 repeated uint32, pad_h 9 uint32=0, pad_w 10 uint32=0, kernel_h 11 uint32,
         kernel_w 12 uint32, stride_h 13 uint32, stride_w 14 uint32, group 5 uint32=1, weight_filler 7 FillerParameter,
         bias_filler 8 FillerParameter, engine 15 Engine=DEFAULT, axis 16 int32=1, force_nd_im2col 17 bool=false
     """,
+    "DataParameter": """
+        source 1 string, batch_size 4 uint32, rand_skip 7 uint32=0, backend 8 DB=LEVELDB, scale 2 float=1,
+        mean_file 3 string, crop_size 5 uint32=0, mirror 6 bool=false, force_encoded_color 9 bool=false,
+        prefetch 10 uint32=4
+    """,
+    "Datum": """
+        channels 1 int32, height 2 int32, width 3 int32, data 4 bytes, label 5 int32, float_data 6 repeated float,
+        encoded 7 bool=false
+    """,
     "DropoutParameter": "dropout_ratio 1 float=0.5",
+    "EltwiseParameter": "operation 1 EltwiseOp=SUM, coeff 2 repeated float, stable_prod_grad 3 bool=true",
+    "FlattenParameter": "axis 1 int32=1, end_axis 2 int32=-1",
     "ImageDataParameter": """
         source 1 string, batch_size 4 uint32=1, rand_skip 7 uint32=0, shuffle 8 bool=false, new_height 9 uint32=0,
         new_width 10 uint32=0, is_color 11 bool=true, scale 2 float=1, mean_file 3 string, crop_size 5 uint32=0,
@@ -141,6 +157,14 @@ _MESSAGES = {
         local_size 1 uint32=5, alpha 2 float=1, beta 3 float=0.75, norm_region 4 NormRegion=ACROSS_CHANNELS,
         k 5 float=1, engine 6 Engine=DEFAULT
     """,
+    "PReLUParameter": "filler 1 FillerParameter, channel_shared 2 bool=false",
+    "ReshapeParameter": "shape 1 BlobShape, axis 2 int32=0, num_axes 3 int32=-1",
+    "ScaleParameter": """
+        axis 1 int32=1, num_axes 2 int32=1, filler 3 FillerParameter, bias_term 4 bool=false,
+        bias_filler 5 FillerParameter
+    """,
+    "SigmoidParameter": "engine 1 Engine=DEFAULT",
+    "TanHParameter": "engine 1 Engine=DEFAULT",
     "OtherParameter": """
         across_channels 1 bool, alpha 2 float, axis 3 int32, backend 4 DB, base 5 float, batch_size 6 uint32,
         beta 7 float, bg_threshold 8 float, bias_filler 9 FillerParameter, bias_term 10 bool, cache_images 11 bool,
@@ -152,7 +176,7 @@ _MESSAGES = {
         legacy_version 33 bool, margin 34 float, max 35 float, mean_file 36 string, min 37 float, mirror 38 bool,
         module 39 string, moving_average_fraction 40 float, norm 41 Norm, normalize_variance 42 bool,
         num 43 repeated uint32, num_axes 44 int32, num_output 45 uint32, offset 46 repeated uint32,
-        operation 47 Operation, out_max_val 48 bool, param_str 49 string, pool 50 PoolMethod, power 51 float,
+        operation 47 ReductionOp, out_max_val 48 bool, param_str 49 string, pool 50 PoolMethod, power 51 float,
         prefetch 52 uint32, pyramid_height 53 uint32, rand_skip 54 uint32, root_folder 55 string, scale 56 float,
         shape 57 repeated BlobShape, share_in_parallel 58 bool, shift 59 float, shuffle 60 bool, slice_dim 61 uint32,
         slice_point 62 repeated uint32, source 63 string, stable_prod_grad 64 bool, threshold 65 float, tiles 66 int32,

@@ -219,6 +219,9 @@ def check_resumed_data(checkpoint: Checkpoint, config: Config, classes: tuple[st
     if config.model.arch != checkpoint.config.model.arch:
         difference = f"with model.arch {checkpoint.config.model.arch}, not {config.model.arch}"
         advice += f", or train with --weights {checkpoint.path} there"
+    elif config.model.prototxt != checkpoint.config.model.prototxt:
+        difference = "with another net"
+        advice += f", or train with --weights {checkpoint.path} there"
     elif len(classes) != len(saved.classes):
         difference = f"on {len(saved.classes)} classes, {shards} has {len(classes)}"
     elif list(classes) != saved.classes:

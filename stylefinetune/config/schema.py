@@ -14,6 +14,7 @@ from stylefinetune.config.train import TrainConfig
 
 Widths: TypeAlias = tuple[int, int, int, int, int, int, int]
 CAFFENET = "caffenet"
+CAFFE_GRAPH = "caffe"  # any other net of Caffe layers
 CAFFENET_DROPOUT = 0.5
 MAX_LAYER_NAME = 200  # characters
 EachLayer: TypeAlias = tuple[float, float, float, float, float, float, float, float]
@@ -23,17 +24,18 @@ _CAFFENET_ONLY = ("last_layer", "widths", "weight_filler_std", "bias_filler_valu
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: CaffeNet with any widths, or a network of torchvision or timm.
+    """The network: CaffeNet with any widths, another net of Caffe layers, or a network of torchvision or timm.
 
     Attributes:
         arch: the network: caffenet, or one of torchvision's classification networks, for example resnet50, or timm/NAME
-            for one of timm's (pip install 'stylefinetune[timm]').
+            for one of timm's (pip install 'stylefinetune[timm]'); or caffe, with model.prototxt.
         display_name: name of the network in the log and in exported files; empty for `arch`.
         last_layer: name of CaffeNet's classifier layer. If the weights file has no layer of this name, it starts from
             random weights.
         widths: output channels of CaffeNet's conv1, conv2, conv3, conv4, conv5, fc6, fc7.
         weight_filler_std: standard deviation of the initial weights of these seven layers and the last one.
         bias_filler_value: initial value of their biases.
+        prototxt: the text of a Caffe net, for arch caffe; --solver sets it from the solver's nets.
         dropout: fraction of the inputs of each dropout layer that is dropped in training; by default the network's own,
             0.5 for CaffeNet.
         drop_path: probability with which the deepest residual block is skipped in training (stochastic depth); lower
@@ -49,6 +51,7 @@ class ModelConfig:
     widths: Widths = (96, 256, 384, 384, 256, 4096, 4096)
     weight_filler_std: EachLayer = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
     bias_filler_value: EachLayer = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+    prototxt: str = ""
     dropout: float | None = None
     drop_path: float | None = None
     batch_norm: BatchNormMode | None = None
@@ -56,9 +59,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(self.arch != "", "model.arch is empty; name a network, for example caffenet or resnet50")
         self._check_caffenet()
+        is_graph = self.arch == CAFFE_GRAPH
+        require(
+            is_graph == bool(self.prototxt),
+            "model.arch caffe and model.prototxt need each other; --solver sets both from a solver's nets",
+        )
         for name in ("dropout", "drop_path"):
             rate = getattr(self, name)
             require(rate is None or 0 <= rate < 1, f"model.{name} is {rate}; it must be in [0, 1)")
+            require(rate is None or not is_graph, f"model.{name} is set, but model.prototxt says it; remove it")
 
     def _check_caffenet(self) -> None:
         """Check the settings that only CaffeNet has."""

@@ -38,7 +38,7 @@ from stylefinetune.engines.running_statistics import share_statistics
 from stylefinetune.engines.torch_engine import average_logits, seed_dropout
 from stylefinetune.engines.zero_state import build_norms, build_zero_state
 from stylefinetune.errors import UserError
-from stylefinetune.losses.loss import Loss
+from stylefinetune.losses.loss import Loss, head_weights
 from stylefinetune.models.batch_norm import local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.optimizers import build_optimizer, slots_of
@@ -116,7 +116,7 @@ class DeepSpeedEngine:
     def __init__(self, net: nn.Module, transforms: tuple[Transform, Transform], config: Config, world: World) -> None:
         self._config = config
         self._world = world
-        self._loss = Loss(config.train, world.device)
+        self._loss = Loss(config.train, world.device, head_weights(net))
         self.phases = PhaseClock(world.device)
         self._train_transform, self._test_transform = transforms
         net = net.to(world.device)  # DeepSpeed fails on channels-last weights; channels-last pictures suffice

@@ -26,7 +26,7 @@ from stylefinetune.engines.norms.layer_norms import LayerNorms
 from stylefinetune.engines.phase_clock import PhaseClock
 from stylefinetune.engines.precision import compute, memory_format, uncompiled
 from stylefinetune.engines.running_statistics import share_statistics
-from stylefinetune.losses.loss import Loss
+from stylefinetune.losses.loss import Loss, head_weights
 from stylefinetune.models.batch_norm import kept_statistics, local_statistics
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.gradients import clip_gradients
@@ -57,7 +57,7 @@ class TorchEngine:
         self._average = WeightAverage(self.net, train.ema_decay) if train.ema_decay else None
         self.optimizer = build_optimizer(param_groups(self.net, optim), optim)
         self._input_size = input_size
-        self._loss = Loss(train, world.device)
+        self._loss = Loss(train, world.device, head_weights(net))
         self.phases = PhaseClock(world.device)
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
         trained = {name: value for name, value in self.net.named_parameters() if value.requires_grad}

@@ -1,6 +1,7 @@
 """Computes the loss of one rank's slice of a batch, such that the sum over the ranks is PyTorch's loss of the batch."""
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from stylefinetune.config.train import LossFunction, TrainConfig
@@ -9,12 +10,18 @@ from stylefinetune.data.mixing.mix import mix_labels, one_hot
 from stylefinetune.data.sampler import CORRUPT_LABEL
 
 
+def head_weights(net: nn.Module) -> tuple[float, ...]:
+    """Return the weights of the losses of a network's classifiers: of one, except in some of Caffe's nets."""
+    return getattr(net, "loss_weights", (1.0,))
+
+
 class Loss:
     """The training loss that `train` selects; its class weights are numbers, see settle_class_weights."""
 
-    def __init__(self, train: TrainConfig, device: torch.device) -> None:
+    def __init__(self, train: TrainConfig, device: torch.device, head_weights: tuple[float, ...] = (1.0,)) -> None:
         assert train.class_weights != "balanced"
         self._function = train.loss
+        self._head_weights = head_weights
         self._smoothing = train.label_smoothing
         weights = train.class_weights
         self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
@@ -22,10 +29,15 @@ class Loss:
     def __call__(self, logits: torch.Tensor, batch: Batch, iter_size: int) -> torch.Tensor:
         """Return this rank's part of the loss of one of `iter_size` micro-batches, for logits float[b, classes].
 
+        Logits float[b, heads, classes] are those of a network with auxiliary classifiers; each has a loss of its own.
+
         The loss is summed over the slice, and divided by what the mean over the whole batch is divided by. So every
         picture has the same weight even if slices differ in size or are empty. A corrupt picture has no loss, but
         counts as a picture of the batch.
         """
+        if logits.ndim == 3:
+            heads = zip(self._head_weights, logits.unbind(dim=1), strict=True)
+            return torch.stack([weight * self(head, batch, iter_size) for weight, head in heads]).sum()
         labels = batch.labels.to(logits.device, non_blocking=True)
         if batch.mix is None and self._function == "softmax":
             loss = functional.cross_entropy(

@@ -35,11 +35,13 @@ def set_batch_norm(net: nn.Module, mode: BatchNormMode, batch_size: int, ranks: 
     if mode == "eval":
         for module in net.modules():
             if isinstance(module, BATCH_NORM):
-                module.__class__ = _frozen(type(module))  # pyright: ignore[reportAttributeAccessIssue] -- a subclass
+                freeze_statistics(module)
         return net
     if mode == "sync":
         if device.type != "cuda":
             raise UserError("model.batch_norm is sync, which PyTorch supports on GPUs only; set it to eval or train")
+        if any(hasattr(module, "scale_factor") for module in net.modules()):
+            raise UserError("model.batch_norm is sync, which Caffe's nets don't support; set it to eval or train")
         return _synchronized(net) if ranks > 1 else net
     if batch_size // ranks < 2:
         raise UserError(
@@ -47,6 +49,12 @@ def set_batch_norm(net: nn.Module, mode: BatchNormMode, batch_size: int, ranks: 
             f"whose statistics are computed; set data.batch_size to at least {2 * ranks}, or model.batch_norm to eval"
         )
     return net
+
+
+def freeze_statistics(module: nn.Module) -> nn.Module:
+    """Make batch normalization use its running statistics in training too; return it."""
+    module.__class__ = _frozen(type(module))  # pyright: ignore[reportAttributeAccessIssue] -- a subclass
+    return module.train()
 
 
 def describe_batch_norm(mode: BatchNormMode, ranks: int) -> str:

@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from stylefinetune.config.schema import CAFFENET, ModelConfig
+from stylefinetune.config.schema import CAFFE_GRAPH, CAFFENET, ModelConfig
 from stylefinetune.errors import UserError
 from stylefinetune.models.architectures import build_architecture, check_inputs
+from stylefinetune.models.caffe_graph.network import CaffeGraph
 from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, fill, is_valid_last_layer, pooled_size
 
 
@@ -17,6 +18,8 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
     Raises:
         UserError: there is no such network, or it can't have the inputs.
     """
+    if model.arch == CAFFE_GRAPH:
+        return _build_graph(model, num_classes, input_sizes, seed)
     if model.arch != CAFFENET:
         net = build_architecture(model, num_classes, input_sizes[0], seed)
         check_inputs(net, model.arch, num_classes, input_sizes)
@@ -24,6 +27,15 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
     _check_caffenet(model, input_sizes)
     net = CaffeNet(model, num_classes, input_sizes[0])
     fill(net, model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
+    return net
+
+
+def _build_graph(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> CaffeGraph:
+    """Build a Caffe net, and check that it has the same weights for inputs of all sizes."""
+    net, *others = (CaffeGraph(model.prototxt, num_classes, size, seed) for size in dict.fromkeys(input_sizes))
+    shapes = [[parameter.shape for parameter in one.parameters()] for one in (net, *others)]
+    if any(other != shapes[0] for other in shapes):
+        raise _size_error(input_sizes)
     return net
 
 
@@ -38,10 +50,14 @@ def _check_caffenet(model: ModelConfig, input_sizes: list[tuple[int, int]]) -> N
                 f"use at least {SMALLEST_INPUT}"
             )
     if len({tuple(map(pooled_size, size)) for size in input_sizes}) > 1:
-        raise UserError(
-            f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
-            "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
-        )
+        raise _size_error(input_sizes)
+
+
+def _size_error(input_sizes: list[tuple[int, int]]) -> UserError:
+    return UserError(
+        f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
+        "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
+    )
 
 
 def _name(size: tuple[int, int]) -> str:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from stylefinetune.caffe.pretrained import locate_published
-from stylefinetune.config.schema import CAFFENET
+from stylefinetune.config.schema import CAFFE_GRAPH, CAFFENET
 from stylefinetune.errors import UserError
 from stylefinetune.models.architectures import classifier_layers
+from stylefinetune.models.caffe_graph.blobs import name_statistics
 from stylefinetune.models.layer_names import split_parameter
 from stylefinetune.models.published_weights import (
     DEFAULT,
@@ -23,6 +24,7 @@ from stylefinetune.models.weight_files import CAFFEMODEL, Tensors, read_weights
 
 BEST_CAFFENET = "bvlc_reference_caffenet"  # DEFAULT of CaffeNet
 MAX_LISTED_LAYERS = 10
+_OF_CAFFE = (CAFFENET, CAFFE_GRAPH)  # Caffe's rules apply
 IGNORING = "Ignoring source layer "  # Caffe's log line
 
 
@@ -56,9 +58,9 @@ def load_weights(
     """
     loaded = LoadedLayers(set(), [], [])
     for name in files.split(","):
-        if arch == CAFFENET:
-            path = locate_published(BEST_CAFFENET if name == DEFAULT else name)
-            _copy_layers(net, path, read_weights(path), loaded)
+        if arch in _OF_CAFFE:
+            path = locate_published(BEST_CAFFENET if name == DEFAULT and arch == CAFFENET else name)
+            _copy_layers(net, path, name_statistics(net, read_weights(path)), loaded)
         elif _is_published(arch, name):
             _copy_tensors(net, name, read_published_weights(arch, name, input_size), loaded)
         else:
@@ -75,7 +77,7 @@ def fetch_weights(files: str, arch: str, input_size: tuple[int, int]) -> None:
         UserError: they can't be downloaded.
     """
     for name in files.split(","):
-        if arch != CAFFENET and _is_published(arch, name):
+        if arch not in _OF_CAFFE and _is_published(arch, name):
             fetch_published_weights(arch, name, input_size)
 
 
@@ -85,7 +87,7 @@ def _is_published(arch: str, name: str) -> bool:
 
 
 def _describe(net: nn.Module, loaded: LoadedLayers, arch: str) -> list[str]:
-    if arch == CAFFENET:
+    if arch in _OF_CAFFE:
         return [f"{IGNORING}{layer}" for layer in loaded.ignored]
     layers = list(dict.fromkeys(_layer(name) for name, _ in net.named_parameters()))
     random = [layer for layer in layers if layer not in loaded.copied]
@@ -168,5 +170,5 @@ def _reshaped(tensor: torch.Tensor, shape: torch.Size, name: str, path: Path) ->
 
 
 def _mismatch(difference: str, name: str) -> UserError:
-    remedy = f"to learn {_layer(name)} from scratch, rename the layer (model.last_layer)"
+    remedy = f"to learn {_layer(name)} from scratch, rename the layer (model.last_layer, or in the prototxt)"
     return UserError(f"weights: {difference}; {remedy}")

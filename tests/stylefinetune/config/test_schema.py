@@ -19,3 +19,11 @@ def test_the_iterations_to_profile_are_an_interval():
     for wrong in ("100", "110:100", "5:5", "a:b"):
         with pytest.raises(ValueError, match=f"profile is {wrong}; give the first iteration and the one after"):
             Config(profile=wrong)
+
+
+def test_a_caffe_net_has_a_prototxt_which_says_its_dropout():
+    for wrong in ({"arch": "caffe"}, {"prototxt": "layer {}"}, {"arch": "resnet18", "prototxt": "layer {}"}):
+        with pytest.raises(ValueError, match=r"model.arch caffe and model.prototxt need each other"):
+            ModelConfig(**wrong)
+    with pytest.raises(ValueError, match=r"model.dropout is set, but model.prototxt says it; remove it"):
+        ModelConfig(arch="caffe", prototxt="layer {}", dropout=0.5)

@@ -13,6 +13,7 @@ from google.protobuf import text_format
 
 from stylefinetune.caffe.deploy_net import deploy_net
 from stylefinetune.caffe.files import read_caffemodel, read_mean
+from stylefinetune.caffe.graph.store import read_stored
 from stylefinetune.caffe.schema import message_class
 from stylefinetune.checkpoint import checkpoint
 from stylefinetune.checkpoint.checkpoint import Progress
@@ -23,8 +24,10 @@ from stylefinetune.errors import UserError
 from stylefinetune.export.__main__ import export
 from stylefinetune.export.caffe_files import write_caffe
 from stylefinetune.models import build
+from stylefinetune.models.state import stored_buffers
 from stylefinetune.models.weights import load_weights
 from tests.programs import python, run
+from tests.stylefinetune.models.caffe_graph import published_nets
 
 OPENCV_FORWARD = """
 import sys, cv2, numpy
@@ -121,6 +124,39 @@ def test_opencv_reads_weights_of_caffe_with_our_deploy_prototxt(golden, opencv4,
     weights = folder / "micro_ft_iter_0.caffemodel"
     logits, _ = opencv_forward(opencv4, tmp_path, tmp_path / "deploy.prototxt", weights, data)
     assert np.abs(logits - caffes).max() <= 1e-4 * np.abs(caffes).max()
+
+
+def save_caffe_net(text, side, folder):
+    """Save a checkpoint of a net in prototxt, after some training steps, which change its statistics."""
+    model = ModelConfig(arch="caffe", prototxt=text, display_name="Any net")
+    net = build.build_model(model, 6, [(side, side)], seed=3)
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, side, side, generator=rng) * 60)
+    parameters = {name: value.detach() for name, value in net.named_parameters()}
+    state = EngineState(parameters, stored_buffers(net), {"momentum_buffer": {}})
+    progress = Progress(7, [1.5], [], 1701, list("abcdef"), "f00d", [side, side], [side, side])
+    config = Config(data=DataConfig(image_size=(side, side), crop_size=side), model=model)
+    return checkpoint.save_checkpoint(folder / "run", progress, state, config, (torch.zeros(side, side, 3),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("googlenet", 97), ("residual", 32), ("squeezenet", 97), ("nin", 131), ("vgg16", 64)]
+)
+def test_opencv_computes_the_logits_of_any_caffe_net(name, side, opencv4, tmp_path):
+    """With the weights that training changed, and the statistics of batch normalization."""
+    arguments = {"googlenet": {"share": 0.1}, "vgg16": {"width": 4, "hidden": 16}}.get(name, {})
+    saved = checkpoint.read_checkpoint(save_caffe_net(getattr(published_nets, name)(6, **arguments), side, tmp_path))
+    text, model, *_ = write_caffe(saved, tmp_path)
+    pictures = np.random.default_rng(1).normal(scale=60, size=(2, 3, side, side)).astype(np.float32)
+    net, _ = saved.build_network(torch.device("cpu"))
+    with torch.no_grad():
+        expected = net(torch.from_numpy(pictures)).numpy()
+    scores = read_stored(saved.config.model.prototxt, "TEST").scores[-1].blob
+    logits, _ = opencv_forward(opencv4, tmp_path, text, model, pictures, scores)
+    assert np.abs(expected[0] - expected[1]).max() > 0.002 * np.abs(expected).max()  # the two pictures differ
+    assert np.abs(logits.reshape(2, 6) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_the_files_are_the_input_of_caffes_classification_example(trained, tmp_path):

@@ -98,6 +98,15 @@ def test_a_corrupt_picture_has_no_loss_and_counts_as_a_picture_of_the_batch(sett
     assert torch.equal(gradient[0], others[0])  # the sum is divided by the same number
 
 
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_auxiliary_classifiers_have_weighted_losses_of_their_own(loss):
+    logits, labels = drawn()
+    heads = torch.stack((logits, 2 * logits, logits - 1), dim=1)
+    each = [Loss(TrainConfig(loss=loss), CPU)(head, batch_of(labels), 2) for head in heads.unbind(dim=1)]
+    found = Loss(TrainConfig(loss=loss), CPU, (0.3, 0.5, 1.0))(heads, batch_of(labels), 2)
+    torch.testing.assert_close(found, 0.3 * each[0] + 0.5 * each[1] + each[2])
+
+
 def test_micro_batches_share_the_loss():
     logits, labels = drawn()
     whole = on_ranks(1, {}, logits, labels)

@@ -14,6 +14,7 @@ from stylefinetune.models.batch_norm import (
     set_batch_norm,
 )
 from stylefinetune.models.build import build_model
+from stylefinetune.models.caffe_graph.operations import CaffeBatchNorm
 
 CPU = torch.device("cpu")
 
@@ -92,3 +93,8 @@ def test_only_train_on_several_ranks_depends_on_their_number():
     assert "depends on the number of ranks" in describe_batch_norm("train", 2)
     for mode, ranks in (("train", 1), ("sync", 2), ("eval", 2)):
         assert "depends" not in describe_batch_norm(mode, ranks)
+
+
+def test_caffes_batch_normalization_is_not_synchronized():
+    with pytest.raises(UserError, match=r"model\.batch_norm is sync, which Caffe's nets don't support"):
+        set_batch_norm(CaffeBatchNorm(3, 1e-5, 0.999), "sync", 8, 2, torch.device("cuda"))

@@ -4,6 +4,7 @@ import torch
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
 from stylefinetune.models import build
+from tests.stylefinetune.models.caffe_graph import published_nets
 
 NARROW = ModelConfig(widths=(8, 16, 24, 24, 16, 32, 32), last_layer="fc8_mine")
 
@@ -35,3 +36,17 @@ def test_a_too_small_input_is_an_error(size):
 def test_inputs_that_need_different_layers_are_refused():
     with pytest.raises(UserError, match="80x80 and 227x227 pixels need fully connected layers of different sizes"):
         build.build_model(NARROW, 7, [(80, 80), (227, 227)], seed=1)
+
+
+def test_a_caffe_net_is_built_from_its_prototxt():
+    model = ModelConfig(arch="caffe", prototxt=published_nets.residual(7))
+    net = build.build_model(model, 7, [(32, 32), (48, 40)], seed=1)  # global pooling takes any size
+    assert net.eval()(torch.zeros(2, 3, 48, 40)).shape == (2, 7)
+
+
+def test_a_caffe_net_whose_layers_depend_on_the_input_needs_one_size():
+    model = ModelConfig(arch="caffe", prototxt=published_nets.vgg16(7, width=4, hidden=16))
+    with pytest.raises(
+        UserError, match="inputs of 64x64 and 96x96 pixels need fully connected layers of di"
+    ):
+        build.build_model(model, 7, [(64, 64), (96, 96)], seed=1)
