@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from shards.format.index import ShardIndex
-from stylefinetune.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from stylefinetune.checkpoint.checkpoint import Checkpoint
+from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
@@ -41,7 +42,7 @@ def build_parser() -> ArgumentParser:
             "runs/mine --data other_shards --split val --crops 10",
         ],
     )
-    parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
+    add_network_options(parser, "checkpoint")
     parser.add_argument("--data", "--shards", help="test on these shards instead of those of the run")
     parser.add_argument("--split", help="test on this split instead of the test split of the run")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write metrics.json and predictions.parquet there")
@@ -59,8 +60,10 @@ def evaluate(arguments: list[str]) -> None:
         raise UserError(f"--workers is {options.workers}; it must not be negative")
     if options.crops not in (1, 10):
         raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
-    saved = read_checkpoint(options.checkpoint).with_weights(ema=options.ema)
-    index, pictures = _open_pictures(saved, options)
+    saved = open_network(options, options.checkpoint).with_weights(ema=options.ema)
+    index = _open_index(saved, options)
+    saved = _with_class_names(saved, index, options)
+    pictures = _open_pictures(saved, index, options)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
     if shard_source(index.root).is_remote:
         with exit_if_lost(world):
@@ -70,19 +73,32 @@ def evaluate(arguments: list[str]) -> None:
     world.shutdown()
 
 
-def _open_pictures(saved: Checkpoint, options: Namespace) -> tuple[ShardIndex, PictureDataset]:
+def _open_index(saved: Checkpoint, options: Namespace) -> ShardIndex:
     data = saved.config.data
-    phase = data.phase(training=False)
+    if options.data:
+        data = dataclasses.replace(data, shards=options.data)
+    if not data.shards:
+        raise UserError(f"{saved.path} doesn't say on which pictures to test it; name a shard directory with --data")
+    return open_index(data)
+
+
+def _with_class_names(saved: Checkpoint, index: ShardIndex, options: Namespace) -> Checkpoint:
+    """Return the checkpoint after checking its classes; a .caffemodel has no names, so it gets those of the shards."""
+    names, own = list(index.metadata.classes), saved.progress.classes
+    if options.deploy and not options.class_names and len(names) == len(own):
+        return dataclasses.replace(saved, progress=dataclasses.replace(saved.progress, classes=names))
+    if names != own:
+        raise UserError(f"the classes of {index.root} differ from those of {saved.path}; name other --data")
+    return saved
+
+
+def _open_pictures(saved: Checkpoint, index: ShardIndex, options: Namespace) -> PictureDataset:
+    phase = saved.config.data.phase(training=False)
     if options.split:
         phase = dataclasses.replace(phase, split=options.split)
     if options.crops > 1 and phase.resize == "shorter_side" and phase.image_size:
         phase = dataclasses.replace(phase, crop_size=phase.image_size[0])  # the views are cut from the whole square
-    if options.data:
-        data = dataclasses.replace(data, shards=options.data)
-    index = open_index(data)
-    if list(index.metadata.classes) != saved.progress.classes:
-        raise UserError(f"the classes of {data.shards} differ from those of {saved.path}; name other --data")
-    return index, PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
+    return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
 
 
 def _predict(saved: Checkpoint, pictures: PictureDataset, world: World, options: Namespace) -> Predictions:

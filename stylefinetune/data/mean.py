@@ -37,21 +37,30 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     if not path.is_file():
         remedy = "set data.mean_file" if phase.mean_file else f"make it with: python -m shards mean {config.shards}"
         raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")
-    mean = (
-        _read_npy(path)
-        if path.suffix == ".npy"
-        else np.ascontiguousarray(read_mean(path).transpose(1, 2, 0)[..., ::-1])
-    )
-    if not np.isfinite(mean).all():
-        raise UserError(f"{path} has values that aren't finite (NaN or infinity); {_AGAIN}")
-    if mean.size == 3:
-        raise UserError(f"{path} has one value per channel; give the values as --data.mean_value B,G,R")
+    mean = read_mean_picture(path)
     if mean.shape != (*size, 3):
         found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape, (*size, 3)))
         raise UserError(
             f"{path} is {found}; the pictures (data.image_size) are {wanted}; {_resize_remedy(config, phase, size)}"
         )
     return torch.from_numpy(mean)
+
+
+def read_mean_picture(path: Path) -> npt.NDArray[np.float32]:
+    """Return the mean picture in a .npy or .binaryproto file: float32 [H, W, 3], RGB.
+
+    Raises:
+        UserError: the file is unreadable or not finite, or has one value per channel instead of a picture.
+    """
+    if path.suffix == ".npy":
+        mean = _read_npy(path)
+    else:
+        mean = np.ascontiguousarray(read_mean(path).transpose(1, 2, 0)[..., ::-1])
+    if not np.isfinite(mean).all():
+        raise UserError(f"{path} has values that aren't finite (NaN or infinity); {_AGAIN}")
+    if mean.size == 3:
+        raise UserError(f"{path} has one value per channel; give the values as --data.mean_value B,G,R")
+    return mean
 
 
 def _read_npy(path: Path) -> npt.NDArray[np.float32]:

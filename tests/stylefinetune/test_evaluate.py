@@ -1,12 +1,15 @@
 import json
 import math
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from stylefinetune.checkpoint.atomic_folder import write_folder
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
+from tests.deploy import deploy_text
 from tests.programs import metrics, python
 from tests.stylefinetune.data.staging.stores import upload
 
@@ -108,3 +111,30 @@ def test_a_mistake_is_one_line(trained, original_shards, tmp_path):
     write_folder(other, rename_classes)
     with pytest.raises(UserError, match=r"the classes of .* differ from those of"):
         evaluate([str(other), f"--shards={original_shards}"])
+
+
+def test_a_caffemodel_has_the_accuracy_and_the_loss_that_caffe_computed(golden, micro, tmp_path):
+    """Caffe tested these weights on the first 100 pictures of the split."""
+    (deploy := tmp_path / "deploy.prototxt").write_text(deploy_text(golden))
+    weights = str(golden / "micro" / "finetune" / "micro_ft_iter_0.caffemodel")
+    data, files = (
+        micro[0].replace("data.shards", "data"),
+        [f"--deploy={deploy}", f"--mean={golden / 'micro' / 'mean.binaryproto'}"],
+    )
+    evaluate([weights, *files, data, "--workers=0", f"--out={tmp_path}"])
+    table = pq.read_table(tmp_path / "predictions.parquet").slice(0, 100)
+    expected = np.load(golden / "micro" / "finetune" / "golden_finetune.npz")
+    logits, labels = torch.tensor(table["logits"].to_pylist()), torch.tensor(table["label"].to_pylist())
+    assert float(torch.nn.functional.cross_entropy(logits, labels)) == pytest.approx(expected["test_loss"][0], abs=1e-5)
+    assert np.mean(np.array(table["rank"]) == 1) == pytest.approx(expected["test_acc"][0])
+    with pytest.raises(UserError, match="doesn't say on which pictures to test it; name a shard directory with --data"):
+        evaluate([weights, *files])
+
+
+def test_the_class_names_of_a_caffemodel_must_be_those_of_the_shards(golden, micro, tmp_path):
+    (deploy := tmp_path / "deploy.prototxt").write_text(deploy_text(golden))
+    weights = str(golden / "micro" / "finetune" / "micro_ft_iter_0.caffemodel")
+    (names := tmp_path / "names.txt").write_text("".join(f"style {number}\n" for number in range(20)))
+    flags = [f"--deploy={deploy}", "--mean_value=100", "--image_size=80", micro[0].replace("data.shards", "data")]
+    with pytest.raises(UserError, match=r"the classes of .* differ from those of .*caffemodel; name other --data"):
+        evaluate([weights, *flags, f"--class_names={names}"])
