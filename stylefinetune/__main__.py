@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": "fine-tune a network",
     "evaluate": "test a checkpoint",
     "predict": "classify pictures",
+    "features": "write what a layer computes for pictures",
     "export": "write a network for other programs: ONNX, PyTorch, safetensors, Hugging Face, Caffe",
     "report": "write a page about runs",
     "check": "check the flags of a training run without starting it",

@@ -3,7 +3,7 @@
 | code | meaning for `python -m stylefinetune.train` (the other commands use 0, 1, 2 and 130) |
 |---|---|
 | 0 | finished |
-| 1 | crashed: a bug in this program, with its traceback |
+| 1 | crashed: a bug in this program, with its traceback; predict and features: some pictures cannot be read |
 | 2 | a user's mistake, or a disk that is full or not writable |
 | 3 | the loss or the weights are not finite |
 | 4 | pictures cannot be read, or more are corrupt than data.max_corrupt allows |

@@ -1,92 +1,79 @@
-"""Classifies pictures: `python -m stylefinetune.predict PICTURE... --checkpoint RUN`."""
+"""Classifies pictures: `python -m stylefinetune.predict INPUT... --checkpoint RUN`."""
 
 import sys
 from pathlib import Path
+from typing import get_args
 
-import numpy as np
-import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from shards.format.images import (
-    OPENCV_LIMITS,
-    BadPicture,
-    Pixels,
-    decode_picture,
-    detect_format,
-    inspect_picture,
-    resize_picture,
-)
-from stylefinetune.checkpoint.checkpoint import read_checkpoint
+from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
-from stylefinetune.data.augmentation.fit import build_fit
-from stylefinetune.data.picture_reader import Fit
-from stylefinetune.data.transforms import Crops
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command
 from stylefinetune.losses.loss import to_probabilities
-from stylefinetune.training.evaluation import exit_if_lost
+from stylefinetune.prediction.class_output import FORMAT_OF_SUFFIX, Format, open_class_output
+from stylefinetune.prediction.inputs import open_inputs
+from stylefinetune.prediction.network import PictureNetwork
+from stylefinetune.prediction.options import INPUT_HELP, add_picture_options, check_picture_options, open_loader
+from stylefinetune.prediction.stream import read_pictures
 
 
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "predict",
-        "Classifies pictures.",
-        ["photo.jpg --checkpoint runs/mine", "*.jpg --checkpoint runs/mine:best --top 3"],
+        f"Classifies pictures, and prints the most probable classes of each.\n{INPUT_HELP}",
+        [
+            "photo.jpg --checkpoint runs/mine",
+            "photos 'more/**/*.jpg' https://example.org/cat.jpg --checkpoint runs/mine:best --top 1 --format csv",
+            "list.parquet --column image_url --checkpoint runs/mine --out classes.parquet",
+        ],
     )
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="any format that OpenCV reads")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="RUN, RUN:best, RUN:ITERATION or a folder")
-    parser.add_argument("--top", type=int, default=5, help="number of classes to print")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="see above")
+    add_network_options(parser, "--checkpoint", required=True)
+    parser.add_argument("--top", type=int, default=5, help="number of classes of each picture")
+    parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")
+    parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
+    parser.add_argument("--format", choices=get_args(Format), help="default: that of --out's suffix, or table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write there, when all is done, instead of to stdout")
+    add_picture_options(parser)
     add_ema_option(parser)
     return parser
 
 
 def predict(arguments: list[str]) -> None:
-    """Print the most probable classes of each picture, in the format of Caffe's classification example."""
+    """Write the most probable classes of each picture; by default, in the format of Caffe's classification example."""
     options = parse_command(build_parser(), arguments)
+    kind = _check(options)
+    world = World.alone()
+    inputs = open_inputs(options.inputs, world, split=options.split, column=options.column)
+    saved = open_network(options, options.checkpoint).with_weights(ema=options.ema)
+    network = PictureNetwork(saved, world.device, crops=options.crops, flip=options.flip)
+    classes, loss = saved.progress.classes, saved.config.train.loss
+    top = min(options.top, len(classes))
+    is_quiet = options.out is not None or not sys.stdout.isatty()  # else the results themselves show the progress
+    with (
+        open_class_output(kind, options.out, classes, top, saved.path) as write,
+        read_pictures(inputs, open_loader(options, network), show_bar=is_quiet) as batches,
+    ):
+        for batch in batches:
+            probabilities, labels = to_probabilities(network(batch.pictures), loss).topk(top)
+            write(batch.names, list(zip(labels.tolist(), probabilities.tolist(), strict=True)))
+    batches.raise_failures()
+
+
+def _check(options: Namespace) -> Format:
+    """Check the flags, and return the format."""
     if options.top < 1:
         raise UserError(f"--top is {options.top}; it must be at least 1")
-    saved = read_checkpoint(options.checkpoint).with_weights(ema=options.ema)
-    height, width = saved.progress.picture_size
-    fit = build_fit(saved.config.data.phase(training=False), saved.progress.seed)
-    crop_height, crop_width = saved.progress.input_size
-    crops = Crops(
-        top=torch.tensor([(height - crop_height) // 2]),
-        left=torch.tensor([(width - crop_width) // 2]),
-        mirror=torch.tensor([False]),
-        size=(crop_height, crop_width),
-    )
-    world = World.alone(stall_seconds=saved.config.train.stall_seconds)
-    net, transform = saved.build_network(world.device)
-    for path in options.pictures:
-        with exit_if_lost(world), torch.no_grad():
-            world.set_activity(f"reading {path}", saved.progress.iteration)
-            logits = net(transform(_fit(_read(path), height, width, fit), crops))
-        of_classes = to_probabilities(logits, saved.config.train.loss)[0]
-        probabilities, labels = of_classes.topk(min(options.top, len(of_classes)))
-        print(f"---------- Prediction for {path} ----------")
-        for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
-            print(f'{probability:.4f} - "{saved.progress.classes[label]}"')
-
-
-def _read(path: Path) -> Pixels:
-    try:
-        body = path.read_bytes()
-        # inspect_picture names the cause of a damaged header, and reads only the formats of the web.
-        return inspect_picture(body, OPENCV_LIMITS) if detect_format(body) else decode_picture(body)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from error
-    except BadPicture as error:
-        raise UserError(f"{path} is not a picture: {error}") from error
-
-
-def _fit(pixels: Pixels, height: int, width: int, fit: Fit | None) -> torch.Tensor:
-    """Return a picture as uint8 [1, height, width, 3], RGB."""
-    if fit is None:
-        return torch.from_numpy(resize_picture(pixels, height, width))[None]
-    fitted = np.empty((height, width, 3), np.uint8)
-    fit(pixels, 0, fitted)
-    return torch.from_numpy(fitted)[None]
+    if options.crops not in (1, 10):
+        raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
+    check_picture_options(options)
+    by_suffix = FORMAT_OF_SUFFIX.get(options.out.suffix.lower()) if options.out else None
+    kind: Format = options.format or by_suffix or "table"
+    if kind == "parquet" and options.out is None:
+        raise UserError("--format parquet needs --out FILE")
+    return kind
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@ import shlex
 
 import pytest
 
-from stylefinetune import evaluate, export, predict, report, weights
+from stylefinetune import evaluate, features, predict, report, weights
 from stylefinetune.errors import run_command
+from stylefinetune.export import __main__ as export
+from stylefinetune.init import __main__ as init
 from tests.programs import ROOT
 
 COMMANDS = {
     "evaluate": evaluate.evaluate,
     "export": export.export,
+    "features": features.features,
+    "init": init.init,
     "predict": predict.predict,
     "report": report.report,
     "weights": weights.fetch_weights,
@@ -19,7 +23,7 @@ COMMANDS = {
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("predict", "PICTURES and --checkpoint are required"),
+        ("predict", "INPUTS and --checkpoint are required"),
         ("predict a.jpg", "--checkpoint is required"),
         ("predict a.jpg --checkpoint", "argument --checkpoint: expected one argument"),
         ("predict a.jpg --checkpoint x --top few", "--top: Expected an int. Got value: few"),
@@ -27,6 +31,8 @@ COMMANDS = {
         ("evaluate", "CHECKPOINT is required"),
         ("evaluate run --splt test", "unknown argument --splt; did you mean --split?"),
         ("evaluate run --nothing 1", "unknown argument --nothing; --help lists the flags"),
+        ("features", "CHECKPOINT and INPUTS are required"),
+        ("features run a.jpg", "--out is missing; it must be a file that ends with .parquet or .npy"),
         ("export run", "--to is required"),
         ("report", "RUNS is required"),
         ("weights", "NAME is required"),
@@ -41,13 +47,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys):
 
 
 def test_every_parser_of_a_command_is_covered():
-    modules = (ROOT / "stylefinetune").glob("*.py")
-    assert {path.stem for path in modules if "command_parser(" in path.read_text()} == set(COMMANDS)
+    folder = ROOT / "stylefinetune"
+    modules = {path.stem: path for path in folder.glob("*.py")} | {
+        path.parent.name: path for path in folder.glob("*/__main__.py")
+    }
+    assert {name for name, path in modules.items() if "command_parser(" in path.read_text()} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_help_begins_with_what_the_command_does_and_with_valid_examples(command):
-    parser = importlib.import_module(f"stylefinetune.{command}").build_parser()
+    module = importlib.import_module(COMMANDS[command].__module__)
+    parser = module.build_parser()
     _, purpose, examples, *_ = parser.format_help().split("\n\n")
     assert purpose.endswith(".")
     name, *lines = examples.splitlines()

@@ -1,0 +1,123 @@
+import concurrent.futures
+import socket
+import threading
+
+import pytest
+
+from stylefinetune.prediction import fetch
+from stylefinetune.prediction.fetch import PARALLEL, Fetcher
+from stylefinetune.prediction.pictures import FetchLimits, UnreadablePicture
+from tests.loopback import Answer, redirect
+
+WAIT = 60  # seconds, for a result that comes soon
+
+
+@pytest.fixture
+def fetcher_of(monkeypatch):
+    monkeypatch.setattr(fetch, "_PAUSE", 0.01)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        opened = []
+
+        def open_fetcher(**limits):
+            opened.append(Fetcher(FetchLimits(**({"allow_private": True} | limits)), pool))
+            return opened[-1]
+
+        yield open_fetcher
+        for each in opened:
+            each.close()
+
+
+def reason_of(future):
+    with pytest.raises(UnreadablePicture) as raised:
+        future.result(WAIT)
+    return str(raised.value)
+
+
+def test_the_body_is_decoded_in_the_pool(fetcher_of, server):
+    url = server.add("/a", redirect("/b"))
+    server.add("/b", Answer(b"body"))
+    threads = []
+    future = fetcher_of().submit(url, lambda body: threads.append(threading.current_thread().name) or body * 2)
+    assert future.result(WAIT) == b"bodybody"
+    assert threads[0].startswith("ThreadPoolExecutor")
+    assert server.requests[0].headers["User-Agent"] == "stylefinetune"
+
+
+def test_an_error_that_may_pass_is_tried_again(fetcher_of, server):
+    for number, bad in enumerate([Answer(status=503), Answer(status=429), Answer(b"12345678", transfer="truncated")]):
+        url = server.add(f"/{number}", bad, Answer(b"good"))
+        assert fetcher_of().submit(url, bytes).result(WAIT) == b"good"
+    url = server.add("/always", Answer(status=500))
+    assert reason_of(fetcher_of().submit(url, bytes)) == "can't be fetched: the server answers 500"
+    assert len(server.request_times("/always")) == 3
+
+
+def test_an_error_that_lasts_is_not_tried_again(fetcher_of, server):
+    assert reason_of(fetcher_of().submit(f"{server.url}/gone", bytes)) == "can't be fetched: the server answers 404"
+    assert len(server.requests) == 1
+    assert "InvalidUrl" in reason_of(fetcher_of().submit("http://", bytes))
+    loop = server.add("/loop", redirect("/loop"))
+    assert "TooManyRedirects" in reason_of(fetcher_of().submit(loop, bytes))
+    assert len(server.requests) <= 10
+
+
+def test_a_body_without_end_and_a_server_without_answer_are_given_up(fetcher_of, server):
+    endless = server.add("/endless", Answer(bytes(1000), transfer="endless"))
+    assert "more than 5,000 bytes" in reason_of(fetcher_of(max_bytes=5000).submit(endless, bytes))
+    stalled = server.add("/stalled", Answer(b"12345678", transfer="stall"))
+    assert "no complete answer within 0.2 s" in reason_of(fetcher_of(seconds=0.2).submit(stalled, bytes))
+
+
+def test_private_addresses_are_refused_at_any_redirect_and_by_any_name(fetcher_of, server, monkeypatch):
+    port = server.url.rpartition(":")[2]
+    public = fetcher_of(allow_private=False)
+    for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"):
+        assert "is not a public address; to allow it, give --allow_private" in reason_of(
+            public.submit(f"http://{host}:{port}/a", bytes)
+        ), host
+    assert server.requests == []
+    # A server with a public address may redirect to a private one.
+    monkeypatch.setattr(
+        fetch, "_open_public_socket", lambda info, check=fetch._open_public_socket: _public_port(info, port, check)
+    )
+    with LoopbackPair(server) as (url, inner):
+        assert "is not a public address" in reason_of(fetcher_of(allow_private=False).submit(url, bytes))
+        assert inner.requests == []
+
+
+def _public_port(info, port, check):
+    """Let one port of this machine count as public."""
+    family, kind, protocol, _, place = info
+    return socket.socket(family, kind, protocol) if str(place[1]) == port else check(info)
+
+
+class LoopbackPair:
+    """A URL of the first server that redirects to a second one."""
+
+    def __init__(self, first):
+        from tests.loopback import LoopbackServer
+
+        self._first, self._second = first, LoopbackServer()
+
+    def __enter__(self):
+        self._second.__enter__()
+        return self._first.add("/redirect", redirect(f"{self._second.url}/secret")), self._second
+
+    def __exit__(self, *error):
+        self._second.__exit__(*error)
+
+
+def test_few_requests_are_made_at_a_time(fetcher_of, server):
+    fetcher = fetcher_of()
+    urls = [server.add(f"/{number}", Answer(b"x", after_requests=min(number, PARALLEL))) for number in range(60)]
+    assert [future.result(WAIT) for future in [fetcher.submit(url, bytes) for url in urls]] == [b"x"] * 60
+    assert server.max_concurrent <= PARALLEL
+
+
+def test_closing_cancels_what_is_not_finished(fetcher_of, server):
+    fetcher = fetcher_of(seconds=600)
+    future = fetcher.submit(server.add("/a", Answer(b"12345678", transfer="stall")), bytes)
+    fetcher.close()
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(WAIT)
+    assert not fetcher._thread.is_alive()
