@@ -72,9 +72,9 @@ class ObjectStore:
         names = {name: name[len(self._base) + 1 :] for name in found}  # those that end with a slash mark folders
         return {short: _read_info(found[name]) for name, short in names.items() if short and not short.endswith("/")}
 
-    def find_object(self, name: str) -> StoredObject | None:
+    def find_object(self, name: str, *, is_retried: bool = True) -> StoredObject | None:
         """Return an object as it is now, or None if there is no such object."""
-        info = self._call(lambda: self._fs.info(self._path(name)), missing_ok=True)
+        info = self._call(lambda: self._fs.info(self._path(name)), is_retried=is_retried, missing_ok=True)
         return _read_info(info) if info else None
 
     def read(self, name: str, *, is_retried: bool = True) -> bytes | None:
