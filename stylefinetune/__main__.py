@@ -21,6 +21,7 @@ _COMMANDS = {
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
     "find_lr": "try learning rates from low to high before a run",
+    "doctor": "check this machine: GPUs, limits, disks, services, data",
 }
 _USAGE = f"""usage: stylefinetune COMMAND ...
 

@@ -8,7 +8,8 @@ import pytest
 from stylefinetune.__main__ import main
 from tests.programs import ROOT, bash_completions, python, run
 
-COMMANDS = ["init", "train", "evaluate", "predict", "features", "export", "report", "check", "weights", "find_lr"]
+COMMANDS = ["init", "train", "evaluate", "predict", "features", "export"]
+COMMANDS += ["report", "check", "weights", "find_lr", "doctor"]
 
 
 @pytest.fixture
