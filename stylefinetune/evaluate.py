@@ -26,8 +26,10 @@ from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command, write_error
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
 from stylefinetune.evaluation.predictions import Predictions, collect_predictions, write_predictions
-from stylefinetune.evaluation.table import describe
+from stylefinetune.evaluation.several_labels import LabelEvaluation, evaluate_labels
+from stylefinetune.evaluation.table import describe, describe_labels
 from stylefinetune.evaluation.views import average_views
+from stylefinetune.losses.several_labels import check_loss
 from stylefinetune.training.evaluation import exit_if_lost
 
 
@@ -98,6 +100,7 @@ def _open_pictures(saved: Checkpoint, index: ShardIndex, options: Namespace) -> 
         phase = dataclasses.replace(phase, split=options.split)
     if options.crops > 1 and phase.resize == "shorter_side" and phase.image_size:
         phase = dataclasses.replace(phase, crop_size=phase.image_size[0])  # the views are cut from the whole square
+    check_loss(saved.config.train.loss, index)
     return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
 
 
@@ -156,15 +159,15 @@ def _report(saved: Checkpoint, pictures: PictureDataset, predictions: Prediction
     entries, split = pictures.entries, pictures.phase.split
     if not len(predictions):
         raise UserError(f"no picture of {entries.root}, split {split}, can be decoded")
-    evaluation = evaluate_predictions(predictions)
+    evaluation = _evaluate(predictions)
     source = {"checkpoint": str(saved.path), "shards": str(entries.root), "split": split}
     written = _write(out, source, evaluation, predictions, pictures) if out else []  # before a reader may end early
     print(f"{saved.path}, {len(predictions)} pictures of {entries.root}, split {split}")
-    for line in describe(evaluation):
+    for line in describe(evaluation) if isinstance(evaluation, Evaluation) else describe_labels(evaluation):
         print(line)
     first = saved.config.train.test_iter * pictures.phase.batch_size
     if 0 < first < len(predictions):  # Caffe tests a part of the list
-        part = evaluate_predictions(predictions.first(first))
+        part = _evaluate(predictions.first(first))
         print(
             f"\nThe first {first} pictures, which Caffe tests: accuracy = {part.accuracy:.6g}, loss = {part.loss:.6g}"
         )
@@ -172,8 +175,16 @@ def _report(saved: Checkpoint, pictures: PictureDataset, predictions: Prediction
         print(path)
 
 
+def _evaluate(predictions: Predictions) -> Evaluation | LabelEvaluation:
+    return evaluate_predictions(predictions) if predictions.several is None else evaluate_labels(predictions)
+
+
 def _write(
-    out: Path, source: dict[str, str], evaluation: Evaluation, predictions: Predictions, pictures: PictureDataset
+    out: Path,
+    source: dict[str, str],
+    evaluation: Evaluation | LabelEvaluation,
+    predictions: Predictions,
+    pictures: PictureDataset,
 ) -> list[Path]:
     """Write metrics.json and predictions.parquet, and return their paths."""
     metrics, table = out / "metrics.json", out / "predictions.parquet"

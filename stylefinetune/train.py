@@ -28,6 +28,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.engines.allocator import keep_freed_memory
 from stylefinetune.engines.build import print_deepspeed_config
 from stylefinetune.errors import NotFiniteError, Stopped, run_command
+from stylefinetune.losses.batch_targets import add_pairs
 from stylefinetune.optim.lr_schedule import learning_rate
 from stylefinetune.tracking.profiler import StepProfiler
 from stylefinetune.tracking.tracker import Tracker
@@ -167,7 +168,7 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
     run.tracker.log_test_start(iteration)
     world.set_activity("testing", iteration)
     sampler = sampler_for_testing(run.config, run.test_set.order.rows, iteration, world.rank, world.size)
-    batches = loader.load(sampler)
+    batches = add_pairs(loader.load(sampler), run.test_set)
 
     def should_stop() -> bool:
         world.set_activity("testing", iteration)
@@ -175,15 +176,19 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
 
     forwards = [run.engine.forward, *([run.engine.forward_average] if run.config.train.ema_decay else [])]
     function = run.config.train.loss
-    results = evaluate_batches(forwards, batches, run.corrupt_test, world, should_stop, function)
+    with_map = run.test_set.entries.labels is not None or run.config.checkpoint.best_metric == "map"
+    corrupt = run.corrupt_test
+    results = evaluate_batches(forwards, batches, corrupt, world, should_stop, function, with_map=with_map)
     if results is None:
         return progress
     result, *averaged = results
-    for line in run.corrupt_test.gather(world):
+    for line in corrupt.gather(world):
         run.tracker.log(line)
-    average = {f"ema_{name}": float(getattr(one, name)) for one in averaged for name in ("accuracy", "loss")}
-    run.tracker.log_test(iteration, result, average)
-    entry = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss, **average}
+    further = {} if result.map is None else {"map": result.map}
+    names = ("accuracy", "loss", *further)
+    further |= {f"ema_{name}": float(getattr(one, name)) for one in averaged for name in names}
+    run.tracker.log_test(iteration, result, further)
+    entry = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss, **further}
     return dataclasses.replace(progress, tests=[*progress.tests, entry])
 
 

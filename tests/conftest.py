@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -88,6 +89,25 @@ def pixel_shards(drawn, tmp_path_factory):
     """Shards of the drawn pictures as 48x48 pixels, several tars a split, and their mean."""
     out = tmp_path_factory.mktemp("pixels") / "DIR with a space"
     assemble(*drawn.lists, "--out", out, "--encode_format=pixels", "--image_size=48", "--rows_per_shard=20")
+    done = python("-m", "shards", "mean", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def label_shards(drawn, tmp_path_factory):
+    """Shards of the drawn pictures with one to three labels each, as 48x48 pixels, and their mean."""
+    folder = tmp_path_factory.mktemp("labels")
+    lines = []
+    for split in ("train", "test"):
+        for line in (drawn.folder / f"{split}.txt").read_text().splitlines():
+            path, _, label = line.rpartition(" ")
+            labels = [["noir", "dark"], ["hazy", "soft"], ["bokeh", "dark", "soft"], ["bright"]][int(label)]
+            lines.append(json.dumps({"image_url": path, "label": labels, "split": split}))
+    (folder / "list.jsonl").write_text("\n".join(lines))
+    out = folder / "DIR"
+    flags = ["--encode_format=pixels", "--image_size=48", "--rows_per_shard=20", "--workers=1"]
+    assemble("--list", folder / "list.jsonl", "--local", "--out", out, *flags)
     done = python("-m", "shards", "mean", out)
     assert done.returncode == 0, done.stderr
     return out

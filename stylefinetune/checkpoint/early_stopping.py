@@ -5,11 +5,11 @@ import math
 from stylefinetune.checkpoint.folders import metric_of
 from stylefinetune.config.schema import Config
 
-Tests = list[dict[str, float]]  # iteration, accuracy and loss of each test of a run, in order
+Tests = list[dict[str, float]]  # iteration, accuracy, loss and perhaps map of each test of a run, in order
 
 
 def best_test(tests: Tests, metric: str) -> int | None:
-    """Return the index of the test with the highest accuracy or the lowest loss, the earliest of equally good ones.
+    """Return the index of the test with the highest accuracy or map or the lowest loss, the earliest of equal ones.
 
     None if there is none, apart from tests that are NaN.
     """

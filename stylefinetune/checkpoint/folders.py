@@ -38,12 +38,12 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def best_checkpoint(found: Sequence[Path], tests: list[dict[str, float]], metric: str) -> Path | None:
-    """Return the checkpoint whose test has the highest accuracy or the lowest loss; None if none is tested.
+    """Return the checkpoint whose test has the highest accuracy or map or the lowest loss; None if none is tested.
 
     Args:
         found: checkpoints, highest iteration first; the earliest of equally good ones is returned.
         tests: the tests of the run, see Progress.
-        metric: accuracy or loss.
+        metric: accuracy, map or loss.
     """
     sign = -1.0 if metric == "loss" else 1.0
     scores = {test["iteration"]: sign * metric_of(test, metric) for test in tests}
@@ -53,8 +53,8 @@ def best_checkpoint(found: Sequence[Path], tests: list[dict[str, float]], metric
 
 
 def metric_of(test: dict[str, float], metric: str) -> float:
-    """Return the accuracy or the loss of a test; that of the average of the weights, if it was tested too."""
-    return test.get(f"ema_{metric}", test[metric])
+    """Return a metric of a test; that of the average of the weights, if it was tested too; NaN if there is none."""
+    return test.get(f"ema_{metric}", test.get(metric, math.nan))
 
 
 def link_best(run_dir: Path, best: Path) -> None:

@@ -34,6 +34,8 @@ class Batch:
     corrupt: tuple[int, ...] = ()  # rows that can't be decoded; a black picture with CORRUPT_LABEL replaces each
     mix: Mix | None = None  # how the pictures are mixed; then the first picture is only the partner of the second
     weight: float | None = None  # sum of train.class_weights over the whole batch, if they are set
+    # int64[2, n], the row and the class of each label of pictures with several; None if each has the one in `labels`.
+    pairs: torch.Tensor | None = None
 
 
 class BatchColumns(NamedTuple):

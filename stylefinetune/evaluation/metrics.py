@@ -57,7 +57,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values for JSON, which has no NaN: those are None."""
-        return _without_nan(dataclasses.asdict(self))
+        return without_nan(dataclasses.asdict(self))
 
     def most_confused(self, limit: int) -> list[tuple[str, str, int, int]]:
         """Return (true class, predicted class, count, pictures of the true class) of the most frequent mistakes."""
@@ -72,7 +72,7 @@ class Evaluation:
 
 
 def evaluate_predictions(predictions: Predictions) -> Evaluation:
-    """Return the quality of at least one prediction."""
+    """Return the quality of at least one prediction, for pictures with one label."""
     # The import takes a second, and few commands need it.
     from torchmetrics.functional.classification import multiclass_confusion_matrix  # noqa: PLC0415
 
@@ -151,9 +151,10 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 -- any value of JSON
+def without_nan(value: Any) -> Any:  # noqa: ANN401 -- any value of JSON
+    """Return a value with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

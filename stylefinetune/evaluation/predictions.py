@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from shards.format.columns import Lists
 from stylefinetune.config.train import LossFunction
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.sampler import CORRUPT_LABEL
@@ -28,6 +30,7 @@ class Predictions:
     logits: npt.NDArray[np.float32]  # [N, C]
     classes: list[str]  # names in label order
     loss: LossFunction = "softmax"  # of the training, by which the logits are turned into probabilities
+    several: Lists | None = None  # all labels of each picture; None if each has the one in `labels`
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,7 +51,9 @@ class Predictions:
 
     def first(self, count: int) -> "Predictions":
         """Return the first pictures."""
-        return dataclasses.replace(self, rows=self.rows[:count], labels=self.labels[:count], logits=self.logits[:count])
+        several = None if self.several is None else self.several.select(slice(count))
+        columns = {name: getattr(self, name)[:count] for name in ("rows", "labels", "logits")}
+        return dataclasses.replace(self, **columns, several=several)
 
 
 def collect_predictions(
@@ -88,28 +93,33 @@ def collect_predictions(
         raise UserError(f"the logits of {broken} of {count} pictures aren't finite; choose an earlier checkpoint")
     rows = np.array([pictures.order.row(position) for position in range(count)], np.int64)
     read = (labels != CORRUPT_LABEL).numpy()
-    return Predictions(rows[read], labels.numpy()[read], logits.numpy()[read], classes, loss)
+    several = pictures.entries.labels
+    if several is not None:
+        several = several.take(rows[read])
+    return Predictions(rows[read], labels.numpy()[read], logits.numpy()[read], classes, loss, several)
 
 
 def write_predictions(predictions: Predictions, pictures: PictureDataset, path: Path, source: dict[str, str]) -> None:
     """Write one row per picture: row, key, label, predicted, probability, rank and logits.
 
     `row` counts the pictures of the split, `probability` is that of the predicted class, `rank` is 1 for a correct
-    prediction. The names of the classes and `source` are in the metadata of the schema.
+    prediction. With several labels of a picture, the columns are row, key, labels and logits. The names of the classes
+    and `source` are in the metadata of the schema.
     """
-    probabilities = predictions.probabilities
-    width = predictions.logits.shape[1]
-    table = pa.table(
-        {
-            "row": predictions.rows,
-            "key": pa.array([pictures.entries.key[int(row)] for row in predictions.rows], pa.string()),
+    keys = pa.array([pictures.entries.key[int(row)] for row in predictions.rows], pa.string())
+    columns: dict[str, Any] = {"row": predictions.rows, "key": keys}
+    if predictions.several is None:
+        probabilities = predictions.probabilities
+        columns |= {
             "label": predictions.labels,
             "predicted": probabilities.argmax(axis=1),
             "probability": probabilities.max(axis=1, initial=0),
             "rank": predictions.rank_of_truth,
-            "logits": pa.FixedSizeListArray.from_arrays(pa.array(predictions.logits.reshape(-1)), width),
         }
-    )
+    else:
+        columns["labels"] = predictions.several.to_arrow()
+    logits, width = pa.array(predictions.logits.reshape(-1)), predictions.logits.shape[1]
+    table = pa.table(columns | {"logits": pa.FixedSizeListArray.from_arrays(logits, width)})
     metadata = source | {"classes": json.dumps(predictions.classes)}
     new = path.with_name(f".{path.name}.new")
     pq.write_table(table.replace_schema_metadata(metadata), new)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from stylefinetune.evaluation.metrics import Evaluation
+from stylefinetune.evaluation.metrics import ClassMetrics, Evaluation
+from stylefinetune.evaluation.several_labels import LabelEvaluation
 
 _BAR = 20  # characters for a recall of 1
 _MAX_CLASSES, _MAX_NAME = 40, 24
@@ -21,12 +22,27 @@ def describe(evaluation: Evaluation) -> Iterator[str]:
     yield f"balanced accuracy = {evaluation.balanced_accuracy:.4f}"
     yield f"mean average precision = {evaluation.mean_average_precision:.4f}"
     yield f"expected calibration error = {evaluation.calibration_error:.4f}"
-    yield from _by_class(evaluation)
+    yield from _table_of(evaluation.by_class)
     yield from _mistakes(evaluation)
 
 
-def _by_class(evaluation: Evaluation) -> Iterator[str]:
-    present = sorted((metrics for metrics in evaluation.by_class if metrics.count), key=lambda metrics: metrics.recall)
+def describe_labels(evaluation: LabelEvaluation) -> Iterator[str]:
+    """Yield the lines for pictures with several labels."""
+    low, high = evaluation.accuracy_interval
+    yield f"mean average precision = {evaluation.mean_average_precision:.4f}"
+    yield f"loss = {evaluation.loss:.6g}"
+    yield f"accuracy = {evaluation.accuracy:.6g} ({evaluation.correct} of {evaluation.count})"
+    yield f"95 % interval of the accuracy = {low:.4f} to {high:.4f}"
+    yield f"macro F1 = {evaluation.macro_f1:.4f}"
+    yield f"micro F1 = {evaluation.micro_f1:.4f}"
+    yield from _table_of(evaluation.by_class)
+    yield ""
+    yield "Accuracy: the share of the pictures whose most probable class is one of their labels."
+    yield f"Recall, precision and F1: of the classes with a probability of {evaluation.threshold:g} or more."
+
+
+def _table_of(by_class: list[ClassMetrics]) -> Iterator[str]:
+    present = sorted((metrics for metrics in by_class if metrics.count), key=lambda metrics: metrics.recall)
     shown = present[:_MAX_CLASSES]
     width = max(len(_short(metrics.name)) for metrics in shown)
     more = "" if len(shown) == len(present) else f" (the {_MAX_CLASSES} lowest of {len(present)} classes)"

@@ -1,9 +1,10 @@
-"""Completes the batches of training with what the loss needs to know about the whole batch: its mix, its weight."""
+"""Completes batches with what the loss needs to know: several labels of a picture, the mix and weight of a batch."""
 
 import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import Batch, PictureDataset
@@ -12,7 +13,7 @@ from stylefinetune.data.sampler import RankBatchSampler
 
 
 class BatchTargets:
-    """Sets `mix` and `weight` of batches, the same on each rank, without communication between the ranks."""
+    """Sets `pairs`, `mix` and `weight` of batches for training, without communication between the ranks."""
 
     def __init__(self, config: Config, pictures: PictureDataset) -> None:
         data, weights = config.data, config.train.class_weights
@@ -25,6 +26,7 @@ class BatchTargets:
 
     def complete(self, batches: Iterator[Batch], sampler: RankBatchSampler) -> Iterator[Batch]:
         """Return the completed batches of a sampler."""
+        batches = add_pairs(batches, self._pictures)
         if self._mixer is None and self._weights is None:
             return batches
         first = range(sampler.start, sampler.stop, sampler.batch_size)
@@ -40,3 +42,18 @@ class BatchTargets:
             return None
         rows = self._pictures.order.rows_at(positions)
         return float(self._weights[self._pictures.entries.label[rows]].sum()) or 1.0  # the loss is 0 if all are
+
+
+def add_pairs(batches: Iterator[Batch], pictures: PictureDataset) -> Iterator[Batch]:
+    """Return batches of these pictures with `pairs`, if the pictures have several labels."""
+    labels = pictures.entries.labels
+    if labels is None:
+        return batches
+
+    def complete(batch: Batch) -> Batch:
+        found = labels.take(pictures.order.rows_at(batch.positions.numpy()))
+        rows = np.repeat(np.arange(len(found)), found.counts)
+        pairs = torch.from_numpy(np.stack([rows, found.values]).astype(np.int64))
+        return dataclasses.replace(batch, pairs=pairs.to(batch.labels.device, non_blocking=True))
+
+    return map(complete, batches)  # keeps no batch, as above

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from stylefinetune.config.train import LossFunction, TrainConfig
 from stylefinetune.data.dataset import Batch
-from stylefinetune.data.mixing.mix import mix_labels, one_hot
+from stylefinetune.data.mixing.mix import mix_labels, to_targets
 from stylefinetune.data.sampler import CORRUPT_LABEL
 
 
@@ -56,7 +56,11 @@ class Loss:
     def _of_targets(self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of each picture, float[b], whose target is a number for each class."""
         classes = logits.shape[1]
-        targets = one_hot(labels, classes) if batch.mix is None else mix_labels(labels, classes, batch.mix)
+        pairs = None if batch.pairs is None else batch.pairs.to(logits.device, non_blocking=True)
+        if batch.mix is None:
+            targets = to_targets(labels, classes, pairs)
+        else:
+            targets = mix_labels(labels, classes, batch.mix, pairs)
         if self._function == "softmax":
             return functional.cross_entropy(
                 logits, targets, self._weights, reduction="none", label_smoothing=self._smoothing
@@ -65,14 +69,16 @@ class Loss:
         return functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").mean(dim=1)
 
 
-def sum_losses(logits: torch.Tensor, labels: torch.Tensor, function: LossFunction) -> torch.Tensor:
+def sum_losses(
+    logits: torch.Tensor, labels: torch.Tensor, function: LossFunction, pairs: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the sum of the losses of pictures, a scalar, with neither class weights nor smoothed or mixed labels.
 
-    A corrupt picture has no loss.
+    A corrupt picture has no loss. `pairs` is that of the batch; with it, the function is bce.
     """
     if function == "softmax":
         return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=CORRUPT_LABEL)
-    targets = one_hot(labels, logits.shape[1]).to(logits.dtype)
+    targets = to_targets(labels, logits.shape[1], pairs).to(logits.dtype)
     each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
     return (each * (labels != CORRUPT_LABEL)).sum()
 

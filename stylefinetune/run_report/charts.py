@@ -75,13 +75,17 @@ def class_bars(runs: Sequence[RunHistory]) -> Spec | None:
 
 
 def confusion(run: RunHistory) -> Spec | None:
-    """Return the confusion matrix of a run: the share of each true class that is predicted as each class."""
-    if not run.evaluation or len(run.evaluation["by_class"]) > MAX_CLASSES:
+    """Return the confusion matrix of a run: the share of each true class that is predicted as each class.
+
+    None if it is not evaluated, has too many classes to show, or if pictures have several labels.
+    """
+    evaluation = run.evaluation
+    if not evaluation or "confusion" not in evaluation or len(evaluation["by_class"]) > MAX_CLASSES:
         return None
-    names = [metrics["name"] for metrics in run.evaluation["by_class"]]
+    names = [metrics["name"] for metrics in evaluation["by_class"]]
     rows = [
         {"true": names[true], "predicted": names[predicted], "pictures": count, "share": count / sum(counts)}
-        for true, counts in enumerate(run.evaluation["confusion"])
+        for true, counts in enumerate(evaluation["confusion"])
         for predicted, count in enumerate(counts)
         if count
     ]
@@ -110,7 +114,7 @@ def calibration(runs: Sequence[RunHistory]) -> Spec | None:
         {"run": run.name, "confidence": part["confidence"], "accuracy": part["accuracy"], "pictures": part["count"]}
         for run in runs
         if run.evaluation
-        for part in run.evaluation["calibration"]
+        for part in run.evaluation.get("calibration", ())  # none for pictures with several labels
         if part["count"]
     ]
     if not rows:

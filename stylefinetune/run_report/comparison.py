@@ -33,13 +33,13 @@ class McNemar:
 
 
 def compare_predictions(first: RunHistory, second: RunHistory) -> McNemar | None:
-    """Return McNemar's exact test; None if a run is not evaluated, or they share no picture.
+    """Return McNemar's exact test; None if a run is not evaluated, or they share no picture with one label.
 
     Source: McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions" (1947), with the
     binomial distribution in place of its approximation.
     """
     paths = [run.folder / EVALUATION / "predictions.parquet" for run in (first, second)]
-    if not all(path.is_file() for path in paths):
+    if not all(path.is_file() and "rank" in pq.read_schema(path).names for path in paths):
         return None
     left, right = (pq.read_table(path, columns=["key", "label", "rank"]) for path in paths)
     both: pa.Table = left.join(right, keys=["key", "label"], join_type="inner", right_suffix="_second")

@@ -42,6 +42,7 @@ def _general_charts(runs: Sequence[RunHistory]) -> list[tuple[str, str, charts.S
     """Return (section, heading, chart) of the charts that can be drawn."""
     found = [
         ("training", "Test accuracy", charts.curves(runs, "test", "accuracy", "accuracy")),
+        ("training", "Test mean average precision", charts.curves(runs, "test", "map", "mean average precision")),
         ("training", "Test loss", charts.curves(runs, "test", "loss", "loss")),
         ("training", "Training loss", charts.curves(runs, "train", "loss", "loss")),
         ("training", "Learning rate", charts.curves(runs, "train", "lr", "learning rate")),

@@ -34,7 +34,7 @@ class Mistake:
 def find_mistakes(run: RunHistory) -> list[Mistake]:
     """Return mistakes of an evaluated run: those with the highest probability, and some of each pair of classes."""
     path = run.folder / EVALUATION / "predictions.parquet"
-    if not run.evaluation or not path.is_file():
+    if not run.evaluation or not path.is_file() or "confusion" not in run.evaluation:  # several labels have none
         return []
     table = pq.read_table(path, columns=["row", "key", "label", "predicted", "probability", "rank"])
     rows = table.filter(np.asarray(table["rank"]) > 1).sort_by([("probability", "descending")]).to_pylist()

@@ -1,11 +1,13 @@
 """Accumulates metrics over batches and ranks: the losses of the last iterations, a test's accuracy and loss."""
 
 import dataclasses
+import math
 from collections import deque
 
 import torch
 
 from stylefinetune.config.train import LossFunction
+from stylefinetune.data.mixing.mix import to_targets
 from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.distributed.world import World
 from stylefinetune.losses.loss import sum_losses
@@ -19,9 +21,12 @@ class TestResult:
 
     __test__ = False  # for pytest
 
-    correct: int  # pictures for which only the true class has the highest logit; Caffe counts a tie as wrong
+    # Pictures for which only the true class has the highest logit; Caffe counts a tie as wrong. Of a picture with
+    # several labels, one of them must have a higher logit than all other classes.
+    correct: int
     count: int
     loss: float  # mean of train.loss, without smoothed labels or class weights
+    map: float | None = None  # mean average precision, if it was computed
 
     @property
     def accuracy(self) -> float:
@@ -39,12 +44,21 @@ class TestAccumulator:
         # float64 makes the order of ranks and batches irrelevant at the printed precision, and counts exact.
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add b pictures: logits float[b, classes], labels int64[b], CORRUPT_LABEL for a corrupt picture."""
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, pairs: torch.Tensor | None = None) -> None:
+        """Add b pictures: logits float[b, classes], labels int64[b], CORRUPT_LABEL for a corrupt picture.
+
+        `pairs` is that of the batch.
+        """
         counted = labels != CORRUPT_LABEL
-        true_logits = logits.gather(1, labels.clamp(min=0)[:, None])
-        correct = ((logits >= true_logits).sum(dim=1) == 1) & counted
-        losses = sum_losses(logits.double(), labels, self._function)
+        if pairs is None:
+            true_logits = logits.gather(1, labels.clamp(min=0)[:, None])
+            is_correct = (logits >= true_logits).sum(dim=1) == 1
+        else:
+            is_label = to_targets(labels, logits.shape[1], pairs) > 0
+            best, best_other = (logits.masked_fill(hidden, -math.inf).amax(1) for hidden in (~is_label, is_label))
+            is_correct = best > best_other
+        correct = is_correct & counted
+        losses = sum_losses(logits.double(), labels, self._function, pairs)
         self._sums += torch.stack((correct.sum().double(), counted.sum().double(), losses))
 
     def total(self, world: World) -> TestResult:

@@ -139,7 +139,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         for number, (name, value) in enumerate((further or {}).items(), start=2):
             self._log.info("    Test net output #%d: %s = %s", number, name, _digits(value))
         values = {"accuracy": result.accuracy, **dataclasses.asdict(result), **(further or {})}
-        self._log_metrics(iteration, "test", values)
+        self._log_metrics(iteration, "test", {name: value for name, value in values.items() if value is not None})
 
     def log_train(
         self,

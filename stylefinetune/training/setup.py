@@ -31,6 +31,7 @@ from stylefinetune.engines.build import build_engine, check_engine
 from stylefinetune.engines.engine import Engine
 from stylefinetune.losses.batch_targets import BatchTargets
 from stylefinetune.losses.class_weights import settle_class_weights
+from stylefinetune.losses.several_labels import check_several_labels
 from stylefinetune.models.batch_norm import describe_batch_norm, set_batch_norm
 from stylefinetune.models.build import build_model
 from stylefinetune.models.flops import peak_flops, training_flops
@@ -101,6 +102,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     config = settle_memory_format(settle_order(config, resumed), resumed)
     fetch_index(config.data, world)
     index = open_index(config.data)
+    check_several_labels(config, index)
     classes = index.metadata.classes
     train_phase, test_phase = (config.data.phase(training=training) for training in (True, False))
     folder = stage_folder(index, config.data)

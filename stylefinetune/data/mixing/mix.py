@@ -83,17 +83,24 @@ def mix_pictures(pictures: torch.Tensor, labels: torch.Tensor, mix: Mix | None) 
     return result
 
 
-def mix_labels(labels: torch.Tensor, classes: int, mix: Mix) -> torch.Tensor:
-    """Return the target of each mixed picture, float32[b, classes], from int64[b + 1]; 0 for a corrupt picture."""
-    targets = one_hot(labels, classes)
+def mix_labels(labels: torch.Tensor, classes: int, mix: Mix, pairs: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the target of each mixed picture, float32[b, classes], from int64[b + 1]; 0 for a corrupt picture.
+
+    `pairs` is that of the batch.
+    """
+    targets = to_targets(labels, classes, pairs)
     mixed = _are_mixed(labels)[:, None]
     own_share, other_share = torch.where(mixed, mix.share, 1.0), torch.where(mixed, 1.0 - mix.share, 0.0)
     return (targets[:-1] * other_share).add_(targets[1:] * own_share)
 
 
-def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return float32[b, classes]: 1 for each label, and only 0 for a corrupt picture."""
-    targets = functional.one_hot(labels.clamp(min=0), classes).float()
+def to_targets(labels: torch.Tensor, classes: int, pairs: torch.Tensor | None = None) -> torch.Tensor:
+    """Return float32[b, classes]: 1 for each label, or for each of the batch's `pairs`; 0 for a corrupt picture."""
+    if pairs is None:
+        targets = functional.one_hot(labels.clamp(min=0), classes).float()
+    else:
+        targets = torch.zeros(len(labels), classes, device=labels.device)
+        targets[pairs[0], pairs[1]] = 1.0
     return targets * (labels != CORRUPT_LABEL)[:, None]
 
 

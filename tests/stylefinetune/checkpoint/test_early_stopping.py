@@ -55,3 +55,14 @@ def test_the_line_names_the_best_test():
         "Early stopping: the best accuracy is 0.3 of iteration 10, and 2 tests since then were not better; to continue "
         "this run, raise train.patience"
     )
+
+
+def test_a_high_mean_average_precision_is_good_and_tests_without_it_do_not_count():
+    tests = [{"iteration": 0.0, "accuracy": 0.9, "loss": 0.1}]  # before checkpoint.best_metric was changed
+    tests += [{"iteration": 10.0 * n, "accuracy": 0.1, "loss": 1.0, "map": 0.5 + n / 10} for n in (1, 2)]
+    assert best_test(tests, "map") == 2
+    assert best_test(tests, "accuracy") == 0
+    assert best_test(tests[:1], "map") is None
+    assert not stops_early(tests, config(metric="map"))
+    averaged = [test | {"ema_map": 1 - test["map"]} if "map" in test else test for test in tests]
+    assert best_test(averaged, "map") == 1

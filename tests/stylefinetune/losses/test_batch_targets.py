@@ -2,12 +2,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from stylefinetune.config.schema import Config
 from stylefinetune.config.train import TrainConfig
+from stylefinetune.data.dataset import open_index
 from stylefinetune.data.loader import load_batches
+from stylefinetune.data.mixing.mix import to_targets
 from stylefinetune.data.sampler import RankBatchSampler
-from stylefinetune.losses.batch_targets import BatchTargets
+from stylefinetune.losses.batch_targets import BatchTargets, add_pairs
 from tests.stylefinetune.data.loading import CPU, data_config, open_pictures
 
 WEIGHTS = (1.0, 2.0, 4.0, 8.0)
@@ -66,3 +69,24 @@ def test_a_batch_whose_classes_all_weigh_nothing_has_a_weight_to_divide_by(pixel
     batches = BatchTargets(config, pictures).complete(load_batches(pictures, sampler, 0, CPU), sampler)
     assert [batch.weight for batch in batches] == [1.0, 1.0]
     assert dataclasses.asdict(config)["train"]["class_weights"] == zero
+
+
+def test_pictures_with_several_labels_have_a_pair_for_each(label_shards):
+    """The partner of a slice's first picture, too; and on any number of ranks, shuffled, and across two epochs."""
+    pictures = open_pictures(label_shards, shuffle=True)
+    entries = open_index(data_config(label_shards)).entries("train")
+    config = Config(data=data_config(label_shards, shuffle=True, mixup=0.2), train=TrainConfig(loss="bce", seed=7))
+    for rank, ranks in ((0, 1), (0, 3), (2, 3), (11, 12)):
+        sampler = RankBatchSampler(0, 60, 10, rank, ranks, partners=True)
+        batches = BatchTargets(config, pictures).complete(load_batches(pictures, sampler, 0, CPU), sampler)
+        for batch in batches:
+            rows = [pictures.order.row(position) for position in batch.positions.tolist()]
+            targets = to_targets(batch.labels, 6, batch.pairs)
+            found = [torch.nonzero(each).flatten().tolist() for each in targets]
+            assert found == [entries.labels[row].tolist() for row in rows]
+            assert batch.mix is not None
+
+
+def test_pictures_with_one_label_have_no_pairs(pixel_shards):
+    batches = iter([])
+    assert add_pairs(batches, open_pictures(pixel_shards)) is batches

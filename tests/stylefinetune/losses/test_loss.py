@@ -22,10 +22,12 @@ def drawn(corrupt=()):
     return logits.requires_grad_(), labels
 
 
-def batch_of(labels, mix=None, weight=None):
+def batch_of(labels, mix=None, weight=None, pairs=None):
     nothing = torch.zeros(len(labels), dtype=torch.int64)
     crops = Crops(nothing, nothing, nothing.bool(), (1, 1))
-    return Batch(torch.zeros(len(labels), 1, 1, 3, dtype=torch.uint8), labels, crops, nothing, COUNT, (), mix, weight)
+    return Batch(
+        torch.zeros(len(labels), 1, 1, 3, dtype=torch.uint8), labels, crops, nothing, COUNT, (), mix, weight, pairs
+    )
 
 
 def on_ranks(ranks, settings, logits, labels, mix=None, weight=None, iter_size=1):
@@ -123,3 +125,39 @@ def test_probabilities_are_those_of_the_loss():
     logits = torch.tensor([[0.0, 2.0], [1.0, 1.0]])
     assert torch.equal(to_probabilities(logits, "softmax"), logits.softmax(1))
     assert torch.equal(to_probabilities(logits, "bce"), logits.sigmoid())
+
+
+def drawn_targets():
+    """Targets with one to three labels for each picture."""
+    random = torch.Generator().manual_seed(1)
+    return (torch.rand(COUNT, CLASSES, generator=random) < 0.4) | functional.one_hot(drawn()[1], CLASSES).bool()
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 12])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mix", [None, Mix(0.3)], ids=["plain", "mixed"])
+def test_the_loss_of_several_labels_is_pytorchs_of_the_whole_batch(ranks, smoothing, mix):
+    (logits, labels), is_label = drawn(), drawn_targets()
+    targets = is_label.float()
+    if mix:
+        targets = targets * mix.share + targets.roll(1, dims=0) * (1 - mix.share)
+    theirs = functional.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / CLASSES)
+    loss, parts = Loss(TrainConfig(loss="bce", label_smoothing=smoothing), CPU), []
+    for rank in range(ranks):
+        rows = torch.arange(COUNT)[rank_slice(COUNT, rank, ranks)]
+        with_partner = torch.cat(((rows[:1] - 1) % COUNT, rows)) if mix else rows
+        pairs = is_label[with_partner].nonzero().T
+        parts.append(loss(logits[rows], batch_of(labels[with_partner], mix, pairs=pairs), 1))
+    assert_same(torch.stack(parts).sum(), theirs, logits)
+
+
+def test_a_corrupt_picture_with_several_labels_has_no_loss():
+    (logits, labels), is_label = drawn(corrupt=(4,)), drawn_targets()
+    loss = Loss(TrainConfig(loss="bce"), CPU)(logits, batch_of(labels, pairs=is_label.nonzero().T), 1)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient[4].abs().sum() == 0
+    others = torch.arange(COUNT) != 4
+    each = functional.binary_cross_entropy_with_logits(logits, is_label.float(), reduction="none").mean(dim=1)
+    assert loss.item() == pytest.approx(each[others].sum().item() / COUNT, rel=1e-6)
+    tested = sum_losses(logits.double(), labels, "bce", is_label.nonzero().T)
+    assert tested.item() == pytest.approx(each[others].sum().item(), rel=1e-6)

@@ -63,3 +63,18 @@ def test_a_corrupt_picture_is_not_counted():
     result = total.total(ALONE)
     assert (result.correct, result.count, result.accuracy) == (1, 1, 1.0)
     assert result.loss == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-12)
+
+
+def test_a_picture_with_several_labels_is_correct_if_one_of_them_is_above_all_others():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 2.0], [0.0, 1.0, 0.0], [5.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    labels = torch.tensor([0, 0, 0, CORRUPT_LABEL, 0])
+    pairs = torch.tensor([[0, 0, 1, 1, 2, 3, 4, 4, 4], [0, 2, 0, 1, 0, 0, 0, 1, 2]])  # of a tie, of all three classes
+    total = TestAccumulator(ALONE.device, "bce")
+    total.add(logits, labels, pairs)
+    result = total.total(ALONE)
+    assert (result.correct, result.count) == (2, 4)
+    targets = torch.tensor([[1.0, 0, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]])
+    others = logits[[0, 1, 2, 4]]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(others, targets).item()
+    assert result.loss == pytest.approx(expected, rel=1e-6)
+    assert result.map is None

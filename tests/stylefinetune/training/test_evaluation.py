@@ -29,6 +29,7 @@ def evaluate(pixel_shards, tmp_path):
         results = evaluate_batches(forwards, batches, corrupt, ALONE, should_stop)
         return results and results[0]
 
+    evaluate.setup = (config, pictures)
     return evaluate
 
 
@@ -40,6 +41,23 @@ def test_each_test_picture_is_counted_once(evaluate):
 def test_a_stopped_evaluation_has_no_result(evaluate):
     answers = iter([False, True])
     assert evaluate(lambda: next(answers)) is None
+
+
+def test_mean_average_precision_is_computed_for_one_label_too_if_it_is_asked_for(evaluate):
+    """Of a network that gives the pictures of classes 0 and 1 the scores of their positions."""
+    config, pictures = evaluate.setup
+    assert evaluate(lambda: False).map is None
+
+    def forward(batch):
+        scores = batch.positions.float()
+        return torch.stack([scores, -scores, torch.zeros_like(scores), torch.full_like(scores, -9)], dim=1)
+
+    batches = load_batches(pictures, sampler_for_testing(config, 11, 0, 0, 1), 0, ALONE.device)
+    corrupt = CorruptPictures(pictures, 0.0, [])
+    (result,) = evaluate_batches([forward], batches, corrupt, ALONE, function="bce", with_map=True)
+    rising = (1 / 3 + 2 / 7 + 3 / 11) / 3  # label 0 is at the positions 0, 4 and 8 of 11
+    falling = (1 / 2 + 2 / 6 + 3 / 10) / 3  # label 1 at 1, 5 and 9
+    assert result.map == pytest.approx((rising + falling + 3 / 11 + 2 / 11) / 4)
 
 
 # The file is a pipe into which nobody writes.

@@ -114,3 +114,13 @@ def test_a_share_of_every_size_leaves_a_rectangle_within_the_picture():
         assert 0 <= top <= bottom <= SIZE[0]
         assert 0 <= left <= right <= SIZE[1]
         assert mix.share == 1 - (bottom - top) * (right - left) / (SIZE[0] * SIZE[1])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.71])
+def test_several_labels_are_mixed_as_torchvision_mixes_soft_labels(share):
+    pictures, labels = batch()
+    random = torch.Generator().manual_seed(3)
+    is_label = (torch.rand(len(labels), 4, generator=random) < 0.4) | torch.nn.functional.one_hot(labels, 4).bool()
+    _, targets = torchvisions(v2.MixUp(num_classes=4), share)(pictures.clone(), is_label.float())
+    pairs = with_partner(is_label).nonzero().T
+    assert torch.equal(mix_labels(with_partner(labels), 4, Mix(share), pairs), targets)
