@@ -107,8 +107,8 @@ class CheckpointConfig:
         snapshot: iterations between checkpoints; 0 saves only at the end, and when the run is stopped.
         keep_last: number of newest checkpoints to keep; 0 keeps all.
         keep_best: also keep the best tested checkpoint; no effect if keep_last is 0.
-        best_metric: what the best checkpoint, RUN/best, has in the tests: the highest accuracy, the highest mean average
-            precision (map), or the lowest loss.
+        best_metric: what the best checkpoint, RUN/best, has in the tests: the highest accuracy, the highest mean
+            average precision (map), or the lowest loss.
         keep_every: also keep each checkpoint whose iteration is a multiple of this; 0 disables it. No effect if
             keep_last is 0.
         allow_other_index: resume even if the index of the shards has changed; this changes the order of the pictures.
