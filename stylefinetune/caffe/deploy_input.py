@@ -2,13 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
+from stylefinetune.caffe.graph.read import read_graph
+from stylefinetune.caffe.graph.store import store_graph
 from stylefinetune.caffe.layers import Layer, Net
 from stylefinetune.caffe.net import read_net
 from stylefinetune.caffe.prototxt import check_defaults
-from stylefinetune.caffe.structure import match_caffenet
-from stylefinetune.config.schema import Widths
+from stylefinetune.caffe.structure import caffenet_keys
+from stylefinetune.config.schema import CAFFE_GRAPH
 
 _FREE = {"name", "layer", "layers", "force_backward", "debug_info", "state", "input", "input_dim", "input_shape"}
 _NO_INPUT = "it has no input, so it isn't a deploy prototxt; a deploy prototxt has no data layers and no loss"
@@ -18,10 +20,8 @@ _NO_INPUT = "it has no input, so it isn't a deploy prototxt; a deploy prototxt h
 class Deploy:
     """A network for classification."""
 
-    name: str
     input_size: tuple[int, int]  # (height, width) in pixels
-    widths: Widths  # outputs of the layers conv1 to fc7
-    last_layer: str
+    model: dict[str, Any]  # the section `model` of a Config
     num_classes: int
     loss: Literal["softmax", "bce"]  # by which scores become probabilities: a softmax, or a sigmoid
 
@@ -30,7 +30,7 @@ def read_deploy(path: Path) -> Deploy:
     """Read a deploy prototxt.
 
     Raises:
-        UserError: it can't be read, or isn't CaffeNet for pictures of three channels.
+        UserError: it can't be read, has an unsupported layer, or isn't for pictures of three channels.
     """
     net = read_net(path)
     check_defaults(net.message, net.place, free=_FREE)
@@ -38,16 +38,13 @@ def read_deploy(path: Path) -> Deploy:
     blob, size = _read_input(net, layers)
     hidden = [layer for layer in layers if layer.message.type != "Input"]
     has_sigmoid = bool(hidden) and hidden[-1].message.type == "Sigmoid"
-    network = match_caffenet(hidden[:-1] if has_sigmoid else hidden, blob, "", "TEST", net.place)
-    *trunk, (last_layer, num_classes) = network.outputs
-    return Deploy(
-        name=net.message.name or "CaffeNet",
-        input_size=size,
-        widths=cast("Widths", tuple(width for _, width in trunk)),
-        last_layer=last_layer,
-        num_classes=num_classes,
-        loss="bce" if has_sigmoid else "softmax",
-    )
+    scoring = hidden[:-1] if has_sigmoid else hidden
+    graph = read_graph(scoring, blob, None, "TEST", net.place)
+    model = caffenet_keys(graph)
+    name = net.message.name or ("CaffeNet" if model else "Caffe net")
+    if model is None:
+        model = {"arch": CAFFE_GRAPH, "prototxt": store_graph(name, scoring, None, (blob,))}
+    return Deploy(size, {"display_name": name, **model}, graph.num_classes, "bce" if has_sigmoid else "softmax")
 
 
 def _read_input(net: Net, layers: list[Layer]) -> tuple[str, tuple[int, int]]:

@@ -38,14 +38,14 @@ def read_caffe_network(files: CaffeFiles) -> Checkpoint:
     """Return the network as a checkpoint of iteration 0, without an optimizer.
 
     Raises:
-        UserError: a file can't be read, the files don't match, or the network has another structure than CaffeNet.
+        UserError: a file can't be read, the files don't match, or the network has an unsupported layer.
     """
     deploy = read_deploy(files.deploy)
     size = _picture_size(files, deploy)
     data = _data_config(files, deploy, size)
     mean = load_mean(data, data.phase(training=False), size)
     try:
-        model = ModelConfig(display_name=deploy.name, last_layer=deploy.last_layer, widths=deploy.widths)
+        model = ModelConfig(**deploy.model)
     except ValueError as error:
         raise UserError(f"{files.deploy}: {error}") from error
     return Checkpoint(

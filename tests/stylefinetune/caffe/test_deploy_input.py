@@ -1,9 +1,12 @@
 import re
 
 import pytest
+import torch
 
 from stylefinetune.caffe.deploy_input import read_deploy
+from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
+from stylefinetune.models.build import build_model
 from tests.deploy import deploy_text
 
 INPUT_LAYER = (
@@ -28,9 +31,10 @@ def read(golden, tmp_path):
 @pytest.mark.parametrize("input_", [INPUT_LAYER, *FIELDS])
 def test_a_deploy_prototxt_names_the_network_and_its_input(read, input_):
     deploy = read(input_=input_)
-    assert (deploy.name, deploy.last_layer, deploy.num_classes) == ("MicroFlickrStyle", "fc8_flickr", 20)
+    model = deploy.model
+    assert (model["display_name"], model["last_layer"], deploy.num_classes) == ("MicroFlickrStyle", "fc8_flickr", 20)
     assert deploy.input_size == (75, 60)
-    assert deploy.widths == (8, 16, 24, 24, 16, 32, 32)
+    assert model["widths"] == [8, 16, 24, 24, 16, 32, 32]
     assert deploy.loss == "softmax"
 
 
@@ -54,10 +58,17 @@ def test_another_input_is_an_error(read, input_, message):
         read(input_=input_)
 
 
-def test_a_network_that_is_not_caffenet_is_refused_by_its_first_other_layer(read):
-    with pytest.raises(
-        UserError, match=r"deploy\.prototxt:\d+: layer relu1: expected ReLU after conv1 .* of type Power"
-    ):
+def test_a_network_of_another_structure_is_read_with_its_layers(read):
+    deploy = read(change=lambda text: text.replace('"relu1" type: "ReLU"', '"relu1" type: "TanH"'))
+    assert deploy.num_classes == 20
+    model = ModelConfig(**deploy.model)
+    net = build_model(model, 20, [deploy.input_size], seed=1)
+    assert (model.arch, type(net.relu1)) == ("caffe", torch.nn.Tanh)
+    assert net.train()(torch.zeros(2, 3, 75, 75)).shape == (2, 20)  # no loss: both phases are the same
+
+
+def test_an_unsupported_layer_is_named(read):
+    with pytest.raises(UserError, match=r"deploy\.prototxt:\d+: layer relu1: a layer of type Power isn't supported"):
         read(change=lambda text: text.replace('"relu1" type: "ReLU"', '"relu1" type: "Power"'))
 
 
