@@ -27,10 +27,8 @@ class Comparison:
     largest: float  # logit
 
     def __str__(self) -> str:
-        return (
-            f"checked with {self.pictures} pictures: logits differ by at most {self.difference:.2g}, and are up to "
-            f"{self.largest:.3g}"
-        )
+        count = "1 picture" if self.pictures == 1 else f"{self.pictures} pictures"
+        return f"checked with {count}: logits differ by at most {self.difference:.2g}, and are up to {self.largest:.3g}"
 
 
 def compare_logits(expected: torch.Tensor, found: torch.Tensor) -> Comparison:

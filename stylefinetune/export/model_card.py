@@ -15,6 +15,10 @@ _LICENCE = """The code that trained the network has the BSD 2-Clause licence. Th
 pictures and on the weights with which the training began; their licences apply, and this card does not know them.
 Before you publish the network, check that they allow it, and replace `license: other` at the top."""
 
+# Of RUN/evaluation/metrics.json, if it has them: overall, and for each class.
+_OVERALL = {"accuracy": "accuracy", "mean_average_precision": "mean average precision", "loss": "loss"}
+_BY_CLASS = ("count", "recall", "precision", "f1", "average_precision")
+
 
 def model_card(network: TrainedNetwork, *, for_timm: bool = False) -> str:
     """Return the card as Markdown with the header that the Hugging Face hub reads."""
@@ -97,21 +101,20 @@ def _results(saved: Checkpoint) -> str:
         tests = [test for test in saved.progress.tests if test["iteration"] <= saved.progress.iteration]
         if not tests:
             return "The network has not been tested."
-        last = tests[-1]
+        *_, last = tests
+        values = ", ".join(f"{name} {value:.4f}" for name, value in last.items() if name != "iteration")
         return (
-            f"Accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f} in the test at iteration "
-            f"{int(last['iteration']):,}. Results by class: `stylefinetune evaluate RUN --out RUN/evaluation`, then "
-            "export again."
+            f"In the test at iteration {int(last['iteration']):,}: {values}. For results by class, run `stylefinetune "
+            "evaluate RUN --out RUN/evaluation`, and export again."
         )
-    lines = [
-        f"Accuracy {evaluation['accuracy']:.4f} of {evaluation['count']:,} pictures, split {evaluation['split']}.",
-        "",
-        "| class | pictures | recall | precision | F1 |",
-        "|---|---|---|---|---|",
-    ]
+    overall = ", ".join(
+        f"{text} {_number(evaluation.get(name))}" for name, text in _OVERALL.items() if name in evaluation
+    )
+    columns = [name for name in _BY_CLASS if name in evaluation["by_class"][0]]
+    lines = [f"{evaluation['count']:,} pictures of the split {evaluation['split']}: {overall}.", ""]
+    lines += [f"| class | {' | '.join(name.replace('_', ' ') for name in columns)} |", f"|---|{'---|' * len(columns)}"]
     for row in evaluation["by_class"]:
-        values = (_number(row.get(name)) for name in ("recall", "precision", "f1"))
-        lines.append(f"| {row['name']} | {row['count']:,} | {' | '.join(values)} |")
+        lines.append(f"| {row['name']} | {' | '.join(_number(row[name]) for name in columns)} |")
     return "\n".join(lines)
 
 
@@ -121,13 +124,15 @@ def _evaluation_of(saved: Checkpoint) -> dict[str, Any] | None:
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         same = Path(evaluation["checkpoint"]).name == saved.path.name
-        return evaluation if same and {"accuracy", "count", "split", "by_class"} <= evaluation.keys() else None
+        return evaluation if same and {"count", "split"} <= evaluation.keys() and evaluation["by_class"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _code(text: str) -> str:

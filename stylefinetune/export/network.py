@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stylefinetune.checkpoint.checkpoint import Checkpoint
+from stylefinetune.config.data import PhaseConfig
 from stylefinetune.data.transforms import Transform
 
 DESCRIPTION = "stylefinetune.json"  # name of the description in a file's metadata
@@ -99,7 +100,7 @@ class TrainedNetwork:
         return height, width
 
     @property
-    def _phase(self) -> Any:  # noqa: ANN401 -- PhaseConfig
+    def _phase(self) -> PhaseConfig:
         return self.saved.config.data.phase(training=False)
 
     def with_pixels_as_input(self) -> Normalized:
@@ -113,7 +114,7 @@ class TrainedNetwork:
         """
         phase, progress = self._phase, self.saved.progress
         mean = self.mean.flatten().tolist() if self.mean.shape[1:] == (1, 1) else None
-        sizes = {"shorter_side": lambda: phase.image_size[0], "warp": lambda: list(progress.picture_size)}
+        side = phase.image_size[0] if phase.image_size and phase.resize == "shorter_side" else None
         return {
             "format": _FORMAT,
             "network": self.arch,
@@ -121,9 +122,9 @@ class TrainedNetwork:
             "input": {"shape": ["batch", 3, *self.input_size], "type": "float32"},
             "preprocessing": {
                 "resize": phase.resize if phase.image_size else "none",
-                "size": sizes[phase.resize](),
+                "size": side or list(progress.picture_size),
                 "interpolation": phase.interpolation,
-                "antialias": phase.resize == "shorter_side",
+                "antialias": side is not None,
                 "crop": "center",
                 "crop_size": list(self.input_size),
                 "normalization": {

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shards.format.images import OPENCV_LIMITS, BadPicture, Pixels, decode_picture, detect_format, inspect_picture
-from shards.format.images import resize_picture as warp_picture
+from shards.format.images import Pixels, resize_picture
 from shards.format.index import Entries
 from stylefinetune.checkpoint.checkpoint import Checkpoint
 from stylefinetune.data.augmentation.fit import build_fit
@@ -15,6 +14,7 @@ from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.staging.source import shard_source
 from stylefinetune.data.transforms import Crops
 from stylefinetune.errors import UserError
+from stylefinetune.prediction.pictures import PictureFile, UnreadablePicture
 
 COUNT = 8  # pictures of the test set
 _REMEDY = "name some pictures to check the export with: --pictures FILE ..."
@@ -56,16 +56,13 @@ def read_pictures(saved: Checkpoint, files: list[Path]) -> Pictures:
 
 def _read(path: Path, saved: Checkpoint) -> Pixels:
     try:
-        body = path.read_bytes()
-        pixels = inspect_picture(body, OPENCV_LIMITS) if detect_format(body) else decode_picture(body)
-    except OSError as error:
-        raise UserError(f"--pictures: {path} can't be read: {error.strerror}") from error
-    except BadPicture as error:
-        raise UserError(f"--pictures: {path} is not a picture: {error}") from error
+        pixels = PictureFile(str(path)).read()
+    except UnreadablePicture as error:
+        raise UserError(f"--pictures: {path} {error}") from error
     height, width = saved.progress.picture_size
     fit = build_fit(saved.config.data.phase(training=False), saved.progress.seed)
     if fit is None:
-        return warp_picture(pixels, height, width)
+        return resize_picture(pixels, height, width)
     fitted = np.empty((height, width, 3), np.uint8)
     fit(pixels, 0, fitted)
     return fitted

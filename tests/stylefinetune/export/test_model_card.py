@@ -19,7 +19,7 @@ def test_the_card_has_data_recipe_and_licence(trained):
     assert "- test: 11 pictures\n- train: 41 pictures\n" in card
     assert "- pictures of the list that could be had: 52 of 52, 100.0%." in card
     assert "| iterations | 12 |" in card
-    assert "in the test at iteration 12" in card
+    assert "In the test at iteration 12" in card
     assert "## Licence\n" in card
 
 
@@ -36,13 +36,15 @@ def test_results_by_class_are_those_of_the_evaluation_of_this_checkpoint(trained
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(evaluation))
     card = card_of(tmp_path / "run")
-    assert "Accuracy 0.5000 of 11 pictures, split test." in card
-    assert "| Noir | 3 | 0.250 |  | 0.125 |" in card
-    assert "0.5000 of 11" not in card_of(tmp_path / "run" / "checkpoints" / "iter_10")
+    assert "11 pictures of the split test: accuracy 0.5000." in card
+    assert (
+        "| class | count | recall | precision | f1 |\n|---|---|---|---|---|\n| Noir | 3 | 0.2500 |  | 0.1250 |" in card
+    )
+    assert "accuracy 0.5000" not in card_of(tmp_path / "run" / "checkpoints" / "iter_10")
 
 
 def test_shards_that_are_gone_are_no_error(resnet):
     card = card_of(resnet, for_timm=True)
     assert "The shards, `gone`, could not be read" in card
     assert "library_name: timm" in card
-    assert "Accuracy 0.5000, loss 0.7500 in the test at iteration 4." in card
+    assert "In the test at iteration 4: accuracy 0.5000, loss 0.7500." in card
