@@ -12,3 +12,9 @@ def deploy_text(golden, *, input_=INPUT, end=SOFTMAX, change=lambda text: text):
     middle = text[text.index('layer {\n  name: "conv1"') : text.index('layer { name: "accuracy"')]
     assert not re.search("ImageData|SoftmaxWithLoss", middle)
     return change(f'name: "MicroFlickrStyle"\n{input_}\n{middle}\n{end}\n')
+
+
+def one_dropout(text):
+    """Return the net with another structure than CaffeNet's, which computes the same."""
+    fc8 = 'layer {\n  name: "fc8_flickr"'
+    return text.replace(fc8, f'layer {{ name: "drop" type: "Dropout" bottom: "fc7" top: "fc7" }}\n{fc8}')

@@ -10,6 +10,7 @@ from torch import nn
 
 from stylefinetune.errors import UserError
 from stylefinetune.models.architectures import classifier_layers
+from stylefinetune.models.caffe_graph.network import CaffeGraph
 from stylefinetune.models.layer_names import layer_name
 
 
@@ -21,7 +22,7 @@ class LayerOutput:
 
     Args:
         net: the network.
-        layer: name of the layer, as Caffe writes it; None for the input of the classifier.
+        layer: name of the layer as Caffe writes it, or of a Caffe net's blob; None for the input of the classifier.
 
     Raises:
         UserError: there is no such layer.
@@ -29,7 +30,7 @@ class LayerOutput:
 
     def __init__(self, net: nn.Module, layer: str | None) -> None:
         self._value: Any = None
-        modules = _modules(net)
+        modules = _modules(net) | _blobs(net)
         if layer is None:
             classifier = classifier_layers(net)[0]
             self.name = f"input of {layer_name(classifier)}"
@@ -90,6 +91,12 @@ def _hooks(net: nn.Module, see: Callable[[str, str, torch.Tensor], object]) -> G
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _blobs(net: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a Caffe net by the blobs that they compute: fc7 is computed by fc7's ReLU in the end."""
+    found = net.blob_modules() if isinstance(net, CaffeGraph) else {}
+    return {blob: net.get_submodule(module) for blob, module in found.items()}
 
 
 def _modules(net: nn.Module) -> dict[str, nn.Module]:

@@ -7,18 +7,22 @@ import torch
 
 from stylefinetune.errors import UserError
 from stylefinetune.features import features
-from tests.deploy import INPUT, deploy_text
+from tests.deploy import INPUT, deploy_text, one_dropout
 from tests.programs import python
 from tests.stylefinetune.prediction.conftest import album, saved  # noqa: F401 -- fixtures
 
 pytestmark = pytest.mark.xdist_group("prediction")  # with the other tests that read shards
 
 
+@pytest.mark.parametrize("change", [str, one_dropout])
 @pytest.mark.parametrize("layer", ["pool1", "norm2", "conv3", "pool5", "fc6", "fc7", "fc8_flickr", None])
-def test_caffes_blobs_are_reproduced(golden, tmp_path, layer):
-    """Caffe's blobs of the first two training pictures; without a layer, the input of the classifier is fc7's."""
+def test_caffes_blobs_are_reproduced(golden, tmp_path, layer, change):
+    """Caffe's blobs of the first two training pictures; without a layer, the input of the classifier is fc7's.
+
+    The second net is not CaffeNet, but computes the same.
+    """
     whole = INPUT.replace("dim: 75", "dim: 80")
-    (deploy := tmp_path / "deploy.prototxt").write_text(deploy_text(golden, input_=whole))
+    (deploy := tmp_path / "deploy.prototxt").write_text(deploy_text(golden, input_=whole, change=change))
     micro = golden / "micro"
     pictures = [micro / line.split()[0] for line in (micro / "train.txt").read_text().splitlines()[:2]]
     weights = micro / "finetune" / "micro_ft_iter_0.caffemodel"

@@ -58,6 +58,10 @@ class CaffeGraph(nn.Module):
         )
         self.loss_weights = tuple(one.weight for one in train.scores)
 
+    def blob_modules(self) -> dict[str, str]:
+        """Return the module that computes each blob of the test phase; the last one, if some work in place."""
+        return {step.top: step.module for step in self._test_phase.steps}
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the logits of the classes."""
         phase = self._train_phase if self.training else self._test_phase

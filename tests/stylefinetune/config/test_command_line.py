@@ -4,12 +4,14 @@ import shlex
 import pytest
 
 from stylefinetune import evaluate, features, predict, report, weights
+from stylefinetune.doctor import __main__ as doctor
 from stylefinetune.errors import run_command
 from stylefinetune.export import __main__ as export
 from stylefinetune.init import __main__ as init
 from tests.programs import ROOT
 
 COMMANDS = {
+    "doctor": doctor.doctor,
     "evaluate": evaluate.evaluate,
     "export": export.export,
     "features": features.features,

@@ -139,3 +139,12 @@ def test_a_layer_may_have_the_name_of_an_attribute_of_a_module():
 def test_a_stored_net_without_inputs_is_refused():
     with pytest.raises(UserError, match=r"model\.prototxt: it needs `input` with the name of the pictures' blob"):
         CaffeGraph(published_nets.residual().removeprefix(INPUTS), 10, (16, 16), seed=1)
+
+
+def test_a_blob_is_that_of_the_last_layer_that_changes_it_in_place():
+    net = CaffeGraph(published_nets.alexnet(), 1000, (227, 227), seed=1)
+    assert {blob: net.blob_modules()[blob] for blob in ("conv1", "fc7", "fc8")} == {
+        "conv1": "relu_conv1",
+        "fc7": "drop7",
+        "fc8": "fc8",
+    }
