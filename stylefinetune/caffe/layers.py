@@ -20,7 +20,7 @@ _V1_TYPES = {  # whose current names are not the same words
     "SOFTMAX_LOSS": "SoftmaxWithLoss",
     "TANH": "TanH",
 }
-# ImageDataParameter's fields that Caffe moves to transform_param.
+# Fields of ImageDataParameter and DataParameter that Caffe moves to transform_param.
 _MOVED = ("scale", "mean_file", "crop_size", "mirror")
 
 
@@ -96,12 +96,13 @@ def _upgrade_v1(old: Any, place: Place) -> Layer:  # noqa: ANN401 -- a message c
 
 
 def _move_transformations(layer: Any) -> None:  # noqa: ANN401
-    """Move the transformations in an old image_data_param to transform_param, as Caffe does."""
-    images = layer.image_data_param
-    for name in _MOVED:
-        if layer.HasField("image_data_param") and images.HasField(name):
-            setattr(layer.transform_param, name, getattr(images, name))
-            images.ClearField(name)
+    """Move the transformations in an old image_data_param or data_param to transform_param, as Caffe does."""
+    for parameters in ("image_data_param", "data_param"):
+        values = getattr(layer, parameters)
+        for name in _MOVED:
+            if layer.HasField(parameters) and values.HasField(name):
+                setattr(layer.transform_param, name, getattr(values, name))
+                values.ClearField(name)
 
 
 def _is_included(layer: Layer, state: Any) -> bool:  # noqa: ANN401

@@ -8,27 +8,24 @@ from stylefinetune.caffe.graph.read import Graph, read_graph
 from stylefinetune.caffe.graph.store import batch_norm_mode, check_phases, graph_rules, store_graph
 from stylefinetune.caffe.layers import Layer, Net
 from stylefinetune.caffe.prototxt import Place, check_defaults, parse_text, round_float32
+from stylefinetune.caffe.schema import enum_name
 from stylefinetune.caffe.structure import caffenet_keys
 from stylefinetune.config.data import DataConfig, TestDataConfig
 from stylefinetune.config.schema import CAFFE_GRAPH, ModelConfig
 
-_DATA_FIELDS = {"source", "batch_size", "shuffle", "new_height", "new_width", "root_folder"}
+_IMAGE_FIELDS = {"source", "batch_size", "shuffle", "new_height", "new_width", "root_folder"}
+_DATABASE_FIELDS = {"source", "batch_size", "backend", "prefetch", "force_encoded_color"}
 _TRANSFORMATIONS = {"scale", "mirror", "crop_size", "mean_file", "mean_value", "force_color"}
-_LISTED = "use an ImageData layer, whose source is a list of picture files and labels"
-_REMEDIES = {  # for other data layers
-    "Data": "use an ImageData layer; its source is the list of pictures that convert_imageset made the database from, "
-    "and its root_folder the ROOTFOLDER of that command",
-    "HDF5Data": _LISTED,
-    "WindowData": _LISTED,
-}
+_REMEDY = "use an ImageData layer, whose source is a list of picture files and labels"
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageList:
-    """The list file of an ImageData layer."""
+    """The list file of an ImageData layer, or the database of a Data layer."""
 
-    source: str  # a file of `path label` lines
-    root_folder: str  # prefix of each path
+    source: str  # a file of `path label` lines, or the folder of an LMDB database
+    root_folder: str = ""  # prefix of each path
+    is_database: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,39 +146,60 @@ def _find_data(layers: list[Layer], phase: str, place: Place) -> _Data | None:
     if not found and phase == "TEST":
         return None
     for layer in found:
-        kind, source = layer.message.type, layer.message.data_param.source
-        if kind != "ImageData":
-            database = f" (of {source})" if source else ""
-            remedy = _REMEDIES.get(kind, _LISTED)
-            raise layer.place.error(f"a data layer of type {kind}{database} isn't supported; {remedy}", "type")
+        if layer.message.type not in ("ImageData", "Data"):
+            kind = layer.message.type
+            raise layer.place.error(f"a data layer of type {kind} isn't supported; {_REMEDY}", "type")
     if len(found) != 1:
         names = ", ".join(layer.message.name for layer in found) or "none"
-        raise place.error(f"phase {phase} needs one ImageData layer; it has: {names}")
-    return _read_data(found[0])
+        raise place.error(f"phase {phase} needs one ImageData or Data layer; it has: {names}")
+    return _read_data(found[0]) if found[0].message.type == "ImageData" else _read_database(found[0])
 
 
 def _read_data(layer: Layer) -> _Data:
-    message, transform, images = layer.message, layer.message.transform_param, layer.message.image_data_param
-    place = layer.place_of("image_data_param")
-    check_defaults(images, place, free=_DATA_FIELDS)
-    check_defaults(transform, layer.place_of("transform_param"), free=_TRANSFORMATIONS)
+    images, place = layer.message.image_data_param, layer.place_of("image_data_param")
+    check_defaults(images, place, free=_IMAGE_FIELDS)
     if not images.source:
         raise place.error("source is missing")
     if bool(images.new_height) != bool(images.new_width):
         raise place.error("set both new_height and new_width, or neither", "new_height")
-    if len(message.top) != 2:
-        raise layer.place.error(f"it has {len(message.top)} tops; the pictures and the labels are needed", "top")
-    if transform.mean_file and transform.mean_value:
-        raise layer.place_of("transform_param").error("mean_file and mean_value are both set; Caffe accepts one")
     keys = {
         "batch_size": images.batch_size,
         "image_size": [images.new_height, images.new_width] if images.new_height else 0,
+        "shuffle": images.shuffle,
+        **_transformations(layer),
+    }
+    return _Data(ImageList(images.source, images.root_folder), keys, _tops(layer))
+
+
+def _read_database(layer: Layer) -> _Data:
+    database, place = layer.message.data_param, layer.place_of("data_param")
+    check_defaults(database, place, free=_DATABASE_FIELDS)
+    if not database.source:
+        raise place.error("source is missing")
+    if enum_name(database, "backend") != "LMDB":
+        raise place.error(f"the backend of {database.source} is LEVELDB; only LMDB is supported", "backend")
+    keys = {"batch_size": database.batch_size, "image_size": 0, "shuffle": False, **_transformations(layer)}
+    return _Data(ImageList(database.source, is_database=True), keys, _tops(layer))
+
+
+def _tops(layer: Layer) -> tuple[str, str]:
+    tops = layer.message.top
+    if len(tops) != 2:
+        raise layer.place.error(f"it has {len(tops)} tops; the pictures and the labels are needed", "top")
+    return tops[0], tops[1]
+
+
+def _transformations(layer: Layer) -> dict[str, Any]:
+    """Return the keys of section data that a layer's transform_param sets."""
+    transform, place = layer.message.transform_param, layer.place_of("transform_param")
+    check_defaults(transform, place, free=_TRANSFORMATIONS)
+    if transform.mean_file and transform.mean_value:
+        raise place.error("mean_file and mean_value are both set; Caffe accepts one")
+    return {
         "crop_size": transform.crop_size,
         "mirror": transform.mirror,
-        "shuffle": images.shuffle,
         "scale": round_float32(transform.scale),
         "mean_file": transform.mean_file,
         # Without a file and values, Caffe subtracts nothing.
         "mean_value": [round_float32(v) for v in transform.mean_value] or ([] if transform.mean_file else [0.0]),
     }
-    return _Data(ImageList(images.source, images.root_folder), keys, (message.top[0], message.top[1]))

@@ -1,7 +1,10 @@
-"""Packs the pictures of a solver's list files into shards."""
+"""Packs the pictures of a solver's list files and databases into shards."""
 
 import dataclasses
 import hashlib
+import itertools
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +14,8 @@ from shards.format.caffe_list import parse_caffe_list
 from shards.format.index import INDEX_FILE
 from shards.format.outcomes import OUTCOMES_FILE, Status
 from shards.format.text import find_file
-from stylefinetune.caffe.net import ImageList
+from stylefinetune.caffe.database import Database
+from stylefinetune.caffe.net import ImageList, NetConfig
 from stylefinetune.caffe.solver import read_solver_nets
 from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
@@ -21,21 +25,35 @@ _MAX_LISTED = 20  # pictures in a message
 
 @dataclasses.dataclass(frozen=True)
 class SolverPicture:
-    """A line of a list file of a solver's net."""
+    """A line of a list file of a solver's net, or an entry of its database."""
 
     split: str
-    source: str  # the list file
-    line: int
-    path: str  # with root_folder
+    source: str  # the list file or the database
+    line: int  # or number of the entry, from 1
+    path: str  # with root_folder; of an entry, the file to which it is copied to be packed
     label: int
+    database: Database | None = None
 
     def __str__(self) -> str:
-        return f"{self.source}, line {self.line}: {self.path}"
+        return (
+            f"{self.source}, picture {self.line}" if self.database else f"{self.source}, line {self.line}: {self.path}"
+        )
+
+    def read(self) -> bytes:
+        """Return the bytes of the picture.
+
+        Raises:
+            UserError: the database can't be read.
+            OSError: the file can't be read.
+        """
+        if self.database is None:
+            return find_file(self.path).read_bytes()
+        return next(iter(self.database.pictures(self.line - 1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class SolverLists:
-    """The list files of a solver's nets, and the folder of their shards."""
+    """The list files and databases of a solver's nets, and the folder of their shards."""
 
     shards: Path  # its name is a hash of the lists, so a changed list is packed again
     pictures: list[SolverPicture]  # by split
@@ -65,23 +83,43 @@ def find_solver_lists(config: Config) -> SolverLists:
         sources[config.data.test.split] = net.test
     pictures: list[SolverPicture] = []
     for split, source in sources.items():
-        pictures += _read_list(split, source, net.last_layer, net.num_classes)
+        copies = Path(config.run_dir) / "shards" / "lmdb"
+        pictures += _read_database(split, source, net, copies) if source.is_database else _read_list(split, source, net)
     texts = dict.fromkeys(sources, "") | _texts(pictures)
     digest = hashlib.sha256(repr((sorted(texts.items()), net.num_classes)).encode()).hexdigest()
     return SolverLists(Path(config.run_dir) / "shards" / digest[:16], pictures, net.num_classes)
 
 
-def _read_list(split: str, images: ImageList, last_layer: str, num_classes: int) -> list[SolverPicture]:
+def _read_list(split: str, images: ImageList, net: NetConfig) -> list[SolverPicture]:
     source = images.source
     try:
-        listed = parse_caffe_list(find_file(source).read_bytes(), source, num_classes)
+        listed = parse_caffe_list(find_file(source).read_bytes(), source, net.num_classes)
     except OSError as error:
         raise UserError(f"{source}: the net's list can't be read: {error.strerror}") from error
     except ShardsError as error:
-        raise UserError(f"{error}; the net's last layer {last_layer} has {num_classes} outputs") from error
+        raise UserError(f"{error}; {_outputs(net)}") from error
     if not listed:
         raise UserError(f"{source}: the net's list has no pictures")
     return [SolverPicture(split, source, one.line, f"{images.root_folder}{one.path}", one.label) for one in listed]
+
+
+def _read_database(split: str, images: ImageList, net: NetConfig, copies: Path) -> list[SolverPicture]:
+    """Return the entries of a database; `copies` is the folder of the files that are made of them."""
+    database = Database(find_file(images.source))
+    folder = copies / database.version() / split  # another one if the database changes
+    pictures: list[SolverPicture] = []
+    for number, (key, label) in enumerate(database.labels(), start=1):
+        if not 0 <= label < net.num_classes:
+            raise UserError(f"{images.source}, key {key}: the label is {label}; {_outputs(net)}")
+        path = str(folder / f"{number:08d}")
+        pictures.append(SolverPicture(split, images.source, number, path, label, database))
+    if not pictures:
+        raise UserError(f"{images.source}: the net's database has no pictures")
+    return pictures
+
+
+def _outputs(net: NetConfig) -> str:
+    return f"the net's last layer {net.last_layer} has {net.num_classes} outputs"
 
 
 def _texts(pictures: list[SolverPicture]) -> dict[str, str]:
@@ -97,7 +135,8 @@ def check_files_exist(lists: SolverLists) -> None:
     Raises:
         UserError: pictures are missing; the message names the first ones.
     """
-    missing = [str(picture) for picture in lists.pictures if not find_file(picture.path).is_file()]
+    listed = (picture for picture in lists.pictures if picture.database is None)
+    missing = [str(picture) for picture in listed if not find_file(picture.path).is_file()]
     if missing:
         raise UserError(_join("can't be found; fix the lists or root_folder", missing))
 
@@ -128,6 +167,7 @@ def pack_solver_lists(lists: SolverLists) -> None:
     settings = AssembleConfig(
         list=sources, out=lists.shards, classes=str(folder / "classes.txt"), workers=-1, retry="failed"
     )
+    copied = _copy_entries(lists.pictures)
     try:
         assemble(settings, Console(stderr=True))
     except ShardsError as error:
@@ -142,6 +182,26 @@ def pack_solver_lists(lists: SolverLists) -> None:
     if failed:
         remedy = "replace each or remove its line, and run the same command again; the others stay packed"
         raise UserError(_join(f"can't be used; {remedy}", failed))
+    for path in copied:
+        shutil.rmtree(path)
+
+
+def _copy_entries(pictures: Iterable[SolverPicture]) -> set[Path]:
+    """Copy the pictures of databases to the files that are packed, unless they are there; return the files' folders."""
+    folders: set[Path] = set()
+    for database, group in itertools.groupby(pictures, key=lambda picture: picture.database):
+        if database is None:
+            continue
+        entries = list(group)
+        folder = Path(entries[0].path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        folders.add(folder)
+        done = sum(1 for path in folder.iterdir() if path.suffix == "")
+        for entry, body in zip(entries[done:], database.pictures(done), strict=True):
+            draft = folder / "next.part"
+            draft.write_bytes(body)
+            draft.replace(entry.path)
+    return folders
 
 
 def _take_over_shards(lists: SolverLists) -> bool:

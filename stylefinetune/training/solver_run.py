@@ -5,7 +5,6 @@ import dataclasses
 from torch import nn
 
 from shards.format.images import BadPicture, decode_picture
-from shards.format.text import find_file
 from stylefinetune.caffe.solver_lists import (
     SolverLists,
     SolverPicture,
@@ -95,7 +94,7 @@ def _picture_size(phase: PhaseConfig, first: SolverPicture) -> tuple[int, int]:
     if phase.image_size:
         return phase.image_size
     try:
-        height, width, _ = decode_picture(find_file(first.path).read_bytes()).shape
+        height, width, _ = decode_picture(first.read()).shape
     except BadPicture as error:
         raise UserError(f"{first} can't be used: {error}; replace it, or remove its line") from error
     return height, width

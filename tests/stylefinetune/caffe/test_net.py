@@ -85,6 +85,24 @@ def test_other_nets_need_the_same_blobs_in_both_phases(tmp_path):
         convert(tmp_path, renamed)
 
 
+def test_a_database_has_the_settings_of_a_list(tmp_path):
+    """Also in the format before 2014, with the transformations among its parameters."""
+    database = 'type: "Data" data_param { source: "train_lmdb" backend: LMDB batch_size: 7 prefetch: 2 %s }'
+    listed = 'image_data_param { source: "train.txt" batch_size: 10 }'
+    for inside, transform in (
+        ("", "transform_param { mirror: true crop_size: 60 }"),
+        ("mirror: true crop_size: 60", ""),
+    ):
+        start = NET.index('layer {\n  name: "data"')
+        text = NET[:start] + NET[start:].replace('type: "ImageData"', database % inside, 1)
+        text = text.replace('transform_param { mirror: false mean_file: "mean.binaryproto" }', transform, 1)
+        net = convert(tmp_path, text.replace(listed, "", 1))
+        assert net.train == ImageList("train_lmdb", "", is_database=True)
+        data = net.keys["data"]
+        assert (data["batch_size"], data["image_size"], data["shuffle"]) == (7, 0, False)
+        assert (data["mirror"], data["crop_size"]) == (True, 60)
+
+
 def test_blobs_may_have_other_names(tmp_path):
     renamed = NET.replace('top: "data"', 'top: "pictures"').replace('bottom: "data"', 'bottom: "pictures"')
     renamed = renamed.replace('"label"', '"classes"').replace('top: "loss"', 'top: "l"')
@@ -101,12 +119,22 @@ def test_blobs_may_have_other_names(tmp_path):
         ("mirror: false", "mirror: false force_gray: true", "transform_param: force_gray true"),
         ('mean_file: "', 'mean_value: 1 mean_file: "', "mean_file and mean_value are both set"),
         ('top: "label"', "", r"net\.prototxt:5: layer data: it has 1 tops"),
-        ("include { phase: TRAIN }", "include { phase: TEST }", "phase TRAIN needs one ImageData layer; it has: none"),
-        ("include { phase: TRAIN }", "", "phase TEST needs one ImageData layer; it has: data, data"),
+        (
+            "include { phase: TRAIN }",
+            "include { phase: TEST }",
+            "phase TRAIN needs one ImageData or Data layer; it has: none",
+        ),
+        ("include { phase: TRAIN }", "", "phase TEST needs one ImageData or Data layer; it has: data, data"),
+        ('type: "ImageData"', 'type: "Data"', "layer data: data_param: source is missing"),
         (
             'type: "ImageData"',
-            'type: "Data" data_param { source: "x_lmdb" backend: LMDB }',
-            r"net\.prototxt:4: layer data: a data layer of type Data \(of x_lmdb\) isn't supported; .*convert_imageset",
+            'type: "Data" data_param { source: "x_leveldb" batch_size: 5 }',
+            r"net\.prototxt:4: layer data: data_param: the backend of x_leveldb is LEVELDB; only LMDB is supported",
+        ),
+        (
+            'type: "ImageData"',
+            'type: "Data" data_param { source: "x" backend: LMDB rand_skip: 5 }',
+            "layer data: data_param: rand_skip 5 isn't supported",
         ),
         (
             'type: "ImageData"',

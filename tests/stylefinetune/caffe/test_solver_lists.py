@@ -1,14 +1,22 @@
 import os
 import shutil
+from pathlib import Path
 
+import cv2
+import lmdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from shards.format.index import ShardIndex
+from stylefinetune.caffe.database import Database
+from stylefinetune.caffe.schema import message_class
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.caffe.solver_lists import check_files_exist, find_solver_lists, pack_solver_lists
 from stylefinetune.config.cli import parse_config
 from stylefinetune.errors import UserError
+from stylefinetune.train import main
+from tests.programs import metrics
 
 
 @pytest.fixture
@@ -118,3 +126,92 @@ def test_bad_pictures_are_named_together_and_the_others_stay_packed(work, find):
     assert (removed.shards / "index.parquet").read_bytes() == index
     assert not packed.exists()
     assert len(ShardIndex.load(removed.shards).entries("train")) == len(good) + 1
+
+
+@pytest.fixture
+def databases(work):
+    """Puts the pictures of both lists into LMDB databases, as pixels, and makes the net read them."""
+    text = (work / "train_val.prototxt").read_text()
+    for split in ("train", "test"):
+        with lmdb.open(str(work / f"{split}_lmdb"), map_size=1 << 26) as database, database.begin(write=True) as writer:
+            for number, line in enumerate((work / f"{split}.txt").read_text().splitlines()):
+                path, label = line.split()
+                writer.put(f"{number:08d}_{path}".encode(), _datum(cv2.imread(path), int(label)))
+        source = f'image_data_param {{ source: "{split}.txt"'
+        assert source in text
+        text = text.replace(source, f'data_param {{ backend: LMDB source: "{split}_lmdb"')
+    (work / "train_val.prototxt").write_text(text.replace('type: "ImageData"', 'type: "Data"'))
+    return work
+
+
+def _datum(pixels, label):
+    height, width, channels = pixels.shape
+    data = pixels.transpose(2, 0, 1).tobytes()
+    fields = {"channels": channels, "height": height, "width": width, "data": data, "label": label}
+    return message_class("Datum")(**fields).SerializeToString()
+
+
+def test_databases_are_packed_once_with_the_pixels_and_labels_of_their_entries(databases, find):
+    lists = find()
+    check_files_exist(lists)
+    pack_solver_lists(lists)
+    assert find().is_packed
+    entries = ShardIndex.load(lists.shards).entries("train")
+    listed = [int(line.split()[1]) for line in (databases / "train.txt").read_text().splitlines()]
+    assert entries.label.tolist() == listed
+    assert not list((lists.shards.parent / "lmdb").rglob("0*1"))  # the copies that were packed
+    done = lists.pictures[5].read()
+    expected = cv2.imread((databases / "train.txt").read_text().splitlines()[5].split()[0])
+    assert np.array_equal(cv2.imdecode(np.frombuffer(done, np.uint8), cv2.IMREAD_COLOR), expected)
+
+
+@pytest.mark.usefixtures("databases")
+def test_the_copies_of_an_interrupted_packing_are_used_again(find, monkeypatch):
+    lists = find()
+    folder = Path(lists.pictures[0].path).parent
+    folder.mkdir(parents=True)
+    for picture in lists.pictures[:3]:
+        Path(picture.path).write_bytes(picture.read())
+    (folder / "next.part").write_bytes(b"half")
+    started = []
+    pictures = Database.pictures
+    monkeypatch.setattr(Database, "pictures", lambda self, start=0: started.append(start) or pictures(self, start))
+    pack_solver_lists(lists)
+    assert started == [3, 0]  # of train, and of test
+    assert find().is_packed
+
+
+def test_a_changed_database_is_packed_again(databases, find):
+    before = find().shards
+    with lmdb.open(str(databases / "train_lmdb"), map_size=1 << 26) as database, database.begin(write=True) as writer:
+        writer.put(b"99999999", _datum(np.zeros((80, 80, 3), np.uint8), 4))
+    assert find().shards != before
+    assert len(find().pictures) == 193 + 150 + 1
+
+
+def test_a_label_without_an_output_is_named(databases, find):
+    with lmdb.open(str(databases / "train_lmdb"), map_size=1 << 26) as database, database.begin(write=True) as writer:
+        writer.put(b"99999999_x", _datum(np.zeros((80, 80, 3), np.uint8), 20))
+    with pytest.raises(
+        UserError, match="train_lmdb, key 99999999_x: the label is 20; the net's last layer fc8_flickr has"
+    ):
+        find()
+
+
+def test_training_from_databases_is_bitwise_that_from_lists(databases, tmp_path):
+    """The pictures of convert_imageset's database are those of its list, in the same order."""
+    flags = ["--solver=solver_finetune.prototxt", "--train.max_iter=2", "--tracking.wandb=disabled", "--data.workers=0"]
+    main([*flags, f"--run_dir={tmp_path / 'lmdb'}", "--train.test_iter=2"])
+    text = (databases / "train_val.prototxt").read_text()
+    for split in ("train", "test"):
+        text = text.replace(
+            f'data_param {{ backend: LMDB source: "{split}_lmdb"', f'image_data_param {{ source: "{split}.txt"'
+        )
+    (databases / "train_val.prototxt").write_text(text.replace('type: "Data"', 'type: "ImageData"'))
+    main([*flags, f"--run_dir={tmp_path / 'lists'}", "--train.test_iter=2"])
+    found = [
+        [(entry["iteration"], entry["loss"]) for phase in ("train", "test") for entry in metrics(tmp_path / run, phase)]
+        for run in ("lmdb", "lists")
+    ]
+    assert len(found[0]) >= 4
+    assert found[0] == found[1]
