@@ -7,6 +7,7 @@ from stylefinetune.distributed.bandwidth import AllReduceError, measure_all_redu
 
 
 def test_a_process_that_fails_is_reported_and_all_end():
+    """In a process of its own, as every measurement."""
     with pytest.raises(AllReduceError, match="an all-reduce fails: "):
         measure_all_reduce("no_such_backend", 1, 1024, 60)
     assert multiprocessing.active_children() == []

@@ -21,10 +21,20 @@ def test_the_test_split_is_the_check_and_the_default_name_says_what_it_is(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_the_command_writes_an_onnx_file_and_a_card(trained, photos, tmp_path):
-    out, card = tmp_path / "new" / "net.onnx", tmp_path / "card.md"
+def test_the_command_prints_what_it_has_written_and_a_card_on_request(trained, photos, tmp_path):
+    out, card = tmp_path / "new" / "net.safetensors", tmp_path / "card.md"
     done = python(
-        "-m", "stylefinetune", "export", trained, "--to=onnx", "--out", out, "--card", card, "--pictures", *photos
+        "-m",
+        "stylefinetune",
+        "export",
+        trained,
+        "--to=safetensors",
+        "--out",
+        out,
+        "--card",
+        card,
+        "--pictures",
+        *photos,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n{card}\n"

@@ -6,14 +6,15 @@ import onnxruntime
 import pytest
 
 from stylefinetune.errors import UserError
+from stylefinetune.export.__main__ import export
 from stylefinetune.export.check import expected_logits
 from stylefinetune.export.network import DESCRIPTION
-from stylefinetune.export.onnx_file import check_packages, write_onnx
+from stylefinetune.export.onnx_file import check_packages
 
 
 def test_onnx_runtime_computes_the_logits_of_any_number_of_pictures(trained, open_network, tmp_path):
     network, pictures = open_network(trained)
-    write_onnx(tmp_path / "net", network, pictures)
+    export([str(trained), "--to=onnx", f"--out={tmp_path / 'net'}"])
     assert [path.name for path in tmp_path.iterdir()] == ["net"]  # the weights are inside
     session = onnxruntime.InferenceSession(tmp_path / "net", providers=["CPUExecutionProvider"])
     assert [(value.name, value.shape) for value in session.get_inputs()] == [("pixels", ["batch", 3, 43, 43])]

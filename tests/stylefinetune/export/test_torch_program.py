@@ -3,9 +3,9 @@ import sys
 
 import torch
 
+from stylefinetune.export.__main__ import export
 from stylefinetune.export.check import expected_logits
 from stylefinetune.export.network import DESCRIPTION
-from stylefinetune.export.torch_program import write_program
 from tests.programs import run
 
 LOAD = """
@@ -21,7 +21,7 @@ def test_a_program_without_this_package_computes_the_logits(trained, open_networ
     """In a process of its own, which has only torch."""
     network, pictures = open_network(trained)
     path = tmp_path / "net.pt2"
-    write_program(path, network, pictures)
+    export([str(trained), "--to=torch", f"--out={path}"])
     torch.save(pictures.cropped, tmp_path / "pixels.pt")
     done = run(sys.executable, "-c", LOAD, path, tmp_path / "pixels.pt", tmp_path / "logits.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
