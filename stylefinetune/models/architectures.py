@@ -3,6 +3,7 @@
 Both are imported only when they are used: the import takes seconds, and CaffeNet needs neither.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import math
@@ -65,7 +66,7 @@ def build_architecture(model: ModelConfig, num_classes: int, input_size: Size, s
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            net = _build(model.arch, num_classes, input_size)
+            net = _build(model.arch, num_classes, input_size, model.drop_path)
         except (ValueError, AssertionError) as error:  # of networks that are built for one input size
             raise _input_error(model.arch, input_size, error, lambda size: _try_build(model.arch, size)) from error
     _set_dropout(net, model)
@@ -109,9 +110,14 @@ def _torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def _build(arch: str, num_classes: int, input_size: Size) -> nn.Module:
+def _build(arch: str, num_classes: int, input_size: Size, drop_path: float | None = None) -> nn.Module:
+    """Build a network; those of timm have a module that skips a block only if they are built with a `drop_path`."""
     if arch.startswith(TIMM):
-        return _build_timm(arch.removeprefix(TIMM), num_classes, input_size, pretrained=False)
+        name = arch.removeprefix(TIMM)
+        with contextlib.suppress(TypeError):  # a network that skips no blocks has no such argument
+            if drop_path:
+                return _build_timm(name, num_classes, input_size, pretrained=False, drop_path_rate=drop_path)
+        return _build_timm(name, num_classes, input_size, pretrained=False)
     from torchvision.models import get_model  # noqa: PLC0415 -- see the module's docstring
 
     arguments: dict[str, Any] = dict(_ARGUMENTS.get(arch, {}))
@@ -123,10 +129,17 @@ def _build(arch: str, num_classes: int, input_size: Size) -> nn.Module:
     return get_model(arch, num_classes=num_classes, **arguments)
 
 
-def _build_timm(name: str, num_classes: int | None, input_size: Size, *, pretrained: bool) -> nn.Module:
+def _build_timm(
+    name: str,
+    num_classes: int | None,
+    input_size: Size,
+    *,
+    pretrained: bool,
+    **arguments: Any,  # noqa: ANN401 -- timm's
+) -> nn.Module:
     import timm  # noqa: PLC0415 -- see the module's docstring
 
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    arguments |= {} if num_classes is None else {"num_classes": num_classes}
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         arguments["img_size"] = input_size

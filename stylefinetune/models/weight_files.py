@@ -6,12 +6,13 @@ from pickle import UnpicklingError  # raised by torch.load with weights_only=Tru
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from stylefinetune.caffe.files import HDF5_SUFFIXES, read_caffemodel
 from stylefinetune.errors import UserError
 from stylefinetune.models.layer_names import module_name
+from stylefinetune.optim.weight_average import EMA
 
 CAFFEMODEL = ".caffemodel"
 PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .pth.tar too
@@ -27,11 +28,13 @@ Tensors = dict[str, torch.Tensor]
 def read_weights(path: Path) -> Tensors:
     """Return the tensors of a file by our networks' names, for example fc7.weight.
 
+    Those of a checkpoint's folder are the average of the weights, if it has one, as in `evaluate`.
+
     Raises:
         UserError: it can't be read.
     """
     if path.is_dir():
-        path = path / "model.safetensors"
+        return read_weights(path / "model.safetensors") | _read_average(path)
     if path.suffix in (CAFFEMODEL, *HDF5_SUFFIXES):  # HDF5 is refused with its remedy
         return {
             f"{module_name(layer)}.{BLOBS[index] if index < len(BLOBS) else index}": torch.from_numpy(blob)
@@ -44,6 +47,19 @@ def read_weights(path: Path) -> Tensors:
         raise UserError(f"weights: {path} is neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder")
     try:
         return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights: {path} can't be read: {error}") from error
+
+
+def _read_average(checkpoint: Path) -> Tensors:
+    """Return the average of the weights of a checkpoint, and of its running statistics; empty if it has none."""
+    path, prefix = checkpoint / "optimizer.safetensors", f"{EMA}/"
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 -- it is no mapping
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise UserError(f"weights: {path} can't be read: {error}") from error
 

@@ -74,3 +74,13 @@ def test_a_resumed_run_has_the_same_bits(run, pixel_shards, tmp_path):
     assert slots == {"step", "exp_avg", "exp_avg_sq", "ema"}
     assert "ema/bn1.running_mean" in ours
     assert (ours["step/fc.weight"], ours["step/conv1.weight"]) == (4, 3)
+
+
+def test_a_run_that_starts_from_the_checkpoint_starts_from_the_average(run, pixel_shards, tmp_path):
+    checkpoint = run / "checkpoints" / "iter_4"
+    flags = [*FLAGS, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--train.max_iter=1"]
+    done = train_on(1, *flags, f"--weights={checkpoint}")
+    assert done.returncode == 0, done.stderr
+    first, last = metrics(tmp_path, "test")[0], metrics(run, "test")[-1]
+    assert first["iteration"] == 0
+    assert (first["loss"], first["accuracy"]) == (pytest.approx(last["ema_loss"], rel=1e-5), last["ema_accuracy"])

@@ -74,6 +74,23 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(flags, tmp_path, ranks):
     assert tests[1][-1] == tests[0][-1]
 
 
+def test_drop_path_is_active_in_training_only_and_resumed_bit_for_bit(flags, tmp_path):
+    """The draws follow from the seed and the iteration, as those of dropout."""
+    flags = [*flags, "--model.arch=timm/vit_tiny_patch16_224"]
+    dropping = [*flags, "--model.drop_path=0.5"]
+    train(1, *flags, "--model.drop_path=0", run_dir=tmp_path / "none", iterations=1)
+    train(1, *dropping, run_dir=tmp_path / "whole", iterations=4)
+    for iterations in (2, 4):
+        train(1, *dropping, run_dir=tmp_path / "parts", iterations=iterations)
+    none, whole = (tmp_path / run for run in ("none", "whole"))
+    assert metrics(whole, "test")[0]["loss"] == metrics(none, "test")[0]["loss"]  # of equal initial weights
+    assert metrics(whole, "train")[0]["loss"] != metrics(none, "train")[0]["loss"]
+    for file in ("model", "optimizer"):
+        mine, theirs = (tensors(tmp_path / run, 4, file) for run in ("parts", "whole"))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
 def test_a_network_is_fine_tuned_evaluated_and_used(flags, drawn, tmp_path):
     pretrained = build_model(ModelConfig(arch="resnet18"), 1000, [(32, 32)], seed=5)
     save_file(pretrained.state_dict(), tmp_path / "imagenet.safetensors")

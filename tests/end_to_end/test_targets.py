@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.programs import NARROW, metrics, python, train_on
 
@@ -82,3 +83,50 @@ def test_the_test_loss_is_that_of_the_command_evaluate(pixel_shards, tmp_path):
     assert found["loss"] == pytest.approx(last["loss"], rel=1e-5)
     assert found["accuracy"] == last["accuracy"]
     assert last["loss"] < 0.75  # 0.69 if all probabilities are 0.5; the softmax of 4 classes has 1.4
+
+
+AUGMENTED = [
+    "--data.balanced=true",
+    "--data.mixup=0.4",
+    "--data.cutmix=1",
+    "--data.mixup_prob=0.8",
+    "--data.augment.random_resized_crop=true",
+    "--data.augment.policy=randaugment",
+    "--data.augment.random_erasing=0.5",
+    "--data.mean_value=104,117,123",
+]
+
+
+def test_balanced_mixed_and_augmented_pictures_do_not_depend_on_ranks_workers_and_restarts(original_shards, tmp_path):
+    """One rank without workers, two with two each, and two that resume with one each; without dropout."""
+
+    def train(ranks, name, workers, *further):
+        folder = [f"--data.shards={original_shards}", f"--run_dir={tmp_path / name}", "--train.max_iter=8"]
+        settings = [f"--data.workers={workers}", "--model.dropout=0", "--checkpoint.snapshot=4", *further]
+        done = train_on(ranks, *SAME, *AUGMENTED, *folder, *settings)
+        assert done.returncode == 0, done.stderr
+
+    train(1, "one", 0)
+    train(2, "two", 2)
+    train(2, "resumed", 1, f"--resume={tmp_path / 'two' / 'checkpoints' / 'iter_4'}")
+    one, two = ([entry["loss"] for entry in metrics(tmp_path / name, "train")] for name in ("one", "two"))
+    assert len(set(one)) == len(one) == 8
+    assert two == pytest.approx(one, abs=1e-5)
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        mine, theirs = (tmp_path / name / "checkpoints" / "iter_8" / file for name in ("resumed", "two"))
+        assert mine.read_bytes() == theirs.read_bytes(), file
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_two_ranks_match_one_with_each_optimizer(pixel_shards, tmp_path, optimizer):
+    """In the losses and in all weights."""
+    settings = [f"--optim.optimizer={optimizer}", "--optim.base_lr=0.001", "--model.dropout=0"]
+    for ranks in (1, 2):
+        folder = [f"--data.shards={pixel_shards}", f"--run_dir={tmp_path / str(ranks)}", "--train.max_iter=8"]
+        done = train_on(ranks, *SAME, *settings, *folder)
+        assert done.returncode == 0, done.stderr
+    for phase in ("train", "test"):
+        one, two = ([entry["loss"] for entry in metrics(tmp_path / ranks, phase)] for ranks in ("1", "2"))
+        assert two == pytest.approx(one, abs=1e-5)
+    one, two = (load_file(tmp_path / ranks / "checkpoints" / "iter_8" / "model.safetensors") for ranks in ("1", "2"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5

@@ -185,3 +185,20 @@ def test_dropout_and_drop_path_are_the_networks_own_unless_they_are_set():
         build("resnet18", drop_path=0.1)
     with pytest.raises(UserError, match=r"model\.dropout is 0\.1, but resnet18 has no dropout layer; remove it"):
         build("resnet18", dropout=0.1)
+
+
+@pytest.mark.usefixtures("uninitialized")
+def test_networks_of_timm_are_built_with_drop_path_where_they_have_it():
+    pytest.importorskip("timm")
+
+    def build(arch, **settings):
+        return build_architecture(ModelConfig(arch=f"timm/{arch}", **settings), CLASSES, (32, 32), 1)
+
+    for arch in ("vit_tiny_patch16_224", "resnet18"):
+        assert rates(build(arch), "DropPath", "drop_prob") == []
+        scaled = [rate for rate in rates(build(arch, drop_path=0.3), "DropPath", "drop_prob") if rate]
+        assert max(scaled) == scaled[-1] == pytest.approx(0.3)
+        assert scaled == sorted(scaled)
+        assert scaled[0] < 0.1
+    with pytest.raises(UserError, match=r"model\.drop_path is 0\.1, but timm/vgg11 skips no blocks; remove it"):
+        build("vgg11", drop_path=0.1)

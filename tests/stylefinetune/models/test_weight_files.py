@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stylefinetune.errors import UserError
 from stylefinetune.models.weight_files import read_weights, without_common_prefix
@@ -75,3 +76,20 @@ def test_only_a_prefix_of_all_names_is_removed():
     mixed = {"module.a": TENSORS["class_token"], "b": TENSORS["class_token"]}
     assert without_common_prefix(mixed).keys() == {"module.a", "b"}
     assert without_common_prefix({}) == {}
+
+
+def test_a_checkpoint_gives_the_average_of_its_weights_and_its_file_the_weights(tmp_path):
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert same(read_weights(tmp_path))  # a checkpoint without a state of the optimizer
+    average = {name: tensor + 1 for name, tensor in TENSORS.items() if name != "bn.num_batches_tracked"}
+    slots = {f"ema/{name}": tensor for name, tensor in average.items()}
+    save_file({"momentum/conv1.weight": torch.rand(2, 3)}, tmp_path / "optimizer.safetensors")
+    assert same(read_weights(tmp_path))
+    save_file(slots | {"momentum/conv1.weight": torch.rand(2, 3)}, tmp_path / "optimizer.safetensors")
+    found = read_weights(tmp_path)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], (TENSORS | average)[name]) for name in TENSORS)
+    assert same(read_weights(tmp_path / "model.safetensors"))
+    (tmp_path / "optimizer.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"optimizer\.safetensors can't be read"):
+        read_weights(tmp_path)
