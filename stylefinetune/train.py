@@ -46,6 +46,7 @@ from stylefinetune.training.setup import (
     stage_training_shards,
 )
 from stylefinetune.training.solver_run import pack_solver_pictures
+from stylefinetune.training.test_details.result import summarize
 
 
 def main(arguments: list[str]) -> None:
@@ -135,6 +136,8 @@ def train(run: TrainingRun, progress: Progress) -> None:
         raise Stopped(run.preemption.signal, f"{line}; run the same command again to continue")
     world.set_activity(FINISHING, progress.iteration)
     if progress.iteration < config.train.max_iter:
+        show_result(run, progress.iteration)
+        tracker.commit()
         tracker.log(describe_early_stop(progress.tests, config))
     tracker.log("Optimization Done.")
     name = shlex.quote(config.run_dir)
@@ -166,6 +169,7 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
         return progress
     gather_losses(run)
     run.tracker.log_test_start(iteration)
+    run.details.start(iteration)
     world.set_activity("testing", iteration)
     sampler = sampler_for_testing(run.config, run.test_set.order.rows, iteration, world.rank, world.size)
     batches = add_pairs(loader.load(sampler), run.test_set)
@@ -174,7 +178,8 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
         world.set_activity("testing", iteration)
         return run.preemption.requested()
 
-    forwards = [run.engine.forward, *([run.engine.forward_average] if run.config.train.ema_decay else [])]
+    forward = run.details.watch(run.engine.forward)
+    forwards = [forward, *([run.engine.forward_average] if run.config.train.ema_decay else [])]
     function = run.config.train.loss
     with_map = run.test_set.entries.labels is not None or run.config.checkpoint.best_metric == "map"
     corrupt = run.corrupt_test
@@ -182,6 +187,9 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
     if results is None:
         return progress
     result, *averaged = results
+    run.tracker.add_details(run.details.values())
+    if iteration == run.config.train.max_iter:
+        show_result(run, iteration)
     for line in corrupt.gather(world):
         run.tracker.log(line)
     further = {} if result.map is None else {"map": result.map}
@@ -190,6 +198,13 @@ def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Pro
     run.tracker.log_test(iteration, result, further)
     entry = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss, **further}
     return dataclasses.replace(progress, tests=[*progress.tests, entry])
+
+
+def show_result(run: TrainingRun, iteration: int) -> None:
+    """Show the predictions of the last test in the dashboards; collective."""
+    predictions, pictures = run.details.predictions(), run.test_set
+    if predictions and pictures:
+        run.tracker.log_result(iteration, lambda: summarize(predictions, pictures))
 
 
 def save(run: TrainingRun, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """The facts of a run that exists only in tests."""
 
+from stylefinetune.tracking.dashboards.run_result import Example, RunResult
 from stylefinetune.tracking.run_facts import RunFacts
 
 FACTS = RunFacts(
@@ -14,4 +15,13 @@ FACTS = RunFacts(
     outcomes={"kept": 900, "not_found": 300},
     flops=4_000_000_000,
     peak_flops=None,
+)
+
+RESULT = RunResult(
+    classes=["Noir", "Bokeh"],
+    values={"balanced_accuracy": 0.75},
+    confusion=[[3, 1], [0, 2]],
+    calibration=[(4, 0.7, 0.75), (2, 0.95, 1.0)],
+    worst=[Example("00007", "Noir", "Bokeh", 0.9, 0.1, b"a JPEG")],
+    best=[Example("00009", "Bokeh", "Bokeh", 0.97, 0.97, b"")],
 )

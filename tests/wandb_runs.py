@@ -18,7 +18,7 @@ from stylefinetune.tracking.dashboards import wandb_run
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.distributed.world import World
-from tests.run_facts import FACTS
+from tests.run_facts import FACTS, RESULT
 
 def test(iteration):
     tracker.log_test_start(iteration)
@@ -32,7 +32,7 @@ def end(*here):
             sys.exit(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_dir, mode, start, stop, ended_at, ended_after, killed, gate, limits = json.loads(sys.argv[1])
+run_dir, mode, start, stop, ended_at, ended_after, killed, gate, limits, with_result = json.loads(sys.argv[1])
 for name, seconds in limits.items():
     setattr(wandb_run, name, seconds)
 config = Config(run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=TrackingConfig(wandb=mode))
@@ -49,7 +49,10 @@ with Tracker(config, FACTS, World(rank=0, size=1, device=torch.device("cpu")), s
         tracker.advance(iteration)
         time.sleep(0.01)
     if start < stop:
+        if with_result:
+            tracker.log_result(stop, lambda: RESULT)
         test(stop)
+    end(stop, "test")
 """
 
 
@@ -68,7 +71,9 @@ def wait_for_next_second():
         time.sleep(0.02)
 
 
-def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, gate="", limits=None):
+def log_run(
+    run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, gate="", limits=None, result=False
+):
     """Log a run from iteration `start` to `stop`; return its stderr.
 
     Args:
@@ -81,8 +86,9 @@ def log_run(run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), kille
         killed: whether it is killed then; otherwise it fails and closes.
         gate: file that it waits for before it ends early.
         limits: values for the constants of wandb_run, in seconds, such as INIT_SECONDS.
+        result: whether it shows the predictions of its last test.
     """
-    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, str(gate), limits or {}])
+    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, str(gate), limits or {}, result])
     done = python("-c", PROGRAM, arguments, env=env)
     expected = 0 if ends[0] < 0 else -signal.SIGKILL if killed else 1
     assert done.returncode == expected, done.stderr

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import threading
+import urllib.parse
 from typing import Any
 
 KEY = "0" * 40
@@ -23,6 +24,7 @@ class RemoteRun:
         config: its settings, as last sent.
         variables: what else was sent about it, as first sent: its project, tags and so on.
         files: lines of wandb-history.jsonl and the other files, each at the offset that the request gave.
+        uploads: the content of each uploaded file by name.
         exit_code: None while the run is going, also after it was resumed.
     """
 
@@ -30,6 +32,7 @@ class RemoteRun:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     variables: dict[str, Any] = dataclasses.field(default_factory=dict)
     files: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    uploads: dict[str, bytes] = dataclasses.field(default_factory=dict)
     exit_code: int | None = None
 
     @property
@@ -166,7 +169,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(*self._answer(json.loads(body)))
 
     def do_PUT(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        _, _, run, name = self.path.split("/", 3)
+        self.server.owner.runs[run].uploads[urllib.parse.unquote(name)] = body
         self._send(200, {})
 
     def _answer(self, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -211,8 +216,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return {"upsertBucket": {"bucket": self.server.owner.upsert(name, **sent), "inserted": new}}
 
     def create_files(self, run, files, **_):
-        url = f"http://{self.headers['Host']}/upload"
-        named = [{"name": file, "uploadUrl": url} for file in files]
+        url = f"http://{self.headers['Host']}/upload/{run}"
+        named = [{"name": file, "uploadUrl": f"{url}/{urllib.parse.quote(file)}"} for file in files]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": named}}
 
     def _send(self, status: int, answer: dict[str, Any]):

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,7 @@ from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError
 from stylefinetune.tracking.console import close_log, open_log
+from stylefinetune.tracking.dashboards.run_result import RunResult
 from stylefinetune.tracking.data_wait import DataWaitWarning
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.metrics_file import AXES, MetricsFile
@@ -38,6 +40,9 @@ class Dashboard(Protocol):
 
     def commit(self) -> None:
         """Complete the iteration of the last entry."""
+
+    def show_result(self, iteration: int, result: RunResult) -> None:
+        """Show the last test, of an iteration whose values may follow."""
 
     def finish(self, *, failed: bool) -> None:
         """End the run, which failed or not."""
@@ -123,8 +128,25 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
     def log_test_start(self, iteration: int) -> None:
         """Log that a test begins."""
         self._test_began = time.monotonic()
+        self._details: dict[str, float] = {}
         if self._is_main:
             self._log.info("Iteration %d, Testing net (#0)", iteration)
+
+    def add_details(self, values: dict[str, float]) -> None:
+        """Add values of this test by name that `log_test` does not print."""
+        self._details = values
+
+    def log_result(self, iteration: int, summarize: Callable[[], RunResult]) -> None:
+        """Show the last test of the run in the dashboards; call it before the iteration is complete."""
+        if not self._dashboards:
+            return
+        try:
+            result = summarize()
+        except Exception as error:  # noqa: BLE001 -- the run has not been saved yet, and this is for looking at
+            self._log.warning("The predictions of the last test can't be shown: %s", error)
+            return
+        for dashboard in self._dashboards:
+            dashboard.show_result(iteration, result)
 
     def log_test(self, iteration: int, result: TestResult, further: dict[str, float] | None = None) -> None:
         """Log the result of a test, and further values of it by name."""
@@ -138,6 +160,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         self._log.info("    Test net output #1: loss = %s (* 1 = %s loss)", loss, loss)
         for number, (name, value) in enumerate((further or {}).items(), start=2):
             self._log.info("    Test net output #%d: %s = %s", number, name, _digits(value))
+        further = (further or {}) | self._details
         values = {"accuracy": result.accuracy, **dataclasses.asdict(result), **(further or {})}
         self._log_metrics(iteration, "test", {name: value for name, value in values.items() if value is not None})
 
@@ -192,10 +215,14 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         if self._is_main:
             self._metrics.sync()
 
-    def advance(self, iteration: int) -> None:
-        """Complete `iteration`: send its metrics to W&B, move the progress bar, and log once how long the run takes."""
+    def commit(self) -> None:
+        """Complete the iteration in the dashboards."""
         for dashboard in self._dashboards:
             dashboard.commit()
+
+    def advance(self, iteration: int) -> None:
+        """Complete `iteration`: send its metrics to W&B, move the progress bar, and log once how long the run takes."""
+        self.commit()
         if self._is_main and self._bar:
             self._bar.advance_to(iteration + 1)
         if self._is_main and self._estimate.is_measured(iteration + 1):

@@ -53,6 +53,7 @@ from stylefinetune.training.plan import (
 )
 from stylefinetune.training.preemption import Preemption
 from stylefinetune.training.preprocessing import describe_input, lost_aspect_ratio, settle_preprocessing
+from stylefinetune.training.test_details.details import TestDetails
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class TrainingRun:
     corrupt_train: CorruptPictures
     corrupt_test: CorruptPictures
     losses: LossWindow
+    details: TestDetails
     checkpoints: AsyncSaver
     preemption: Preemption
     stream: ShardStream | None  # copies the shards while they are read; None if they are there
@@ -266,6 +268,7 @@ def build_run(
         targets=BatchTargets(config, setup.train_set),
         corrupt_train=CorruptPictures(setup.train_set, config.data.max_corrupt, progress.corrupt),
         corrupt_test=CorruptPictures(setup.test_set or setup.train_set, config.data.max_corrupt, []),
+        details=TestDetails(config, setup.test_set, list(setup.index.metadata.classes), world),
         losses=LossWindow(config.train.average_loss, progress.losses),
         checkpoints=AsyncSaver(config, world, setup.means, progress, exit_handler.note_saved),
         preemption=preemption,

@@ -26,6 +26,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import build_engine
 from stylefinetune.errors import UserError
 from stylefinetune.models.build import build_model
+from stylefinetune.tracking.dashboards.wandb_offline import _records
 from stylefinetune.tracking.metrics import LossWindow
 from stylefinetune.train import main
 from tests.programs import NARROW, ROOT, metrics, python, run, torchrun, train_on
@@ -66,6 +67,36 @@ def test_a_run_writes_metrics_and_checkpoints_at_its_intervals(trained):
     progress = json.loads((trained / "checkpoints" / "iter_10" / "progress.json").read_text())
     assert progress["iteration"] == 10
     assert [test["iteration"] for test in progress["tests"]] == [0, 4, 8]
+
+
+@pytest.mark.parametrize(("flags", "last"), [([], 4), (["--train.patience=1", "--optim.base_lr=0"], 2)])
+def test_wandb_gets_the_accuracy_of_each_class_and_the_predictions_of_the_last_test(
+    pixel_shards, tmp_path, flags, last
+):
+    """Also of a run that stops early."""
+    schedule = ["--train.max_iter=4", "--train.test_interval=2", "--train.display=1", "--tracking.wandb=offline"]
+    done = python(
+        "-m",
+        "stylefinetune.train",
+        *NARROW,
+        f"--data.shards={pixel_shards}",
+        f"--run_dir={tmp_path}",
+        *schedule,
+        *flags,
+    )
+    assert done.returncode == 0, done.stderr
+    logged = metrics(tmp_path, "test")
+    by_class = {name: value for name, value in logged[-1].items() if name.startswith("class_accuracy/")}
+    assert len(by_class) == 4
+    assert logged[-1]["iteration"] == last
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    rows = [record.history for record in _records(file.read_bytes()) if record.HasField("history")]
+    sent = {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in rows[-1].item}
+    assert rows[-1].step.num == last
+    assert float(sent["test/accuracy"]) == logged[-1]["accuracy"]
+    assert {f"test/{name}" for name in by_class} <= sent.keys()
+    assert {"final/worst", "final/best", "final/confusion", "final/calibration"} <= sent.keys()
+    assert len(list(file.parent.rglob("*.html"))) == 4
 
 
 def test_no_norms_by_layer_are_logged_if_they_are_turned_off(pixel_shards, tmp_path):

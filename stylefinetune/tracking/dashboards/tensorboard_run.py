@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from stylefinetune.tracking.dashboards.run_result import RunResult
 from stylefinetune.tracking.metrics_file import AXES, PHASES
 from stylefinetune.tracking.run_facts import RunFacts
 
@@ -56,6 +57,9 @@ class TensorBoardRun:
 
     def commit(self) -> None:
         """Do nothing: TensorBoard takes values one by one."""
+
+    def show_result(self, iteration: int, result: RunResult) -> None:
+        """Do nothing: the page of `stylefinetune report` shows the same without a server."""
 
     def finish(self, *, failed: bool) -> None:  # noqa: ARG002 -- as of WandbRun; TensorBoard has no place for it
         """Write what is left, and close the file."""

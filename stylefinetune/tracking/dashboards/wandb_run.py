@@ -23,6 +23,8 @@ import yaml
 
 from stylefinetune.config.cli import dump_config
 from stylefinetune.config.schema import Config, TrackingConfig
+from stylefinetune.tracking.dashboards.run_result import RunResult
+from stylefinetune.tracking.dashboards.wandb_media import draw_result
 from stylefinetune.tracking.dashboards.wandb_offline import continue_offline, mark_synced
 from stylefinetune.tracking.metrics_file import AXES, PHASES
 from stylefinetune.tracking.run_facts import RunFacts
@@ -108,6 +110,19 @@ class WandbRun:
         self._row = (iteration, row)
         if iteration >= self._max_iter:
             self.commit()
+
+    def show_result(self, iteration: int, result: RunResult) -> None:
+        """Add the confusion matrix, the calibration and the tables of pictures to the row of an iteration."""
+        if not self._run or iteration < self._next_step:
+            return
+        if self._row and self._row[0] != iteration:
+            self.commit()
+        try:
+            media = draw_result(result)
+        except Exception as error:  # noqa: BLE001 -- see above
+            self._log.warning("Weights & Biases can't show the predictions of the last test: %s", error)
+            return
+        self._row = (iteration, (self._row[1] if self._row else {}) | media)
 
     def commit(self) -> None:
         """Send the complete row, unless W&B has it from before a resume."""

@@ -168,6 +168,43 @@ def test_a_run_without_a_key_is_logged_offline(tmp_path):
     assert (run_dir / "train.log").read_text().count("no API key, logging offline") == 1
 
 
+FINAL = {f"final/{name}" for name in ("balanced_accuracy", "confusion", "calibration", "worst", "best")}
+
+
+def test_the_last_row_has_the_predictions_of_the_last_test_also_after_a_kill_and_a_resume(server, tmp_path):
+    env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
+    log_run(run_dir, env, ends=(12, "train"))
+    log_run(run_dir, env, start=10, result=True)
+    *rows, last = remote_rows(server)
+    assert [row["_step"] for row in (*rows, last)] == EVEN
+    assert last.keys() >= FINAL
+    assert not any(name.startswith("final/") for row in rows for name in row)
+    assert {name: value for name, value in last.items() if name[:6] != "final/"} == local_rows(run_dir)[-1]
+    (remote,) = server.runs.values()
+    assert remote.exit_code == 0
+    worst = remote.uploads[last["final/worst"]["path"]].decode()
+    assert "<td>Noir" in worst
+    assert "data:image/jpeg;base64," in worst
+    assert "<th>Bokeh" in remote.uploads[last["final/confusion"]["path"]].decode()
+    before = dict(remote.uploads)
+    log_run(run_dir, env, start=20)
+    assert [row["_step"] for row in remote_rows(server)] == EVEN
+    assert {name for name in before if name.startswith("media/")} <= remote.uploads.keys()
+
+
+def test_predictions_of_the_last_test_are_stored_offline(tmp_path):
+    run_dir = tmp_path / "run"
+    log_run(run_dir, environment(tmp_path / "home"), result=True)
+    (files,) = run_dir.glob("wandb/offline-run-*/files/media")
+    assert {path.name.partition("_")[0] for path in files.rglob("*.html")} == {
+        "confusion",
+        "calibration",
+        "worst",
+        "best",
+    }
+    assert "final/worst" in inspect(run_dir)
+
+
 def test_an_unreachable_server_means_offline(tmp_path):
     with socket.socket() as unused:  # bound but not listening: refuses every connection
         unused.bind(("127.0.0.1", 0))

@@ -1,0 +1,1 @@
+"""What the dashboards show of a test besides its accuracy and loss."""
