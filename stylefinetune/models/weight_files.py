@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from stylefinetune.caffe.files import HDF5_SUFFIXES, read_caffemodel
 from stylefinetune.errors import UserError
 from stylefinetune.models.layer_names import module_name
-from stylefinetune.optim.weight_average import EMA
 
 CAFFEMODEL = ".caffemodel"
 PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .pth.tar too
@@ -21,6 +20,8 @@ BLOBS = ("weight", "bias")
 _NESTED = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model", "net")
 # Prefixes that DataParallel, torch.compile and Lightning add to all names.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+
+_AVERAGE = "ema/"  # prefix of the average of the weights in a checkpoint, see optim.weight_average
 
 Tensors = dict[str, torch.Tensor]
 
@@ -53,13 +54,13 @@ def read_weights(path: Path) -> Tensors:
 
 def _read_average(checkpoint: Path) -> Tensors:
     """Return the average of the weights of a checkpoint, and of its running statistics; empty if it has none."""
-    path, prefix = checkpoint / "optimizer.safetensors", f"{EMA}/"
+    path = checkpoint / "optimizer.safetensors"
     if not path.is_file():
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 -- it is no mapping
-            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            names = [name for name in file.keys() if name.startswith(_AVERAGE)]  # noqa: SIM118 -- it is no mapping
+            return {name.removeprefix(_AVERAGE): file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise UserError(f"weights: {path} can't be read: {error}") from error
 
