@@ -1,7 +1,6 @@
 """The facts of a run that exists only in tests."""
 
-from stylefinetune.tracking.dashboards.run_result import Example, RunResult
-from stylefinetune.tracking.run_facts import RunFacts
+from stylefinetune.tracking.run_facts import Example, RunFacts, RunResult
 
 FACTS = RunFacts(
     train_pictures=1000,

@@ -1,4 +1,4 @@
-"""What the dashboards show of a run besides its settings."""
+"""What the dashboards show of a run besides its settings and metrics: facts, and the predictions of its last test."""
 
 import dataclasses
 from typing import Any
@@ -26,3 +26,27 @@ class RunFacts:
         if self.outcomes:
             facts["kept_urls"] = self.outcomes.get("kept", 0) / sum(self.outcomes.values())
         return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A picture of the test set with its prediction."""
+
+    key: str
+    label: str
+    predicted: str
+    probability: float  # of the predicted class
+    true_probability: float  # of the picture's own class
+    jpeg: bytes  # a thumbnail; empty if the picture can't be read
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """The predictions of the last test."""
+
+    classes: list[str]  # names in label order
+    values: dict[str, float]  # such as balanced_accuracy
+    confusion: list[list[int]]  # [true class][predicted class], counts
+    calibration: list[tuple[int, float, float]]  # of intervals of the probability: count, mean probability, accuracy
+    worst: list[Example]  # of each class, the wrong predictions with the highest probability
+    best: list[Example]  # of each class, the right predictions with the highest probability

@@ -19,11 +19,10 @@ from stylefinetune.config.schema import Config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError
 from stylefinetune.tracking.console import close_log, open_log
-from stylefinetune.tracking.dashboards.run_result import RunResult
 from stylefinetune.tracking.data_wait import DataWaitWarning
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.metrics_file import AXES, MetricsFile
-from stylefinetune.tracking.run_facts import RunFacts
+from stylefinetune.tracking.run_facts import RunFacts, RunResult
 from stylefinetune.tracking.speed import describe_speed, measure_speed, peak_memory
 from stylefinetune.tracking.step_times import StepClock
 from stylefinetune.tracking.time_estimate import TimeEstimate

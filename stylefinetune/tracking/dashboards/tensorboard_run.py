@@ -12,9 +12,8 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from stylefinetune.tracking.dashboards.run_result import RunResult
 from stylefinetune.tracking.metrics_file import AXES, PHASES
-from stylefinetune.tracking.run_facts import RunFacts
+from stylefinetune.tracking.run_facts import RunFacts, RunResult
 
 FOLDER = "tensorboard"
 

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import wandb
 
-from stylefinetune.tracking.dashboards.run_result import Example, RunResult
+from stylefinetune.tracking.run_facts import Example, RunResult
 
 _MAX_CLASSES = 100  # of a confusion matrix
 _STYLE = """<!doctype html><meta charset="utf-8"><style>

@@ -23,11 +23,10 @@ import yaml
 
 from stylefinetune.config.cli import dump_config
 from stylefinetune.config.schema import Config, TrackingConfig
-from stylefinetune.tracking.dashboards.run_result import RunResult
 from stylefinetune.tracking.dashboards.wandb_media import draw_result
 from stylefinetune.tracking.dashboards.wandb_offline import continue_offline, mark_synced
 from stylefinetune.tracking.metrics_file import AXES, PHASES
-from stylefinetune.tracking.run_facts import RunFacts
+from stylefinetune.tracking.run_facts import RunFacts, RunResult
 
 INIT_SECONDS = 10
 FINISH_SECONDS = 10  # torchrun kills 30 s after a signal

@@ -11,7 +11,7 @@ from shards.format.images import BadPicture, Pixels, read_member
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.evaluation.metrics import evaluate_predictions
 from stylefinetune.evaluation.predictions import Predictions
-from stylefinetune.tracking.dashboards.run_result import Example, RunResult
+from stylefinetune.tracking.run_facts import Example, RunResult
 
 _MOST = 200  # pictures, in both tables together
 _PER_CLASS = 4  # pictures of each class in a table

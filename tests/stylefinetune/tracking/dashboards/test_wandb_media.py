@@ -2,8 +2,8 @@ import base64
 import dataclasses
 import re
 
-from stylefinetune.tracking.dashboards.run_result import Example
 from stylefinetune.tracking.dashboards.wandb_media import draw_result
+from stylefinetune.tracking.run_facts import Example
 from tests.run_facts import RESULT
 
 
