@@ -122,7 +122,7 @@ def test_a_network_is_fine_tuned_evaluated_and_used(flags, drawn, tmp_path):
     exported = python("-m", "stylefinetune.export", run, "--to=caffemodel", f"--out={tmp_path}")
     assert (exported.returncode, exported.stderr) == (
         2,
-        f"error: {run}/checkpoints/iter_2 is a resnet18, and only caffenet can be exported to Caffe\n",
+        f"error: {run}/checkpoints/iter_2 is a resnet18, and only Caffe's nets can be exported to Caffe\n",
     )
     other = train_on(1, *flags, f"--run_dir={run}", "--train.max_iter=3", "--model.arch=resnet34")
     assert other.returncode == 2
