@@ -23,11 +23,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.feed import prepare
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.preprocessing import AugmentConfig
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.transforms import Transform
 
 BATCH, RESIZED, SIDE = 50, 232, 224

@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.caffe_results import WEIGHTS, Array, MicroResults, digest, mean_picture, read_pictures
+from shards.format.order import RankBatchSampler
 from stylefinetune import train
 from stylefinetune.checkpoint import checkpoint
 from stylefinetune.config.data import DataConfig, TestDataConfig
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.mean import load_mean
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.transforms import Transform
 from stylefinetune.models import build
 from stylefinetune.models.weights import load_weights

@@ -99,10 +99,10 @@ def read_shards(shards: Path, workers: int) -> Iterator[object]:
     """Yield the batches of a run."""
     import torch  # noqa: PLC0415 -- only the measured processes need these
 
+    from shards.format.order import RankBatchSampler  # noqa: PLC0415
     from stylefinetune.config.data import DataConfig  # noqa: PLC0415
     from stylefinetune.data.dataset import PictureDataset, open_index, open_split  # noqa: PLC0415
     from stylefinetune.data.loader import load_batches  # noqa: PLC0415
-    from stylefinetune.data.sampler import RankBatchSampler  # noqa: PLC0415
 
     data = DataConfig(shards=str(shards), image_size=SIDE, crop_size=227, batch_size=BATCH)
     pictures = PictureDataset(open_split(open_index(data), "train"), data.phase(training=True), seed=1)

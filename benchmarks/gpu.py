@@ -41,12 +41,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_tables import format_tables, replace_tables
 from shards.format.index import INDEX_SCHEMA, IndexMetadata, ShardIndex, write_index
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.resident import ResidentLoader
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import Engine

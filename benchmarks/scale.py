@@ -30,8 +30,8 @@ from shards.assembly.row_order import open_or_create
 from shards.commands import load_modules, run_command
 from shards.config.recipe import Recipe
 from shards.format.index import ShardIndex
+from shards.format.order import DataOrder, ShuffleWindow
 from shards.url_list.source import read_source
-from stylefinetune.data.sampler import DataOrder, ShuffleWindow
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("finalize", "merge", "report", "verify")

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from shards.format.columns import Names, Texts
 from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, ShardIndex, write_index
-from stylefinetune.data.sampler import DataOrder, ShuffleWindow
+from shards.format.order import DataOrder, ShuffleWindow
 from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from shards.format.index import ShardIndex
+from shards.format.order import RankBatchSampler
 from stylefinetune.checkpoint.checkpoint import Checkpoint
 from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.staging.source import shard_source
 from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World

@@ -11,11 +11,12 @@ import torch
 
 from shards.format import ShardsError
 from shards.format.index import Entries, ShardIndex
+from shards.format.order import ClassBalance, DataOrder, ShuffleWindow
 from stylefinetune.config.data import DataConfig, PhaseConfig
 from stylefinetune.data.augmentation.fit import build_fit
 from stylefinetune.data.mixing.mix import Mix
 from stylefinetune.data.picture_reader import PictureReader
-from stylefinetune.data.sampler import CORRUPT_LABEL, ClassBalance, DataOrder, ShuffleWindow
+from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.staging.index_copy import shards_folder
 from stylefinetune.data.staging.source import shard_source
 from stylefinetune.data.transforms import Crops

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from shards.format.order import DataOrder, RankBatchSampler
 from stylefinetune.data.dataset import Batch, BatchColumns, PictureDataset
 from stylefinetune.data.loader_worker import block_signals, start_worker
-from stylefinetune.data.sampler import DataOrder, RankBatchSampler
 from stylefinetune.data.slot_ring import SlotRing
 from stylefinetune.errors import WORKER_ERROR, RankError, UserError, is_out_of_memory, worker_error
 

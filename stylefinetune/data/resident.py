@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import CORRUPT_LABEL, RankBatchSampler
+from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.transforms import Crops
 
 _READ_TOGETHER = 64  # pictures that are decoded at a time

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.mixing.mix import Mixer
-from stylefinetune.data.sampler import RankBatchSampler
 
 
 class BatchTargets:

@@ -5,10 +5,10 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.loader import BatchLoader
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.staging.stream import ShardStream
 from stylefinetune.distributed.world import World
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.data import DataConfig
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.data.transforms import Transform
 from stylefinetune.errors import run_command
 from stylefinetune.train import main

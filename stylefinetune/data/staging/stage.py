@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from shards.format.index import Entries, ShardIndex
+from shards.format.order import DataOrder
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config
-from stylefinetune.data.sampler import DataOrder
 from stylefinetune.data.staging.index_copy import is_in_store, shards_folder
 from stylefinetune.data.staging.shard_copier import ShardCopier
 from stylefinetune.data.staging.stream import ShardStream, is_streamed, make_plan, stream_folder, stream_limit

@@ -24,9 +24,9 @@ from rich.filesize import decimal
 
 from shards.format import ShardsError
 from shards.format.index import Entries, ShardIndex
+from shards.format.order import DataOrder
 from stylefinetune.config.data import DataConfig
 from stylefinetune.data.loader_worker import block_signals, start_worker
-from stylefinetune.data.sampler import DataOrder
 from stylefinetune.data.staging.index_copy import is_in_store
 from stylefinetune.data.staging.shard_copier import LOCK_FILE, PART_SUFFIX, copy_error, copy_shard
 from stylefinetune.data.staging.source import file_version, shard_source

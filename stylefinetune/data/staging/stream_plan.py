@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from shards.format.columns import Names
-from stylefinetune.data.sampler import DataOrder
+from shards.format.order import DataOrder
 
 _REMEMBERED = 1000  # parts
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.data import DataConfig
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
 
 CPU = torch.device("cpu")
 

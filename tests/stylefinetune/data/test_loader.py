@@ -9,10 +9,10 @@ import psutil
 import pytest
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.data import sampler
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import BatchLoader, load_batches
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.errors import DataError, is_out_of_memory
 from tests.programs import python
 from tests.stylefinetune.data.loading import CPU, data_config, open_pictures, read_batches
@@ -194,7 +194,7 @@ def test_a_failed_worker_is_a_data_error(pixel_shards, monkeypatch, fail, line):
 FEW_FILES = """
 import os, resource, sys
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
+from shards.format.order import RankBatchSampler
 from stylefinetune.errors import run_command
 from tests.stylefinetune.data.loading import CPU, open_pictures
 

@@ -5,15 +5,15 @@ import sys
 
 import psutil
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
 from tests.programs import ROOT
 from tests.stylefinetune.data.loading import CPU, open_pictures
 
 RANK = """
 import sys, torch
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.sampler import RankBatchSampler
+from shards.format.order import RankBatchSampler
 from tests.stylefinetune.data.loading import open_pictures
 
 batches = load_batches(open_pictures(sys.argv[1]), RankBatchSampler(0, 40000, 10, 0, 1), 2, torch.device("cpu"))

@@ -4,10 +4,11 @@ import shutil
 import pytest
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.data import resident
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.resident import ResidentLoader, resident_bytes
-from stylefinetune.data.sampler import CORRUPT_LABEL, RankBatchSampler
+from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.transforms import Transform
 from stylefinetune.errors import DataError
 from tests.stylefinetune.data.loading import CPU, open_pictures

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from shards.format.order import RankBatchSampler
 from stylefinetune.config.schema import Config
 from stylefinetune.config.train import TrainConfig
 from stylefinetune.data.dataset import open_index
 from stylefinetune.data.loader import load_batches
 from stylefinetune.data.mixing.mix import to_targets
-from stylefinetune.data.sampler import RankBatchSampler
 from stylefinetune.losses.batch_targets import BatchTargets, add_pairs
 from tests.stylefinetune.data.loading import CPU, data_config, open_pictures
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from shards.format.order import rank_slice
 from stylefinetune.config.train import TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.mixing.mix import Mix, mix_labels
-from stylefinetune.data.sampler import CORRUPT_LABEL, rank_slice
+from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.transforms import Crops
 from stylefinetune.losses.loss import Loss, sum_losses, to_probabilities
 

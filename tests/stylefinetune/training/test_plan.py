@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from shards.format.order import DataOrder
 from stylefinetune.config.optim import LayerRule, OptimConfig
 from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data.dataset import PictureDataset
-from stylefinetune.data.sampler import DataOrder
 from stylefinetune.errors import UserError
 from stylefinetune.models.build import build_model
 from stylefinetune.training.plan import (

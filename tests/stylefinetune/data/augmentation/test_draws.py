@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
+from shards.format.order import DataOrder
 from stylefinetune.data.augmentation.draws import draw_values, seed_generator
-from stylefinetune.data.sampler import DataOrder
 
 
 def test_values_depend_on_seed_and_position_only():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from shards.format.columns import Names
-from stylefinetune.data.sampler import DataOrder, ShuffleWindow
+from shards.format.order import DataOrder, ShuffleWindow
 from stylefinetune.data.staging.stream_plan import StreamPlan
 
 SHARDS, ROWS = 20, 10  # of each
