@@ -79,3 +79,9 @@ def test_what_only_a_new_interpreter_reads_is_refused():
         python("-c", "", env={"PYTHONHASHSEED": "1"})
     assert "torch" in python("-c", "import sys; print('torch' in sys.modules and 'torch')").stdout
     assert sys.executable == python("-c", "import sys; print(sys.executable)").stdout.strip()
+
+
+def test_a_program_that_takes_too_long_shows_where_it_is():
+    stuck = fork_server().start("-c", "def wait_for_ever():\n    import time\n    time.sleep(600)\nwait_for_ever()")
+    with pytest.raises(TimeoutError, match=r"still running after 1 s:(.|\n)*in wait_for_ever"):
+        stuck.wait(1)

@@ -11,6 +11,7 @@ Variables that only a starting interpreter reads (PYTHONPATH, OMP_NUM_THREADS, .
 import atexit
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import gc
 import importlib
@@ -96,6 +97,10 @@ class Program:
         deadline = time.monotonic() + timeout
         try:
             complete = self._read_outputs(deadline)
+            if not complete:  # the processes print where they are
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGABRT)
+                self._read_outputs(time.monotonic() + 10)
             output, errors = (read.decode(errors="replace") for read in self._outputs.values())
             if not complete:
                 raise TimeoutError(f"still running after {timeout} s:\n{errors}")
@@ -269,6 +274,7 @@ def run_program(request):
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.enable(2)  # prints the stacks of all threads at SIGABRT
     if request["ranks"] == 1:
         interpret(request["arguments"])
     launch(request, Path(request["output"]))
