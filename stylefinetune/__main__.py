@@ -20,6 +20,7 @@ _COMMANDS = {
     "report": "write a page about runs",
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
+    "dashboard": "make a workspace and a report at Weights & Biases",
     "find_lr": "try learning rates from low to high before a run",
     "doctor": "check this machine: GPUs, limits, disks, services, data",
 }

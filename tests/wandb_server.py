@@ -49,11 +49,13 @@ class WandbServer:
 
     Attributes:
         runs: by id.
+        views: workspaces and reports, as sent.
         port: stays the same after a stop and a start.
     """
 
     def __init__(self):
         self.runs: dict[str, RemoteRun] = {}
+        self.views: list[dict[str, Any]] = []
         self.port = 0
         self.lock = threading.Lock()
         self._server: _Server | None = None
@@ -181,7 +183,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if stream:
             self.server.owner.append(stream[1], sent)
             return 200, {"exitcode": None, "limits": {}}
-        return self._query(re.match(r"\w+ (\w+)", sent["query"].strip())[1], sent["variables"] or {})
+        return self._query(re.match(r"\w+ (\w+)", sent["query"].strip())[1], sent.get("variables") or {})
 
     def _query(self, name: str, variables: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         answers = {
@@ -191,6 +193,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "RunResumeStatus": self.status,
             "UpsertBucket": self.upsert,
             "CreateRunFiles": self.create_files,
+            "GetDefaultEntity": self.viewer,
+            "ProjectInternalId": self.project_id,
+            "GetProjects": self.projects,
+            "UpsertView2": self.upsert_view,
+            "upsertView": self.upsert_view,
         }
         if name not in answers:
             return 400, {"errors": [{"message": f"this server doesn't know {name}"}]}
@@ -219,6 +226,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = f"http://{self.headers['Host']}/upload/{run}"
         named = [{"name": file, "uploadUrl": f"{url}/{urllib.parse.quote(file)}"} for file in files]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": named}}
+
+    def project_id(self, **_):
+        return {"project": {"id": "1", "internalId": "1"}}
+
+    def projects(self, entity, **_):
+        node = {"id": "1", "name": PROJECT, "entityName": entity, "createdAt": "", "isBenchmark": False, "user": None}
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": [{"node": node, "cursor": "1"}], "pageInfo": page}}
+
+    def upsert_view(self, **sent):
+        self.server.owner.views.append(sent)
+        project = {"id": "1", "name": sent["projectName"], "entityName": sent["entityName"]}
+        shown = {name: sent[name] for name in ("type", "name", "displayName", "description", "spec")}
+        view = {
+            "id": f"Vmlldzo{len(self.server.owner.views)}",
+            "project": project,
+            "updatedAt": "2026-01-01T00:00:00Z",
+            **shown,
+        }
+        return {"upsertView": {"view": view, "inserted": True}}
 
     def _send(self, status: int, answer: dict[str, Any]):
         body = json.dumps(answer).encode()

@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from stylefinetune import evaluate, features, predict, report, weights
+from stylefinetune import dashboard, features, report, weights
 from stylefinetune.doctor import __main__ as doctor
 from stylefinetune.errors import run_command
 from stylefinetune.export import __main__ as export
@@ -11,6 +11,7 @@ from stylefinetune.init import __main__ as init
 from tests.programs import ROOT
 
 COMMANDS = {
+    "dashboard": dashboard.make_dashboard,
     "doctor": doctor.doctor,
     "evaluate": evaluate.evaluate,
     "export": export.export,
