@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from stylefinetune import dashboard, features, report, weights
+from stylefinetune import dashboard, evaluate, features, predict, report, weights
 from stylefinetune.doctor import __main__ as doctor
 from stylefinetune.errors import run_command
 from stylefinetune.export import __main__ as export
