@@ -15,7 +15,7 @@ def build_parser() -> ArgumentParser:
     parser = command_parser(
         "dashboard",
         "Makes a workspace and a report at Weights & Biases, with sections for the metrics of this program.",
-        ["", "--project styles --entity my-team", "--dry_run true > dashboard.json"],
+        ["", "--project styles --entity my-team", "--dry_run true"],
     )
     parser.add_argument("--project", help="W&B project (default: WANDB_PROJECT, or stylefinetune)")
     parser.add_argument("--entity", help="team or user (default: WANDB_ENTITY, or that of the account)")
