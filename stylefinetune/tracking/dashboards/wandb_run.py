@@ -33,7 +33,7 @@ FINISH_SECONDS = 10  # torchrun kills 30 s after a signal
 PROJECT = "stylefinetune"
 _MODES = {"dryrun": "offline", "run": "online", "shared": "online"}  # further values of WANDB_MODE
 # W&B shows the last value of a metric as that of the run, except of these.
-_SUMMARIES = {"test/accuracy": "max", "test/loss": "min"}
+_SUMMARIES = {"test/accuracy": "max", "test/map": "max", "test/loss": "min"}
 
 
 @dataclasses.dataclass(frozen=True)
