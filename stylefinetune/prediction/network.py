@@ -51,6 +51,11 @@ class PictureNetwork:
             raise UserError(f"{self.saved.path} computes scores that aren't finite; choose an earlier checkpoint")
         return logits
 
+    def preprocess(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return the network's input for the centre crops of uint8[b, H, W, 3] pictures, float[b, 3, h, w]."""
+        batch = _centre_crops(pictures, self.input_size)
+        return self._transform(batch.pictures, batch.crops)
+
     def _forward(self, batch: Batch) -> torch.Tensor:
         return self.net(self._transform(batch.pictures, batch.crops))
 

@@ -139,7 +139,8 @@ def test_a_command_imports_only_what_it_needs():
     """W&B is imported by the rank that logs, the crawler with --solver, the others where they are used."""
     unused = "wandb shards.assembly shards.download aria2p requests deepspeed torchvision webdataset pandas"
     code = (
-        "import sys; from stylefinetune import train, evaluate, predict, check, weights; "
+        "import sys; from stylefinetune import train, check, weights; "
+        "import stylefinetune.evaluate, stylefinetune.predict; "
         "import stylefinetune.export.__main__; "
         f"print(*(name for name in {unused.split()} if name in sys.modules))"
     )

@@ -3,21 +3,23 @@ import shlex
 
 import pytest
 
-from stylefinetune import dashboard, evaluate, features, predict, report, weights
+from stylefinetune import dashboard, features, report, weights
 from stylefinetune.doctor import __main__ as doctor
 from stylefinetune.errors import run_command
+from stylefinetune.evaluate import evaluate
 from stylefinetune.export import __main__ as export
 from stylefinetune.init import __main__ as init
+from stylefinetune.predict import predict
 from tests.programs import ROOT
 
 COMMANDS = {
     "dashboard": dashboard.make_dashboard,
     "doctor": doctor.doctor,
-    "evaluate": evaluate.evaluate,
+    "evaluate": evaluate,
     "export": export.export,
     "features": features.features,
     "init": init.init,
-    "predict": predict.predict,
+    "predict": predict,
     "report": report.report,
     "weights": weights.fetch_weights,
 }

@@ -46,7 +46,5 @@ def test_a_caffe_net_is_built_from_its_prototxt():
 
 def test_a_caffe_net_whose_layers_depend_on_the_input_needs_one_size():
     model = ModelConfig(arch="caffe", prototxt=published_nets.vgg16(7, width=4, hidden=16))
-    with pytest.raises(
-        UserError, match="inputs of 64x64 and 96x96 pixels need fully connected layers of di"
-    ):
+    with pytest.raises(UserError, match="inputs of 64x64 and 96x96 pixels need fully connected layers of di"):
         build.build_model(model, 7, [(64, 64), (96, 96)], seed=1)

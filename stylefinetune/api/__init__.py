@@ -1,0 +1,1 @@
+"""What the functions of the package `stylefinetune` do; import them from there."""

@@ -1,0 +1,1 @@
+"""Tests a trained network on a split of shards."""
