@@ -43,5 +43,8 @@ def test_the_history_is_that_of_an_uninterrupted_run(pixel_shards, tmp_path):
         train(pixel_shards, tmp_path / "run", env)
         history = remote_rows(server)
     assert [row["_step"] for row in history] == list(range(25))
+    last = history[-1]
+    pages = {name.removeprefix("final/"): last.pop(name) for name in list(last) if name.startswith("final/")}
+    assert {"confusion", "calibration", "worst", "best"} <= pages.keys()  # which only W&B gets
     assert history == local_rows(tmp_path / "run")
     assert curves(history) == curves(local_rows(tmp_path / "whole"))

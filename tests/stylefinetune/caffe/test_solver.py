@@ -11,7 +11,7 @@ from stylefinetune.caffe.files import read_caffemodel
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.config.cli import parse_config
 from stylefinetune.errors import UserError
-from stylefinetune.export import export
+from stylefinetune.export.__main__ import export
 from stylefinetune.train import main
 from tests.programs import metrics, train_on
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 import torch
 
+from shards.format import order
 from shards.format.order import RankBatchSampler
-from stylefinetune.data import sampler
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
 from stylefinetune.data.loader import BatchLoader, load_batches
 from stylefinetune.errors import DataError, is_out_of_memory
@@ -105,13 +105,13 @@ def test_a_loader_reads_again_with_the_same_processes_even_if_it_was_interrupted
 
 def test_only_the_rank_computes_the_permutation(pixel_shards, monkeypatch):
     """At 100 million pictures, it takes 400 MB and several seconds in each process that computes it."""
-    rank, permutation = os.getpid(), sampler._permutation
+    rank, permutation = os.getpid(), order._permutation
 
     def compute(*arguments):
         assert os.getpid() == rank
         return permutation(*arguments)
 
-    monkeypatch.setattr(sampler, "_permutation", compute)
+    monkeypatch.setattr(order, "_permutation", compute)
     pictures = open_pictures(pixel_shards, shuffle=True)
     epochs = RankBatchSampler(0, 3 * len(pictures.entries), 10, 0, 1)
     labels = [batch.labels for batch in load_batches(pictures, epochs, 2, CPU)]
