@@ -22,6 +22,7 @@ _MAX_PER_CLASS = 6
 _MAX_GALLERY = 120
 _MAX_PAIRS = 12
 _MAX_OWNERS = 10
+_LOOKED_AT = 100  # rows; a list of URLs may also have texts that are none
 
 
 def write_page(report: Report, path: Path) -> None:
@@ -53,6 +54,7 @@ def render(report: Report) -> str:
 
 def _context(report: Report) -> dict[str, Any]:
     by_label = report.by_label
+    is_local = _has_files(report)
     classes = by_label if len(by_label) <= _MAX_CLASSES else limit_counts(by_label, _MAX_CLASSES)
     return {
         "name": report.root.resolve().name,
@@ -65,9 +67,17 @@ def _context(report: Report) -> dict[str, Any]:
         "splits": report.rows.split.distinct,
         "max_owners": _MAX_OWNERS,
         "is_web_url": is_web_url,
+        "is_local": is_local,
+        "noun": "files" if is_local else "URLs",
         **_sizes(report),
         **_pictures(report),
     }
+
+
+def _has_files(report: Report) -> bool:
+    """Return whether the list has paths of files instead of URLs."""
+    first = np.arange(min(_LOOKED_AT, len(report.rows)))
+    return not any(map(is_web_url, report.rows.read(first, "image_url")))
 
 
 def _balance(classes: list[StatusCounts]) -> list[dict[str, Any]]:

@@ -59,6 +59,21 @@ class Tags(html.parser.HTMLParser):
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
 
 
+def test_of_local_pictures_the_page_speaks_of_files(pixel_shards):
+    page = render(read_report(pixel_shards, near_duplicates=False))
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert re.search("52 of 52 files gave pictures, packed ", text)
+    for word in ("URL", "Link rot", "download", "placeholder"):
+        assert word.lower() not in text.lower(), word
+
+
+def test_the_first_link_leads_past_the_header(root):
+    page = render(read_report(root, near_duplicates=False))
+    first = Tags(page).links
+    assert next(link for link in first if link.startswith("#")) == "#main"
+    assert '<main id="main" tabindex="-1">' in page
+
+
 def test_the_page_loads_no_other_files_and_runs_no_scripts(root):
     page = Tags(render(read_report(root, near_duplicates=False)))
     assert not {"script", "iframe", "object", "embed"} & set(page.tags)
