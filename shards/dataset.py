@@ -92,7 +92,7 @@ class ShardDataset:
         end of an epoch; each epoch has another order.
 
         Args:
-            batch_size: pictures of a batch, over all ranks.
+            batch_size: pictures of a batch, over all ranks; at least one for each.
             seed: of the order.
             start: number of the first batch.
             stop: number after the last batch.
@@ -100,8 +100,8 @@ class ShardDataset:
             rank: this process's rank; its slice of each batch has a part of the pictures.
             world_size: the number of ranks.
         """
-        if batch_size < 1 or not 0 <= start <= stop or not 0 <= rank < world_size:
-            raise ValueError(f"no batches: {batch_size=}, {start=}, {stop=}, {rank=}, {world_size=}")
+        if not (0 <= start <= stop and 0 <= rank < world_size <= batch_size):
+            raise ValueError(f"no batches for each rank: {batch_size=}, {start=}, {stop=}, {rank=}, {world_size=}")
         sampler = RankBatchSampler(start * batch_size, stop * batch_size, batch_size, rank, world_size)
         return Batches(DataOrder(len(self), shuffle, seed), sampler)
 

@@ -4,17 +4,38 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from types import ModuleType
+from typing import Any
 
 import cv2
 
 from shards.errors import ShardsError
 
 _interrupted = threading.Event()
+
+
+class _Process(ForkServerProcess):
+    """A process that does not import the caller's program: a script that calls `assemble` would run in it again."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: ANN401, N802 -- multiprocessing's, which has no types
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return ForkServerProcess._Popen(process_obj)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType] # noqa: SLF001 -- the hook of its contexts
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Context(ForkServerContext):
+    Process = _Process  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride] -- as in multiprocessing
 
 
 @contextlib.contextmanager
@@ -24,7 +45,7 @@ def packing_pool(count: int) -> Generator[ProcessPoolExecutor]:
     Raises:
         ShardsError: one of the processes was killed.
     """
-    context = multiprocessing.get_context("forkserver")
+    context = _Context()
     context.set_forkserver_preload(["shards.assembly.repack"])  # imports all that the workers run
     resource_tracker.ensure_running()  # before hold_interrupts: it would unblock SIGINT
     with hold_interrupts():

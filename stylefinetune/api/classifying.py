@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from shards.format.images import Pixels, decode_picture, resize_picture
+from shards.format.images import BadPicture, Pixels, decode_picture, resize_picture
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
@@ -55,8 +55,7 @@ class Classifier:
             picture: a file's path, a PIL image, or uint8[height, width, 3], RGB.
 
         Raises:
-            BadPicture: a file doesn't decode.
-            OSError: a file can't be read.
+            UserError: a file can't be read, or an array has another shape.
         """
         return self._network.preprocess(self._fit(_to_pixels(picture)))[0]
 
@@ -66,9 +65,7 @@ class Classifier:
         """Return names and probabilities of the classes, the most probable first; of all, or of the `top` ones.
 
         Raises:
-            BadPicture: a file doesn't decode.
-            OSError: a file can't be read.
-            UserError: the network computes scores that aren't finite.
+            UserError: as above, or the network computes scores that aren't finite.
         """
         logits = self._network(self._fit(_to_pixels(picture)))
         return _most_probable(self._network, logits, top or len(self.classes))[0]
@@ -123,7 +120,11 @@ def _open(
 
 def _to_pixels(picture: "str | Path | Image | np.ndarray[Any, Any]") -> Pixels:
     if isinstance(picture, str | Path):
-        return decode_picture(Path(picture).read_bytes())
+        try:
+            return decode_picture(Path(picture).read_bytes())
+        except (OSError, BadPicture) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{picture} can't be read: {reason}") from error
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(f"a picture is {picture.dtype}{list(picture.shape)}; uint8[height, width, 3] is needed")

@@ -1,5 +1,7 @@
 """The functions of the package: `from shards import assemble, open_shards`."""
 
+import sys
+
 import pytest
 
 import shards
@@ -15,6 +17,17 @@ def test_a_folder_of_pictures_becomes_shards_and_is_read(drawn, tmp_path):
     assert counts == {"kept": 6}
     train, test = (shards.open_shards(tmp_path / "out", split) for split in ("train", "test"))
     assert (len(train), len(test), train.classes) == (4, 2, ("cat", "dog"))
+
+
+def test_a_script_needs_no_guard(drawn, tmp_path):
+    """The packing processes do not run the script again."""
+    script = tmp_path / "script.py"
+    lists = [flag.removeprefix("--list=") for flag in drawn.lists if flag.startswith("--list=")]
+    call = f"assemble({lists!r}, {str(tmp_path / 'out')!r}, classes={str(drawn.folder / 'classes.txt')!r})"
+    script.write_text(f"from shards import assemble\nprint('once', flush=True)\nprint({call})\n")
+    done = run(sys.executable, script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["once", "{'kept': 52}"]
 
 
 def test_mistakes_are_errors_in_one_line(tmp_path):

@@ -77,8 +77,8 @@ def test_batches_are_those_of_training_on_any_number_of_ranks_and_from_any_start
     parts = [train.batches(BATCH, seed=9, stop=12, rank=rank, world_size=3) for rank in range(3)]
     assert [list(itertools.chain(*slices)) for slices in zip(*parts, strict=True)] == whole
     assert list(train.batches(3, seed=9, stop=1, shuffle=False)) == [[0, 1, 2]]
-    for wrong in ({"batch_size": 0}, {"start": 5}, {"rank": 2, "world_size": 2}):
-        with pytest.raises(ValueError, match="no batches"):
+    for wrong in ({"batch_size": 0}, {"start": 5}, {"rank": 2, "world_size": 2}, {"world_size": 6}):
+        with pytest.raises(ValueError, match="no batches for each rank"):
             train.batches(**{"batch_size": BATCH, "seed": 1, "stop": 4, **wrong})
 
 

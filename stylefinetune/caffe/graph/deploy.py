@@ -14,7 +14,7 @@ def deploy_graph(graph: Graph, name: str, input_size: tuple[int, int], output: s
     Its input is one picture of `input_size`, (height, width) in pixels. `output` is the type of its last layer.
     """
     deploy = message_class("NetParameter")(name=name)
-    names = {layer.message.name for layer in graph.layers}
+    names = {name for layer in graph.layers for name in (layer.message.name, *layer.message.top)}
     first, last = (f"{one}_" if one in names else one for one in (INPUT, OUTPUT))
     data = deploy.layer.add(name=first, type="Input", top=[graph.pictures])
     data.input_param.shape.add(dim=[1, 3, *input_size])

@@ -1,6 +1,12 @@
 from stylefinetune.caffe.graph.deploy import deploy_graph
 from stylefinetune.caffe.graph.store import read_stored
-from tests.stylefinetune.models.caffe_graph.published_nets import googlenet
+from tests.stylefinetune.models.caffe_graph.published_nets import googlenet, residual
+
+
+def test_the_output_has_a_name_of_its_own():
+    text = residual().replace('top: "pool"', 'top: "prob"').replace('bottom: "pool"', 'bottom: "prob"')
+    *_, last = deploy_graph(read_stored(text, "TEST"), "net", (16, 16)).layer
+    assert (last.name, list(last.top)) == ("prob_", ["prob_"])
 
 
 def test_a_deploy_net_has_an_input_the_test_layers_and_a_softmax():
