@@ -29,7 +29,7 @@ class Loss:
     def __call__(self, logits: torch.Tensor, batch: Batch, iter_size: int) -> torch.Tensor:
         """Return this rank's part of the loss of one of `iter_size` micro-batches, for logits float[b, classes].
 
-        Logits float[b, heads, classes] are those of a network with auxiliary classifiers; each has a loss of its own.
+        Logits float[b, heads, classes] are those of a network with auxiliary classifiers, each of which has a loss.
 
         The loss is summed over the slice, and divided by what the mean over the whole batch is divided by. So every
         picture has the same weight even if slices differ in size or are empty. A corrupt picture has no loss, but

@@ -2,19 +2,16 @@
 
 import base64
 import dataclasses
-import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
 from shards.format import ShardsError
-from shards.format.images import BadPicture, Pixels, read_member
 from shards.format.index import Entries, ShardIndex
+from stylefinetune.evaluation.thumbnails import thumbnail
 from stylefinetune.run_report.history import EVALUATION, RunHistory
 
-_SIDE = 112  # pixels of a thumbnail's longer side
 _WORST = 24  # mistakes with the highest probability
 _PER_PAIR, _MOST = 4, 240  # mistakes of a pair of classes, and of all
 
@@ -65,20 +62,5 @@ def _thumbnail(entries: Entries, row: int, key: str) -> str:
     """Return a picture as a data: URL; empty if it can't be read, or the shards have other pictures by now."""
     if row >= len(entries) or entries.key[row] != key:
         return ""
-    try:
-        with (entries.root / entries.shard[row]).open("rb") as file:
-            body = os.pread(file.fileno(), int(entries.length[row]), int(entries.offset[row]))
-        pixels = read_member(body, entries.format[row])
-    except (OSError, BadPicture):
-        return ""
-    return f"data:image/jpeg;base64,{base64.b64encode(_encode(pixels)).decode()}"
-
-
-def _encode(pixels: Pixels) -> bytes:
-    """Return uint8 [H, W, 3], RGB, as a small JPEG."""
-    height, width, _ = pixels.shape
-    scale = min(1.0, _SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return encoded.tobytes()
+    jpeg = thumbnail(entries, row)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""

@@ -1,21 +1,18 @@
 """Summarizes the predictions of the last test for a dashboard, with thumbnails of the worst and the best pictures."""
 
 import dataclasses
-import os
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.images import BadPicture, Pixels, read_member
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.evaluation.metrics import evaluate_predictions
 from stylefinetune.evaluation.predictions import Predictions
+from stylefinetune.evaluation.thumbnails import thumbnail
 from stylefinetune.tracking.run_facts import Example, RunResult
 
 _MOST = 200  # pictures, in both tables together
 _PER_CLASS = 4  # pictures of each class in a table
-_SIDE = 112  # pixels of a thumbnail's longer side
 _VALUES = ("balanced_accuracy", "macro_f1", "mean_average_precision", "calibration_error")
 
 
@@ -52,27 +49,7 @@ def _examples(predictions: Predictions, pictures: PictureDataset, among: npt.NDA
             predicted=names[predicted[place]],
             probability=float(confidence[place]),
             true_probability=float(probabilities[place, predictions.labels[place]]),
-            jpeg=_thumbnail(pictures, int(predictions.rows[place])),
+            jpeg=thumbnail(pictures.entries, int(predictions.rows[place])),
         )
         for place in chosen
     ]
-
-
-def _thumbnail(pictures: PictureDataset, row: int) -> bytes:
-    entries = pictures.entries
-    try:
-        with (entries.root / entries.shard[row]).open("rb") as file:
-            body = os.pread(file.fileno(), int(entries.length[row]), int(entries.offset[row]))
-        return _encode(read_member(body, entries.format[row]))
-    except (OSError, BadPicture):
-        return b""
-
-
-def _encode(pixels: Pixels) -> bytes:
-    """Return uint8 [H, W, 3], RGB, as a small JPEG."""
-    height, width, _ = pixels.shape
-    scale = min(1.0, _SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return encoded.tobytes()

@@ -32,10 +32,10 @@ def test_the_panels_show_what_a_run_logs():
 
 
 def test_the_description_needs_no_server_and_has_every_section():
-    told = describe("me", "styles")
-    sections = told["spec"]["section"]["panelBankConfig"]["sections"]
+    view = describe("me", "styles")
+    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == ["Does it learn?", "Layers", "The last test", "Speed"]
-    assert (told["entity"], told["project"]) == ("me", "styles")
+    assert (view["entity"], view["project"]) == ("me", "styles")
 
 
 @pytest.mark.parametrize("flags", [[], ["--entity=team"]])

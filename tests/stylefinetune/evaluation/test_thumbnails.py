@@ -1,0 +1,17 @@
+import shutil
+
+import cv2
+import numpy as np
+
+from shards.format.index import ShardIndex
+from stylefinetune.evaluation.thumbnails import thumbnail
+
+
+def test_a_picture_becomes_a_small_jpeg_and_one_that_cannot_be_read_nothing(pixel_shards, tmp_path):
+    copy = tmp_path / "shards"
+    shutil.copytree(pixel_shards, copy)
+    entries = ShardIndex.load(copy).entries("test")
+    small = cv2.imdecode(np.frombuffer(thumbnail(entries, 1), np.uint8), cv2.IMREAD_COLOR)
+    assert small.shape == (48, 48, 3)  # not enlarged
+    (copy / entries.shard[1]).unlink()
+    assert thumbnail(entries, 1) == b""
