@@ -38,7 +38,7 @@ class TrainConfig:
         ema_decay: keep an exponential moving average of the weights, of which each update keeps this part, for example
             0.999; 0 keeps no average. It is tested beside the weights, and evaluate, predict and export use it.
         compile: compile the network with torch.compile; with --engine torch only.
-        cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on one GPU
+        cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on GPUs
             only.
         gradient_compression: none sends the gradients between the ranks in fp32, bf16 in half the bytes; with --engine
             torch only.

@@ -27,15 +27,26 @@ def check_engine(config: Config, ranks: int = 1) -> None:
     if config.engine == "deepspeed":
         check_deepspeed(config)
     check_gradient_compression(config)
-    if config.train.cuda_graph and (config.data.is_mixed or config.train.class_weights is not None):
+    if config.train.cuda_graph:
+        _check_cuda_graph(config, device, ranks)
+    check_precision(config.train, device)
+
+
+def _check_cuda_graph(config: Config, device: torch.device, ranks: int) -> None:
+    if config.data.is_mixed or config.train.class_weights is not None:
         raise UserError(
             "train.cuda_graph is on, which can't capture data.mixup, data.cutmix or train.class_weights, since they "
             "depend on numbers of each batch; remove it, or them"
         )
-    if config.train.cuda_graph and (device.type == "cpu" or ranks > 1):
-        found = f"{ranks} ranks train together" if ranks > 1 else "there is no GPU here"
-        raise UserError(f"train.cuda_graph is on, which works for one rank on a GPU, but {found}; remove it")
-    check_precision(config.train, device)
+    if device.type == "cpu":
+        raise UserError("train.cuda_graph is on, which works on a GPU, but there is no GPU here; remove it")
+    between_ranks = (
+        ("model.batch_norm", config.model.batch_norm),
+        ("train.gradient_compression", config.train.gradient_compression),
+    )
+    for name, value in between_ranks:
+        if ranks > 1 and value in {"sync", "bf16"}:
+            raise UserError(f"train.cuda_graph is on, which {ranks} ranks can't use with {name} {value}; remove either")
 
 
 def build_engine(

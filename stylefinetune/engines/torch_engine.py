@@ -1,4 +1,4 @@
-"""Trains with PyTorch: in one process, in several that share memory, or with DistributedDataParallel."""
+"""Trains with PyTorch: in one process, or in several that add their gradients in one of three ways."""
 
 import contextlib
 import warnings
@@ -16,6 +16,7 @@ from stylefinetune.config.schema import TrainConfig
 from stylefinetune.data.dataset import Batch
 from stylefinetune.data.mixing.mix import mix_pictures
 from stylefinetune.data.transforms import Transform
+from stylefinetune.distributed.flat_gradients import FlatGradients
 from stylefinetune.distributed.shared_gradients import SharedGradients
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.cuda_graph import GraphedAccumulation
@@ -62,7 +63,7 @@ class TorchEngine:
         self.scaler = build_scaler(world.device, enabled=train.precision == "fp16")
         trained = {name: value for name, value in self.net.named_parameters() if value.requires_grad}
         self.norms = LayerNorms.of_replicas(trained, world)
-        self._shared_gradients = self._share_gradients()
+        self._gradient_sum: SharedGradients | FlatGradients | None = self._share_gradients()
         freeze_groups(self.optimizer, 0)
         self._build_replica()
 
@@ -73,9 +74,13 @@ class TorchEngine:
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         shared = SharedGradients.open(trained, self.world)
         if shared:
-            for tensor in self.net.state_dict().values():
-                dist.broadcast(tensor, src=0)  # as DistributedDataParallel does
+            self._broadcast_state()
         return shared
+
+    def _broadcast_state(self) -> None:
+        """Give all ranks the weights of rank 0, as DistributedDataParallel does."""
+        for tensor in self.net.state_dict().values():
+            dist.broadcast(tensor, src=0)
 
     def _build_replica(self) -> None:
         """Build what depends on which parameters are trained; again when layers thaw, see freeze_until of a rule."""
@@ -86,7 +91,10 @@ class TorchEngine:
             trained += [] if group["frozen"] else group["params"]
         # Compiled inside DDP: around DDP, torch.compile silently does nothing.
         self.replica: nn.Module = cast("nn.Module", torch.compile(self.net)) if self.train.compile else self.net
-        if self.world.size > 1 and not self._shared_gradients:
+        if self.world.size > 1 and self.train.cuda_graph:
+            self._broadcast_state()
+            self._gradient_sum = FlatGradients(trained)
+        elif self.world.size > 1 and not self._gradient_sum:
             with warnings.catch_warnings():
                 # PyTorch 2.14 deprecates broadcast_buffers for an argument that earlier versions do not have.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -121,10 +129,10 @@ class TorchEngine:
         share_statistics(self._statistics, self.world)
         self.replica.train()
         loss = self._accumulate_gradients(micro_batches)
-        if self._shared_gradients:
+        if self._gradient_sum:
             changes_gradients = self.scaler.is_enabled() or self.optim.clip_gradients >= 0
             with self.phases.phase("all_reduce"):
-                self._shared_gradients.add(private=changes_gradients)
+                self._gradient_sum.add(private=changes_gradients)
         with self.phases.phase("update"):
             self._update(lr, len(micro_batches))
         return loss + nan_below_min_scale(self.scaler, loss) if self.scaler.is_enabled() else loss
@@ -159,7 +167,7 @@ class TorchEngine:
             with self.phases.phase("forward"):
                 logits = compute(self.replica, pictures, self.train)
                 loss = self._loss(logits, batch, iter_size)
-            averaged_over = 1 if self._shared_gradients else self.world.size  # by DistributedDataParallel
+            averaged_over = 1 if self._gradient_sum else self.world.size  # by DistributedDataParallel
             with self.phases.phase("backward"):
                 self.scaler.scale(loss * averaged_over).backward()
         return loss.detach()

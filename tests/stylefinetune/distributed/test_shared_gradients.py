@@ -46,7 +46,7 @@ if way == "DistributedDataParallel":
 world = World.join()
 for variant in VARIANTS:
     engine, losses, state = train_variant(world, variant)
-    assert (engine._shared_gradients is not None) == (way == "shared memory")
+    assert (engine._gradient_sum is not None) == (way == "shared memory")
     if world.is_main:
         torch.save([losses, state], Path(folder, f"{variant}.pt"))
 world.shutdown()

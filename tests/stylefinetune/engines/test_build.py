@@ -8,7 +8,7 @@ import torch
 
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.optim import OptimConfig
-from stylefinetune.config.schema import Config, TrainConfig
+from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.engines import build
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.errors import UserError
@@ -33,15 +33,14 @@ def test_settings_unsupported_by_deepspeed_are_accepted_for_the_torch_engine():
         build.check_engine(Config(optim=CLIP_AT_0, engine="deepspeed"))
 
 
-def test_a_cuda_graph_is_for_one_rank_on_a_gpu_with_the_torch_engine(monkeypatch):
+def test_a_cuda_graph_is_for_gpus_and_the_torch_engine(monkeypatch):
     graphed = Config(train=TrainConfig(cuda_graph=True))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"train\.cuda_graph is on, .* but there is no GPU here; remove it"):
         build.check_engine(graphed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     build.check_engine(graphed)
-    with pytest.raises(UserError, match=r"but 2 ranks train together"):
-        build.check_engine(graphed, ranks=2)
+    build.check_engine(graphed, ranks=2)
     with pytest.raises(UserError, match=r"train\.cuda_graph is for --engine torch"):
         build.check_engine(dataclasses.replace(graphed, engine="deepspeed"))
 
@@ -55,6 +54,22 @@ def test_a_cuda_graph_captures_no_numbers_of_a_batch(settings):
     train = TrainConfig(cuda_graph=True, **settings.pop("train", {}))
     with pytest.raises(UserError, match=r"train\.cuda_graph is on, which can't capture data\.mixup, data\.cutmix or"):
         build.check_engine(Config(train=train, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"train": {"gradient_compression": "bf16"}}, "gradient_compression bf16"),
+        ({"model": "sync"}, "batch_norm sync"),
+    ],
+)
+def test_a_cuda_graph_has_no_sums_over_the_ranks(settings, named, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    train = TrainConfig(cuda_graph=True, **settings.get("train", {}))
+    config = Config(train=train, model=ModelConfig(batch_norm=settings.get("model", "eval")))
+    build.check_engine(config)
+    with pytest.raises(UserError, match=rf"which 2 ranks can't use with .*{named}; remove either"):
+        build.check_engine(config, ranks=2)
 
 
 def test_deepspeed_is_not_imported_with_the_training_command():

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from stylefinetune.config.optim import LayerRule, OptimConfig
 from stylefinetune.config.schema import ModelConfig, TrainConfig
@@ -12,6 +13,7 @@ from stylefinetune.engines.cuda_graph import WARM_UP, GraphedAccumulation, captu
 from stylefinetune.engines.precision import set_tf32
 from stylefinetune.engines.torch_engine import TorchEngine
 from stylefinetune.models import build
+from tests.programs import python
 
 CPU = torch.device("cpu")
 SWITCHES = [
@@ -25,13 +27,13 @@ SWITCHES = [
 ]
 
 
-def build_engine(device=CPU, clip=-1.0, lars=0.0, frozen=False, **switches):
+def build_engine(device=CPU, clip=-1.0, lars=0.0, frozen=False, world=None, **switches):
     model = ModelConfig(widths=(8, 16, 16, 16, 16, 32, 32))
     net = build.build_model(model, 5, [(43, 43)], seed=1)
     transform = Transform(torch.full((1, 1, 3), 120.0), 1.0, device)
     layers = (LayerRule("conv1", lr_mult=0.0), LayerRule("fc8_*", 10.0))[0 if frozen else 1 :]
     optim = OptimConfig(layers=layers, clip_gradients=clip, lars_trust=lars)
-    world = World(rank=0, size=1, device=device)
+    world = world or World(rank=0, size=1, device=device)
     return TorchEngine(
         net, (transform, transform), optim, world, train=TrainConfig(seed=3, **switches), input_size=(43, 43)
     )
@@ -154,6 +156,37 @@ def test_pictures_in_the_memory_of_the_device_are_chosen_by_row_and_not_copied()
     assert captured.pictures.data_ptr() == stored.data_ptr()
     train_both(ours, theirs, [([draw_resident(seed, others)], 0.01) for seed in range(2)])
     assert fake.captures == 1
+
+
+TWO_RANKS = """
+import os
+from stylefinetune.distributed.world import World
+from tests.stylefinetune.engines.test_cuda_graph import compare_with_data_parallel
+
+del os.memfd_create  # so that the engine without a graph uses DistributedDataParallel
+world = World.join()
+compare_with_data_parallel(world)
+world.shutdown()
+"""
+
+
+def compare_with_data_parallel(world):
+    """Train with a graph and without one."""
+    for switches in ({}, {"clip": 0.5}, {"frozen": True}, {"precision": "bf16"}):
+        ours, theirs = build_engine(world=world, cuda_graph=True, **switches), build_engine(world=world, **switches)
+        assert isinstance(theirs.replica, DistributedDataParallel)
+        fake = graphed(ours)
+        own = 10 * world.rank
+        steps = [([draw(own + seed, size=12), draw(own + seed + 50, size=12)], 0.01 * 0.8**seed) for seed in range(6)]
+        train_both(ours, theirs, steps)
+        assert fake.captures == 1
+        first = ours.net.fc8_flickr.weight
+        assert torch.equal(world.sum(first), 2 * first), "the ranks have different weights"
+
+
+def test_ranks_with_a_graph_train_bit_for_bit_as_with_data_parallel():
+    done = python("-c", TWO_RANKS, ranks=2)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
