@@ -46,7 +46,8 @@ from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.resident import ResidentLoader
+from stylefinetune.data.resident.loader import ResidentLoader
+from stylefinetune.data.resident.pictures import ResidentPictures
 from stylefinetune.data.transforms import Transform
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.engine import Engine
@@ -146,9 +147,9 @@ def open_dataset(folder: Path, scale: Scale, split: str = "train") -> PictureDat
 
 def load_random(options: Options, split: str) -> ResidentLoader:
     """Return a loader whose pictures are random numbers in the memory of the device."""
-    loader = ResidentLoader(open_dataset(options.index, options.scale, split), options.device)
-    loader.pictures.random_(0, 256)
-    return loader
+    pictures = ResidentPictures(open_dataset(options.index, options.scale, split), slice(None), options.device)
+    pictures.pixels.random_(0, 256)
+    return ResidentLoader(pictures)
 
 
 class Trainer:
@@ -257,8 +258,7 @@ def measure_where(options: Options, mode: Mode) -> Iterator[Results]:
 
 def measure_evaluation(options: Options) -> Iterator[Results]:
     """Yield pictures per second of the forward pass, in fp32 and in the mode of training."""
-    loader = load_random(options, "test")
-    count = len(loader.pictures)
+    loader, count = load_random(options, "test"), options.scale.pictures // 5
     rates: dict[str, float] = {}
     for precision in ("fp32", "bf16"):
         trainer = Trainer(options, precision, graph=False, batches=iter(()))

@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -147,6 +147,18 @@ class World:
             return values
         result = values.to(self.device, copy=True)
         dist.all_reduce(result, operation)
+        return result
+
+    def exchange(self, values: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """Send parts of `values` to all ranks, and return their parts for this rank in the order of the ranks.
+
+        Args:
+            values: on this rank's device; its first dimension is divided, and the other ones are equal on all ranks.
+            sent: length of the part for each rank; their sum is the length of `values`.
+            received: length of the part of each rank for this one.
+        """
+        result = values.new_empty(sum(received), *values.shape[1:])
+        dist.all_to_all_single(result, values, list(received), list(sent))
         return result
 
     def agree_on_max(self, value: int) -> int:

@@ -8,12 +8,12 @@ import torch
 
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, TrainConfig
-from stylefinetune.data.resident import ResidentLoader
+from stylefinetune.data.resident.pictures import ResidentPictures
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
 from stylefinetune.train import main
 from stylefinetune.training.resident_loaders import load_resident
-from tests.programs import NARROW, ROOT, metrics, train_on
+from tests.programs import NARROW, ROOT, metrics, python, train_on
 from tests.stylefinetune.data.loading import open_pictures
 
 SCHEDULE = ["--train.max_iter=12", "--train.test_interval=4", "--train.display=1", "--checkpoint.snapshot=5"]
@@ -68,6 +68,26 @@ def test_each_of_several_ranks_has_all_pictures(pixel_shards, tmp_path):
     assert results(both[0]) == results(both[1])
 
 
+WITH_LITTLE_MEMORY = """
+import sys
+from stylefinetune import train
+from stylefinetune.training import resident_loaders
+
+resident_loaders._free_memory = lambda _world: 52 * 48 * 48 * 3  # of which a part is left for the network
+train.main(sys.argv[1:])
+"""
+
+
+def test_ranks_hold_a_share_each_if_all_pictures_need_too_much_memory(pixel_shards, tmp_path):
+    flags = [*NARROW, *SCHEDULE, f"--data.shards={pixel_shards}"]
+    done = python("-c", WITH_LITTLE_MEMORY, *flags, f"--run_dir={tmp_path / 'shares'}", "--data.resident=true", ranks=3)
+    assert done.returncode == 0, done.stderr
+    assert "Decoding 52 pictures into memory, 0.0 GB on each rank's device; the ranks send each other" in done.stderr
+    done = train_on(3, *flags, f"--run_dir={tmp_path / 'fed'}", "--data.resident=false")
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "shares") == results(tmp_path / "fed")
+
+
 @dataclasses.dataclass
 class Logged:
     """A tracker that keeps the lines of the log."""
@@ -106,9 +126,7 @@ def test_without_enough_memory_the_batches_are_read_and_the_log_says_why(pixel_s
     assert line.startswith(
         "Pictures are read for each batch: they need 0.0 GB, more than 75% of a GPU's free memory of"
     )
-    with pytest.raises(
-        UserError, match=r"^data\.resident is true, but they need .* GB; remove it, or set data\.resident"
-    ):
+    with pytest.raises(UserError, match=r"^data\.resident is true, but they need .* GB; remove it, or set it to false"):
         load_resident(a_run(pictures, ON_GPU, resident=True), 0)
 
 
@@ -137,8 +155,8 @@ def test_by_default_a_gpu_keeps_the_pictures_of_a_run_that_reads_them_all(
     pixel_shards, free_memory, monkeypatch, world, resident, iterations, start, expected
 ):
     free_memory(10**9)
-    monkeypatch.setattr(ResidentLoader, "__init__", lambda *_: None)
-    monkeypatch.setattr(ResidentLoader, "fill", lambda *_: iter(()))
+    monkeypatch.setattr(ResidentPictures, "__init__", lambda *_: setattr(_[0], "dataset", _[1]))
+    monkeypatch.setattr(ResidentPictures, "fill", lambda *_: iter(()))
     run = a_run(open_pictures(pixel_shards), world, resident=resident, iterations=iterations)
     assert (load_resident(run, start) is not None) == expected
 

@@ -1,35 +1,13 @@
-import dataclasses
-import shutil
-
 import pytest
 import torch
 
 from shards.format.order import RankBatchSampler
-from stylefinetune.data import resident
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.resident import ResidentLoader, resident_bytes
+from stylefinetune.data.resident import loader as resident_loader
 from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.transforms import Transform
-from stylefinetune.errors import DataError
 from tests.stylefinetune.data.loading import CPU, open_pictures
-
-
-def load_resident(dataset, device=CPU, workers=0):
-    loader = ResidentLoader(dataset, device)
-    assert list(loader.fill(workers))[-1] == len(dataset.entries)
-    return loader
-
-
-def assert_equal(found, expected):
-    """Check that a batch of resident pictures is, bit for bit, the loader's."""
-    crops = dataclasses.replace(found.crops, rows=None).to(CPU)
-    for field in ("top", "left", "mirror"):
-        mine, other = getattr(crops, field), getattr(expected.crops, field)
-        assert (mine.dtype, mine.tolist()) == (other.dtype, other.tolist())
-    assert (crops.size, found.size, found.corrupt) == (expected.crops.size, expected.size, expected.corrupt)
-    for mine, other in ((found.labels, expected.labels), (found.positions, expected.positions)):
-        assert (mine.dtype, mine.tolist()) == (other.dtype, other.tolist())
-    assert torch.equal(found.pictures[found.crops.rows].cpu(), expected.pictures)
+from tests.stylefinetune.data.resident.comparing import assert_equal, load_resident
 
 
 def compare(dataset, samplers, device=CPU):
@@ -43,19 +21,6 @@ def compare(dataset, samplers, device=CPU):
     return count
 
 
-@pytest.fixture
-def damaged_shards(original_shards, tmp_path):
-    """Shards in which the pictures of rows 3 and 30 can't be decoded."""
-    shards = tmp_path / "damaged"
-    shutil.copytree(original_shards, shards)
-    entries = open_pictures(shards).entries
-    for row in (3, 30):
-        with (shards / entries.shard[row]).open("r+b") as tar:
-            tar.seek(int(entries.offset[row]))
-            tar.write(b"\0" * int(entries.length[row]))
-    return shards
-
-
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize(
     "settings",
@@ -64,7 +29,7 @@ def damaged_shards(original_shards, tmp_path):
 )
 def test_batches_are_bit_for_bit_those_of_the_loader(pixel_shards, settings, ranks, monkeypatch):
     """From the middle of an epoch over two ends of one, with slices of other sizes, in several tables."""
-    monkeypatch.setattr(resident, "_TABLE", 4)
+    monkeypatch.setattr(resident_loader, "_TABLE", 4)
     dataset = open_pictures(pixel_shards, **settings)
     samplers = [RankBatchSampler(20, 117, 10, rank, ranks) for rank in range(ranks)]
     assert compare(dataset, samplers) == 10 * ranks
@@ -87,32 +52,12 @@ def test_corrupt_pictures_are_the_same(damaged_shards):
     assert (batches[0].labels == CORRUPT_LABEL).sum() == 2
 
 
-def test_several_processes_may_decode(pixel_shards):
-    dataset = open_pictures(pixel_shards)
-    one, two = (load_resident(dataset, workers=workers) for workers in (0, 2))
-    assert torch.equal(one.pictures, two.pictures)
-
-
 def test_the_transform_of_both_is_the_same(pixel_shards):
     dataset, sampler = open_pictures(pixel_shards, shuffle=True), RankBatchSampler(0, 50, 10, 0, 1)
     transform = Transform(torch.rand(48, 48, 3) * 255, 0.017, CPU)
     fed = load_batches(dataset, sampler, 0, CPU)
     for found, expected in zip(load_resident(dataset).load(sampler), fed, strict=True):
         assert torch.equal(transform(found.pictures, found.crops), transform(expected.pictures, expected.crops))
-
-
-def test_the_memory_is_that_of_the_pixels(pixel_shards):
-    dataset = open_pictures(pixel_shards)
-    assert resident_bytes(dataset) == load_resident(dataset).pictures.nbytes == 41 * 48 * 48 * 3
-
-
-def test_a_shard_that_is_missing_is_a_data_error(original_shards, tmp_path):
-    shards = tmp_path / "gone"
-    shutil.copytree(original_shards, shards)
-    dataset = open_pictures(shards)
-    shutil.rmtree(shards / "train")
-    with pytest.raises(DataError, match=r"00000\.tar: \S+ can't be read"):
-        load_resident(dataset)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,1 @@
+"""Pictures in the memory of the devices: all on each, or a share on each."""
