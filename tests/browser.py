@@ -69,10 +69,10 @@ class Browser:
             self._receive()
 
     def evaluate(self, expression: str, *, wait: bool = False):
-        """Return the value of a JavaScript expression in the page; `wait` for a promise."""
+        """Return the value of a JavaScript expression in the page, None for undefined; `wait` for a promise."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait)
         assert "exceptionDetails" not in result, result
-        return result["result"]["value"]
+        return result["result"].get("value")
 
     def wait(self, expression: str, is_done):
         """Return the value of an expression once `is_done` of it."""

@@ -1,6 +1,9 @@
-"""A report as one self-contained HTML page: no scripts, no network, and text from the web is escaped."""
+"""A report as one self-contained HTML page: one script, no network, and text from the web is escaped."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +13,21 @@ import numpy as np
 from shards.download.url_rewrite import is_web_url
 from shards.files import write_file
 from shards.format.repeats import hash_text
+from shards.report.breakdown import Breakdown
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
-from shards.report.counts import KEPT, STATUS_GROUPS, StatusCounts, format_share, limit_counts
+from shards.report.counts import KEPT, STATUS_GROUPS, StatusCounts, format_share, group_of, limit_counts
 from shards.report.report import Report, printable
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
+from shards.report.words import explain_outcome, name_outcome
 
-# Limits that keep a page for 80,000 rows or 10,000 classes under 3 MB. A thumbnail takes 11 KB at most.
+# Limits that keep a page for 80,000 rows or 10,000 classes under 4 MB. A thumbnail takes 16 KB at most.
 _MAX_CLASSES = 60
 _MAX_HOSTS = 30
 _MAX_PER_CLASS = 6
 _MAX_GALLERY = 120
 _MAX_PAIRS = 12
 _MAX_OWNERS = 10
+_MAX_EXAMPLES = 400  # rows without a picture
 _LOOKED_AT = 100  # rows; a list of URLs may also have texts that are none
 
 
@@ -49,7 +55,11 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(printable=printable, bytes=format_bytes, share=format_share)
-    return environment.get_template("report.html").render(_context(report))
+    environment.filters.update(outcome=name_outcome, explain=explain_outcome)
+    script = files("shards.report").joinpath("templates", "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    context = _context(report) | {"script": script, "script_digest": digest}
+    return environment.get_template("report.html").render(context)
 
 
 def _context(report: Report) -> dict[str, Any]:
@@ -60,6 +70,9 @@ def _context(report: Report) -> dict[str, Any]:
         "name": report.root.resolve().name,
         "report": report,
         "groups": STATUS_GROUPS,
+        "group_names": [{"key": group.key, "name": group.name} for group in STATUS_GROUPS],
+        "group_of": group_of,
+        "max_per_class": _MAX_PER_CLASS,
         "overall": report.overall,
         "by_class": classes,
         "by_host": limit_counts(report.by_host, _MAX_HOSTS),
@@ -70,7 +83,7 @@ def _context(report: Report) -> dict[str, Any]:
         "is_local": is_local,
         "noun": "files" if is_local else "URLs",
         **_sizes(report),
-        **_pictures(report),
+        **_rows(report),
     }
 
 
@@ -109,27 +122,42 @@ def _sizes(report: Report) -> dict[str, Any]:
     }
 
 
-def _pictures(report: Report) -> dict[str, Any]:
-    """Choose the pictures to show, and make one thumbnail of each."""
+def _rows(report: Report) -> dict[str, Any]:
+    """Choose the rows to show one by one, make a thumbnail of each picture, and prepare the filters."""
     labels = choose_thumbnails(report.index, _MAX_PER_CLASS)
-    chosen: dict[int, list[int]] = {}
+    chosen: list[int] = []
     for label in sorted(labels):
-        if sum(map(len, chosen.values())) < _MAX_GALLERY:
-            chosen[label] = labels[label]
+        if len(chosen) < _MAX_GALLERY:
+            chosen += labels[label]
     pairs = (report.near_pairs or [])[:_MAX_PAIRS]
     shown = _first_rows(report)
-    wanted = {row for rows in chosen.values() for row in rows}
+    wanted = set(chosen)
     wanted |= {row for rows in shown.values() for row in rows.values()}
     wanted |= {row for pair in pairs for row in (pair.row, pair.other)}
     wanted |= {picture.first.row for picture in report.repeated.largest}
+    breakdown = Breakdown(report.rows, report.hosts, report.class_name)
+    positions, examples = report.rows.positions_of(wanted), breakdown.choose_examples(_MAX_EXAMPLES)
+    rows = [*report.rows.read_rows(positions), *report.rows.read_rows(examples)]
+    at = dict(zip((row.row for row in rows), [*positions.tolist(), *examples.tolist()], strict=True))
     return {
-        "gallery": chosen,
-        "hidden_classes": len(labels) - len(chosen),
+        "gallery": list(dict.fromkeys(chosen)),
         "thumbnails": make_thumbnails(report.root, report.index, wanted),
-        "row_of": {row.row: row for row in report.rows.read_rows(report.rows.positions_of(wanted))},
+        "row_of": {row.row: row for row in rows},
+        "examples": [row.row for row in rows[len(positions) :]],
+        "class_names": {row: _class_names(report, position) for row, position in at.items()},
+        "choices_of": {row: breakdown.choices_of(position) for row, position in at.items()},
+        "filters": {name: each.names for name, each in breakdown.filters.items()},
+        "cells": breakdown.cells,
+        "outcome_groups": [group_of(status).key for status in breakdown.filters["outcome"].names],
         "shown_duplicates": shown,
         "pairs": pairs,
     }
+
+
+def _class_names(report: Report, position: int) -> str:
+    rows = report.rows
+    labels = rows.label[[position]] if rows.labels is None else rows.labels[position]
+    return ", ".join(map(report.class_name, labels.tolist()))
 
 
 def _first_rows(report: Report) -> dict[str, Mapping[str, int]]:

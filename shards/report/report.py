@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from rich.console import Console
 
 from shards.errors import ShardsError
@@ -62,6 +64,7 @@ class Report:
     root: Path  # DIR
     index: IndexFile
     rows: Rows  # all rows of the list, with their outcomes
+    hosts: Names  # the host in each row's URL; NO_HOST for none
     pictures: Pictures  # the kept ones
     statuses: list[StatusRow]  # the most frequent status first
     by_split: list[StatusCounts]  # sorted
@@ -108,7 +111,7 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
     bodies = np.where(is_kept, rows.body, 0)
     owners = _hash_owners(rows)
     may_repeat = is_among(rows.body, find_repeats([bodies])) & is_kept | is_placeholder & (rows.body != 0)
-    by_host, by_year, urls = _read_urls(rows, may_repeat)
+    hosts, by_year, urls = _read_urls(rows, may_repeat)
     repeated, placeholders = (
         find_repeated_pictures(rows, np.flatnonzero(may_repeat)[chosen[may_repeat]], urls[chosen[may_repeat]], least)
         for chosen, least in ((is_kept, 2), (is_placeholder, 1))
@@ -117,11 +120,12 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
         root=root,
         index=index,
         rows=rows,
+        hosts=hosts,
         pictures=Pictures.read(index),
         statuses=_count_statuses(rows),
         by_split=_count(rows, rows.split.codes).to_list(lambda code: rows.split.distinct[code]),
         by_label=_count_labels(rows).to_list(lambda label: _class_name(index, label)),
-        by_host=by_host,
+        by_host=_count(rows, hosts.codes).to_list(hosts.distinct.__getitem__) if hosts.distinct != [NO_HOST] else [],
         by_year=by_year,
         owners=find_split_leaks(owners, rows.split, lambda positions: _read_owners(rows, positions)),
         kept_owners=find_split_leaks(
@@ -164,21 +168,20 @@ def _count_statuses(rows: Rows) -> list[StatusRow]:
     return sorted(found, key=lambda row: (-row.rows, row.status))
 
 
-def _read_urls(rows: Rows, chosen: npt.NDArray[np.bool_]) -> tuple[list[StatusCounts], list[StatusCounts], Hashes]:
-    """Count by host and by year, and hash the URLs of the chosen rows."""
-    hosts, years = StatusCounter[str](rows.status), StatusCounter[str](rows.status)
+def _read_urls(rows: Rows, chosen: npt.NDArray[np.bool_]) -> tuple[Names, list[StatusCounts], Hashes]:
+    """Return the host of each row, count by year, and hash the URLs of the chosen rows."""
+    years = StatusCounter[str](rows.status)
     hashes = [np.empty(0, np.int64)]
-    for block, urls in rows.read_blocks("image_url"):
-        hosts.add(block, map(host_of, urls))
-        years.add(block, (str(year_posted(url) or UNKNOWN_YEAR) for url in urls))
-        hashes.append(np.array([*map(hash_text, itertools.compress(urls, chosen[block]))], np.int64))
-    by_host = hosts.to_list(lambda host: host or NO_HOST)
+
+    def read_hosts() -> Iterator[pa.Array]:
+        for block, urls in rows.read_blocks("image_url"):
+            years.add(block, (str(year_posted(url) or UNKNOWN_YEAR) for url in urls))
+            hashes.append(np.array([*map(hash_text, itertools.compress(urls, chosen[block]))], np.int64))
+            yield pa.array([host_of(url) or NO_HOST for url in urls], pa.string())
+
+    hosts = Names.join(read_hosts())
     by_year = years.to_list(str)
-    return (
-        by_host if any(each.name != NO_HOST for each in by_host) else [],
-        by_year if any(each.name != UNKNOWN_YEAR for each in by_year) else [],
-        np.concatenate(hashes),
-    )
+    return hosts, by_year if any(each.name != UNKNOWN_YEAR for each in by_year) else [], np.concatenate(hashes)
 
 
 def _hash_owners(rows: Rows) -> Hashes:

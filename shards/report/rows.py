@@ -31,6 +31,7 @@ class ListedRow(NamedTuple):
     """A row of the list with its outcome."""
 
     row: int
+    key: str
     image_url: str
     split: str
     label: int
@@ -123,7 +124,7 @@ class Rows:
 
     def read_rows(self, positions: Positions) -> list[ListedRow]:
         """Read all about a few rows."""
-        columns = ["row", "image_url", "split", "label"]
+        columns = ["row", "key", "image_url", "split", "label"]
         listed = _take(self.root, ROWS_PATH, positions, columns).to_pylist()
         outcomes = self.read_outcomes(positions, ["status", "bytes", "sha256", "message"])
         without: dict[str, Any] = {"status": NOT_YET, "bytes": None, "sha256": None, "message": ""}

@@ -52,9 +52,9 @@ def test_single_rows_are_read_from_their_files(tmp_path):
     rows = write(tmp_path, OUTCOMES)
     assert rows.positions_of([5, 70_000, 4]).tolist() == [0, 3]
     assert rows.read_rows(np.array([0, 1, 3])) == [
-        ListedRow(70_000, "http://h/a.jpg", "test", 2, "gone", None, None, "410"),
-        ListedRow(3, "http://h/b.jpg", "train", 0, NOT_YET, None, None, ""),
-        ListedRow(5, "http://h/d.jpg", "train", 300, "kept", 9, "ab", ""),
+        ListedRow(70_000, "k0", "http://h/a.jpg", "test", 2, "gone", None, None, "410"),
+        ListedRow(3, "k1", "http://h/b.jpg", "train", 0, NOT_YET, None, None, ""),
+        ListedRow(5, "k3", "http://h/d.jpg", "train", 300, "kept", 9, "ab", ""),
     ]
     assert rows.read(np.array([1, 2]), "image_url") == ["http://h/b.jpg", "http://h/c.jpg"]
     assert rows.read_outcomes(np.array([1, 2]), ["bytes"]) == [{}, {"bytes": 70_000}]
