@@ -28,19 +28,6 @@ NETS = {
 SIDES = {"googlenet": 76, "no dropout": 76, "residual": 48}
 
 
-@pytest.fixture(scope="module")
-def forked_ranks():
-    """Runs the comparisons' ranks as forks instead of under torchrun."""
-
-    def run_on_ranks(ranks, module, arguments, folder):
-        done = python("-m", module, *arguments, ranks=ranks, cwd=folder)
-        return done.returncode, done.stderr
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caffe_checks, "run_on_ranks", run_on_ranks)
-        yield
-
-
 @pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_caffenet_as_a_net_of_any_layers_has_caffes_results(golden, tmp_path, ranks):

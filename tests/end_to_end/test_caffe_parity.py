@@ -5,21 +5,8 @@ import pytest
 
 from benchmarks import caffe_checks, caffe_full_size, stochastic_parity
 from benchmarks.caffe_results import read_micro
-from tests.programs import python
 
-
-@pytest.fixture(scope="module", autouse=True)
-def forked_ranks():
-    """Runs the comparisons' ranks as forks instead of under torchrun."""
-
-    def run_on_ranks(ranks, module, arguments, folder):
-        done = python("-m", module, *arguments, ranks=ranks, cwd=folder)
-        return done.returncode, done.stderr
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caffe_checks, "run_on_ranks", run_on_ranks)
-        yield
-
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 
 FAST_AND_SLOW_RANKS = [1, 2, pytest.param(3, marks=pytest.mark.slow)]
 
