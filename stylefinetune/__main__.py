@@ -22,6 +22,7 @@ _COMMANDS = {
     "weights": "download published weights",
     "dashboard": "make a workspace and a report at Weights & Biases",
     "find_lr": "try learning rates from low to high before a run",
+    "serve": "serve a page and an API that classify pictures",
     "doctor": "check this machine: GPUs, limits, disks, services, data",
 }
 _USAGE = f"""usage: stylefinetune COMMAND ...

@@ -23,10 +23,10 @@ def progress(iteration):
     )
 
 
-def save(run_dir, iteration=5, seed=0, config=CONFIG):
+def save(run_dir, iteration=5, seed=0, config=CONFIG, scale=1.0):
     net = build.build_model(CONFIG.model, len(CLASSES), [(43, 43)], seed=1)
     torch.manual_seed(seed)
-    parameters = {name: torch.randn_like(value) for name, value in net.named_parameters()}
+    parameters = {name: scale * torch.randn_like(value) for name, value in net.named_parameters()}
     velocity = {name: torch.randn_like(value) for name, value in parameters.items()}
     state = EngineState(parameters, {}, {"momentum_buffer": velocity}, {"loss_scale": 512.0, "good_steps": 3})
     config = dataclasses.replace(config, run_dir=str(run_dir))

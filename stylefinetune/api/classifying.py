@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from shards.format.images import BadPicture, Pixels, decode_picture, resize_picture
+from shards.format.images import BadPicture, Pixels, decode_picture
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.losses.loss import to_probabilities
 from stylefinetune.prediction.inputs import open_inputs
-from stylefinetune.prediction.loader import PictureLoader
+from stylefinetune.prediction.loader import PictureLoader, fit_picture
 from stylefinetune.prediction.network import PictureNetwork
 from stylefinetune.prediction.pictures import FetchLimits
 
@@ -73,10 +73,7 @@ class Classifier:
     def _fit(self, pixels: Pixels) -> torch.Tensor:
         """Return a picture of the size that the network reads, uint8[1, H, W, 3]."""
         fitted = np.empty((1, *self._network.size, 3), np.uint8)
-        if self._network.fit is None:
-            resize_picture(pixels, *self._network.size, out=fitted[0])
-        else:
-            self._network.fit(pixels, 0, fitted[0])
+        fit_picture(pixels, self._network.fit, fitted[0])
         return torch.from_numpy(fitted)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from stylefinetune.prediction.pictures import FetchLimits, UnreadablePicture
+from stylefinetune.prediction.pictures import FetchLimits, PrivateAddress, UnreadablePicture
 
 PARALLEL = 16  # requests
 _ATTEMPTS = 3
@@ -21,6 +21,8 @@ _REDIRECTS = 5
 _CHUNK = 2**16  # bytes
 _HEADERS = {"User-Agent": "stylefinetune"}
 _STOP_SECONDS = 5.0
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
 
 T = TypeVar("T")
 AddressInfo = tuple[int, int, int, str, tuple[object, ...]]  # of socket.getaddrinfo
@@ -103,7 +105,7 @@ class Fetcher:
             raise _TemporaryError(f"no complete answer within {self._limits.seconds:g} s") from error
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, _PrivateAddressError):
-                raise UnreadablePicture(f"can't be fetched: {error.os_error}") from error
+                raise PrivateAddress(f"can't be fetched: {error.os_error}") from error
             raise _TemporaryError(_one_line(error.os_error)) from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise _TemporaryError(_one_line(error) or "the connection broke off") from error
@@ -136,10 +138,26 @@ def _open_public_socket(info: AddressInfo) -> socket.socket:
     """
     family, kind, protocol, _, place = info
     address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    if not (mapped or address).is_global:
+    if not is_public(address):
         raise _PrivateAddressError(f"{address} is not a public address; to allow it, give --allow_private")
     return socket.socket(family, kind, protocol)
+
+
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Return whether an address belongs to one machine on the internet; an IPv4 address within an IPv6 one decides."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if (inner := _inner_address(address)) is not None:
+            return is_public(inner)
+        if address.is_site_local or address in _LOCAL_NAT64:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _inner_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that a mapped, compatible, 6to4, Teredo or NAT64 address contains."""
+    if address in _NAT64 or int(address) >> 32 == 0:  # ::1.2.3.4, and :: and ::1
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _one_line(error: BaseException) -> str:

@@ -91,15 +91,19 @@ class PictureLoader:
     def _fill(self, read: Callable[[], Pixels], out: Pixels) -> None:
         """Read a picture into `out`, uint8[H, W, 3]."""
         try:
-            pixels = read()
-            if self._fit is not None:
-                self._fit(pixels, 0, out)
-            elif pixels.shape == out.shape:
-                out[:] = pixels
-            else:
-                resize_picture(pixels, *self._size, out=out)
+            fit_picture(read(), self._fit, out)
         except MemoryError as error:
             raise UnreadablePicture("needs more memory than there is") from error
+
+
+def fit_picture(pixels: Pixels, fit: Fit | None, out: Pixels) -> None:
+    """Write a picture of any size to `out`, uint8[H, W, 3], by `fit`, or resized as in Caffe."""
+    if fit is not None:
+        fit(pixels, 0, out)
+    elif pixels.shape == out.shape:
+        out[:] = pixels
+    else:
+        resize_picture(pixels, *out.shape[:2], out=out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,10 @@ class UnreadablePicture(Exception):  # noqa: N818 -- a result, not an error in t
     """A picture can't be read; the message is the reason, for example "is not a picture: ..."."""
 
 
+class PrivateAddress(UnreadablePicture):
+    """The server of a URL, or of one to which it redirects, has an address that isn't public."""
+
+
 class PictureFile(NamedTuple):
     """A picture in a file, of any format that OpenCV reads."""
 

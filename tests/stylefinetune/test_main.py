@@ -9,7 +9,7 @@ from stylefinetune.__main__ import main
 from tests.programs import ROOT, bash_completions, python, run
 
 COMMANDS = ["init", "train", "evaluate", "predict", "features", "export"]
-COMMANDS += ["report", "check", "weights", "dashboard", "find_lr", "doctor"]
+COMMANDS += ["report", "check", "weights", "dashboard", "find_lr", "serve", "doctor"]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from stylefinetune.evaluate import evaluate
 from stylefinetune.export import __main__ as export
 from stylefinetune.init import __main__ as init
 from stylefinetune.predict import predict
+from stylefinetune.serve import __main__ as serve
 from tests.programs import ROOT
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "init": init.init,
     "predict": predict,
     "report": report.report,
+    "serve": serve.serve,
     "weights": weights.fetch_weights,
 }
 
@@ -40,6 +42,7 @@ COMMANDS = {
         ("features run a.jpg", "--out is missing; it must be a file that ends with .parquet or .npy"),
         ("export run", "--to is required"),
         ("report", "RUNS is required"),
+        ("serve", "CHECKPOINT is required"),
         ("weights", "NAME is required"),
         ("weights vgg", "there are no published weights vgg; name one of bvlc_reference_caffenet, "),
     ],

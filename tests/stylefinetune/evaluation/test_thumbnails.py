@@ -15,3 +15,8 @@ def test_a_picture_becomes_a_small_jpeg_and_one_that_cannot_be_read_nothing(pixe
     assert small.shape == (48, 48, 3)  # not enlarged
     (copy / entries.shard[1]).unlink()
     assert thumbnail(entries, 1) == b""
+
+
+def test_the_longer_side_may_be_chosen(original_shards):
+    jpeg = thumbnail(ShardIndex.load(original_shards).entries("test"), 1, side=30)
+    assert max(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape) == 30

@@ -1,4 +1,5 @@
 import concurrent.futures
+import ipaddress
 import socket
 import threading
 
@@ -6,7 +7,7 @@ import pytest
 
 from stylefinetune.prediction import fetch
 from stylefinetune.prediction.fetch import PARALLEL, Fetcher
-from stylefinetune.prediction.pictures import FetchLimits, UnreadablePicture
+from stylefinetune.prediction.pictures import FetchLimits, PrivateAddress, UnreadablePicture
 from tests.loopback import Answer, redirect
 
 WAIT = 60  # seconds, for a result that comes soon
@@ -121,3 +122,39 @@ def test_closing_cancels_what_is_not_finished(fetcher_of, server):
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(WAIT)
     assert not fetcher._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("10.1.2.3", False),
+        ("169.254.169.254", False),  # the metadata of a machine in a cloud
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1", False),
+        ("fec0::1", False),
+        ("fd00:ec2::254", False),
+        ("ff02::1", False),
+        ("::ffff:10.1.2.3", False),
+        ("::ffff:93.184.215.14", True),
+        ("::10.1.2.3", False),
+        ("2002:0a01:0203::1", False),  # 6to4 of 10.1.2.3
+        ("64:ff9b::a9fe:a9fe", False),  # NAT64 of 169.254.169.254
+        ("64:ff9b:1::5db8:d70e", False),
+        ("2001:0:5db8:d70e::f5fe:fdfc", False),  # Teredo of 10.1.2.3
+    ],
+)
+def test_public_addresses(address, is_public):
+    assert fetch.is_public(ipaddress.ip_address(address)) == is_public
+
+
+def test_a_private_address_is_an_error_of_its_own(fetcher_of, server):
+    future = fetcher_of(allow_private=False).submit(server.url, bytes)
+    with pytest.raises(PrivateAddress):
+        future.result(WAIT)
