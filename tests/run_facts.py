@@ -1,6 +1,14 @@
 """The facts of a run that exists only in tests."""
 
+import base64
+
 from stylefinetune.tracking.run_facts import Example, RunFacts, RunResult
+
+# Four gray pixels.
+JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAP//////////////////////////////////////////////////////////////////////////////"
+    "////////wAALCAACAAIBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAAv/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AT//Z"
+)
 
 FACTS = RunFacts(
     train_pictures=1000,
@@ -14,6 +22,8 @@ FACTS = RunFacts(
     outcomes={"kept": 900, "not_found": 300},
     flops=4_000_000_000,
     peak_flops=None,
+    checkpoint_bytes=1000,
+    index_file=None,
 )
 
 RESULT = RunResult(
@@ -21,6 +31,6 @@ RESULT = RunResult(
     values={"balanced_accuracy": 0.75},
     confusion=[[3, 1], [0, 2]],
     calibration=[(4, 0.7, 0.75), (2, 0.95, 1.0)],
-    worst=[Example("00007", "Noir", "Bokeh", 0.9, 0.1, b"a JPEG")],
+    worst=[Example("00007", "Noir", "Bokeh", 0.9, 0.1, JPEG)],
     best=[Example("00009", "Bokeh", "Bokeh", 0.97, 0.97, b"")],
 )

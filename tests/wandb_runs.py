@@ -9,13 +9,16 @@ from pathlib import Path
 from tests.programs import python, run
 from tests.wandb_server import WandbServer
 
-# Logs what a run logs that tests every 4 iterations, displays every 2 and saves every 5; it trains nothing.
+# Logs what a run logs that tests every 4 iterations, displays every 2 and saves every 5; it trains nothing. The
+# checkpoint of iteration 10 is the best one. Of the others it keeps one.
 PROGRAM = """
-import json, os, signal, sys, time
+import dataclasses, json, os, shutil, signal, sys, time
+from pathlib import Path
 import torch
-from stylefinetune.config.schema import Config, TrackingConfig, TrainConfig
+from stylefinetune.config.schema import CheckpointConfig, Config, TrackingConfig, TrainConfig
 from stylefinetune.tracking.dashboards import wandb_run
 from stylefinetune.tracking.metrics import TestResult
+from stylefinetune.tracking.run_facts import SavedCheckpoint
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.distributed.world import World
 from tests.run_facts import FACTS, RESULT
@@ -23,6 +26,21 @@ from tests.run_facts import FACTS, RESULT
 def test(iteration):
     tracker.log_test_start(iteration)
     tracker.log_test(iteration, TestResult(correct=iteration, count=100, loss=iteration / 7))
+
+def checkpoints():
+    found = sorted(Path(run_dir, "checkpoints").glob("iter_*"), key=lambda path: int(path.name[5:]))
+    return [SavedCheckpoint(path, int(path.name[5:]), {"loss": 0.5}, is_best=path.name == "iter_10") for path in found]
+
+def save(iteration):
+    folder = Path(run_dir, "checkpoints", f"iter_{iteration}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    folder.joinpath("model.safetensors").write_text(f"weights of {iteration}")
+    folder.joinpath("config.yaml").write_text("the same")
+    tracker.note_checkpoints(checkpoints())
+    for one in checkpoints()[:-1]:
+        if not one.is_best:
+            shutil.rmtree(one.path)
 
 def end(*here):
     if here == (ended_at, ended_after):
@@ -32,12 +50,22 @@ def end(*here):
             sys.exit(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_dir, mode, start, stop, ended_at, ended_after, killed, gate, limits, with_result = json.loads(sys.argv[1])
+run_dir, mode, start, stop, ended_at, ended_after, killed, gate, limits, with_result, kept = json.loads(sys.argv[1])
 for name, seconds in limits.items():
     setattr(wandb_run, name, seconds)
-config = Config(run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=TrackingConfig(wandb=mode))
+tracking = TrackingConfig(wandb=mode, artifacts=kept)
+config = Config(
+    run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=tracking, checkpoint=CheckpointConfig(snapshot=5)
+)
+index = Path(run_dir, "index.parquet")
+if kept != "none" and not index.exists():
+    index.parent.mkdir(parents=True, exist_ok=True)
+    index.write_text("the index")
+facts = dataclasses.replace(FACTS, index_file=index)
 tested = [stop] if start == stop else list(range(0, start, 4))
-with Tracker(config, FACTS, World(rank=0, size=1, device=torch.device("cpu")), start, tested) as tracker:
+with Tracker(config, facts, World(rank=0, size=1, device=torch.device("cpu")), start, tested) as tracker:
+    if start:
+        tracker.note_checkpoints(checkpoints())
     for iteration in range(start, stop):
         if iteration % 4 == 0:
             test(iteration)
@@ -47,11 +75,14 @@ with Tracker(config, FACTS, World(rank=0, size=1, device=torch.device("cpu")), s
             tracker.log_train(iteration, [iteration / 3], rates, 0.0, {})
         end(iteration, "train")
         tracker.advance(iteration)
+        if (iteration + 1) % 5 == 0 and iteration + 1 < stop:
+            save(iteration + 1)
         time.sleep(0.01)
     if start < stop:
         if with_result:
             tracker.log_result(stop, lambda: RESULT)
         test(stop)
+        save(stop)
     end(stop, "test")
 """
 
@@ -72,7 +103,18 @@ def wait_for_next_second():
 
 
 def log_run(
-    run_dir, env, *, mode="auto", start=0, stop=20, ends=(-1, ""), killed=True, gate="", limits=None, result=False
+    run_dir,
+    env,
+    *,
+    mode="auto",
+    start=0,
+    stop=20,
+    ends=(-1, ""),
+    killed=True,
+    gate="",
+    limits=None,
+    result=False,
+    artifacts="none",
 ):
     """Log a run from iteration `start` to `stop`; return its stderr.
 
@@ -87,8 +129,9 @@ def log_run(
         gate: file that it waits for before it ends early.
         limits: values for the constants of wandb_run, in seconds, such as INIT_SECONDS.
         result: whether it shows the predictions of its last test.
+        artifacts: tracking.artifacts.
     """
-    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, str(gate), limits or {}, result])
+    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, str(gate), limits or {}, result, artifacts])
     done = python("-c", PROGRAM, arguments, env=env)
     expected = 0 if ends[0] < 0 else -signal.SIGKILL if killed else 1
     assert done.returncode == expected, done.stderr

@@ -1,4 +1,4 @@
-"""A W&B server on 127.0.0.1 with the requests of a run: start, resume, log, finish."""
+"""A W&B server on 127.0.0.1 with the requests of a run: start, resume, log, artifacts, finish."""
 
 import base64
 import contextlib
@@ -10,6 +10,8 @@ import socket
 import threading
 import urllib.parse
 from typing import Any
+
+from tests import wandb_artifacts
 
 KEY = "0" * 40
 ENTITY, PROJECT = "loopback", "stylefinetune"
@@ -40,6 +42,11 @@ class RemoteRun:
         """Returns the logged rows in the order of their offsets."""
         return [json.loads(line) for line in self.files.get("wandb-history.jsonl", [])]
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Returns the summary as last sent."""
+        return json.loads((self.files.get("wandb-summary.json") or ["{}"])[-1])
+
     def lines(self, file: str) -> list[str]:
         return self.files.get(f"wandb-{file}.jsonl", [])
 
@@ -50,12 +57,14 @@ class WandbServer:
     Attributes:
         runs: by id.
         views: workspaces and reports, as sent.
+        artifacts: their versions and files.
         port: stays the same after a stop and a start.
     """
 
     def __init__(self):
         self.runs: dict[str, RemoteRun] = {}
         self.views: list[dict[str, Any]] = []
+        self.artifacts = wandb_artifacts.ArtifactStore(ENTITY, PROJECT)
         self.port = 0
         self.lock = threading.Lock()
         self._server: _Server | None = None
@@ -172,6 +181,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path.startswith("/artifact/"):
+            if self.server.owner.artifacts.gate:
+                self.server.owner.artifacts.gate.wait(60)
+            with self.server.owner.lock:
+                self._send(self.server.owner.artifacts.upload(self.path, body), {})
+            return
         _, _, run, name = self.path.split("/", 3)
         self.server.owner.runs[run].uploads[urllib.parse.unquote(name)] = body
         self._send(200, {})
@@ -199,6 +214,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "UpsertView2": self.upsert_view,
             "upsertView": self.upsert_view,
         }
+        if name in wandb_artifacts.KNOWN:
+            return 200, {"data": self.server.owner.artifacts.answer(name, variables, self.headers["Host"])}
         if name not in answers:
             return 400, {"errors": [{"message": f"this server doesn't know {name}"}]}
         return 200, {"data": answers[name](**variables)}

@@ -57,6 +57,13 @@ def metric_of(test: dict[str, float], metric: str) -> float:
     return test.get(f"ema_{metric}", test.get(metric, math.nan))
 
 
+def read_tests(path: Path) -> list[dict[str, float]] | None:
+    """Return the tests that a checkpoint records, see Progress; None if it is damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads((path / PROGRESS).read_text(encoding="utf-8"))["tests"]
+    return None
+
+
 def link_best(run_dir: Path, best: Path) -> None:
     """Let RUN/best be a link to a checkpoint; has no effect on a file system that has no links."""
     link, new = run_dir / BEST, run_dir / f".{BEST}.new"
@@ -93,7 +100,7 @@ def _best_by_accuracy(run_dir: Path) -> Path | None:
     """Return the best checkpoint of a run without a link, which an earlier version wrote."""
     found = list_checkpoints(run_dir)
     for path in found:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            tests = json.loads((path / PROGRESS).read_text(encoding="utf-8"))["tests"]
+        tests = read_tests(path)
+        if tests is not None:
             return best_checkpoint(found, tests, "accuracy")
     return None

@@ -133,6 +133,8 @@ class TrackingConfig:
         wandb: auto (online if there is an API key, otherwise offline), offline or disabled.
         project: W&B project; by default WANDB_PROJECT, or stylefinetune.
         name: W&B run name; by default WANDB_NAME, or the name of the run folder.
+        artifacts: which checkpoints W&B gets as artifacts, with the index of the shards as the run's input: none; last,
+            the last and the best one at the end of the run; or all.
         tensorboard: also write RUN/tensorboard, with the same names; needs the extra stylefinetune[tensorboard].
         layer_norms: at each displayed iteration, log the norm of the gradient, and for each layer that of its gradient
             and the ratio of its update to its weights.
@@ -141,6 +143,7 @@ class TrackingConfig:
     wandb: Literal["auto", "offline", "disabled"] = "auto"
     project: str | None = None
     name: str | None = None
+    artifacts: Literal["none", "last", "all"] = "none"
     tensorboard: bool = False
     layer_norms: bool = True
 

@@ -1,6 +1,7 @@
-"""What the dashboards show of a run besides its settings and metrics: facts, and the predictions of its last test."""
+"""What the dashboards show of a run besides its settings and metrics: facts, checkpoints, predictions."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 
@@ -19,13 +20,26 @@ class RunFacts:
     outcomes: dict[str, int]  # status -> number of URLs of the list; empty if the shards have no outcomes.parquet
     flops: int | None  # floating-point operations of training on one picture, see models.flops; None if unknown
     peak_flops: float | None  # operations a second of all ranks together at their peak; None if unknown
+    checkpoint_bytes: int  # of the tensors of a checkpoint
+    index_file: Path | None  # the shards' index; None on other ranks than rank 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as values of JSON, with the fraction of the URLs whose pictures could be had."""
         facts = dataclasses.asdict(self) | {"classes": list(self.classes)}
+        del facts["index_file"]
         if self.outcomes:
             facts["kept_urls"] = self.outcomes.get("kept", 0) / sum(self.outcomes.values())
         return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedCheckpoint:
+    """A complete checkpoint of the run."""
+
+    path: Path
+    iteration: int
+    test: dict[str, float]  # iteration, accuracy and loss of its test; empty if it is not tested
+    is_best: bool  # of those that are kept
 
 
 @dataclasses.dataclass(frozen=True)

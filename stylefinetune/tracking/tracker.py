@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +22,7 @@ from stylefinetune.tracking.console import close_log, open_log
 from stylefinetune.tracking.data_wait import DataWaitWarning
 from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.metrics_file import AXES, MetricsFile
-from stylefinetune.tracking.run_facts import RunFacts, RunResult
+from stylefinetune.tracking.run_facts import RunFacts, RunResult, SavedCheckpoint
 from stylefinetune.tracking.speed import describe_speed, measure_speed, peak_memory
 from stylefinetune.tracking.step_times import StepClock
 from stylefinetune.tracking.time_estimate import TimeEstimate
@@ -42,6 +42,9 @@ class Dashboard(Protocol):
 
     def show_result(self, iteration: int, result: RunResult) -> None:
         """Show the last test, of an iteration whose values may follow."""
+
+    def note_checkpoints(self, saved: Sequence[SavedCheckpoint]) -> None:
+        """Note the checkpoints of the run, oldest first, before old ones are removed. Any thread may call it."""
 
     def finish(self, *, failed: bool) -> None:
         """End the run, which failed or not."""
@@ -208,6 +211,11 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         if self._is_main:
             self._log.info("    Training paused %s s for the checkpoint", _digits(pause))
             self._log_metrics(iteration, "checkpoint", {"pause": pause})
+
+    def note_checkpoints(self, saved: Sequence[SavedCheckpoint]) -> None:
+        """Note the checkpoints of the run, oldest first, before old ones are removed. Any thread may call it."""
+        for dashboard in self._dashboards:
+            dashboard.note_checkpoints(saved)
 
     def sync(self) -> None:
         """Flush metrics.jsonl to the disk; call it before a checkpoint is written."""

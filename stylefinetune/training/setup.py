@@ -1,6 +1,7 @@
 """Sets up a training run: reads and checks its input, copies shards to local disks, builds the engine."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from shards.format.index import ShardIndex
 from shards.format.outcomes import OUTCOMES_FILE, count_outcomes
 from stylefinetune.checkpoint.async_saver import AsyncSaver
 from stylefinetune.checkpoint.checkpoint import Checkpoint, Progress
+from stylefinetune.checkpoint.folders import best_checkpoint, iteration_of, list_checkpoints, read_tests
 from stylefinetune.checkpoint.resume import (
     changed_settings,
     check_not_finished,
@@ -19,6 +21,7 @@ from stylefinetune.checkpoint.resume import (
     rename_skipped,
     restore_solverstate,
 )
+from stylefinetune.checkpoint.size import checkpoint_bytes
 from stylefinetune.config.schema import Config
 from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import PictureDataset, open_index, open_split
@@ -38,7 +41,7 @@ from stylefinetune.models.flops import peak_flops, training_flops
 from stylefinetune.models.weights import fetch_weights, load_weights
 from stylefinetune.optim.param_groups import lr_mults, param_groups
 from stylefinetune.tracking.metrics import LossWindow
-from stylefinetune.tracking.run_facts import RunFacts
+from stylefinetune.tracking.run_facts import RunFacts, SavedCheckpoint
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.exit_handler import ExitHandler
 from stylefinetune.training.plan import (
@@ -211,7 +214,31 @@ def facts_of(setup: TrainingSetup, world: World) -> RunFacts:
         outcomes=count_outcomes(root / OUTCOMES_FILE) if world.is_main else {},
         flops=training_flops(setup.net, setup.train_set.input_size) if world.is_main else None,
         peak_flops=peak * world.size if peak else None,
+        checkpoint_bytes=checkpoint_bytes(setup.net, setup.config),
+        index_file=setup.index.file.path if world.is_main else None,
     )
+
+
+def saved_checkpoints(config: Config) -> list[SavedCheckpoint]:
+    """Return the checkpoints of a run, oldest first."""
+    found = list_checkpoints(Path(config.run_dir))
+    tests = (read_tests(found[0]) if found else None) or []
+    best = best_checkpoint(found, tests, config.checkpoint.best_metric)
+    by_iteration = {test["iteration"]: test for test in tests}
+    return [
+        SavedCheckpoint(path, iteration_of(path), by_iteration.get(iteration_of(path), {}), is_best=path == best)
+        for path in reversed(found)
+    ]
+
+
+def _on_saved(config: Config, tracker: Tracker, exit_handler: ExitHandler) -> Callable[[Path], None]:
+    """Return what to do after a checkpoint is saved, before old ones are removed."""
+
+    def note_saved(checkpoint: Path) -> None:
+        exit_handler.note_saved(checkpoint)
+        tracker.note_checkpoints(saved_checkpoints(config))
+
+    return note_saved
 
 
 def warnings_of(setup: TrainingSetup) -> list[str]:
@@ -250,6 +277,7 @@ def build_run(
         engine.load(resumed.engine_state(engine.state(), config.optim.optimizer))
         world.main_first(lambda: rename_skipped(resumed, Path(config.run_dir)))
         exit_handler.note_resumed(resumed.path)
+        tracker.note_checkpoints(saved_checkpoints(config))
     tracker.log(f"Solving {config.model.title}")
     tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
     tracker.log(f"Input: {describe_input(config, config.data.phase(training=True))}")
@@ -270,7 +298,7 @@ def build_run(
         corrupt_test=CorruptPictures(setup.test_set or setup.train_set, config.data.max_corrupt, []),
         details=TestDetails(config, setup.test_set, list(setup.index.metadata.classes), world),
         losses=LossWindow(config.train.average_loss, progress.losses),
-        checkpoints=AsyncSaver(config, world, setup.means, progress, exit_handler.note_saved),
+        checkpoints=AsyncSaver(config, world, setup.means, progress, _on_saved(config, tracker, exit_handler)),
         preemption=preemption,
         stream=open_stream(config, setup.index, setup.train_set, setup.test_set, world),
         lr_mults=lr_mults(net, config.optim),

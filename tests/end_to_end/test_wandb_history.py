@@ -1,4 +1,4 @@
-"""The history at W&B of a run that is killed twice, once while the server is down."""
+"""The history and the artifacts at W&B of a run that is killed twice, once while the server is down."""
 
 import json
 import signal
@@ -35,12 +35,13 @@ def last_iteration(run_dir):
 def test_the_history_is_that_of_an_uninterrupted_run(pixel_shards, tmp_path):
     with WandbServer() as server:
         env = environment(tmp_path / "home", server)
-        train(pixel_shards, tmp_path / "whole", env, "--tracking.wandb=disabled")
-        train(pixel_shards, tmp_path / "run", env, killed_at=7)
+        artifacts = "--tracking.artifacts=all"
+        train(pixel_shards, tmp_path / "whole", env, "--tracking.wandb=disabled", artifacts)
+        train(pixel_shards, tmp_path / "run", env, artifacts, killed_at=7)
         server.stop()
-        train(pixel_shards, tmp_path / "run", env, killed_at=13)
+        train(pixel_shards, tmp_path / "run", env, artifacts, killed_at=13)
         server.start()
-        train(pixel_shards, tmp_path / "run", env)
+        train(pixel_shards, tmp_path / "run", env, artifacts)
         history = remote_rows(server)
     assert [row["_step"] for row in history] == list(range(25))
     last = history[-1]
@@ -48,3 +49,23 @@ def test_the_history_is_that_of_an_uninterrupted_run(pixel_shards, tmp_path):
     assert {"confusion", "calibration", "worst", "best"} <= pages.keys()  # which only W&B gets
     assert history == local_rows(tmp_path / "run")
     assert curves(history) == curves(local_rows(tmp_path / "whole"))
+    assert_artifacts(server, tmp_path / "run", pixel_shards)
+
+
+def assert_artifacts(server, run_dir, shards):
+    """Assert that the server has the checkpoints of the folder once each, and the index as the input of the run."""
+    saved = sorted((run_dir / "checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
+    sent = server.artifacts.of_type("model")
+    assert [one.files for one in sent] == [{file.name: file.read_bytes() for file in one.iterdir()} for one in saved]
+    best = (run_dir / "best").resolve().name
+    for one, path in zip(sent, saved, strict=True):
+        aliases = (
+            {path.name} | ({"latest"} if path == saved[-1] else set()) | ({"best"} if path.name == best else set())
+        )
+        assert server.artifacts.aliases_of(one) == aliases
+        progress = json.loads((path / "progress.json").read_text())
+        assert (one.metadata["iteration"], one.metadata["shards"]) == (progress["iteration"], progress["index"])
+    assert sent[-1].metadata["test/accuracy"] == progress["tests"][-1]["accuracy"]
+    (index,) = server.artifacts.of_type("dataset")
+    assert index.files == {"index.parquet": (shards / "index.parquet").read_bytes()}
+    assert index.used_by == set(server.runs)

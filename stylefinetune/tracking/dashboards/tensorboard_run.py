@@ -6,14 +6,14 @@ again: TensorBoard drops what earlier files have, and those files are deleted.
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from stylefinetune.tracking.metrics_file import AXES, PHASES
-from stylefinetune.tracking.run_facts import RunFacts, RunResult
+from stylefinetune.tracking.run_facts import RunFacts, RunResult, SavedCheckpoint
 
 FOLDER = "tensorboard"
 
@@ -59,6 +59,9 @@ class TensorBoardRun:
 
     def show_result(self, iteration: int, result: RunResult) -> None:
         """Do nothing: the page of `stylefinetune report` shows the same without a server."""
+
+    def note_checkpoints(self, saved: Sequence[SavedCheckpoint]) -> None:
+        """Do nothing: TensorBoard takes no files."""
 
     def finish(self, *, failed: bool) -> None:  # noqa: ARG002 -- as of WandbRun; TensorBoard has no place for it
         """Write what is left, and close the file."""

@@ -1,17 +1,21 @@
-"""Draws the result of a run as pages of HTML, which Weights & Biases shows in panels.
+"""Draws the result of a run as pages of HTML and as a table, which Weights & Biases shows in panels.
 
-Its tables and charts would be artifacts: to log one, W&B waits for its server, which would delay the end of the run.
+The pages are part of the row of the last test. The table, which W&B sorts and filters, is an artifact: to log it, W&B
+waits for its server.
 """
 
 import base64
+import io
 from typing import Any
 
 import jinja2
 import wandb
+from PIL import Image
 
 from stylefinetune.tracking.run_facts import Example, RunResult
 
 _MAX_CLASSES = 100  # of a confusion matrix
+_COLUMNS = ("kind", "picture", "class", "predicted", "probability", "probability_of_class", "key")  # of the table
 _STYLE = """<!doctype html><meta charset="utf-8"><style>
 body { font: 14px system-ui, sans-serif } table { border-collapse: collapse } th { text-align: left; font-weight: 600 }
 td, th { padding: 3px 8px; border: 1px solid #ccc } img { max-width: 112px; display: block }
@@ -46,6 +50,16 @@ def draw_result(result: RunResult) -> dict[str, Any]:
     if len(result.classes) <= _MAX_CLASSES:
         values["final/confusion"] = _page(_CONFUSION, classes=result.classes, confusion=result.confusion)
     return values
+
+
+def draw_table(result: RunResult) -> wandb.Table:
+    """Return the worst and the best predictions with their pictures, at most 200 rows."""
+    table = wandb.Table(columns=[*_COLUMNS])
+    for kind, examples in (("worst", result.worst), ("best", result.best)):
+        for one in examples:
+            picture = wandb.Image(Image.open(io.BytesIO(one.jpeg)), file_type="jpg") if one.jpeg else None
+            table.add_data(kind, picture, one.label, one.predicted, one.probability, one.true_probability, one.key)
+    return table
 
 
 def _page(template: str, **values: list[Example] | list[Any]) -> wandb.Html:

@@ -1,4 +1,4 @@
-"""Reads the offline folders of Weights & Biases: one for each start of a run, with the rows logged since."""
+"""Reads the offline folders of Weights & Biases: one for each start of a run, with what it logged."""
 
 import struct
 from collections.abc import Iterator
@@ -26,6 +26,12 @@ def continue_offline(parent: Path, run_id: str) -> int:
             file.unlink()
         first = max([first, *(record.history.step.num + 1 for record in records if record.HasField("history"))])
     return first
+
+
+def stored_aliases(parent: Path, run_id: str) -> set[str]:
+    """Return the aliases of all artifacts in the offline folders of the run."""
+    records = (record for file in _offline_files(parent, run_id) for record in _records(file.read_bytes()))
+    return {alias for record in records if record.HasField("artifact") for alias in record.artifact.aliases}
 
 
 def mark_synced(parent: Path, run_id: str) -> None:

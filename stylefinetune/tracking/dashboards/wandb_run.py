@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,18 @@ import yaml
 
 from stylefinetune.config.cli import dump_config
 from stylefinetune.config.schema import Config, TrackingConfig
-from stylefinetune.tracking.dashboards.wandb_media import draw_result
-from stylefinetune.tracking.dashboards.wandb_offline import continue_offline, mark_synced
+from stylefinetune.tracking.dashboards.background import Background
+from stylefinetune.tracking.dashboards.wandb_artifacts import ArtifactUploads
+from stylefinetune.tracking.dashboards.wandb_media import draw_result, draw_table
+from stylefinetune.tracking.dashboards.wandb_offline import continue_offline, mark_synced, stored_aliases
 from stylefinetune.tracking.metrics_file import AXES, PHASES
-from stylefinetune.tracking.run_facts import RunFacts, RunResult
+from stylefinetune.tracking.run_facts import RunFacts, RunResult, SavedCheckpoint
 
 INIT_SECONDS = 10
 FINISH_SECONDS = 10  # torchrun kills 30 s after a signal
+UPLOAD_SECONDS, UPLOAD_SPEED = 60, 10e6  # the end of a run waits for its checkpoints as long, and 1 s more each 10 MB
 PROJECT = "stylefinetune"
+TABLE = "final/predictions"
 _MODES = {"dryrun": "offline", "run": "online", "shared": "online"}  # further values of WANDB_MODE
 # W&B shows the last value of a metric as that of the run, except of these.
 _SUMMARIES = {"test/accuracy": "max", "test/map": "max", "test/loss": "min"}
@@ -81,8 +85,13 @@ class WandbRun:
         self._has_failed = False
         self._next_step = 0  # the first step that W&B's history lacks
         self._row: tuple[int, dict[str, Any]] | None = None  # an iteration and its values so far
+        self._background = Background(self._warn)
+        self._uploads: ArtifactUploads | None = None
+        self._end = contextlib.ExitStack()
         try:
             self._begin(config, facts)
+            if self._run and config.tracking.artifacts != "none":
+                self._begin_uploads(config, facts, start)
         except Exception as error:  # noqa: BLE001 -- no error of W&B stops training
             self._fail(error, "continuing without it")
         for entry in logged:
@@ -122,6 +131,16 @@ class WandbRun:
             self._log.warning("Weights & Biases can't show the predictions of the last test: %s", error)
             return
         self._row = (iteration, (self._row[1] if self._row else {}) | media)
+        run = self._run
+        self._background.submit(lambda: run.summary.update({TABLE: draw_table(result)}))
+
+    def note_checkpoints(self, saved: Sequence[SavedCheckpoint]) -> None:
+        """Send the checkpoints that tracking.artifacts asks for, in a thread."""
+        try:
+            if self._run and self._uploads:
+                self._uploads.note_checkpoints(saved)
+        except Exception as error:  # noqa: BLE001 -- see above
+            self._warn(error)
 
     def commit(self) -> None:
         """Send the complete row, unless W&B has it from before a resume."""
@@ -134,12 +153,19 @@ class WandbRun:
         self._row = None
 
     def finish(self, *, failed: bool) -> None:
-        """End the run and wait up to FINISH_SECONDS for unsent rows. A resume logs an incomplete row again."""
+        """End the run and wait up to FINISH_SECONDS for unsent rows. A resume logs an incomplete row again.
+
+        The artifacts of a run that has not failed are waited for first.
+        """
         if self._run:
             try:
+                if not failed:
+                    self._finish_uploads()
+                self._background.abandon()
                 self._run.finish(exit_code=int(failed))
             except Exception as error:  # noqa: BLE001 -- see above
                 self._fail(error, "run the same command again to send the rest")
+        self._end.close()
         if self._has_failed:
             with contextlib.suppress(Exception):
                 wandb.teardown()  # W&B would do it at exit and print its errors
@@ -152,6 +178,10 @@ class WandbRun:
             self._log.warning(message, environment.run_id, identity.id)
         folder = Path(identity.folder or self._run_dir)
         folder.mkdir(parents=True, exist_ok=True)  # else W&B would use a temporary folder
+        self._folder = folder
+        if "WANDB_DATA_DIR" not in os.environ:
+            os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # of unsent files; W&B's default is the home folder
+            self._end.callback(os.environ.pop, "WANDB_DATA_DIR", None)
         mode = self._mode(config.tracking.wandb, environment, folder)
         if mode == "online":
             try:
@@ -181,6 +211,23 @@ class WandbRun:
             self._next_step = continue_offline(folder, identity.id)
         self._run = _init(config, facts, identity, environment, mode)
 
+    def _begin_uploads(self, config: Config, facts: RunFacts, start: int) -> None:
+        stored = stored_aliases(self._folder, self._run.id)
+        self._uploads = ArtifactUploads(self._run, config, facts, stored, self._log, self._background)
+        self._log.info(self._uploads.describe(start))
+        self._uploads.add_index()
+
+    def _finish_uploads(self) -> None:
+        """Wait for the artifacts of the run."""
+        seconds, rest = float(FINISH_SECONDS), ""
+        if self._uploads:
+            self._uploads.finish()
+            seconds, rest = UPLOAD_SECONDS + self._uploads.waiting_bytes / UPLOAD_SPEED, "; run the same command again"
+            if self._uploads.waiting_bytes:
+                self._log.info("Weights & Biases: waiting up to %.0f s for the upload of checkpoints", seconds)
+        if not self._background.wait(seconds):
+            self._log.warning("Weights & Biases: the artifacts are not sent after %.0f s%s", seconds, rest)
+
     def _mode(self, configured: str, environment: wandb.Settings, folder: Path) -> str:
         """Return the mode to try; in auto, WANDB_MODE or `wandb offline` decides."""
         mode = _MODES.get(environment.mode, environment.mode) if configured == "auto" else configured
@@ -192,8 +239,15 @@ class WandbRun:
 
     def _fail(self, error: Exception, remedy: str) -> None:
         self._run, self._has_failed = None, True
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        self._log.warning("Weights & Biases failed (%s); %s", reason, remedy)
+        self._log.warning("Weights & Biases failed (%s); %s", _reason(error), remedy)
+
+    def _warn(self, error: Exception) -> None:
+        """Log that an artifact could not be sent."""
+        self._log.warning("Weights & Biases: %s", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _init(config: Config, facts: RunFacts, identity: Identity, environment: wandb.Settings, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type

@@ -10,6 +10,7 @@ from wandb_workspaces.reports.v2.interface import Report, Runset
 
 TITLE = "stylefinetune"
 _PAGES = ("confusion", "calibration", "worst", "best")
+_TABLE = "final/predictions"  # the same predictions as in the pages `worst` and `best`
 _NUMBERS = ("balanced_accuracy", "mean_average_precision", "calibration_error")
 
 
@@ -64,6 +65,7 @@ def _panels() -> dict[str, list[Any]]:
             matching("Update of each layer, divided by its weights", "train/update_ratio/.*", log_y=True),
         ],
         "The last test": [
+            wr.WeavePanelSummaryTable(table_name=_TABLE),
             *(wr.MediaBrowser(title=name, media_keys=[f"final/{name}"]) for name in _PAGES),
             *(wr.ScalarChart(title=name, metric=f"final/{name}") for name in _NUMBERS),
         ],

@@ -2,9 +2,9 @@ import base64
 import dataclasses
 import re
 
-from stylefinetune.tracking.dashboards.wandb_media import draw_result
+from stylefinetune.tracking.dashboards.wandb_media import draw_result, draw_table
 from stylefinetune.tracking.run_facts import Example
-from tests.run_facts import RESULT
+from tests.run_facts import JPEG, RESULT
 
 
 def page(values, name):
@@ -21,8 +21,23 @@ def test_the_pages_have_the_numbers_of_the_result():
     assert cells(page(values, "confusion")) == ["3", "1", "0", "2"]
     assert cells(page(values, "calibration")) == ["0.700", "0.750", "4", "0.950", "1.000", "2"]
     assert cells(page(values, "worst"))[1:] == ["Noir", "Bokeh", "0.900", "0.100", "00007"]
-    assert base64.b64encode(b"a JPEG").decode() in page(values, "worst")
+    assert base64.b64encode(JPEG).decode() in page(values, "worst")
     assert "<img" not in page(values, "best")
+
+
+def test_the_table_has_a_row_for_each_prediction_with_its_picture():
+    table = draw_table(RESULT)
+    kinds, pictures, *others = zip(*table.data, strict=True)
+    assert kinds == ("worst", "best")
+    assert ([picture.image.size for picture in pictures[:1]], pictures[1]) == ([(2, 2)], None)
+    named = dict(zip(table.columns[2:], others, strict=True))
+    assert named == {
+        "class": ("Noir", "Bokeh"),
+        "predicted": ("Bokeh", "Bokeh"),
+        "probability": (0.9, 0.97),
+        "probability_of_class": (0.1, 0.97),
+        "key": ("00007", "00009"),
+    }
 
 
 def test_names_are_text_and_not_html():

@@ -15,6 +15,7 @@ from tests.programs import python, run
 from tests.wandb_runs import curves, environment, local_rows, log_run, remote_rows, sync
 from tests.wandb_server import WandbServer
 
+CHECKPOINTS = (5, 10, 15, 20)
 EVEN = list(range(0, 21, 2))  # logged iterations: every second one, and the final test
 
 
@@ -39,6 +40,19 @@ def wait_until(condition, thread):
 
 def checkpoint_before(iteration):
     return iteration // 5 * 5
+
+
+def assert_all_checkpoints(server, expected=CHECKPOINTS):
+    """Assert that the server has each checkpoint once, with its files and aliases, and the index as the run's input."""
+    (run_id,) = server.runs
+    versions = server.artifacts.named(f"checkpoint-{run_id}")
+    assert [one.files["model.safetensors"].decode() for one in versions] == [f"weights of {at}" for at in expected]
+    aliases = [{f"iter_{at}"} | ({"best"} if at == 10 else set()) for at in expected]
+    aliases[-1] |= {"latest"}
+    assert [server.artifacts.aliases_of(one) for one in versions] == aliases
+    assert [one.metadata["iteration"] for one in versions] == list(expected)
+    (index,) = server.artifacts.of_type("dataset")
+    assert (index.files, index.used_by) == ({"index.parquet": b"the index"}, {run_id})
 
 
 def test_a_run_killed_and_failed_at_random_has_one_history(server, tmp_path):
@@ -126,16 +140,17 @@ def test_an_offline_run_with_kills_is_synced_to_one_history(server, tmp_path):
     """Also synced while it runs, as from the login node of a cluster whose nodes reach no server."""
     no_account, account = environment(tmp_path / "home"), environment(tmp_path / "home", server)
     run_dir = tmp_path / "run"
-    log_run(run_dir, no_account, ends=(8, "train"))
-    log_run(run_dir, no_account, start=5, ends=(12, "test"), killed=False)
+    log_run(run_dir, no_account, ends=(8, "train"), artifacts="all")
+    log_run(run_dir, no_account, start=5, ends=(12, "test"), killed=False, artifacts="all")
     sync(run_dir, account)
-    log_run(run_dir, no_account, start=10, ends=(16, "train"), killed=False)
-    printed = log_run(run_dir, no_account, start=15)
+    log_run(run_dir, no_account, start=10, ends=(16, "train"), killed=False, artifacts="all")
+    printed = log_run(run_dir, no_account, start=15, artifacts="all")
     assert printed.count("Weights & Biases: no API key, logging offline (`wandb sync ") == 1
-    sync(run_dir, account)
-    assert [row["_step"] for row in remote_rows(server)] == EVEN
-    sync(run_dir, account)
-    assert [row["_step"] for row in remote_rows(server)] == EVEN
+    assert "Weights & Biases stores for `wandb sync` up to 1 checkpoint of" in printed
+    for _ in range(2):
+        sync(run_dir, account)
+        assert [row["_step"] for row in remote_rows(server)] == EVEN
+        assert_all_checkpoints(server)
 
 
 def test_a_run_that_starts_offline_and_resumes_online_has_one_history(server, tmp_path):
@@ -168,6 +183,44 @@ def test_a_run_without_a_key_is_logged_offline(tmp_path):
     assert (run_dir / "train.log").read_text().count("no API key, logging offline") == 1
 
 
+def test_the_checkpoints_of_a_killed_run_are_at_the_server_once(server, tmp_path):
+    env, run_dir, gate = environment(tmp_path / "home", server), tmp_path / "run", tmp_path / "gate"
+    thread = start_thread(log_run, run_dir, env, ends=(12, "train"), gate=gate, artifacts="all")
+    wait_until(lambda: server.artifacts.of_type("model"), thread)
+    gate.touch()
+    thread.join()
+    log_run(run_dir, env, start=10, artifacts="all")
+    assert_all_checkpoints(server)
+    log_run(run_dir, env, start=20, artifacts="all")
+    assert_all_checkpoints(server)
+    assert list((run_dir / "wandb" / "artifact_files").iterdir()) == []
+    assert list((tmp_path / "home").rglob("artifacts")) == []  # no copy in the home folder
+
+
+def test_failed_uploads_are_a_warning_and_are_sent_by_the_next_start(server, tmp_path):
+    env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
+    server.artifacts.refuse = 1000
+    printed = log_run(run_dir, env, artifacts="last", result=True)
+    assert "Weights & Biases uploads up to 2 checkpoints of" in printed
+    assert "iter_10 could not be uploaded" in printed
+    assert [row["_step"] for row in remote_rows(server)] == EVEN
+    assert not server.artifacts.of_type("model")
+    server.artifacts.refuse = 0
+    log_run(run_dir, env, start=20, artifacts="last")
+    assert_all_checkpoints(server, (10, 20))
+
+
+def test_an_upload_that_hangs_does_not_delay_the_end(server, tmp_path):
+    env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
+    server.artifacts.gate = threading.Event()
+    printed = log_run(run_dir, env, artifacts="last", limits={"UPLOAD_SECONDS": 1, "FINISH_SECONDS": 1})
+    assert "the artifacts are not sent after 1 s; run the same command again" in printed
+    server.artifacts.gate.set()
+    log_run(run_dir, env, start=20, artifacts="last")
+    assert_all_checkpoints(server, (10, 20))
+    assert remote_rows(server) == local_rows(run_dir)
+
+
 FINAL = {f"final/{name}" for name in ("balanced_accuracy", "confusion", "calibration", "worst", "best")}
 
 
@@ -186,6 +239,14 @@ def test_the_last_row_has_the_predictions_of_the_last_test_also_after_a_kill_and
     assert "<td>Noir" in worst
     assert "data:image/jpeg;base64," in worst
     assert "<th>Bokeh" in remote.uploads[last["final/confusion"]["path"]].decode()
+    (table,) = server.artifacts.of_type("run_table")
+    rows = json.loads(table.files["final/predictions.table.json"])["data"]
+    assert [[*row[:1], *row[2:]] for row in rows] == [
+        ["worst", "Noir", "Bokeh", 0.9, 0.1, "00007"],
+        ["best", "Bokeh", "Bokeh", 0.97, 0.97, "00009"],
+    ]
+    assert table.files[rows[0][1]["path"]][:3] == b"\xff\xd8\xff"
+    assert remote.summary["final/predictions"]["_type"] == "table-file"
     before = dict(remote.uploads)
     log_run(run_dir, env, start=20)
     assert [row["_step"] for row in remote_rows(server)] == EVEN

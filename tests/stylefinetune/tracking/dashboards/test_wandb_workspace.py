@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from stylefinetune.tracking.dashboards.wandb_run import TABLE
 from stylefinetune.tracking.dashboards.wandb_workspace import build_workspace, describe
 from tests.programs import python
 from tests.wandb_runs import environment
@@ -27,6 +28,7 @@ def test_the_panels_show_what_a_run_logs():
     shown = panels(build_workspace("me", "styles"))
     named = [name for panel in shown for field in ("y", "media_keys") for name in getattr(panel, field, None) or []]
     assert set(LOGGED) <= {getattr(name, "name", name) for name in named}
+    assert [panel.table_name for panel in shown if hasattr(panel, "table_name")] == [TABLE]
     regexes = [panel.metric_regex for panel in shown if getattr(panel, "metric_regex", None)]
     assert [name for name in MATCHED if not any(re.fullmatch(regex, name) for regex in regexes)] == []
 
