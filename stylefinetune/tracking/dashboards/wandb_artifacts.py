@@ -70,7 +70,7 @@ class ArtifactUploads:
     ) -> None:
         self._run, self._config, self._facts, self._log, self._background = run, config, facts, log, background
         self._record = Path(config.run_dir) / RECORD
-        self._files = Path(config.run_dir) / FILES
+        self._files = Path(config.run_dir).absolute() / FILES  # `wandb sync` may run in another folder
         self._done = set(stored) | _read_record(self._record)
         self._last = max((_iteration(alias) for alias in self._done), default=-1)  # iteration of the last one queued
         self._waiting: collections.deque[_Upload] = collections.deque()
@@ -86,15 +86,18 @@ class ArtifactUploads:
         with self._lock:
             return sum(upload.size for upload in self._waiting)
 
+    @property
+    def _index_alias(self) -> str:
+        return self._facts.index[:12]
+
     def add_index(self) -> None:
         """Send the index of the shards as the input of the run, unless W&B has it."""
-        alias = self._facts.index[:12]
-        if alias in self._done or self._facts.index_file is None:
+        if self._index_alias in self._done or self._facts.index_file is None:
             return
         folder = self._config.data.shards.rstrip("/").rpartition("/")[2]
         name = f"shards-{re.sub(r'[^A-Za-z0-9_.-]', '-', folder)}"
         metadata = {"fingerprint": self._facts.index, "classes": list(self._facts.classes)}
-        upload = self._link([self._facts.index_file], alias, name=name, type="dataset", metadata=metadata)
+        upload = self._link([self._facts.index_file], self._index_alias, name=name, type="dataset", metadata=metadata)
         if upload:
             self._background.submit(lambda: self._send(upload, is_input=True))
 
@@ -112,8 +115,10 @@ class ArtifactUploads:
         self._add_checkpoints(saved)
 
     def describe(self, start: int) -> str:
-        """Return a line about what is going to be sent by a run from iteration `start`."""
+        """Return a line about what is going to be sent by a run from iteration `start`; empty if W&B has it."""
         train, every = self._config.train, self._config.checkpoint.snapshot
+        if self._last >= train.max_iter:
+            return ""
         each, index = self._facts.checkpoint_bytes, self._facts.index_file
         count = 2
         if self._config.tracking.artifacts == "all":
@@ -123,7 +128,9 @@ class ArtifactUploads:
         verb = "stores for `wandb sync`" if self._run.offline else "uploads"
         named = "checkpoint" if count == 1 else "checkpoints"
         line = f"Weights & Biases {verb} {least} {count} {named} of {_size(each)}, {_size(count * each)} in all"
-        return f"{line}, and the index of the shards, {_size(index.stat().st_size)}" if index else line
+        if index is None or self._index_alias in self._done:
+            return line
+        return f"{line}, and the index of the shards, {_size(index.stat().st_size)}"
 
     def _add_checkpoints(self, saved: Sequence[SavedCheckpoint]) -> None:
         shared = {"config": _fingerprint(self._config), "shards": self._facts.index}
@@ -231,4 +238,5 @@ def _write_record(path: Path, aliases: set[str]) -> None:
 
 
 def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    unit, factor = next(pair for pair in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if count >= pair[1] or pair[0] == "kB")
+    return f"{count / factor:.1f} {unit}"

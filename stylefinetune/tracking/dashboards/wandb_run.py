@@ -214,7 +214,9 @@ class WandbRun:
     def _begin_uploads(self, config: Config, facts: RunFacts, start: int) -> None:
         stored = stored_aliases(self._folder, self._run.id)
         self._uploads = ArtifactUploads(self._run, config, facts, stored, self._log, self._background)
-        self._log.info(self._uploads.describe(start))
+        line = self._uploads.describe(start)
+        if line:
+            self._log.info(line)
         self._uploads.add_index()
 
     def _finish_uploads(self) -> None:

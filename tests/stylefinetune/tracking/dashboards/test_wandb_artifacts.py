@@ -24,6 +24,7 @@ class Run:
     def __init__(self):
         self.logged: list[str] = []
         self.used: list[str] = []
+        self.paths: list[str] = []
         self.content: list[dict[str, str]] = []
         self.metadata: list[dict[str, object]] = []
         self.error: Exception | None = None
@@ -43,6 +44,7 @@ class Run:
             raise self.error
         artifact.wait = lambda: None
         entries = artifact.manifest.entries
+        self.paths += [entry.local_path for entry in entries.values()]
         self.content.append({path: Path(entry.local_path).read_text() for path, entry in entries.items()})
         self.metadata.append(dict(artifact.metadata))
 
@@ -52,9 +54,9 @@ def started(tmp_path, monkeypatch):
     """Return a function that starts the uploads of the run in tmp_path, and what they use."""
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
 
-    def start(artifacts="all", stored=(), facts=FACTS, **train):
+    def start(artifacts="all", stored=(), facts=FACTS, run_dir=tmp_path, **train):
         config = Config(
-            run_dir=str(tmp_path),
+            run_dir=str(run_dir),
             train=TrainConfig(max_iter=20, **train),
             checkpoint=CheckpointConfig(snapshot=5),
             tracking=TrackingConfig(artifacts=artifacts),
@@ -139,6 +141,14 @@ def test_links_take_no_space(started, saved, tmp_path):
     assert inodes == [(tmp_path / "checkpoints" / "iter_5" / "model").stat().st_ino]
 
 
+def test_the_files_of_a_relative_run_dir_are_found_from_another_folder(started, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = started(run_dir=".")
+    one.uploads.note_checkpoints(saved(5, 10))
+    assert one.wait()
+    assert one.run.paths == [str(tmp_path / FILES / "iter_5" / "model")]
+
+
 def test_a_resumed_run_sends_only_what_is_missing(started, saved, tmp_path):
     one = started()
     one.uploads.note_checkpoints(saved(5, 10, 15))
@@ -207,14 +217,23 @@ def test_the_index_is_the_input_and_is_sent_once(started, tmp_path):
 @pytest.mark.parametrize(
     ("artifacts", "train", "start", "expected"),
     [
-        ("all", {}, 0, "up to 4 checkpoints of 0.5 MB, 2.0 MB in all"),
-        ("all", {}, 10, "up to 2 checkpoints of 0.5 MB, 1.0 MB in all"),
-        ("all", {}, 20, "up to 1 checkpoint of 0.5 MB, 0.5 MB in all"),
-        ("all", {"patience": 2, "test_interval": 2}, 0, "at least 4 checkpoints of 0.5 MB, 2.0 MB in all"),
-        ("last", {}, 0, "up to 2 checkpoints of 0.5 MB, 1.0 MB in all"),
+        ("all", {}, 0, "up to 4 checkpoints of 500.0 kB, 2.0 MB in all"),
+        ("all", {}, 10, "up to 2 checkpoints of 500.0 kB, 1.0 MB in all"),
+        ("all", {}, 20, "up to 1 checkpoint of 500.0 kB, 500.0 kB in all"),
+        ("all", {"patience": 2, "test_interval": 2}, 0, "at least 4 checkpoints of 500.0 kB, 2.0 MB in all"),
+        ("last", {}, 0, "up to 2 checkpoints of 500.0 kB, 1.0 MB in all"),
     ],
 )
 def test_the_size_is_said_first(started, artifacts, train, start, expected):
     facts = dataclasses.replace(FACTS, checkpoint_bytes=500_000)
     line = started(artifacts, facts=facts, **train).uploads.describe(start)
     assert line == f"Weights & Biases uploads {expected}"
+
+
+def test_nothing_is_said_if_everything_is_sent(started, tmp_path):
+    index = tmp_path / "index.parquet"
+    index.write_text("the index")
+    facts = dataclasses.replace(FACTS, index_file=index)
+    assert started(facts=facts).uploads.describe(0).endswith(", and the index of the shards, 0.0 kB")
+    assert "index" not in started(facts=facts, stored={FACTS.index[:12]}).uploads.describe(0)
+    assert started(facts=facts, stored={"iter_20"}).uploads.describe(20) == ""
