@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.format.order import DataOrder, RankBatchSampler
 from stylefinetune.data.dataset import Batch, BatchColumns, PictureDataset
-from stylefinetune.data.loader_worker import block_signals, start_worker
+from stylefinetune.data.loader_worker import block_signals, kill_at_exit, start_worker
 from stylefinetune.data.slot_ring import SlotRing
 from stylefinetune.errors import WORKER_ERROR, RankError, UserError, is_out_of_memory, worker_error
 
@@ -156,7 +156,7 @@ def _unchanged(answer: T) -> T:
 def _start(decoders: "DataLoader[_Answer]") -> Iterator[_Answer]:
     """Start the workers of a loader."""
     try:
-        with block_signals():
+        with block_signals(), kill_at_exit():
             return iter(decoders)
     except OSError as error:
         if is_out_of_memory(error):

@@ -1,6 +1,7 @@
 """Sets up the worker processes that decode pictures for a rank: their signals, and their exit with the rank."""
 
 import _thread
+import atexit
 import contextlib
 import ctypes
 import multiprocessing.queues
@@ -9,12 +10,33 @@ import os
 import signal
 import sys
 from collections.abc import Generator
+from multiprocessing.process import BaseProcess
 
 import cv2
 
 _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)  # that a rank's process group may get
 _BEFORE_FOLDER_IS_REMOVED = -50  # multiprocessing removes its temporary folder at -100
 _PR_SET_PDEATHSIG = 1  # Source: Linux's prctl(2).
+_workers: set[BaseProcess] = set()  # of this process
+
+
+@contextlib.contextmanager
+def kill_at_exit() -> Generator[None]:
+    """Let the workers that start meanwhile be killed when this process exits, after PyTorch has asked them to end.
+
+    multiprocessing would wait for them without a limit, and a worker that hangs before `start_worker` blocks SIGTERM.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        _workers.update(set(multiprocessing.active_children()) - before)
+
+
+@atexit.register  # before the functions that PyTorch registers with each worker, which run first
+def _kill_workers() -> None:
+    for worker in _workers:
+        worker.kill()
 
 
 @contextlib.contextmanager

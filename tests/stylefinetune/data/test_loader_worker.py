@@ -7,7 +7,7 @@ import psutil
 
 from shards.format.order import RankBatchSampler
 from stylefinetune.data.loader import load_batches
-from tests.programs import ROOT
+from tests.programs import ROOT, python
 from tests.stylefinetune.data.loading import CPU, open_pictures
 
 RANK = """
@@ -52,3 +52,17 @@ def test_a_hanging_worker_dies_with_its_rank(pixel_shards):
     rank.communicate(timeout=30)  # also waits for the workers, which inherit its output
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
+
+
+HANGING = """
+import os, sys, time, torch
+from stylefinetune.data.loader import BatchLoader
+from tests.stylefinetune.data.loading import open_pictures
+
+os.register_at_fork(after_in_child=lambda: time.sleep(3600))
+loader = BatchLoader(open_pictures(sys.argv[1]), 10, 1, torch.device("cpu"))
+"""
+
+
+def test_a_program_ends_though_a_worker_hangs_before_its_first_line(pixel_shards):
+    assert python("-c", HANGING, pixel_shards, timeout=240).returncode == 0
