@@ -34,9 +34,8 @@ function classList(classes) {
 // Classifying pictures.
 
 function showResult(name, image, content) {
-  const picture = create("div", {});
-  if (image) picture.append(create("img", { src: image, alt: name }));
-  const result = create("article", { className: "result" }, picture, create("div", {}, create("h3", {}, name), content));
+  const result = create("article", { className: "result" }, create("div", {}, create("h3", {}, name), content));
+  if (image) result.prepend(create("img", { src: image, alt: name }));
   find("results").prepend(result);
 }
 

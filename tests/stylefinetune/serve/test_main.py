@@ -19,14 +19,16 @@ pytestmark = pytest.mark.xdist_group("serve")  # with the other tests of a train
 
 @pytest.fixture
 def start(monkeypatch, capsys, network):
-    """Start the command without answering requests; return its application and what it prints."""
+    """Run the command, which ends at once instead of answering requests; return its application and what it prints."""
     monkeypatch.delenv("STYLEFINETUNE_TOKEN", raising=False)
     apps = []
     real = server_module.build_server
     monkeypatch.setattr(server_module, "build_server", lambda app, *rest: apps.append((app, *rest)) or real(app, *rest))
-    monkeypatch.setattr(server_module, "run_server", lambda server, _: server._on_start())
 
-    def start_with(*flags, checkpoint=network.saved.path):
+    def start_with(*flags, checkpoint=network.saved.path, before_end=lambda _: None):
+        monkeypatch.setattr(
+            server_module, "run_server", lambda server, _: (server._on_start(), before_end(apps[-1][0]))
+        )
         command.serve([str(checkpoint), "--port=0", *map(str, flags)])
         return apps[-1], capsys.readouterr().out
 
@@ -147,3 +149,21 @@ def test_without_the_packages_the_error_names_the_extra(monkeypatch, network):
     monkeypatch.setitem(sys.modules, "starlette", None)
     with pytest.raises(UserError, match=r"pip install 'stylefinetune\[serve\]'"):
         command.serve([str(network.saved.path)])
+
+
+def test_a_caffemodel_answers_as_its_checkpoint(start, network, picture, tmp_path):
+    from starlette.testclient import TestClient
+
+    from stylefinetune.export.caffe_files import write_caffe
+
+    answers = []
+
+    def ask(app):
+        client = TestClient(app, "http://127.0.0.1")
+        answers.append(client.post("/api/predict", content=picture).json()["classes"])
+
+    deploy, weights, mean, labels = write_caffe(network.saved, tmp_path)
+    flags = [f"--deploy={deploy}", f"--mean={mean}", f"--class_names={labels}"]
+    start(*flags, checkpoint=weights, before_end=ask)
+    start(before_end=ask)
+    assert answers[0] == answers[1]
