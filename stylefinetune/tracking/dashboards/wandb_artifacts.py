@@ -6,7 +6,7 @@ checkpoint is removed. Once W&B has an artifact, its links are removed; offline 
 
 A checkpoint is sent when the next one is saved, or when the run ends: then its test is known, and whether it is the
 best. W&B moves the alias `latest` to what is sent last, so checkpoints are sent in order. RUN/wandb_artifacts.json
-records what W&B has, for resumed runs.
+records the aliases of what W&B has, for resumed runs.
 """
 
 import collections
@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -71,7 +72,7 @@ class ArtifactUploads:
         self._run, self._config, self._facts, self._log, self._background = run, config, facts, log, background
         self._record = Path(config.run_dir) / RECORD
         self._files = Path(config.run_dir).absolute() / FILES  # `wandb sync` may run in another folder
-        self._done = set(stored) | _read_record(self._record)
+        self._done = set(stored) | _read_record(self._record, run.id)
         self._last = max((_iteration(alias) for alias in self._done), default=-1)  # iteration of the last one queued
         self._waiting: collections.deque[_Upload] = collections.deque()
         self._lock = threading.Lock()  # of _waiting
@@ -138,7 +139,8 @@ class ArtifactUploads:
             if one.iteration <= self._last:
                 continue
             self._last = one.iteration
-            tests = {f"test/{name}": value for name, value in one.test.items() if name != "iteration"}
+            values = {name: value for name, value in one.test.items() if name != "iteration" and math.isfinite(value)}
+            tests = {f"test/{name}": value for name, value in values.items()}
             upload = self._link(
                 sorted(one.path.iterdir()),
                 one.path.name,
@@ -158,7 +160,7 @@ class ArtifactUploads:
         """Link the files of an artifact into a folder; return None if that fails."""
         folder = self._files / alias
         try:
-            return _Upload(folder, _link(files, folder), aliases=[alias, *further], **of_upload)
+            return _Upload(folder, _link_files(files, folder), aliases=[alias, *further], **of_upload)
         except OSError as error:
             self._log.warning("Weights & Biases can't get %s: %s", alias, error)
             return None
@@ -197,11 +199,11 @@ class ArtifactUploads:
             raise RuntimeError(f"{alias} could not be uploaded: {error}") from error
         self._done.add(alias)
         if not offline:  # offline folders record what they have
-            _write_record(self._record, self._done)
+            _write_record(self._record, self._run.id, self._done)
             shutil.rmtree(upload.folder, ignore_errors=True)
 
 
-def _link(files: list[Path], folder: Path) -> int:
+def _link_files(files: list[Path], folder: Path) -> int:
     """Link `files` into a new folder, or copy them where links are not supported; return their bytes."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -224,16 +226,16 @@ def _iteration(alias: str) -> int:
     return int(alias[5:]) if re.fullmatch(r"iter_\d+", alias) else -1
 
 
-def _read_record(path: Path) -> set[str]:
+def _read_record(path: Path, run_id: str) -> set[str]:
     try:
-        return {str(alias) for alias in json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError):
+        return set(json.loads(path.read_text(encoding="utf-8"))[run_id])
+    except (OSError, ValueError, TypeError, KeyError):
         return set()
 
 
-def _write_record(path: Path, aliases: set[str]) -> None:
+def _write_record(path: Path, run_id: str, aliases: set[str]) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(sorted(aliases)) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({run_id: sorted(aliases)}) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

@@ -90,10 +90,10 @@ class WandbRun:
         self._end = contextlib.ExitStack()
         try:
             self._begin(config, facts)
-            if self._run and config.tracking.artifacts != "none":
-                self._begin_uploads(config, facts, start)
         except Exception as error:  # noqa: BLE001 -- no error of W&B stops training
             self._fail(error, "continuing without it")
+        if config.tracking.artifacts != "none":
+            self._begin_uploads(config, facts, start)
         for entry in logged:
             self.log(entry)
         if self._row and self._row[0] < start:
@@ -212,12 +212,17 @@ class WandbRun:
         self._run = _init(config, facts, identity, environment, mode)
 
     def _begin_uploads(self, config: Config, facts: RunFacts, start: int) -> None:
-        stored = stored_aliases(self._folder, self._run.id)
-        self._uploads = ArtifactUploads(self._run, config, facts, stored, self._log, self._background)
-        line = self._uploads.describe(start)
-        if line:
-            self._log.info(line)
-        self._uploads.add_index()
+        if not self._run:
+            return
+        try:
+            stored = stored_aliases(self._folder, self._run.id)
+            self._uploads = ArtifactUploads(self._run, config, facts, stored, self._log, self._background)
+            line = self._uploads.describe(start)
+            if line:
+                self._log.info(line)
+            self._uploads.add_index()
+        except Exception as error:  # noqa: BLE001 -- see above
+            self._warn(error)
 
     def _finish_uploads(self) -> None:
         """Wait for the artifacts of the run."""
@@ -226,7 +231,7 @@ class WandbRun:
             self._uploads.finish()
             seconds, rest = UPLOAD_SECONDS + self._uploads.waiting_bytes / UPLOAD_SPEED, "; run the same command again"
             if self._uploads.waiting_bytes:
-                self._log.info("Weights & Biases: waiting up to %.0f s for the upload of checkpoints", seconds)
+                self._log.info("Weights & Biases: waiting up to %.0f s for the checkpoints", seconds)
         if not self._background.wait(seconds):
             self._log.warning("Weights & Biases: the artifacts are not sent after %.0f s%s", seconds, rest)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import shutil
 import types
 from pathlib import Path
@@ -81,7 +82,12 @@ def saved(tmp_path):
             (folder / "model").write_text(f"weights of {iteration}")
         paths = sorted((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
         return [
-            SavedCheckpoint(path, at, {"iteration": at, "accuracy": at / 100} if at == best else {}, is_best=at == best)
+            SavedCheckpoint(
+                path,
+                at,
+                {"iteration": at, "accuracy": at / 100, "loss": math.nan} if at == best else {},
+                is_best=at == best,
+            )
             for path in paths
             for at in [int(path.name[5:])]
         ]
@@ -105,6 +111,7 @@ def test_a_checkpoint_is_sent_when_the_next_one_is_saved_and_the_last_one_at_the
     ]
     assert [content["model"] for content in one.run.content] == [f"weights of {n}" for n in (5, 10, 15)]
     first = one.run.metadata[0]
+    assert "test/loss" not in first  # NaN is not JSON
     assert (first["iteration"], first["test/accuracy"], first["shards"]) == (5, 0.05, FACTS.index)
     assert one.errors == []
 
@@ -160,7 +167,18 @@ def test_a_resumed_run_sends_only_what_is_missing(started, saved, tmp_path):
     two.uploads.finish()
     assert two.wait()
     assert two.run.logged == ["checkpoint-abcd+iter_15", "checkpoint-abcd+iter_20"]
-    assert json.loads((tmp_path / "wandb_artifacts.json").read_text()) == ["iter_10", "iter_15", "iter_20", "iter_5"]
+    assert json.loads((tmp_path / "wandb_artifacts.json").read_text()) == {
+        "abcd": ["iter_10", "iter_15", "iter_20", "iter_5"]
+    }
+
+
+def test_another_run_at_wandb_gets_everything(started, saved, tmp_path):
+    (tmp_path / "wandb_artifacts.json").write_text('{"other": ["iter_5"]}')
+    one = started()
+    one.uploads.note_checkpoints(saved(5))
+    one.uploads.finish()
+    assert one.wait()
+    assert one.run.logged == ["checkpoint-abcd+iter_5"]
 
 
 def test_what_is_stored_offline_is_not_sent(started, saved):
@@ -211,7 +229,7 @@ def test_the_index_is_the_input_and_is_sent_once(started, tmp_path):
         assert one.wait()
         used.append(one.run.used)
     assert used == [[f"shards-flickr_style+{FACTS.index[:12]}"], []]
-    assert json.loads((tmp_path / "wandb_artifacts.json").read_text()) == [FACTS.index[:12]]
+    assert json.loads((tmp_path / "wandb_artifacts.json").read_text()) == {"abcd": [FACTS.index[:12]]}
 
 
 @pytest.mark.parametrize(
