@@ -35,7 +35,10 @@ def kill_at_exit() -> Generator[None]:
 
 @atexit.register  # before the functions that PyTorch registers with each worker, which run first
 def _kill_workers() -> None:
-    for worker in _workers:
+    hanging = [worker for worker in _workers if worker.is_alive()]
+    if hanging:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise for each killed worker
+    for worker in hanging:
         worker.kill()
 
 
