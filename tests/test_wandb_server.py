@@ -1,3 +1,7 @@
+import base64
+import hashlib
+import json
+
 import pytest
 import requests
 
@@ -43,6 +47,45 @@ def test_a_run_is_created_logged_to_and_resumed(server):
 def test_unknown_queries_and_keys_are_refused(server):
     assert post(server, "/graphql", {"query": "query Other { }", "variables": None}).status_code == 400
     assert post(server, "/graphql", {"query": "query Viewer { }", "variables": None}, key="1" * 40).status_code == 401
+
+
+def put(url, body):
+    return requests.put(url, data=body, timeout=5).status_code
+
+
+def log_artifact(server, content, *aliases):
+    """Log a version of an artifact with one file; return what the server answered to its creation."""
+    digest = base64.b64encode(hashlib.md5(content).digest()).decode()
+
+    def ask(name, **variables):
+        query = {"query": f"mutation {name} () {{ }}", "variables": variables}
+        return post(server, "/graphql", query).json()["data"]
+
+    wanted = {"artifactCollectionName": "a", "artifactTypeName": "model", "runName": "abcd", "metadata": "{}"}
+    wanted |= {"digest": digest, "enableDigestDeduplication": True, "aliases": [{"alias": one} for one in aliases]}
+    created = ask("CreateArtifact", input=wanted)["createArtifact"]["artifact"]
+    if created["state"] == "PENDING":
+        file = {"artifactID": created["id"], "md5": digest}
+        files = ask("CreateArtifactFiles", input={"artifactFiles": [file]})["createArtifactFiles"]["files"]["edges"]
+        url = files[0]["node"]["uploadUrl"]
+        assert put(url, b"other content") == 400
+        assert put(url, content) == 200
+        manifest = ask("CreateArtifactManifest", artifactID=created["id"], includeUpload=True)
+        manifest_url = manifest["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"]
+        assert put(manifest_url, json.dumps({"contents": {"file": {"digest": digest}}})) == 200
+        ask("CommitArtifact", artifactID=created["id"])
+    return created
+
+
+def test_an_artifact_has_its_files_and_the_aliases_move(server):
+    log_artifact(server, b"first", "latest", "iter_5")
+    log_artifact(server, b"second", "latest")
+    first, second = server.artifacts.named("a")
+    assert (first.files, second.files) == ({"file": b"first"}, {"file": b"second"})
+    assert (server.artifacts.aliases_of(first), server.artifacts.aliases_of(second)) == ({"iter_5"}, {"latest"})
+    assert log_artifact(server, b"first", "best")["state"] == "COMMITTED"
+    assert server.artifacts.named("a") == [first, second]
+    assert (first.times_logged, server.artifacts.aliases_of(first)) == (2, {"iter_5", "best"})
 
 
 def test_a_stopped_server_refuses_connections_and_keeps_its_runs(server):
