@@ -9,6 +9,7 @@ from tests.browser import CHROMIUM, open_browser
 from tests.loopback import Answer
 from tests.stylefinetune.serve.conftest import running
 
+TOKEN = "a-token-of-a-test-1234"
 AXE = "axe.run().then(found => found.violations.map(rule => `${rule.id}: ${rule.nodes[0].html}`))"
 
 pytestmark = pytest.mark.xdist_group("serve")  # with the other tests of a trained run
@@ -89,7 +90,7 @@ def test_in_a_browser(open_app, gallery, server, picture, tmp_path):
             _wait_for(browser, "a picture.jpg")
             assert browser.messages == []
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
-            browser.evaluate((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8") + ";0")
+            browser.evaluate(_axe() + ";0")
             assert browser.evaluate(AXE, wait=True) == []
         shown = (
             "[...document.querySelectorAll('.result')[0].querySelectorAll('.classes li')].map(item => item.innerText)"
@@ -105,6 +106,12 @@ def test_in_a_browser(open_app, gallery, server, picture, tmp_path):
         _wait_for(browser, "far.jpg")
         assert browser.evaluate("document.querySelector('.result img').src.startsWith('data:image/jpeg')")
         _browse(browser, gallery)
+        with running(open_app(token=TOKEN)) as locked:
+            _log_in(browser, locked)
+
+
+def _axe():
+    return (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
 
 
 def _wait_for(browser, text):
@@ -128,6 +135,20 @@ def _paste_text(browser, text):
         "{const data = new DataTransfer(); data.setData('text/plain', " + json.dumps(text) + "); "
         "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))}"
     )
+
+
+def _log_in(browser, url):
+    """Open a server that needs a token, without the link that it has printed."""
+    browser.show(f"{url}/", 360, 800, "dark")
+    browser.evaluate(_axe() + ";0")
+    assert browser.evaluate(AXE, wait=True) == []
+    assert browser.evaluate("document.activeElement.id") == "token"
+    browser.call("Input.insertText", text=TOKEN)
+    for kind in ("rawKeyDown", "char", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", text="\r", windowsVirtualKeyCode=13)
+    browser.wait("document.getElementById('drop') !== null", bool)
+    assert browser.evaluate("fetch('/api/model').then(answer => answer.status)", wait=True) == 200
+    assert browser.evaluate("document.cookie") == ""  # scripts can't read it
 
 
 def _browse(browser, gallery):
