@@ -1,7 +1,8 @@
 """Shows the progress of a command: a bar on a terminal, otherwise a line every ten seconds."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _LINE_INTERVAL = 10.0  # seconds
 _RATE_WINDOW = 10.0  # seconds over which rates are averaged
+
+DOWNLOADED = "downloaded"  # the status of rows whose response bodies are not packed yet
+_ALIVE = (DOWNLOADED, "kept")
 
 T = TypeVar("T")
 
@@ -66,11 +70,19 @@ def print_line(console: Console, line: str) -> None:
 class ProgressLine:
     """Shows how many rows are finished, the rates, and the time that remains; use it in a `with`."""
 
-    def __init__(self, console: Console, total: int, activity: str = "downloading") -> None:
-        """Prepare to count up to `total` rows; the bar shows `activity`."""
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        activity: str = "downloading",
+        on_show: Callable[[Mapping[str, int], int], None] | None = None,
+    ) -> None:
+        """Prepare to count up to `total` rows; the bar shows `activity`, and `on_show` gets the counts and bytes."""
         self._console = console
         self._total = total
-        self._alive = self._dead = self._size = 0
+        self._on_show = on_show
+        self._statuses: Counter[str] = Counter()
+        self._size = 0
         self._started = time.monotonic()
         self._next_line = self._started + _LINE_INTERVAL
         self._bar = Progress(
@@ -90,10 +102,9 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def count(self, *, alive: int = 0, dead: int = 0, size: int = 0) -> None:
-        """Add rows with and without a picture, and `size` bytes; alive=-1, dead=1 moves a row that was counted."""
-        self._alive += alive
-        self._dead += dead
+    def count(self, statuses: Mapping[str, int], size: int = 0) -> None:
+        """Add rows by status, and `size` bytes; {DOWNLOADED: -1, "corrupt": 1} moves a row that was counted."""
+        self._statuses.update(statuses)
         self._size += size
 
     def show(self, describe_wait: Callable[[], str | None] = lambda: None) -> None:
@@ -101,7 +112,9 @@ class ProgressLine:
 
         `describe_wait` returns what the rows wait for, if nothing is being done at this moment.
         """
-        done = self._alive + self._dead
+        done = self._statuses.total()
+        if self._on_show:
+            self._on_show(self._statuses, self._size)
         self._bar.update(self._rows, completed=done)
         self._bar.update(self._bytes, completed=self._size)
         if self._console.is_terminal:
@@ -111,7 +124,8 @@ class ProgressLine:
             print_line(self._console, f"{done}/{self._total} files, {self._state(done, describe_wait())}")
 
     def _state(self, done: int, wait: str | None) -> str:
-        counts = f"{self._alive} alive, {self._dead} dead"
+        alive = sum(self._statuses[status] for status in _ALIVE)
+        counts = f"{alive} alive, {done - alive} dead"
         if done == self._total:
             return f"packing, {counts}"
         rows, size = self._bar.tasks

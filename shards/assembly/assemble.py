@@ -33,6 +33,7 @@ from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
 from shards.storage.shard_dir import Block, ShardDir, read_part
+from shards.tracking.tracker import CrawlTracker, check_wandb, track_crawl
 from shards.url_list.labels import read_classes
 from shards.url_list.source import Source, read_source
 
@@ -48,6 +49,7 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
     """
     if config.retry is not None:
         parse_statuses(config.retry)  # an invalid value is refused before anything is created
+    check_wandb(config)
     source = _read_list(config, console)
     recipe = _read_recipe(config, source)
     rules = DuplicateRules(0 if source.is_local else config.placeholder_urls, config.drop_duplicates)
@@ -62,7 +64,8 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         if warning:
             print_line(console, f"warning: {warning}")
         write_rules(session.root, rules, session.work)
-        counts = _make_blocks(config, session, shard_dir, console, _open_local(source))
+        with track_crawl(config, session, recipe, console) as tracker:
+            counts = _make_blocks(config, session, shard_dir, console, _open_local(source), tracker)
         reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
     _print_summary(console, counts, is_local=source.is_local)
     if partition:
@@ -88,7 +91,12 @@ def _explain_empty(session: ShardSession, counts: collections.Counter[str]) -> s
 
 
 def _make_blocks(
-    config: AssembleConfig, session: ShardSession, shard_dir: ShardDir, console: Console, local: LocalPictures | None
+    config: AssembleConfig,
+    session: ShardSession,
+    shard_dir: ShardDir,
+    console: Console,
+    local: LocalPictures | None,
+    tracker: CrawlTracker | None,
 ) -> collections.Counter[str]:
     """Make all missing blocks of this process's partition, and return the number of rows by status."""
     root, work, remote, partition = session.root, session.work, session.remote, config.block_partition
@@ -108,8 +116,10 @@ def _make_blocks(
     print_line(console, f"{activity.capitalize()} {images} images with {count_processes(config.workers)} workers...")
     if images < total:
         print_line(console, f"{total - images} of {total} were done before; resuming in {session.name}")
+    if tracker:
+        tracker.begin(_count_done(shard_dir, blocks, tasks), total)
     if tasks:
-        progress = ProgressLine(console, images, activity)
+        progress = ProgressLine(console, images, activity, tracker.update if tracker else None)
         with (
             packing_pool(min(count_processes(config.workers), len(tasks))) as pool,
             Downloader(config, work) as downloader,
@@ -120,6 +130,8 @@ def _make_blocks(
     end_retry(root, suffix)
     if remote:
         remote.put_state_files()
+    if tracker:
+        tracker.finish(counts)
     return counts
 
 
@@ -144,6 +156,19 @@ def _plan_tasks(shard_dir: ShardDir, blocks: Iterable[Block], retry: Retry | Non
         if positions:
             tasks.append(BlockTask(block, positions, is_committed=committed > 0))
     return tasks
+
+
+def _count_done(shard_dir: ShardDir, blocks: Iterable[Block], tasks: Iterable[BlockTask]) -> collections.Counter[str]:
+    """Count the committed rows by status, without those that are requested again."""
+    counts: collections.Counter[str] = collections.Counter()
+    again = {task.block: set(task.positions) for task in tasks}
+    for block in blocks:
+        committed = shard_dir.committed_rows(block)
+        if committed:
+            found = read_part(shard_dir.root, block.outcomes_part, ["status"]).column("status").to_pylist()
+            positions = again.get(block, set())
+            counts.update(status for position, status in enumerate(found[:committed]) if position not in positions)
+    return counts
 
 
 def _read_list(config: AssembleConfig, console: Console) -> Source:

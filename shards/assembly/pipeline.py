@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import functools
+import itertools
 import queue
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from shards.download.host_queue import Request
 from shards.download.url_rewrite import is_web_url
 from shards.format.outcomes import Outcome, Status
 from shards.local.picture_files import LocalPictures
-from shards.progress import ProgressLine
+from shards.progress import DOWNLOADED, ProgressLine
 from shards.storage.session import ShardSession
 from shards.storage.shard_dir import Block, ShardDir
 
@@ -122,7 +123,7 @@ class Pipeline:
     def _add_result(self, row: int, outcome: Outcome, body: Path | StoredBody | None) -> None:
         """Record a row's result; a block with all its results is packed."""
         size = body.length if isinstance(body, StoredBody) else body.stat().st_size if body else 0
-        self._progress.count(alive=int(body is not None), dead=int(body is None), size=size)
+        self._progress.count({_status_of(outcome, body): 1}, size)
         block = self._block_of.pop(row)
         opened = self._open[block]
         opened.results[row] = (outcome, body)
@@ -153,8 +154,9 @@ class Pipeline:
 
     def _close(self, block: Block, statuses: collections.Counter[Status]) -> None:
         opened = self._open.pop(block)
-        rejected = sum(body is not None for _, body in opened.results.values()) - statuses[Status.KEPT]
-        self._progress.count(alive=-rejected, dead=rejected)
+        changes = collections.Counter[str](statuses)
+        changes.subtract(itertools.starmap(_status_of, opened.results.values()))
+        self._progress.count(changes)
         shutil.rmtree(opened.folder)
 
     def _begin_step(
@@ -174,3 +176,8 @@ class Pipeline:
                 with hold_interrupts():  # an exception while a future is locked would leave it locked
                     result = step.result()
                 callback(result)
+
+
+def _status_of(outcome: Outcome, body: Path | StoredBody | None) -> str:
+    """Return the status of a row whose block isn't packed yet."""
+    return DOWNLOADED if body is not None else outcome.status

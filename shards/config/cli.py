@@ -28,6 +28,7 @@ _ALIASES = {
     "attempts": "retries",
     "label_col": "caption_col",
     "drop_duplicates": "dedup deduplicate",
+    "wandb": "enable_wandb use_wandb",
 }
 _MEANT = {alias: key for key, aliases in _ALIASES.items() for alias in aliases.split() if key in _KEYS}
 _SWITCHES = {f"--{field.name}" for field in dataclasses.fields(AssembleConfig) if field.type is bool}

@@ -35,6 +35,7 @@ class Rewrite:
 
 EncodeFormat = Literal["original", "pixels", "jpg"]
 Split = Literal["official", "by_owner"]
+WandbMode = Literal["disabled", "auto", "offline"]
 
 DEFAULT_URL_COL, DEFAULT_LABEL_COL = "image_url", "label"
 MAX_IMAGE_SIZE = 4096  # 48 MiB of pixels per picture
@@ -115,6 +116,9 @@ class AssembleConfig:
             merge.
         stage: local folder in which blocks are made if --out is a URL; default: a cache folder.
         keep_stage: keep the tars in the stage folder after their upload.
+        wandb: log the crawl to Weights & Biases: disabled, auto (online if there is an API key, otherwise offline), or
+            offline.
+        wandb_project: W&B project; by default WANDB_PROJECT, or stylefinetune.
     """
 
     list: str | list[str]
@@ -153,6 +157,8 @@ class AssembleConfig:
     partition: str | None = None
     stage: Path | None = None
     keep_stage: bool = False
+    wandb: WandbMode = "disabled"
+    wandb_project: str | None = None
 
     def __post_init__(self) -> None:
         positive = ["connections", "per_host", "timeout", "deadline", "attempts", "max_bytes", "rows_per_shard"]

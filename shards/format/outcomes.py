@@ -62,6 +62,58 @@ TRANSIENT_STATUSES = frozenset(
     }
 )
 
+KEPT = str(Status.KEPT)
+NOT_YET = "not_yet"  # the status of rows whose block isn't committed; never in outcomes.parquet
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusGroup:
+    """Statuses that mean much the same to the user."""
+
+    key: str  # the group's name in HTML and CSS
+    name: str  # the group's name for people
+    meaning: str  # an explanation
+    statuses: frozenset[str]  # values of `Status`
+
+
+STATUS_GROUPS = (
+    StatusGroup("kept", "kept", "a picture in the shards", frozenset({KEPT})),
+    StatusGroup(
+        "lost",
+        "lost",
+        "permanently unavailable: the host reports it missing, refuses it, or sends something else",
+        frozenset({"not_found", "gone", "forbidden", "http_error", "too_many_redirects", "redirect_refused"})
+        | {"placeholder", "unsupported_url", "missing_file"},
+    ),
+    StatusGroup(
+        "no_answer",
+        "no answer",
+        "a failure that may be temporary; try again with --retry passing",
+        frozenset(str(status) for status in TRANSIENT_STATUSES) | {"cancelled", "download_error"},
+    ),
+    StatusGroup(
+        "unusable",
+        "unusable",
+        "the response isn't a usable picture",
+        frozenset({"not_an_image", "bad_encoding", "corrupt", "too_small", "too_many_pixels", "too_large"})
+        | {"hash_mismatch", "tls_error", "bad_response"},
+    ),
+    StatusGroup(
+        "skipped",
+        "skipped",
+        "the host has opted out, or the picture is a duplicate of a kept one",
+        frozenset({"noai", "duplicate"}),
+    ),
+    StatusGroup("pending", "pending", "its block isn't committed yet; assemble continues", frozenset({NOT_YET})),
+)
+_GROUP_OF = {status: group for group in STATUS_GROUPS for status in group.statuses}
+
+
+def group_of(status: str) -> StatusGroup:
+    """Return a status's group; "lost" for an unknown status."""
+    return _GROUP_OF.get(status, _GROUP_OF["not_found"])
+
+
 OUTCOMES_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),  # index of the row in the list as read, from 0

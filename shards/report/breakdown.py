@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.format.columns import Integers, Names
-from shards.report.counts import KEPT, NOT_YET
+from shards.format.outcomes import KEPT, NOT_YET
 from shards.report.rows import Positions, Rows
 
 _BLOCK = 1 << 16  # rows whose cells are in memory at a time

@@ -12,10 +12,11 @@ import numpy as np
 
 from shards.download.url_rewrite import is_web_url
 from shards.files import write_file
+from shards.format.outcomes import KEPT, STATUS_GROUPS, group_of
 from shards.format.repeats import hash_text
 from shards.report.breakdown import Breakdown
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
-from shards.report.counts import KEPT, STATUS_GROUPS, StatusCounts, format_share, group_of, limit_counts
+from shards.report.counts import StatusCounts, format_share, limit_counts
 from shards.report.report import Report, printable
 from shards.report.thumbnails import choose_thumbnails, make_thumbnails
 from shards.report.words import explain_outcome, name_outcome

@@ -16,9 +16,9 @@ from rich.console import Console
 from shards.errors import ShardsError
 from shards.format.columns import Integers, Names, join_numbers
 from shards.format.index import INDEX_FILE, IndexFile
-from shards.format.outcomes import OUTCOMES_FILE, Status
+from shards.format.outcomes import KEPT, NOT_YET, OUTCOMES_FILE, Status, StatusGroup, group_of
 from shards.format.repeats import Hashes, find_repeats, hash_text, is_among
-from shards.report.counts import KEPT, NOT_YET, StatusCounter, StatusCounts, StatusGroup, group_of
+from shards.report.counts import StatusCounter, StatusCounts
 from shards.report.repeated_pictures import RepeatedPictures, find_repeated_pictures
 from shards.report.rows import ListedRow, Rows
 from shards.report.split_leaks import NearPair, SplitLeak, find_near_pairs, find_split_leaks

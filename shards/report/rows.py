@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 from shards.errors import ShardsError
 from shards.format.columns import Integers, Lists, Names, join_numbers
 from shards.format.index import LABELS
-from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
+from shards.format.outcomes import NOT_YET, OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
 from shards.format.parts import read_parts, take_rows
 from shards.format.repeats import Hashes, hash_texts
-from shards.report.counts import NOT_YET
 from shards.storage.shard_dir import ROWS_PATH
 
 Positions = npt.NDArray[np.int64]

@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shards.format.outcomes import STATUS_GROUPS
 from shards.progress import print_line
-from shards.report.counts import STATUS_GROUPS, StatusCounts, format_share, limit_counts
+from shards.report.counts import StatusCounts, format_share, limit_counts
 from shards.report.report import Report, printable
 from shards.report.split_leaks import SplitLeak
 

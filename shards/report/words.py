@@ -1,7 +1,6 @@
 """The outcomes in plain words, for people who read the page; outcomes.parquet has the details of each row."""
 
-from shards.format.outcomes import Status
-from shards.report.counts import NOT_YET
+from shards.format.outcomes import NOT_YET, Status
 
 _WORDS = {
     Status.KEPT: ("kept", "the picture is in the shards"),

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from shards import progress
-from shards.progress import ProgressLine, track_progress
+from shards.progress import DOWNLOADED, ProgressLine, track_progress
 
 
 @pytest.fixture
@@ -21,10 +21,10 @@ def test_without_a_terminal_lines_show_the_counts_rates_and_remaining_time(clock
         line.show()
         for _ in range(22):
             clock[0] += 1
-            line.count(alive=2, size=5000)
-            line.count(alive=-1, dead=1)
+            line.count({DOWNLOADED: 2}, 5000)
+            line.count({DOWNLOADED: -2, "kept": 1, "corrupt": 1})
             line.show()
-        line.count(dead=56)
+        line.count({"gone": 56})
         clock[0] += 10
         line.show()
     assert text.getvalue().splitlines() == [
@@ -45,7 +45,7 @@ def test_without_downloads_the_remaining_time_is_unknown(clock):
 def test_while_rows_wait_the_line_says_for_what_and_the_remaining_time_is_a_time(clock):
     text = io.StringIO()
     with ProgressLine(Console(file=text), 100) as line:
-        line.count(alive=80)
+        line.count({"kept": 80})
         clock[0] += 40
         line.show()
         clock[0] += 40
@@ -58,10 +58,18 @@ def test_while_rows_wait_the_line_says_for_what_and_the_remaining_time_is_a_time
 def test_a_terminal_gets_a_bar():
     text = io.StringIO()
     with ProgressLine(Console(file=text, force_terminal=True, width=150), 10) as line:
-        line.count(alive=4, dead=1, size=10)
+        line.count({"kept": 4, "gone": 1}, 10)
         line.show()
     assert "5/10" in text.getvalue()
     assert "4 alive, 1 dead" in text.getvalue()
+
+
+def test_the_counts_are_reported_whenever_they_are_shown():
+    seen = []
+    with ProgressLine(Console(file=io.StringIO()), 10, on_show=lambda *counts: seen.append(counts)) as line:
+        line.count({DOWNLOADED: 3, "gone": 1}, 10)
+        line.show()
+    assert seen == [({DOWNLOADED: 3, "gone": 1}, 10)]
 
 
 def test_tracked_items_pass_through_and_are_counted(clock):

@@ -3,8 +3,8 @@ from collections import Counter
 import pyarrow as pa
 
 from shards.format.columns import Names
-from shards.format.outcomes import TRANSIENT_STATUSES, Status
-from shards.report.counts import NOT_YET, STATUS_GROUPS, StatusCounter, StatusCounts, group_of, limit_counts
+from shards.format.outcomes import NOT_YET, STATUS_GROUPS, TRANSIENT_STATUSES, Status, group_of
+from shards.report.counts import StatusCounter, StatusCounts, limit_counts
 
 
 def test_every_status_is_in_one_group():

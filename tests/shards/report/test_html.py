@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shards.__main__ import main
-from shards.report.counts import STATUS_GROUPS
+from shards.format.outcomes import STATUS_GROUPS
 from shards.report.html import render, write_page
 from shards.report.report import read_report
 from tests.browser import CHROMIUM, open_browser

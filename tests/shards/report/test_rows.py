@@ -6,9 +6,9 @@ import pytest
 
 from shards.errors import ShardsError
 from shards.format import outcomes
+from shards.format.outcomes import NOT_YET
 from shards.format.parts import write_parts
 from shards.format.repeats import hash_text
-from shards.report.counts import NOT_YET
 from shards.report.rows import ListedRow, Rows
 from shards.url_list.parse import ROWS_SCHEMA
 from tests.drawn_outcomes import BEGAN, rows_from

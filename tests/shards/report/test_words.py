@@ -1,7 +1,6 @@
 import re
 
-from shards.format.outcomes import Status
-from shards.report.counts import NOT_YET
+from shards.format.outcomes import NOT_YET, Status
 from shards.report.words import explain_outcome, name_outcome
 
 

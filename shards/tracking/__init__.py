@@ -1,0 +1,1 @@
+"""Logs a crawl to Weights & Biases."""
