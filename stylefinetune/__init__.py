@@ -53,6 +53,8 @@ def evaluate(
     crops: int = 1,
     flip: bool = False,
     ema: bool = True,
+    baselines: str | None = None,
+    baseline_pictures: int = 20_000,
 ) -> "Result":
     """Test a checkpoint; in a program under torchrun, on all of its ranks.
 
@@ -63,13 +65,24 @@ def evaluate(
         crops: crops of each picture to average: 1, or 10 as in Caffe.
         flip: average each crop with its mirror image.
         ema: use the average of the weights if the run has one.
+        baselines: split to fit simple classifiers of the network's features to, such as "train", for Result.baselines.
+        baseline_pictures: pictures of this split to draw; 0 takes all.
 
     Raises:
         UserError: the checkpoint or the data can't be read, or don't fit together.
     """
     from stylefinetune.api.evaluating import evaluate as run  # noqa: PLC0415
 
-    return run(checkpoint, data, split, crops=crops, flip=flip, ema=ema)
+    return run(
+        checkpoint,
+        data,
+        split,
+        crops=crops,
+        flip=flip,
+        ema=ema,
+        baselines=baselines,
+        baseline_pictures=baseline_pictures,
+    )
 
 
 def predict(

@@ -1,20 +1,24 @@
 """Evaluates a checkpoint on a test set: `python -m stylefinetune.evaluate RUN`, alone or under torchrun."""
 
+import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
-from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError, run_command, write_error
+from stylefinetune.evaluation.baselines.baselines import Baselines
 from stylefinetune.evaluation.metrics import Evaluation
 from stylefinetune.evaluation.predictions import Predictions, write_predictions
 from stylefinetune.evaluation.several_labels import LabelEvaluation
-from stylefinetune.evaluation.table import describe, describe_labels
+from stylefinetune.evaluation.suspects import Suspects, find_suspects, write_suspects
+from stylefinetune.evaluation.table import describe, describe_baselines, describe_labels, describe_suspects
+from stylefinetune.testing.baselines import TRAINING_PICTURES, BaselineTest, check_one_label
 from stylefinetune.testing.test_set import TestSet, Views, evaluate_all
 
 
@@ -25,7 +29,7 @@ def build_parser() -> ArgumentParser:
         "Tests a checkpoint on the test split of its run, or on other shards; alone or under torchrun.",
         [
             "runs/mine",
-            "runs/mine:best --out runs/mine/evaluation",
+            "runs/mine:best --out runs/mine/evaluation --baselines train --suspects",
             "runs/mine --data other_shards --split val --crops 10",
         ],
     )
@@ -35,6 +39,19 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write metrics.json and predictions.parquet there")
     parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")
     parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
+    parser.add_argument(
+        "--baselines",
+        metavar="SPLIT",
+        help="also the accuracy of the nearest neighbours and of a linear probe of the features, fitted to this split",
+    )
+    parser.add_argument(
+        "--baseline_pictures", type=int, help=f"pictures of SPLIT to draw ({TRAINING_PICTURES:,}; 0: all)"
+    )
+    parser.add_argument(
+        "--suspects",
+        action="store_true",
+        help="also list labels that are probably wrong; with --out, write suspects.parquet",
+    )
     parser.add_argument("--workers", type=int, help="decoding processes per rank")
     add_ema_option(parser)
     return parser
@@ -49,21 +66,43 @@ def evaluate(arguments: list[str]) -> None:
     takes_names = options.deploy and not options.class_names  # a .caffemodel has none
     views = Views(options.crops, flip=options.flip)
     test = TestSet.open(saved, options.data, options.split, views, takes_names=bool(takes_names))
+    if options.suspects:
+        check_one_label(test, "--suspects")
+    baseline_test = _open_baselines(test, options.baselines, options.baseline_pictures)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
     predictions = test.predict(world, workers=options.workers)
-    world.main_first(lambda: _report(test, predictions, options.out))
+    baselines = baseline_test.run(world, workers=options.workers) if baseline_test else None
+    suspects = find_suspects(predictions) if options.suspects else None
+    found = _Found(test, predictions, baselines, suspects)
+    world.main_first(lambda: _report(found, options.out))
     world.shutdown()
 
 
-def _report(test: TestSet, predictions: Predictions, out: Path | None) -> None:
+def _open_baselines(test: TestSet, split: str | None, limit: int | None) -> BaselineTest | None:
+    if split is not None:
+        return BaselineTest.open(test, split, TRAINING_PICTURES if limit is None else limit)
+    if limit is not None:
+        raise UserError(f"--baseline_pictures is {limit}, but --baselines is missing; add --baselines SPLIT")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is reported."""
+
+    test: TestSet
+    predictions: Predictions
+    baselines: Baselines | None
+    suspects: Suspects | None
+
+
+def _report(found: _Found, out: Path | None) -> None:
     """Print the evaluation, and write it to the folder `out`."""
-    saved, pictures = test.saved, test.pictures
-    entries, split = pictures.entries, pictures.phase.split
+    saved, pictures, predictions = found.test.saved, found.test.pictures, found.predictions
     evaluation = evaluate_all(predictions)
-    source = {"checkpoint": str(saved.path), "shards": str(entries.root), "split": split}
-    written = _write(out, source, evaluation, predictions, pictures) if out else []  # before a reader may end early
-    print(f"{saved.path}, {len(predictions)} pictures of {entries.root}, split {split}")
-    for line in describe(evaluation) if isinstance(evaluation, Evaluation) else describe_labels(evaluation):
+    written = _write(found, evaluation, out) if out else []  # before a reader may end early
+    print(f"{saved.path}, {len(predictions)} pictures of {pictures.entries.root}, split {pictures.phase.split}")
+    for line in _describe(found, evaluation):
         print(line)
     first = saved.config.train.test_iter * pictures.phase.batch_size
     if 0 < first < len(predictions):  # Caffe tests a part of the list
@@ -75,22 +114,45 @@ def _report(test: TestSet, predictions: Predictions, out: Path | None) -> None:
         print(path)
 
 
-def _write(
-    out: Path,
-    source: dict[str, str],
-    evaluation: Evaluation | LabelEvaluation,
-    predictions: Predictions,
-    pictures: PictureDataset,
-) -> list[Path]:
-    """Write metrics.json and predictions.parquet, and return their paths."""
-    metrics, table = out / "metrics.json", out / "predictions.parquet"
+def _describe(found: _Found, evaluation: Evaluation | LabelEvaluation) -> Iterator[str]:
+    """Yield the lines of the report."""
+    if isinstance(evaluation, LabelEvaluation):
+        yield from describe_labels(evaluation)
+        return
+    yield from describe(evaluation)
+    if found.baselines:
+        yield from describe_baselines(evaluation, found.baselines)
+    if found.suspects is not None:
+        keys = found.test.pictures.entries.key
+        yield from describe_suspects(found.suspects, evaluation.count, lambda row: keys[row])
+        if found.test.is_training_split:
+            yield "The network was trained on these pictures, and has learned many of the wrong labels: test on others."
+
+
+def _write(found: _Found, evaluation: Evaluation | LabelEvaluation, out: Path) -> list[Path]:
+    """Write metrics.json, predictions.parquet and, if they were looked for, suspects.parquet; return their paths."""
+    pictures = found.test.pictures
+    source = {
+        "checkpoint": str(found.test.saved.path),
+        "shards": str(pictures.entries.root),
+        "split": pictures.phase.split,
+    }
+    values = source | evaluation.to_json()
+    if found.baselines:
+        values["baselines"] = found.baselines.to_json()
+    if found.suspects is not None:
+        values["suspects"] = len(found.suspects)
+    paths = [out / "metrics.json", out / "predictions.parquet"]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        metrics.write_text(json.dumps(source | evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-        write_predictions(predictions, pictures, table, source)
+        paths[0].write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_predictions(found.predictions, pictures, paths[1], source)
+        if found.suspects is not None:
+            paths.append(out / "suspects.parquet")
+            write_suspects(found.suspects, pictures.entries, paths[2], source)
     except OSError as error:
         raise write_error(Path(error.filename or out), error.strerror) from error
-    return [metrics, table]
+    return paths
 
 
 if __name__ == "__main__":

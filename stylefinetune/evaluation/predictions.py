@@ -62,7 +62,6 @@ def collect_predictions(
     pictures: PictureDataset,
     classes: list[str],
     world: World,
-    on_batch: Callable[[Batch], None],
     loss: LossFunction = "softmax",
 ) -> Predictions:
     """Return the predictions for every picture of a split, the same on each rank; collective.
@@ -73,7 +72,6 @@ def collect_predictions(
         pictures: the split.
         classes: names in label order.
         world: the ranks.
-        on_batch: called after each batch.
         loss: of the training.
 
     Raises:
@@ -85,7 +83,6 @@ def collect_predictions(
     for batch in batches:
         logits[batch.positions] = forward(batch).float().cpu()
         labels[batch.positions] = batch.labels.cpu()
-        on_batch(batch)
     # Each picture is in the slice of one rank, and 0 in the tensors of the others.
     logits, labels = world.sum(logits).cpu(), world.sum(labels).cpu()
     broken = int((~logits.isfinite()).any(dim=1).sum())

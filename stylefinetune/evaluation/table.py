@@ -1,13 +1,16 @@
 """Prints an evaluation as text: the overall values, a line per class with a bar, and the most frequent mistakes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from stylefinetune.evaluation.baselines.baselines import Baselines
 from stylefinetune.evaluation.metrics import ClassMetrics, Evaluation
 from stylefinetune.evaluation.several_labels import LabelEvaluation
+from stylefinetune.evaluation.suspects import Suspects
 
 _BAR = 20  # characters for a recall of 1
 _MAX_CLASSES, _MAX_NAME = 40, 24
+_MAX_SUSPECTS = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -39,6 +42,39 @@ def describe_labels(evaluation: LabelEvaluation) -> Iterator[str]:
     yield ""
     yield "Accuracy: the share of the pictures whose most probable class is one of their labels."
     yield f"Recall, precision and F1: of the classes with a probability of {evaluation.threshold:g} or more."
+
+
+def describe_baselines(evaluation: Evaluation, baselines: Baselines) -> Iterator[str]:
+    """Yield the lines for the network and the simple classifiers of its features."""
+    rows = {
+        "this network": evaluation,
+        f"{baselines.neighbours} nearest neighbours": baselines.knn,
+        f"linear probe, L2 penalty {baselines.penalty:g}": baselines.linear_probe,
+    }
+    width = max(map(len, rows))
+    has_top5 = len(evaluation.by_class) > 5
+    yield ""
+    yield (
+        f"Classifiers of the {baselines.layer} ({baselines.dimensions:,} features), fitted to {baselines.pictures:,} "
+        f"of {baselines.available:,} pictures of split {baselines.split}:"
+    )
+    yield f"{'classifier':{width}}  accuracy  95 % interval{'         top-5' if has_top5 else ''}"
+    for name, score in rows.items():
+        low, high = score.accuracy_interval
+        top5 = f"  {score.top5:9.4f}" if has_top5 else ""
+        yield f"{name:{width}}  {score.accuracy:8.4f}  {low:.4f} to {high:.4f}{top5}"
+
+
+def describe_suspects(suspects: Suspects, count: int, key_of: Callable[[int], str]) -> Iterator[str]:
+    """Yield the lines for suspect labels among those of `count` pictures; `key_of` returns the key of a row."""
+    yield ""
+    yield f"{len(suspects)} of {count} labels are suspect{'; the first are:' if len(suspects) else ''}"
+    columns = (suspects.labels, suspects.suggested, suspects.label_probability, suspects.suggested_probability)
+    shown = list(zip(*(column[:_MAX_SUSPECTS].tolist() for column in (*columns, suspects.rows)), strict=True))
+    names = [_short(name) for name in suspects.classes]
+    width = max((len(names[label]) for row in shown for label in row[:2]), default=0)
+    for label, suggested, own, other, row in shown:
+        yield f"  {own:.3f} {names[label]:{width}}  rather {other:.3f} {names[suggested]:{width}}  {key_of(row)}"
 
 
 def _table_of(by_class: list[ClassMetrics]) -> Iterator[str]:

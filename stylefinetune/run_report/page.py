@@ -12,7 +12,7 @@ from markupsafe import Markup
 from stylefinetune.run_report import charts
 from stylefinetune.run_report.comparison import compare_predictions, differing_settings
 from stylefinetune.run_report.history import RunHistory
-from stylefinetune.run_report.pictures import find_mistakes
+from stylefinetune.run_report.pictures import find_mistakes, find_suspect_pictures
 
 
 def render_page(runs: Sequence[RunHistory]) -> str:
@@ -31,6 +31,7 @@ def render_page(runs: Sequence[RunHistory]) -> str:
         charts=_general_charts(runs),
         confusion={run.name: chart for run in runs if (chart := charts.confusion(run))},
         mistakes={run.name: find_mistakes(run) for run in runs},
+        suspects={run.name: find_suspect_pictures(run) for run in runs},
         settings=differing_settings(runs) if len(runs) > 1 else {},
         comparisons=[comparison for comparison in comparisons if comparison],
         script=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),  # noqa: S704 -- a library's code

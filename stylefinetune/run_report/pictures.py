@@ -1,4 +1,4 @@
-"""Makes thumbnails of the pictures that a run classifies wrongly."""
+"""Makes thumbnails of the pictures that a run classifies wrongly, and of those whose labels are suspect."""
 
 import base64
 import dataclasses
@@ -14,6 +14,7 @@ from stylefinetune.run_report.history import EVALUATION, RunHistory
 
 _WORST = 24  # mistakes with the highest probability
 _PER_PAIR, _MOST = 4, 240  # mistakes of a pair of classes, and of all
+_SUSPECTS = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,48 @@ def find_mistakes(run: RunHistory) -> list[Mistake]:
             image = _thumbnail(entries, row["row"], row["key"]) if entries else ""
             mistakes.append(Mistake(row["key"], names[pair[0]], names[pair[1]], row["probability"], image, is_worst))
     return mistakes
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A picture whose label is probably wrong."""
+
+    key: str
+    label: str
+    label_probability: float
+    suggested: str
+    suggested_probability: float
+    image: str  # as of a mistake
+
+
+@dataclasses.dataclass(frozen=True)
+class SuspectPictures:
+    """The most suspect pictures of an evaluated run."""
+
+    count: int  # of all suspects
+    shown: list[Suspect]
+
+
+def find_suspect_pictures(run: RunHistory) -> SuspectPictures | None:
+    """Return the suspects of the evaluation; None if they were not looked for."""
+    path = run.folder / EVALUATION / "suspects.parquet"
+    if not run.evaluation or "suspects" not in run.evaluation or not path.is_file():
+        return None
+    table = pq.read_table(path)
+    names = [metrics["name"] for metrics in run.evaluation["by_class"]]
+    entries = _open_entries(run)
+    shown = [
+        Suspect(
+            row["key"],
+            names[row["label"]],
+            row["label_probability"],
+            names[row["suggested"]],
+            row["suggested_probability"],
+            _thumbnail(entries, row["row"], row["key"]) if entries else "",
+        )
+        for row in table.slice(0, _SUSPECTS).to_pylist()
+    ]
+    return SuspectPictures(table.num_rows, shown)
 
 
 def _open_entries(run: RunHistory) -> Entries | None:

@@ -1,22 +1,13 @@
 """Tests a network on a split of shards, on any number of ranks."""
 
-import contextlib
 import dataclasses
-import sys
-from collections.abc import Callable, Generator
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
 from shards.format.index import ShardIndex
 from shards.format.order import RankBatchSampler
 from stylefinetune.checkpoint.checkpoint import Checkpoint
-from stylefinetune.data.corrupt_pictures import CorruptPictures
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
-from stylefinetune.data.loader import load_batches
-from stylefinetune.data.staging.source import shard_source
-from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
@@ -24,7 +15,7 @@ from stylefinetune.evaluation.predictions import Predictions, collect_prediction
 from stylefinetune.evaluation.several_labels import LabelEvaluation, evaluate_labels
 from stylefinetune.evaluation.views import average_views
 from stylefinetune.losses.several_labels import check_loss
-from stylefinetune.training.evaluation import exit_if_lost
+from stylefinetune.testing.split_pass import read_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +67,13 @@ class TestSet:
         saved = _with_class_names(saved, index, takes_names=takes_names)
         return cls(saved, index, _open_pictures(saved, index, split, views), views)
 
+    @property
+    def is_training_split(self) -> bool:
+        """Whether the run was trained on these pictures."""
+        saved, index = self.saved, self.index
+        is_same = index.fingerprint_like(saved.progress.index) == saved.progress.index
+        return is_same and self.pictures.phase.split == saved.config.data.phase(training=True).split
+
     def predict(self, world: World, *, workers: int | None = None) -> Predictions:
         """Return the predictions for all pictures, after copying the shards from an object store; collective.
 
@@ -87,9 +85,6 @@ class TestSet:
             UserError: a shard can't be read, no picture can be decoded, or a logit isn't finite.
         """
         saved, pictures, views = self.saved, self.pictures, self.views
-        if shard_source(self.index.root).is_remote:
-            with exit_if_lost(world):
-                stage_shards(self.index, pictures.entries.shard.distinct, self.index.root, world)
         net, transform = saved.build_network(world.device)
         loss = saved.config.train.loss
 
@@ -105,24 +100,9 @@ class TestSet:
             whole = dataclasses.replace(batch, crops=crops)
             return average_views(classify, whole, crops=views.crops, mirror=views.flip, loss=loss)
 
-        data, count = saved.config.data, len(pictures.entries)
-        sampler = RankBatchSampler(0, count, pictures.phase.batch_size, world.rank, world.size)
-        workers = data.workers if workers is None else workers
-        world.drain_collectives()
-        corrupt = CorruptPictures(pictures, data.max_corrupt, [])
-        world.set_activity("testing", saved.progress.iteration)
-        with exit_if_lost(world), _progress_bar(count, world) as advance:
-
-            def on_batch(batch: Batch) -> None:
-                corrupt.add_batches([batch])
-                world.set_activity("testing", saved.progress.iteration)
-                advance(batch.size)
-
-            batches = load_batches(pictures, sampler, workers, world.device)
-            predictions = collect_predictions(forward, batches, pictures, saved.progress.classes, world, on_batch, loss)
-        for line in corrupt.gather(world):
-            if world.is_main:
-                sys.stderr.write(f"warning: {line}\n")
+        sampler = RankBatchSampler(0, len(pictures.entries), pictures.phase.batch_size, world.rank, world.size)
+        with read_once(saved, self.index, pictures, sampler, world, workers) as batches:
+            predictions = collect_predictions(forward, batches, pictures, saved.progress.classes, world, loss)
         if not len(predictions):
             raise UserError(f"no picture of {pictures.entries.root}, split {pictures.phase.split}, can be decoded")
         return predictions
@@ -160,15 +140,3 @@ def _open_pictures(saved: Checkpoint, index: ShardIndex, split: str | None, view
         phase = dataclasses.replace(phase, crop_size=phase.image_size[0])  # the views are cut from the whole square
     check_loss(saved.config.train.loss, index)
     return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
-
-
-@contextlib.contextmanager
-def _progress_bar(count: int, world: World) -> Generator[Callable[[int], None]]:
-    """Show the pictures done and the remaining time on a terminal; yields a function to call with their number."""
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (world.is_main and console.is_terminal)
-    ) as bar:
-        task = bar.add_task("pictures", total=count)
-        yield lambda done: bar.advance(task, done)

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import math
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +12,7 @@ from stylefinetune.checkpoint.atomic_folder import write_folder
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
 from tests.deploy import deploy_text
-from tests.programs import metrics, python
+from tests.programs import ROOT, assemble, metrics, python
 from tests.stylefinetune.data.staging.stores import upload
 
 
@@ -48,6 +50,7 @@ def test_the_evaluation_is_written_as_json_and_as_a_table(trained, tmp_path, cap
     )
     assert capsys.readouterr().out.splitlines()[-2:] == [str(metrics_file), str(table_file)]
     found = json.loads(metrics_file.read_text())
+    assert not {"baselines", "suspects"} & set(found)
     assert found["accuracy"] == metrics(trained, "test")[-1]["accuracy"]
     assert found["checkpoint"] == str(trained / "checkpoints" / "iter_12")
     table = pq.read_table(table_file)
@@ -58,13 +61,89 @@ def test_the_evaluation_is_written_as_json_and_as_a_table(trained, tmp_path, cap
 
 
 def test_ranks_write_the_same_predictions_as_one(trained, tmp_path):
-    evaluate([str(trained), "--workers=0", f"--out={tmp_path / 'alone'}"])
-    done = python("-m", "stylefinetune.evaluate", trained, "--workers=1", f"--out={tmp_path / 'three'}", ranks=3)
+    flags = ["--baselines=train", "--baseline_pictures=40", "--suspects"]
+    evaluate([str(trained), "--workers=0", f"--out={tmp_path / 'alone'}", *flags])
+    out = tmp_path / "three"
+    done = python("-m", "stylefinetune.evaluate", trained, "--workers=1", f"--out={out}", *flags, ranks=3)
     assert done.returncode == 0, done.stderr
     alone, three = (pq.read_table(tmp_path / name / "predictions.parquet") for name in ("alone", "three"))
     assert three.drop_columns(["logits", "probability"]).equals(alone.drop_columns(["logits", "probability"]))
     for ours, theirs in zip(alone["logits"].to_pylist(), three["logits"].to_pylist(), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
+    one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "three"))
+    assert one["baselines"] == other["baselines"]
+    assert (one["baselines"]["pictures"], one["baselines"]["available"]) == (40, 41)
+    suspects = [pq.read_table(tmp_path / name / "suspects.parquet")["key"] for name in ("alone", "three")]
+    assert set(suspects[0].to_pylist()) == set(suspects[1].to_pylist())  # margins may differ by a rounding
+
+
+WRONG = (5, 18, 31, 32, 45, 58, 71, 72)  # test pictures, two of each colour
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A run that has learned to tell four colours apart; eight of 80 test pictures have wrong labels."""
+    from stylefinetune.train import main
+
+    folder = tmp_path_factory.mktemp("colours")
+    means = np.array([[200, 40, 40], [40, 180, 40], [40, 60, 200], [128, 128, 128]])
+    (folder / "classes.txt").write_text("red\ngreen\nblue\ngrey\n")
+    for split, count in (("train", 80), ("test", 80)):
+        lines = []
+        for number in range(count):
+            random, label = np.random.default_rng([number, split == "test"]), number % 4
+            noise = random.normal(0, 25, (48, 48, 3)) + random.normal(0, 10, 3)
+            pixels = np.clip(means[label] + noise, 0, 255).astype(np.uint8)
+            path = folder / f"{split}_{number:03d}.png"
+            cv2.imwrite(str(path), pixels[:, :, ::-1])
+            is_wrong = split == "test" and number in WRONG
+            lines.append(f"{path} {(label + is_wrong) % 4}\n")
+        (folder / f"{split}.txt").write_text("".join(lines))
+    lists = [f"--list={split}={folder / split}.txt" for split in ("train", "test")]
+    encoding = ["--encode_format=pixels", "--image_size=48", "--workers=1"]
+    assemble(*lists, f"--classes={folder / 'classes.txt'}", "--out", folder / "DIR", *encoding)
+    flags = ["--data.image_size=48", "--data.crop_size=48", "--data.batch_size=20", "--data.workers=0"]
+    flags += ["--model.arch=timm/test_resnet", "--optim.base_lr=0.02", "--tracking.wandb=disabled"]
+    with contextlib.chdir(ROOT):
+        main([*flags, "--train.max_iter=40", f"--data.shards={folder / 'DIR'}", f"--run_dir={folder / 'run'}"])
+    return folder / "run"
+
+
+def test_wrong_labels_are_suspect(colours, tmp_path, capsys):
+    evaluate([str(colours), "--workers=0", "--suspects", f"--out={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    table = pq.read_table(tmp_path / "suspects.parquet")
+    found = [row for row in table.to_pylist()[:8] if row["row"] in WRONG]
+    assert len(found) >= 7
+    assert sum(row["suggested"] == row["row"] % 4 for row in found) >= 6
+    assert json.loads((tmp_path / "metrics.json").read_text())["suspects"] == len(table) < 12
+    first = lines.index(f"{len(table)} of 80 labels are suspect; the first are:") + 1
+    assert [line.split()[-1] for line in lines[first : first + 7]] == table["key"].to_pylist()[:7]
+    assert lines[-1] == str(tmp_path / "suspects.parquet")
+    assert not any("was trained on" in line for line in lines)
+
+
+def test_suspects_among_the_training_pictures_come_with_a_warning(colours, capsys):
+    evaluate([str(colours), "--workers=0", "--suspects", "--split=train"])
+    assert "The network was trained on these pictures, and has learned many of the wrong" in capsys.readouterr().out
+
+
+def test_the_nearest_neighbours_recognize_all_but_the_wrong_labels(colours, tmp_path, capsys):
+    evaluate([str(colours), "--workers=0", "--baselines=train", f"--out={tmp_path}"])
+    found = json.loads((tmp_path / "metrics.json").read_text())["baselines"]
+    assert 70 <= found["knn"]["correct"] <= 72
+    assert 70 <= found["linear_probe"]["correct"] <= 72
+    lines = capsys.readouterr().out.splitlines()
+    first = lines.index("Classifiers of the input of fc (96 features), fitted to 80 of 80 pictures of split train:")
+    assert lines[first + 3].split()[:4] == ["20", "nearest", "neighbours", f"{found['knn']['accuracy']:.4f}"]
+    assert not (tmp_path / "suspects.parquet").exists()
+
+
+def test_a_number_of_pictures_needs_baselines(trained):
+    with pytest.raises(
+        UserError, match=r"^--baseline_pictures is 5, but --baselines is missing; add --baselines SPLIT$"
+    ):
+        evaluate([str(trained), "--baseline_pictures=5"])
 
 
 def test_an_error_of_rank_0_is_one_line_of_all_ranks(trained, tmp_path):

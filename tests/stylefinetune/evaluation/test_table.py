@@ -1,14 +1,22 @@
 import numpy as np
 
+from stylefinetune.evaluation.baselines.baselines import Baselines, Score
 from stylefinetune.evaluation.metrics import evaluate_predictions
 from stylefinetune.evaluation.predictions import Predictions
-from stylefinetune.evaluation.table import describe
+from stylefinetune.evaluation.suspects import Suspects
+from stylefinetune.evaluation.table import describe, describe_baselines, describe_suspects
 
 
 def lines(labels, predicted, classes):
     logits = np.eye(len(classes), dtype=np.float32)[predicted]
     found = Predictions(np.arange(len(labels)), np.array(labels), logits, classes)
     return list(describe(evaluate_predictions(found)))
+
+
+def evaluation_of(classes):
+    labels = np.arange(10) % classes
+    logits = np.eye(classes, dtype=np.float32)[labels]
+    return evaluate_predictions(Predictions(np.arange(10), labels, logits, [f"class {n}" for n in range(classes)]))
 
 
 def test_classes_are_listed_from_the_lowest_recall_with_bars():
@@ -29,3 +37,35 @@ def test_of_many_classes_the_worst_are_listed():
     assert sum(line.startswith("class ") for line in text) == 41
     assert any(line.startswith("class 98") for line in text)
     assert any(line.startswith("top-5 accuracy") for line in text)
+
+
+def test_baselines_are_compared_with_the_network():
+    knn, probe = Score(7, 0.7, (0.4, 0.9), 0.95), Score(8, 0.8, (0.5, 0.94), 1.0)
+    found = Baselines("train", 20_000, 64_000, "input of fc", 512, 10, 20, 0.01, knn, probe)
+    text = list(describe_baselines(evaluation_of(6), found))
+    assert text == [
+        "",
+        "Classifiers of the input of fc (512 features), fitted to 20,000 of 64,000 pictures of split train:",
+        "classifier                     accuracy  95 % interval         top-5",
+        "this network                     1.0000  0.7225 to 1.0000     1.0000",
+        "20 nearest neighbours            0.7000  0.4000 to 0.9000     0.9500",
+        "linear probe, L2 penalty 0.01    0.8000  0.5000 to 0.9400     1.0000",
+    ]
+    few = list(describe_baselines(evaluation_of(3), found))
+    assert few[2] == "classifier                     accuracy  95 % interval"
+    assert few[4] == "20 nearest neighbours            0.7000  0.4000 to 0.9000"
+
+
+def test_the_ten_most_suspect_labels_are_listed():
+    rows, zeros = np.arange(12), np.zeros(12)
+    found = Suspects(rows, rows % 2, 1 - rows % 2, zeros + 0.02, zeros + 0.9, zeros - 0.88, ["Noir", "Bokeh"])
+    text = list(describe_suspects(found, 100, lambda row: f"key{row}"))
+    assert text[:4] == [
+        "",
+        "12 of 100 labels are suspect; the first are:",
+        "  0.020 Noir   rather 0.900 Bokeh  key0",
+        "  0.020 Bokeh  rather 0.900 Noir   key1",
+    ]
+    assert len(text) == 12
+    none = Suspects(*(each[:0] for each in (rows, rows, rows, zeros, zeros, zeros)), ["Noir", "Bokeh"])
+    assert list(describe_suspects(none, 5, str)) == ["", "0 of 5 labels are suspect"]

@@ -1,3 +1,4 @@
+import re
 import shutil
 from importlib.resources import files
 
@@ -18,7 +19,7 @@ def page(trained, tmp_path_factory):
     first, second = folder / "evaluated <b>", folder / "plain"
     for copy in (first, second):
         shutil.copytree(trained, copy, symlinks=True)
-    evaluate([str(first), "--workers=0", f"--out={first / 'evaluation'}"])
+    evaluate([str(first), "--workers=0", f"--out={first / 'evaluation'}", "--baselines=train", "--suspects"])
     path = folder / "report.html"
     path.write_text(render_page([read_history(first), read_history(second)]), encoding="utf-8")
     return path
@@ -27,6 +28,8 @@ def page(trained, tmp_path_factory):
 def test_names_are_escaped_and_what_is_missing_is_said(page):
     text = page.read_text(encoding="utf-8")
     assert "<b>" not in text
+    assert "The features are the input of fc8_flickr, 32 numbers." in text
+    assert re.search(r"\d+ of 11 labels are suspect by confident learning", text)
     assert "plain is not evaluated by class. Do it with <code>stylefinetune evaluate" in text
 
 
@@ -48,7 +51,7 @@ def test_in_a_browser(page, tmp_path):
 
 
 def _check_filter(browser):
-    shown = "[...document.querySelectorAll('.pictures li:not([hidden])')]"
+    shown = "[...document.querySelectorAll('.filter ~ .pictures li:not([hidden])')]"
     cell = browser.evaluate(f"[{shown}[0].dataset.true, {shown}[0].dataset.predicted]")
     label = f"predicted class: {cell[1]}; true class: {cell[0]};"
     browser.evaluate(

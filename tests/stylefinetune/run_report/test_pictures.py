@@ -8,7 +8,7 @@ import pytest
 
 from stylefinetune.evaluate import evaluate
 from stylefinetune.run_report.history import read_history
-from stylefinetune.run_report.pictures import find_mistakes
+from stylefinetune.run_report.pictures import find_mistakes, find_suspect_pictures
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def evaluated(trained, tmp_path_factory):
     """Return the short run with its evaluation."""
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(trained, folder, symlinks=True)
-    evaluate([str(folder), "--workers=0", f"--out={folder / 'evaluation'}"])
+    evaluate([str(folder), "--workers=0", f"--out={folder / 'evaluation'}", "--suspects"])
     return folder
 
 
@@ -38,3 +38,21 @@ def test_without_its_shards_a_run_has_mistakes_without_pictures(evaluated, tmp_p
     moved = dataclasses.replace(run, evaluation=run.evaluation | {"shards": str(tmp_path)})
     assert {mistake.image for mistake in find_mistakes(moved)} == {""}
     assert find_mistakes(dataclasses.replace(run, evaluation=None)) == []
+
+
+def test_suspect_labels_have_a_thumbnail(evaluated, tmp_path):
+    run = read_history(evaluated)
+    found = find_suspect_pictures(run)
+    assert found.count == run.evaluation["suspects"] == len(found.shown) > 0
+    for suspect in found.shown:
+        assert suspect.label != suspect.suggested
+        assert suspect.image.startswith("data:image/jpeg;base64,")
+    moved = dataclasses.replace(run, evaluation=run.evaluation | {"shards": str(tmp_path)})
+    assert {suspect.image for suspect in find_suspect_pictures(moved).shown} == {""}
+
+
+def test_suspects_of_an_earlier_evaluation_are_not_shown(evaluated):
+    run = read_history(evaluated)
+    without = {key: value for key, value in run.evaluation.items() if key != "suspects"}
+    assert find_suspect_pictures(dataclasses.replace(run, evaluation=without)) is None
+    assert find_suspect_pictures(dataclasses.replace(run, evaluation=None)) is None

@@ -1,0 +1,1 @@
+"""Simple classifiers of a network's features, to compare the network with."""
