@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIES = "repository"  # folder of the site for the repository's other files
 DIAGRAMS = Path(__file__).with_name("diagrams")
-_LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+_LINK = re.compile(r"\[([^\[\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _GENERATED = re.compile(r"^<!-- generated: (\w+) ([\w.]+) -->$", re.MULTILINE)
 _MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _GENERATORS: dict[str, Callable[[str], str]] = {
@@ -37,8 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
     for page in list(files.documentation_pages()):
-        for _, link in _LINK.findall(page.content_string):
-            target = _target(page.src_uri, link.partition("#")[0])
+        for _, link, _ in _LINK.findall(page.content_string):
+            target = _target(page.src_uri, link)
             if target.exists() and not files.get_file_from_path(str(_site_path(target))):
                 files.append(_copy(target, config))
     return files
@@ -54,18 +54,27 @@ def _copy(target: Path, config: MkDocsConfig) -> File:
     return File.generated(config, path, abs_src_path=str(target), inclusion=InclusionLevel.NOT_IN_NAV)
 
 
-def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Point a page's links to the site's pages and copies, and add its generated parts."""
     source = page.file.src_uri
 
     def follow(match: re.Match[str]) -> str:
-        path, hash_sign, anchor = match[2].partition("#")
-        target = os.path.relpath(_site_path(_target(source, path)), PurePosixPath(source).parent)
-        return f"{match[1]}{target}{hash_sign}{anchor}"
+        text, link, anchor = match[1], match[2], match[3] or ""
+        path = _site_path(_target(source, link))
+        target = files.get_file_from_path(str(path))
+        if target and text in {link, PurePosixPath(link).name}:  # a page's name says less than its title
+            text = _title(target)
+        return f"[{text}]({os.path.relpath(path, PurePosixPath(source).parent)}{anchor})"
 
     markdown = _LINK.sub(follow, markdown)
     markdown = _MERMAID.sub(lambda match: diagram(match[1]), markdown)
     return _GENERATED.sub(lambda match: _GENERATORS[match[1]](match[2]), markdown)
+
+
+def _title(target: File) -> str:
+    """Return the title of a page up to its first colon, or the name of another file."""
+    heading = re.match(r"# ([^:\n]*)", target.content_string) if target.is_documentation_page() else None
+    return heading[1] if heading else target.name
 
 
 def _target(page: str, link: str) -> Path:

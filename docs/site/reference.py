@@ -44,7 +44,7 @@ def commands(package: str) -> str:
     main = importlib.import_module(f"{package}.__main__")
     text = ""
     for command, purpose in main._COMMANDS.items():  # noqa: SLF001 -- the list that `--help` prints
-        shown = _help(package, command).rstrip()
+        shown = re.sub(r"[\x00-\x08]", "", _help(package, command)).rstrip()
         text += f"\n### {package} {command}\n\n{purpose[0].upper()}{purpose[1:]}.\n\n```text\n{shown}\n```\n"
     return text
 
