@@ -15,6 +15,7 @@ from shards.tracking.tracker import CrawlTracker, _describe
 from tests.assembly import serve_pictures, tars_and_index, wait_for_blocks
 from tests.loopback import Answer
 from tests.programs import ROOT
+from tests.stores import objects_of
 from tests.wandb_runs import environment
 from tests.wandb_server import WandbServer
 
@@ -175,3 +176,18 @@ def test_a_crawl_without_a_server_for_its_log_is_complete(server, draw_jpg, writ
     (folder,) = out.glob("wandb/offline-run-*")
     assert folder.name.endswith(run_id)
     assert json.loads((out / "crawl-1-of-2.jsonl").read_text().splitlines()[-1])["statuses"] == {"kept": 10}
+
+
+@pytest.mark.slow  # a server of S3, and a process that connects to it
+def test_the_run_of_a_crawl_into_an_object_store_is_known_there(server, draw_jpg, write_list, bucket, tmp_path):
+    listed = write_list(serve_pictures(server, draw_jpg, 10))
+    env = environment(tmp_path / "home", None, WANDB_DIR=str(tmp_path / "logs"))
+    command = [sys.executable, "-m", "shards", "assemble", f"--list={listed}", f"--out={bucket}/d", "--wandb=auto"]
+    done = subprocess.run(
+        [*command, "--workers=1", f"--stage={tmp_path / 'stage'}"], cwd=ROOT, env=os.environ | env,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run_id = json.loads(objects_of(f"{bucket}/d")["blocks/wandb.json"])["id"]
+    (folder,) = (tmp_path / "logs").glob("wandb/offline-run-*")
+    assert folder.name.endswith(run_id)
