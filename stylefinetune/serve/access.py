@@ -1,5 +1,6 @@
 """Decides which requests are answered: by Host, Origin and token; and adds the headers that protect the page."""
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stylefinetune.serve.errors import ApiError, error_response
+from stylefinetune.serve.errors import ApiError, busy_error, error_response
 
 OPEN_PATHS = frozenset({"/", "/login", "/healthz", "/serve.css", "/serve.js"})  # without a token; "/" asks for it
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -107,8 +108,12 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
 
+        is_started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_started
             if message["type"] == "http.response.start":
+                is_started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -119,7 +124,11 @@ class AccessMiddleware:
             self._access.check(Request(scope))
         except ApiError as error:
             app = error_response(error)
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server stops, and has waited for this request long enough
+            if not is_started:
+                await error_response(busy_error("the server stops"))(scope, receive, send_with_headers)
 
 
 def _check_origin(request: Request) -> None:

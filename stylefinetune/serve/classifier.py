@@ -8,6 +8,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -46,7 +47,7 @@ class PictureClassifier:
         self._loss: LossFunction = network.saved.config.train.loss
         self._compute(torch.zeros((1, *network.size, 3), dtype=torch.uint8))  # fails now rather than at a request
         self._batches = BatchingNetwork(self._compute, settings.max_batch, settings.max_wait / 1000)
-        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(settings.workers, "decode", _silence_opencv)
         limits = FetchLimits(settings.timeout, settings.max_bytes, settings.allow_private)
         self._fetcher = Fetcher(limits, self._pool) if settings.url_fetch else None
         self._pending = 0  # pictures that are decoded or wait for the network
@@ -139,3 +140,7 @@ class PictureClassifier:
 
     def _compute(self, pictures: torch.Tensor) -> torch.Tensor:
         return to_probabilities(self._network(pictures), self._loss).cpu()
+
+
+def _silence_opencv() -> None:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the answers name the damaged pictures

@@ -15,7 +15,8 @@ def describe_api(settings: Settings) -> dict[str, Any]:
         "info": {
             "title": "stylefinetune serve",
             "version": f"{API_VERSION}.0.0",
-            "description": f"Classifies pictures; stylefinetune {metadata.version('stylefinetune')}.",
+            "description": f"Classifies pictures; stylefinetune {metadata.version('stylefinetune')}. "
+            "A request whose Host header has an unknown name gets status 421.",
         },
         "paths": {
             "/api/predict": {"post": _predict(settings)},

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -80,8 +81,11 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)  # IPv4 of localhost
         return socket.create_server((str(address[0]), port), family=family, backlog=512)
     except OSError as error:
+        reason = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        )  # negative: of getaddrinfo
         remedy = "give another --port" if port else "give another --host"
-        raise UserError(f"{host}:{port} can't be listened to ({error.strerror or error}); {remedy}") from error
+        raise UserError(f"{host}:{port} can't be listened to ({reason}); {remedy}") from error
 
 
 def build_server(app: ASGIApp, trusted_proxy: str | None, on_start: Callable[[], None]) -> uvicorn.Server:

@@ -125,13 +125,28 @@ def test_requests_in_progress_are_finished_when_the_server_stops():
     connection.close()
 
 
+def test_a_request_that_doesnt_end_is_answered_when_the_server_stops(open_app, monkeypatch, caplog):
+    monkeypatch.setattr(server, "_STOP_SECONDS", 0.2)
+    with running(open_app()) as url:
+        client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60)
+        client.sendall(
+            b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")  # the body is awaited
+    answer = b"".join(iter(lambda: client.recv(1000), b""))
+    client.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.endswith(b'{"error":"the server stops"}')
+    assert not any(record.exc_info for record in caplog.records)
+
+
 def test_any_free_port_and_names():
     with open_socket("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
         port = listener.getsockname()[1]
         assert port > 0
         with pytest.raises(
-            UserError, match=rf"127.0.0.1:{port} can't be listened to \(.*in use.*\); give another --port"
+            UserError, match=rf"127.0.0.1:{port} can't be listened to \(Address already in use\); give another --port"
         ):
             open_socket("127.0.0.1", port)
     with pytest.raises(UserError, match="give another --host"):
