@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stylefinetune.serve.errors import ApiError, busy_error, error_response
 
 OPEN_PATHS = frozenset({"/", "/login", "/healthz", "/serve.css", "/serve.js"})  # without a token; "/" asks for it
+_HOST = re.compile(r"([\w.-]+|\[[\w:.%]+\])(?::\d*)?", re.ASCII)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -51,7 +53,8 @@ class Access:
         self._check_host(request)
         if request.method not in _SAFE_METHODS:
             _check_origin(request)
-        if request.url.path not in OPEN_PATHS and not self.is_allowed(request):
+        # Not request.url.path, which depends on the Host header.
+        if request.scope["path"] not in OPEN_PATHS and not self.is_allowed(request):
             header = {"WWW-Authenticate": "Bearer"}
             raise ApiError(401, "the request needs the header Authorization: Bearer TOKEN", header)
 
@@ -59,7 +62,8 @@ class Access:
         """Check the Host header: a page of another site, whose name has come to point to this server, names itself."""
         host = _host_name(request.headers.get("host", ""))
         if host not in self._hosts and not _is_address(host):
-            raise ApiError(421, f"this server isn't called {host[:100]!r}; --allowed_host adds a name")
+            given = request.headers.get("host", "")[:100]
+            raise ApiError(421, f"this server isn't called {given!r}; --allowed_host adds a name")
 
     def is_allowed(self, request: Request) -> bool:
         """Return whether a request has the token, in a header or as the page's cookie."""
@@ -150,10 +154,9 @@ def _place(url: str) -> tuple[str, int | None] | None:
 
 
 def _host_name(header: str) -> str:
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return header
+    """Return the name or the address in a Host header, without the port; empty if it is not well-formed."""
+    match = _HOST.fullmatch(header)
+    return match[1].strip("[]").lower() if match else ""
 
 
 def _is_address(host: str) -> bool:

@@ -41,8 +41,8 @@ async def handle_http_error(request: Request, error: Exception) -> JSONResponse:
     """Return the response for an error that Starlette raises, such as an unknown path."""
     assert isinstance(error, HTTPException)
     messages = {
-        404: f"{request.url.path} doesn't exist; /openapi.json lists the paths",
-        405: f"{request.url.path} doesn't take {request.method}",
+        404: f"{request.scope['path']} doesn't exist; /openapi.json lists the paths",
+        405: f"{request.scope['path']} doesn't take {request.method}",
     }
     message = messages.get(error.status_code, error.detail)
     return error_response(ApiError(error.status_code, message, error.headers))

@@ -36,6 +36,17 @@ def test_another_name_is_refused_at_every_path(client, host, path):
     assert "isn't called" in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1/healthz?", "localhost/healthz?a=", "localhost/serve.js#", "localhost\\healthz?"]
+)
+def test_a_host_with_a_path_doesnt_replace_the_path(open_client, host):
+    """Starlette's request.url begins with the Host header."""
+    client = open_client(token=TOKEN)
+    answer = client.get("/api/model", headers={"Host": host})
+    assert answer.status_code == 421
+    assert "checkpoint" not in answer.text
+
+
 def test_pages_of_other_sites_may_not_send_pictures(client, picture):
     for origin in (
         "http://evil.example",
