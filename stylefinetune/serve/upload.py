@@ -26,7 +26,7 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def read_picture(self, request: Request) -> AsyncGenerator[tuple[str | None, bytes]]:
-        """Yield the name and the bytes of a picture: the body, or the first file of a multipart form.
+        """Yield the name and the bytes of a picture: the body, or the file of a multipart form.
 
         Raises:
             ApiError: there is none, or it exceeds a limit.
