@@ -6,6 +6,7 @@ the site cannot be built until this has run again.
 """
 
 import html
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def draw(source: str, mermaid: Path) -> str:
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     if 'data-done="yes"' not in dom:
         raise ValueError(f"the browser could not draw the diagram that begins with {source[:40]!r}")
-    return dom[dom.index("<svg", dom.index('id="drawn"')) : dom.rindex("</svg>") + len("</svg>")]
+    svg = dom[dom.index("<svg", dom.index('id="drawn"')) : dom.rindex("</svg>") + len("</svg>")]
+    return re.sub(r' (?:role|aria-roledescription)="[^"]*"', "", svg, count=2)  # roles that browsers don't know
 
 
 def main() -> None:

@@ -112,4 +112,4 @@ def diagram(source: str) -> str:
     file = DIAGRAMS / diagram_name(source)
     if not file.is_file():
         raise PluginError(f"the diagram that begins with {source[:40]!r} has changed; run benchmarks/diagrams.py")
-    return f'<div class="diagram">\n{file.read_text(encoding="utf-8")}\n</div>'
+    return f'<div class="diagram" tabindex="0">\n{file.read_text(encoding="utf-8")}\n</div>'

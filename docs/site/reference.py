@@ -35,7 +35,7 @@ def settings(config: type, name: str = "") -> str:
         text += f"\n{_heading(prefix + field)}\n\n{settings(hint, prefix + field)}"
     for field, hint in hints.items():
         for item in _items(hint):
-            text += f"\n#### An item of `{prefix}{field}`\n\n{settings(item)}"
+            text += f"\n{'####' if name else '###'} An item of `{prefix}{field}`\n\n{settings(item)}"
     return text
 
 

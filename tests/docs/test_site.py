@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from markdown_it import MarkdownIt
@@ -18,6 +19,8 @@ from tests.programs import ROOT, run
 ELEMENTS = {"h1", "h2", "h3", "h4", "ol", "ul", "li", "pre", "code", "table", "td", "img", "strong", "em", "blockquote"}
 PAGES = {"README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 SOURCES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in PAGES)]
+AXE = "axe.run().then(found => found.violations.map(rule => `${rule.id}: ${rule.nodes[0].html}`))"
+OF_MATERIAL = {"aria-dialog-name", "landmark-unique", "scrollable-region-focusable"}  # faults of Material's own parts
 GENERATED = re.compile("^<!-- generated: .*$", re.MULTILINE)
 
 
@@ -144,6 +147,14 @@ def test_a_page_fits_a_telephone(site, browser, page):
     browser.show((site / f"{page}.html").as_uri(), 360, 740, "light")
     assert browser.evaluate("document.documentElement.scrollWidth") == 360
     assert browser.messages == []
+
+
+@pytest.mark.parametrize("page", ["index", "architecture"])
+def test_a_page_can_be_read_by_everyone(site, browser, page):
+    browser.show((site / f"{page}.html").as_uri(), 1280, 900, "light")
+    browser.evaluate((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8") + ";0")
+    found = browser.evaluate(AXE, wait=True)
+    assert [fault for fault in found if fault.split(":")[0] not in OF_MATERIAL] == []
 
 
 def test_no_page_loads_anything_from_the_web(site):
