@@ -8,7 +8,7 @@ import torch
 from stylefinetune.data.dataset import PictureDataset, open_split
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
-from stylefinetune.evaluation.baselines.baselines import FITS, Baselines, Ranks, rank_by_baselines, score_ranks
+from stylefinetune.evaluation.baselines.baselines import FITS, Baselines, rank_by_baselines, score_ranks
 from stylefinetune.evaluation.baselines.knn import NEIGHBOURS
 from stylefinetune.testing.features import collect_features
 from stylefinetune.testing.split_pass import progress_bar
@@ -59,7 +59,7 @@ class BaselineTest:
         """Return the quality of the classifiers, the same on each rank; collective.
 
         All ranks compute features, but rank 0 alone fits the classifiers: sums over ranks would be rounded differently
-        on another number of ranks.
+        on another number of ranks. The others wait, for at most the time limit of a collective.
 
         Args:
             world: all ranks.
@@ -85,8 +85,7 @@ class BaselineTest:
             penalty.fill_(ranks.penalty)
 
         world.main_first(fit)
-        knn, linear_probe = world.sum(found).cpu()
-        ranks = Ranks(knn, linear_probe, world.sum(penalty).item())
+        knn, linear_probe = world.sum(found).cpu()  # the other ranks add zeros
         return Baselines(
             split=split,
             pictures=len(train.labels),
@@ -95,9 +94,9 @@ class BaselineTest:
             dimensions=train.values.shape[1],
             count=len(test.labels),
             neighbours=min(NEIGHBOURS, len(train.labels)),
-            penalty=ranks.penalty,
-            knn=score_ranks(ranks.knn),
-            linear_probe=score_ranks(ranks.linear_probe),
+            penalty=world.sum(penalty).item(),
+            knn=score_ranks(knn),
+            linear_probe=score_ranks(linear_probe),
         )
 
 
