@@ -1,30 +1,39 @@
-"""The commands in the documents: the shell accepts each block, and the project's programs accept their flags."""
+"""The code in the documents: the shell, Python and YAML accept it, and the project's programs accept the flags."""
 
+import dataclasses
 import importlib
 import re
 import shlex
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonargparse import ArgumentError
 
 import shards.__main__ as data_side
 import stylefinetune.__main__ as training_side
 from shards.commands import build_parser
 from shards.config.cli import parse_assemble_config
+from shards.config.schema import AssembleConfig
 from stylefinetune.config.cli import parse_config
+from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 from tests.programs import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{number}")
-    for page in PAGES
-    for number, block in enumerate(
-        re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    )
-]
+
+
+def blocks(language):
+    """Return the blocks of code of all pages in a language."""
+    pattern = re.compile(rf"^( *)```{language}\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+    found = [(page, block[1]) for page in PAGES for block in pattern.findall(page.read_text(encoding="utf-8"))]
+    return [
+        pytest.param(textwrap.dedent(text), id=f"{page.stem}-{number}") for number, (page, text) in enumerate(found)
+    ]
+
+
 SCRIPTS = {"launch/train.sh": "train", "launch/deepspeed.sh": "train", "slurm/finetune.sh": "train"}
 SCRIPTS |= {f"stylefinetune.{name}": name for name in training_side._COMMANDS}
 
@@ -87,7 +96,7 @@ def without_missing_files(flags):
     return [flag for at, flag in enumerate(flags) if at not in missing and at - 1 not in missing]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", blocks("bash"))
 def test_a_block_of_commands_is_accepted(block, monkeypatch):
     monkeypatch.chdir(ROOT)
     done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
@@ -97,6 +106,21 @@ def test_a_block_of_commands_is_accepted(block, monkeypatch):
             check(words)
         except (ArgumentError, UserError, ValueError, SystemExit) as error:
             pytest.fail(f"{' '.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_a_block_of_python_is_accepted(block):
+    compile(block, "page", "exec")
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_a_block_of_yaml_is_accepted_and_has_existing_keys(block, tmp_path):
+    keys = yaml.safe_load(block)
+    if {*keys} <= {field.name for field in dataclasses.fields(Config)}:
+        (tmp_path / "page.yaml").write_text(block)
+        parse_config(["--config", str(tmp_path / "page.yaml")])
+    else:
+        assert {*keys} <= {field.name for field in dataclasses.fields(AssembleConfig)}
 
 
 @pytest.mark.parametrize(
