@@ -10,6 +10,8 @@ from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 import aiohttp
+from aiohttp.hdrs import AUTHORIZATION
+from yarl import URL
 
 from stylefinetune.prediction.pictures import FetchLimits, PrivateAddress, UnreadablePicture
 
@@ -95,7 +97,8 @@ class Fetcher:
         if self._session is None:
             self._session = self._open_session()
         try:
-            async with self._session.get(url, max_redirects=_REDIRECTS) as response:
+            only_given = _only_credentials_of(url)
+            async with self._session.get(url, max_redirects=_REDIRECTS, middlewares=[only_given]) as response:
                 if response.status == 429 or response.status >= 500:
                     raise _TemporaryError(f"the server answers {response.status}")
                 if response.status != 200:
@@ -127,8 +130,25 @@ class Fetcher:
             ),
             timeout=aiohttp.ClientTimeout(total=self._limits.seconds, sock_connect=_CONNECT_SECONDS),
             headers=_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),  # what one URL sets must not change the answers to others
             trust_env=True,
         )
+
+
+def _only_credentials_of(url: str) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that sends the user and the password in a URL to its own server, and no other credentials.
+
+    With the proxies of the environment, aiohttp also reads ~/.netrc. Its passwords must not be sent: others may choose
+    the URL, or the one that it redirects to.
+    """
+    given = URL(url)
+
+    async def send(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        if given.raw_user is None or request.url.origin() != given.origin():
+            request.headers.pop(AUTHORIZATION, None)
+        return await handler(request)
+
+    return send
 
 
 def _open_public_socket(info: AddressInfo) -> socket.socket:

@@ -108,6 +108,27 @@ class LoopbackPair:
         self._second.__exit__(*error)
 
 
+def test_only_credentials_in_the_url_are_sent_and_only_to_its_server(fetcher_of, server, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\nmachine localhost login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.add("/a", redirect(f"{server.url.replace('127.0.0.1', 'localhost')}/b"))
+    server.add("/b", Answer(b"x"))
+    for url in (f"{server.url}/a", f"{server.url.replace('//', '//user:word@')}/a"):
+        assert fetcher_of().submit(url, bytes).result(WAIT) == b"x"
+    sent = [request.headers.get("Authorization") for request in server.requests]
+    assert sent == [None, None, "Basic dXNlcjp3b3Jk", None]  # user:word
+
+
+def test_cookies_of_one_url_are_not_sent_with_others(fetcher_of, server):
+    fetcher = fetcher_of()
+    first = server.add("/a", Answer(b"x", headers={"Set-Cookie": "visitor=1"}))
+    for url in (first, server.add("/b", Answer(b"x"))):
+        fetcher.submit(url.replace("127.0.0.1", "localhost"), bytes).result(WAIT)
+    assert [request.headers.get("Cookie") for request in server.requests] == [None, None]
+
+
 def test_few_requests_are_made_at_a_time(fetcher_of, server):
     fetcher = fetcher_of()
     urls = [server.add(f"/{number}", Answer(b"x", after_requests=min(number, PARALLEL))) for number in range(60)]
