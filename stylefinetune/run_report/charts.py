@@ -36,9 +36,10 @@ def curves(runs: Sequence[RunHistory], phase: str, value: str, title: str) -> Sp
     reference = _caffe_rows(runs) if (phase, value) == ("test", "accuracy") else []
     encoding: dict[str, Any] = {
         "x": alt.X("iteration:Q", title="iteration", scale=alt.Scale(nice=False)),
-        "y": alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
+        # Without a format, the tick of a constant value, such as a learning rate of 0.002, is rounded to 0.
+        "y": alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g")),
         "color": _by_run(runs, list(dict.fromkeys(row["run"] for row in reference))),
-        "tooltip": ["run:N", "iteration:Q", alt.Tooltip("value:Q", format=".4f")],
+        "tooltip": ["run:N", "iteration:Q", alt.Tooltip("value:Q", format=".6~g")],
     }
     points = phase == "test" and len(rows) <= MAX_POINTS // 4
     lines = alt.Chart(alt.Data(values=rows)).mark_line(point=points).encode(**encoding)

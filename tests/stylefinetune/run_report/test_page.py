@@ -48,6 +48,14 @@ def test_in_a_browser(page, tmp_path):
             browser.evaluate((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8") + ";0")
             assert browser.evaluate(AXE, wait=True) == []
         _check_filter(browser)
+        # The rate does not change, so the axis has one value.
+        rate = read_history(page.parent / "plain").series("train", "lr")[0][1]
+        assert f"{rate:g}" in browser.evaluate(_labels("Learning rate"))
+
+
+def _labels(title):
+    figure = f"[...document.querySelectorAll('figure')].find(figure => figure.innerText.startsWith('{title}'))"
+    return f"[...{figure}.querySelectorAll('.role-axis-label text')].map(text => text.textContent)"
 
 
 def _check_filter(browser):
