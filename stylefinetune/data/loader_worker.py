@@ -9,6 +9,7 @@ import multiprocessing.util
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Generator
 from multiprocessing.process import BaseProcess
 
@@ -17,7 +18,8 @@ import cv2
 _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)  # that a rank's process group may get
 _BEFORE_FOLDER_IS_REMOVED = -50  # multiprocessing removes its temporary folder at -100
 _PR_SET_PDEATHSIG = 1  # Source: Linux's prctl(2).
-_workers: set[BaseProcess] = set()  # of this process
+# Of this process; weak, since each object keeps two files open.
+_workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -34,6 +35,15 @@ def test_workers_ignore_signals_to_the_whole_process_group(pixel_shards):
     # Only a SIGTERM of the worker's own rank counts; this shell is another process.
     subprocess.run(["sh", "-c", f"kill -TERM {mine[0].pid} {mine[1].pid}"], check=True)
     assert len(list(decoded)) == 40
+
+
+def test_ended_workers_keep_no_files_open(pixel_shards):
+    open_files = []
+    for _ in range(3):
+        list(load_batches(open_pictures(pixel_shards), RankBatchSampler(0, 20, 10, 0, 1), 2, CPU))
+        gc.collect()
+        open_files.append(psutil.Process().num_fds())
+    assert open_files[1] == open_files[2]
 
 
 def test_a_hanging_worker_dies_with_its_rank(pixel_shards):
