@@ -19,9 +19,12 @@ class CrawlLog:
         end = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
             try:
-                self.rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not line.endswith(b"\n"):
+                break
+            self.rows.append(row)
             end += len(line)
         if path.is_file() and path.stat().st_size > end:
             with path.open("r+b") as file:

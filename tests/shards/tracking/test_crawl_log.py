@@ -1,3 +1,5 @@
+import pytest
+
 from shards.tracking.crawl_log import CrawlLog
 
 
@@ -10,9 +12,10 @@ def test_rows_are_read_by_the_next_process_in_order(tmp_path):
     assert CrawlLog(path).rows == [{"files": 0}, {"files": 1}, {"files": 2}] == log.rows
 
 
-def test_a_row_that_a_kill_has_cut_off_is_removed(tmp_path):
+@pytest.mark.parametrize("cut", ['{"fil', '{"files": 4}'])
+def test_a_row_that_a_kill_has_cut_off_is_removed(tmp_path, cut):
     path = tmp_path / "crawl.jsonl"
-    path.write_text('{"files": 1}\n{"files": 2}\n{"fil')
+    path.write_text('{"files": 1}\n{"files": 2}\n' + cut)
     log = CrawlLog(path)
     assert log.rows == [{"files": 1}, {"files": 2}]
     log.append({"files": 3})
