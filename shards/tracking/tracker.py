@@ -126,7 +126,10 @@ def check_wandb(config: AssembleConfig) -> None:
     Raises:
         ShardsError: it isn't.
     """
-    if config.wandb != "disabled" and importlib.util.find_spec("wandb") is None:
+    if config.wandb == "disabled":
+        return
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:  # without a file: W&B's folder of runs, which Python takes for a package
         raise ShardsError(f"--wandb {config.wandb} needs the package wandb; install it with: pip install wandb")
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -89,8 +90,9 @@ def test_the_end_has_a_table_and_the_link_rot_once(tmp_path, clock):
     assert later.rows[2]["outcomes/timeout"] == 0
 
 
-def test_a_missing_package_is_one_line_before_anything_is_created(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda _: None)
+@pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None, is_package=True)])  # the folder of earlier runs
+def test_a_missing_package_is_one_line_before_anything_is_created(tmp_path, monkeypatch, capsys, found):
+    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda _: found)
     assert main(["assemble", "--list=http://127.0.0.1:1/a.csv", f"--out={tmp_path / 'd'}", "--wandb=auto"]) == 2
     error = capsys.readouterr().err
     assert error == "error: --wandb auto needs the package wandb; install it with: pip install wandb\n"
