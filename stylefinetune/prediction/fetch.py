@@ -78,9 +78,8 @@ class Fetcher:
             await self._session.close()
 
     async def _fetch_and_decode(self, url: str, decode: Callable[[bytes], T]) -> T:
-        async with self._free:
-            body = await self._fetch(url)
-        return await self._loop.run_in_executor(self._pool, decode, body)
+        async with self._free:  # until the body is decoded, so that few bodies are in memory
+            return await self._loop.run_in_executor(self._pool, decode, await self._fetch(url))
 
     async def _fetch(self, url: str) -> bytes:
         """Return the response body of a URL; a failure that may pass is tried again."""

@@ -2,6 +2,7 @@ import concurrent.futures
 import ipaddress
 import socket
 import threading
+import time
 
 import pytest
 
@@ -134,6 +135,18 @@ def test_few_requests_are_made_at_a_time(fetcher_of, server):
     urls = [server.add(f"/{number}", Answer(b"x", after_requests=min(number, PARALLEL))) for number in range(60)]
     assert [future.result(WAIT) for future in [fetcher.submit(url, bytes) for url in urls]] == [b"x"] * 60
     assert server.max_concurrent <= PARALLEL
+
+
+def test_few_bodies_wait_for_their_decoding(fetcher_of, server):
+    fetcher, decodes = fetcher_of(), threading.Event()
+    urls = [server.add(f"/{number}", Answer(b"x", after_requests=min(number, PARALLEL))) for number in range(60)]
+    futures = [fetcher.submit(url, lambda _: decodes.wait(WAIT)) for url in urls]
+    while len(server.requests) < PARALLEL:
+        time.sleep(0.01)
+    time.sleep(0.3)  # for requests that it should not make
+    assert len(server.requests) == PARALLEL
+    decodes.set()
+    assert all(future.result(WAIT) for future in futures)
 
 
 def test_closing_cancels_what_is_not_finished(fetcher_of, server):
