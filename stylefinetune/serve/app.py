@@ -114,7 +114,9 @@ class Routes:
     async def show_picture(self, request: Request) -> Response:
         """Return a picture of the test set."""
         side = _number(request.query_params.get("side", str(_SIDES[0])), "side", 1, max(_SIDES))
-        jpeg = await run_in_threadpool(self._find_gallery().picture, request.path_params["number"], side)
+        given: str = request.path_params["number"]
+        number = int(given) if given.isdecimal() and len(given) < 10 else -1  # that of no picture
+        jpeg = await run_in_threadpool(self._find_gallery().picture, number, side)
         if not jpeg:
             raise ApiError(404, "the picture can't be read from its shards")
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
@@ -176,7 +178,7 @@ def build_app(
             Route("/api/model", routes.show_model),
             Route("/api/test_set", routes.show_test_set),
             Route("/api/test_set/pictures", routes.find_pictures),
-            Route("/api/test_set/pictures/{number:int}", routes.show_picture),
+            Route("/api/test_set/pictures/{number}", routes.show_picture),
             Route("/healthz", routes.check_health),
             Route("/openapi.json", routes.show_api),
         ],

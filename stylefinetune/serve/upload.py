@@ -49,6 +49,7 @@ class Uploads:
             raise ApiError(415, "Content-Type must be application/json")
         try:
             found = json.loads(await self.read_small(request))
+            json.dumps(found, ensure_ascii=False).encode()  # fails for \ud800 alone, which no answer can have
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "the body is not JSON") from error
         if not isinstance(found, dict):
@@ -107,8 +108,12 @@ def _check_size(size: int, max_bytes: int, overhead: int) -> None:
 
 async def _read_form(request: Request) -> tuple[str | None, bytes]:
     """Return the name and the bytes of the first file of a form."""
-    async with request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form:
-        for value in form.values():
-            if isinstance(value, UploadFile):
-                return value.filename, await value.read()
+    try:
+        async with request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form:
+            for value in form.values():
+                if isinstance(value, UploadFile):
+                    (value.filename or "").encode()  # the answer has the name
+                    return value.filename, await value.read()
+    except UnicodeError as error:
+        raise ApiError(400, "the form does not have the encoding that its header names") from error
     raise ApiError(400, "the form has no file")

@@ -69,7 +69,14 @@ def test_pictures_of_the_test_set(open_client, gallery):
     picture = client.get("/api/test_set/pictures/3?side=40")
     assert picture.headers["content-type"] == "image/jpeg"
     assert picture.content == gallery.picture(3, 40)
-    for path, status in (("3?side=0", 400), ("3?side=9999", 400), ("99", 404), ("-1", 404), ("x", 404)):
+    for path, status in (
+        ("3?side=0", 400),
+        ("3?side=9999", 400),
+        ("99", 404),
+        ("-1", 404),
+        ("x", 404),
+        ("9" * 5000, 404),
+    ):
         assert client.get(f"/api/test_set/pictures/{path}").status_code == status
     found = client.get("/api/test_set/pictures?show=correct&order=least_sure&predicted=1&first=1").json()
     assert found == gallery.find("correct", None, 1, 1, 48, least_sure=True)

@@ -21,6 +21,14 @@ def test_a_picture_is_the_body_or_a_file_of_a_form(client, picture):
     assert plain["classes"] == form["classes"]
 
 
+@pytest.mark.parametrize("charset", ["utf-16", "unicode_escape", "punycode", "idna", "zip", "nonsense"])
+@pytest.mark.parametrize("name", [rb"\ud800", b"a\xff-9999", b"\xed\xa0\x80"])
+def test_a_name_in_an_odd_encoding(client, picture, name, charset):
+    headers = {"Content-Type": f"{MULTIPART['Content-Type']}; charset={charset}"}
+    answer = client.post("/api/predict", content=FORM.replace(b"a.jpg", name) % picture, headers=headers)
+    assert answer.status_code in {200, 400}
+
+
 def test_bodies_without_a_picture(client):
     assert error_of(client.post("/api/predict"))[0] == 400
     assert error_of(client.post("/api/predict", data={"a": "b"}, headers=MULTIPART))[0] == 400
@@ -58,6 +66,7 @@ def test_json_must_be_a_small_object(client):
     assert ask(b"{}", "text/plain") == (415, "Content-Type must be application/json")
     assert ask(b"[]") == (400, "the body is not a JSON object")
     assert ask(b"{") == ask(b"\xff") == ask(b"[" * 50_000) == (400, "the body is not JSON")
+    assert ask(rb'{"url": "http://\ud800/"}') == ask(rb'{"\udfff": 1}') == (400, "the body is not JSON")
     assert ask(b" " * 70_000)[0] == 413
     assert ask(json.dumps({"url": 5}).encode())[0] == 400
 
