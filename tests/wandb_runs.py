@@ -50,18 +50,18 @@ def end(*here):
             sys.exit(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_dir, mode, start, stop, ended_at, ended_after, killed, gate, limits, with_result, kept = json.loads(sys.argv[1])
+run_dir, mode, start, stop, *ending, with_result, kept, ranks, stall = json.loads(sys.argv[1])
+ended_at, ended_after, killed, gate, limits = ending
 for name, seconds in limits.items():
     setattr(wandb_run, name, seconds)
 tracking = TrackingConfig(wandb=mode, artifacts=kept)
-config = Config(
-    run_dir=run_dir, train=TrainConfig(max_iter=stop), tracking=tracking, checkpoint=CheckpointConfig(snapshot=5)
-)
+train = TrainConfig(max_iter=stop, stall_seconds=stall)
+config = Config(run_dir=run_dir, train=train, tracking=tracking, checkpoint=CheckpointConfig(snapshot=5))
 index = Path(run_dir, "index.parquet")
 if kept != "none" and not index.exists():
     index.parent.mkdir(parents=True, exist_ok=True)
     index.write_text("the index")
-facts = dataclasses.replace(FACTS, index_file=index)
+facts = dataclasses.replace(FACTS, index_file=index, ranks=ranks)
 tested = [stop] if start == stop else list(range(0, start, 4))
 with Tracker(config, facts, World(rank=0, size=1, device=torch.device("cpu")), start, tested) as tracker:
     if start:
@@ -115,6 +115,8 @@ def log_run(
     limits=None,
     result=False,
     artifacts="none",
+    ranks=1,
+    stall_seconds=600.0,
 ):
     """Log a run from iteration `start` to `stop`; return its stderr.
 
@@ -130,8 +132,11 @@ def log_run(
         limits: values for the constants of wandb_run, in seconds, such as INIT_SECONDS.
         result: whether it shows the predictions of its last test.
         artifacts: tracking.artifacts.
+        ranks: number of ranks of the run, of which this is the first.
+        stall_seconds: train.stall_seconds.
     """
-    arguments = json.dumps([str(run_dir), mode, start, stop, *ends, killed, str(gate), limits or {}, result, artifacts])
+    ending = [*ends, killed, str(gate), limits or {}]
+    arguments = json.dumps([str(run_dir), mode, start, stop, *ending, result, artifacts, ranks, stall_seconds])
     done = python("-c", PROGRAM, arguments, env=env)
     expected = 0 if ends[0] < 0 else -signal.SIGKILL if killed else 1
     assert done.returncode == expected, done.stderr

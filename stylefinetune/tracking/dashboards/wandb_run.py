@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,7 @@ class WandbRun:
         self, config: Config, facts: RunFacts, start: int, logged: Iterable[dict[str, Any]], log: logging.Logger
     ) -> None:
         self._max_iter = config.train.max_iter
+        self._longest_wait = config.train.stall_seconds if facts.ranks > 1 else math.inf  # the other ranks wait too
         self._run_dir = Path(config.run_dir)
         self._log = log
         self._run: Any = None
@@ -230,6 +232,7 @@ class WandbRun:
         if self._uploads:
             self._uploads.finish()
             seconds, rest = UPLOAD_SECONDS + self._uploads.waiting_bytes / UPLOAD_SPEED, "; run the same command again"
+            seconds = min(seconds, self._longest_wait)
             if self._uploads.waiting_bytes:
                 self._log.info("Weights & Biases: waiting up to %.0f s for the checkpoints", seconds)
         if not self._background.wait(seconds):

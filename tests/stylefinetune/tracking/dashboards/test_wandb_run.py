@@ -221,6 +221,14 @@ def test_an_upload_that_hangs_does_not_delay_the_end(server, tmp_path):
     assert remote_rows(server) == local_rows(run_dir)
 
 
+def test_several_ranks_do_not_wait_longer_for_an_upload_than_for_each_other(server, tmp_path):
+    env, server.artifacts.gate = environment(tmp_path / "home", server), threading.Event()
+    limits = {"FINISH_SECONDS": 1}
+    printed = log_run(tmp_path / "run", env, artifacts="last", limits=limits, ranks=2, stall_seconds=1.5)
+    assert "waiting up to 2 s for the checkpoints" in printed
+    assert "the artifacts are not sent after 2 s; run the same command again" in printed
+
+
 FINAL = {f"final/{name}" for name in ("balanced_accuracy", "confusion", "calibration", "worst", "best")}
 
 
