@@ -117,7 +117,9 @@ class PictureClassifier:
             pixels = inspect_picture(body, SizeLimits(1, self._settings.max_pixels))
             fit_picture(pixels, self._network.fit, out)
         except BadPicture as error:
-            raise ApiError(_STATUS.get(error.status, 422), f"this is not a picture: {error}") from error
+            is_other = error.status is Status.NOT_AN_IMAGE
+            problem = "this is not a JPEG, PNG, GIF, WebP or BMP" if is_other else "the picture can't be read"
+            raise ApiError(_STATUS.get(error.status, 422), f"{problem}: {error}") from error
         except MemoryError as error:
             raise busy_error("the picture needs more memory than there is") from error
         jpeg = encode_thumbnail(pixels, _THUMBNAIL_SIDE) if with_thumbnail else None

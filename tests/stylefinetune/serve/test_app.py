@@ -108,7 +108,7 @@ def test_in_a_browser(open_app, gallery, server, picture, tmp_path):
         assert widths[0] >= widths[1] >= widths[2] > 0
         assert all(request.startswith((url, "blob:")) for request in browser.requests)
         _choose(browser, tmp_path / "text.txt")
-        _wait_for(browser, "this is not a picture: begins with b'no picture'")
+        _wait_for(browser, "this is not a JPEG, PNG, GIF, WebP or BMP: begins with b'no picture'")
         _paste_text(browser, url_of_picture)
         _wait_for(browser, "far.jpg")
         assert browser.evaluate("document.querySelector('.result img').src.startsWith('data:image/jpeg')")
