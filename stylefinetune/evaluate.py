@@ -126,7 +126,8 @@ def _describe(found: _Found, evaluation: Evaluation | LabelEvaluation) -> Iterat
         keys = found.test.pictures.entries.key
         yield from describe_suspects(found.suspects, evaluation.count, lambda row: keys[row])
         if found.test.is_training_split:
-            yield "The network was trained on these pictures, and has learned many of the wrong labels: test on others."
+            yield "The network was trained on these pictures, and has learned many of the wrong labels."
+            yield "Evaluate pictures that it was not trained on."
 
 
 def _write(found: _Found, evaluation: Evaluation | LabelEvaluation, out: Path) -> list[Path]:
