@@ -10,7 +10,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from stylefinetune.errors import UserError
 
@@ -37,19 +37,25 @@ class PatientProtocol(H11Protocol):
         """Give a request more time once its header is there."""
         before = self.cycle
         super().data_received(data)
-        if self.cycle is not before and not self.cycle.response_complete:
-            self._abort_after(_REQUEST_SECONDS)
+        self._extend_after(before)
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, or for the rest of one that was refused."""
+        before = self.cycle
         self._abort_after(_HEADER_SECONDS)
-        super().on_response_complete()
+        super().on_response_complete()  # which begins a request that is there already
+        self._extend_after(before)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to wait."""
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
+
+    def _extend_after(self, before: RequestResponseCycle | None) -> None:
+        """Give a request that has begun after `before` more time."""
+        if self.cycle is not before and not self.cycle.response_complete:
+            self._abort_after(_REQUEST_SECONDS)
 
     def _abort_after(self, seconds: float) -> None:
         if self._deadline is not None:

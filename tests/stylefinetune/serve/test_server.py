@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import http.client
 import socket
@@ -35,7 +36,11 @@ def address(be_impatient):
         be_impatient("_HEADER_SECONDS")  # for what follows this request
         return PlainTextResponse("no", 413)
 
-    routes = [Route("/echo", echo, methods=["POST"]), Route("/refuse", refuse, methods=["POST"])]
+    async def work(_):
+        await asyncio.sleep(1)
+        return PlainTextResponse("done")
+
+    routes = [Route("/echo", echo, methods=["POST"]), Route("/refuse", refuse, methods=["POST"]), Route("/work", work)]
     with running(Starlette(routes=routes)) as url:
         yield "127.0.0.1", int(url.rpartition(":")[2])
 
@@ -81,6 +86,13 @@ def test_a_body_that_never_ends_is_given_up(address, be_impatient):
 def test_the_rest_of_a_refused_body_is_not_awaited(address):
     answer = send_slowly(address, REQUEST.replace(b": 3", b": 300000").replace(b"echo", b"refuse"))
     assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_request_that_is_sent_before_the_last_answer_has_the_time_of_a_request(address):
+    following = b"GET /work HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(address, timeout=60) as client:
+        client.sendall(REQUEST.replace(b"echo", b"refuse") + b"abc" + following)
+        assert b"".join(iter(lambda: client.recv(4096), b"")).endswith(b"done")
 
 
 def test_slow_clients_dont_stop_others(address):
