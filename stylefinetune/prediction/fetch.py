@@ -25,6 +25,8 @@ _HEADERS = {"User-Agent": "stylefinetune"}
 _STOP_SECONDS = 5.0
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
+_TRANSLATED = ipaddress.IPv6Network("::ffff:0:0:0/96")  # RFC 2765
+_AZURE_PLATFORM = ipaddress.IPv4Address("168.63.129.16")  # serves each virtual machine at Azure its configuration
 
 T = TypeVar("T")
 AddressInfo = tuple[int, int, int, str, tuple[object, ...]]  # of socket.getaddrinfo
@@ -169,12 +171,12 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             return is_public(inner)
         if address.is_site_local or address in _LOCAL_NAT64:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and address != _AZURE_PLATFORM
 
 
 def _inner_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that a mapped, compatible, 6to4, Teredo or NAT64 address contains."""
-    if address in _NAT64 or int(address) >> 32 == 0:  # ::1.2.3.4, and :: and ::1
+    """Return the IPv4 address that a mapped, compatible, translated, 6to4, Teredo or NAT64 address contains."""
+    if address in _NAT64 or address in _TRANSLATED or int(address) >> 32 == 0:  # ::1.2.3.4, and :: and ::1
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 

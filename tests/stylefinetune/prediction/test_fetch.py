@@ -165,6 +165,7 @@ def test_closing_cancels_what_is_not_finished(fetcher_of, server):
         ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
         ("10.1.2.3", False),
         ("169.254.169.254", False),  # the metadata of a machine in a cloud
+        ("168.63.129.16", False),  # the same at Azure, in a public range
         ("100.64.0.1", False),
         ("224.0.0.1", False),
         ("255.255.255.255", False),
@@ -178,6 +179,8 @@ def test_closing_cancels_what_is_not_finished(fetcher_of, server):
         ("::ffff:10.1.2.3", False),
         ("::ffff:93.184.215.14", True),
         ("::10.1.2.3", False),
+        ("::ffff:0:10.1.2.3", False),
+        ("::ffff:0:93.184.215.14", True),
         ("2002:0a01:0203::1", False),  # 6to4 of 10.1.2.3
         ("64:ff9b::a9fe:a9fe", False),  # NAT64 of 169.254.169.254
         ("64:ff9b:1::5db8:d70e", False),
