@@ -121,7 +121,7 @@ _MEANINGS = {
     404: "there are no predictions of a test set, or the picture is not there",
     408: "the body was not complete in time",
     413: "the picture has too many bytes or pixels",
-    415: "it is no picture of a known format",
+    415: "it is no picture of a known format, or the Content-Type of a JSON body is another one",
     422: "the picture doesn't decode",
     429: "the client makes too many requests; Retry-After has the seconds to wait",
     502: "the URL can't be fetched",
