@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import importlib.util
+import importlib
 import json
 import re
 import time
@@ -121,16 +121,21 @@ def track_crawl(
 
 
 def check_wandb(config: AssembleConfig) -> None:
-    """Check that W&B is installed, if it is asked for.
+    """Check that W&B can be imported, if it is asked for.
 
     Raises:
-        ShardsError: it isn't.
+        ShardsError: it can't.
     """
     if config.wandb == "disabled":
         return
-    spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # without a file: W&B's folder of runs, which Python takes for a package
-        raise ShardsError(f"--wandb {config.wandb} needs the package wandb; install it with: pip install wandb")
+    try:
+        importlib.import_module("shards.tracking.wandb_run")
+    except Exception as error:  # a broken package may raise anything; Python imports W&B's folder of runs as one, too
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ShardsError(
+            f"--wandb {config.wandb} needs the package wandb, which can't be imported ({reason}); install it with: "
+            "pip install --upgrade wandb"
+        ) from error
 
 
 def _describe(config: AssembleConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
@@ -90,12 +90,29 @@ def test_the_end_has_a_table_and_the_link_rot_once(tmp_path, clock):
     assert later.rows[2]["outcomes/timeout"] == 0
 
 
-@pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None, is_package=True)])  # the folder of earlier runs
-def test_a_missing_package_is_one_line_before_anything_is_created(tmp_path, monkeypatch, capsys, found):
-    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda _: found)
+@pytest.mark.parametrize(
+    ("package", "reason"),
+    [
+        (None, "import of wandb halted; None in sys.modules"),  # it isn't installed
+        (ModuleType("wandb"), "module 'wandb' has no attribute 'Settings'"),  # W&B's folder of runs
+        ("raise TypeError('wrong protobuf')", "wrong protobuf"),
+    ],
+)
+def test_a_package_that_cant_be_imported_is_one_line_before_anything_is_created(
+    tmp_path, monkeypatch, capsys, package, reason
+):
+    monkeypatch.delitem(sys.modules, "shards.tracking.wandb_run", raising=False)
+    if isinstance(package, str):
+        (tmp_path / "wandb.py").write_text(package)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "wandb", package)
     assert main(["assemble", "--list=http://127.0.0.1:1/a.csv", f"--out={tmp_path / 'd'}", "--wandb=auto"]) == 2
-    error = capsys.readouterr().err
-    assert error == "error: --wandb auto needs the package wandb; install it with: pip install wandb\n"
+    assert capsys.readouterr().err == (
+        f"error: --wandb auto needs the package wandb, which can't be imported ({reason}); install it with: "
+        "pip install --upgrade wandb\n"
+    )
     assert not (tmp_path / "d").exists()
 
 
