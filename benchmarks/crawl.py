@@ -155,7 +155,7 @@ def compare_speed(options: argparse.Namespace, work: Path) -> list[tuple[str, st
     """Return form, program and usage of each run; the programs alternate."""
     listed = work / "list.csv"
     runs: list[tuple[str, str, Usage]] = []
-    with serve() as url:
+    with serve(f"--delay={options.delay}") as url:
         with listed.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["image_url", "label"])
@@ -230,6 +230,7 @@ def main(arguments: list[str]) -> None:
             "--flag", action="append", default=[], help="further flag of assemble, such as --connections=32"
         )
     speed.add_argument("--images", type=int, default=8000)
+    speed.add_argument("--delay", type=float, default=0, help="milliseconds that the server waits before each answer")
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     speed.add_argument("--before", type=Path, help="folder of another checkout of this project")

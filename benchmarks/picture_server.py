@@ -2,7 +2,7 @@
 
 `python -m benchmarks.picture_server` prints its address and serves until its standard input is closed. It answers every
 path, and every URL when it is used as a proxy, with a JPEG of 500x333 pixels and about 44 KB, with different bytes for
-each path. `--missing` percent of the paths answer 404.
+each path. `--missing` percent of the paths answer 404. Answers wait for `--delay` milliseconds.
 """
 
 import argparse
@@ -35,9 +35,10 @@ def draw_jpgs(count: int) -> list[bytes]:
 class _Connection(asyncio.Protocol):
     """Answers the GET requests of one connection."""
 
-    def __init__(self, jpgs: list[bytes], missing: int) -> None:
+    def __init__(self, jpgs: list[bytes], missing: int, delay: float) -> None:
         self._jpgs = jpgs
         self._missing = missing
+        self._delay = delay
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,21 +50,27 @@ class _Connection(asyncio.Protocol):
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             request, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
             target = request.split(b" ", 2)[1]
-            place = zlib.crc32(target)
-            if place % 100 < self._missing:
-                self._transport.write(_MISSING)
-                continue
-            jpg = self._jpgs[place % len(self._jpgs)]
-            comment = b"\xff\xfe" + (len(target) + 2).to_bytes(2, "big") + target
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-            self._transport.writelines([head % (len(jpg) + len(comment)), jpg[:_JFIF_END], comment, jpg[_JFIF_END:]])
+            if self._delay:
+                asyncio.get_running_loop().call_later(self._delay / 1000, self._answer, target)
+            else:
+                self._answer(target)
+
+    def _answer(self, target: bytes) -> None:
+        place = zlib.crc32(target)
+        if place % 100 < self._missing:
+            self._transport.write(_MISSING)
+            return
+        jpg = self._jpgs[place % len(self._jpgs)]
+        comment = b"\xff\xfe" + (len(target) + 2).to_bytes(2, "big") + target
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+        self._transport.writelines([head % (len(jpg) + len(comment)), jpg[:_JFIF_END], comment, jpg[_JFIF_END:]])
 
 
-async def serve(missing: int) -> None:
+async def serve(missing: int, delay: float) -> None:
     """Serves on a free port until standard input is closed."""
     jpgs = draw_jpgs(_PICTURES)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(jpgs, missing), "127.0.0.1", 0, backlog=512)
+    server = await loop.create_server(lambda: _Connection(jpgs, missing, delay), "127.0.0.1", 0, backlog=512)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
@@ -74,7 +81,9 @@ def main(arguments: list[str]) -> None:
         prog="python -m benchmarks.picture_server", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--missing", type=int, default=0, help="percentage of paths that answer 404 (default: 0)")
-    asyncio.run(serve(parser.parse_args(arguments).missing))
+    parser.add_argument("--delay", type=float, default=0, help="milliseconds before each answer (default: 0)")
+    options = parser.parse_args(arguments)
+    asyncio.run(serve(options.missing, options.delay))
 
 
 if __name__ == "__main__":
