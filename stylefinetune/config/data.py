@@ -204,8 +204,8 @@ class DataConfig:
         scale: factor applied after the mean is subtracted.
         workers: decoding processes per rank; 0 decodes in the training process.
         resident: keep all pictures of the run decoded in the memory of each rank's device (height * width * 3 bytes a
-            picture) instead of reading them for each batch, or a share on each if they are too many for one. By
-            default, GPUs do if they have enough memory and the run reads the whole split.
+            picture) instead of reading them for each batch, or a share on each if they are too many for one GPU. By
+            default, GPUs keep all if they have enough memory and the run reads the whole split.
         stage_dir: folder on each node's local disk to which the shards are copied; empty reads them in place, and
             copies those of an object store to ~/.cache/stylefinetune/staged.
         stage_bytes: bytes that a run's copies may take on each node. By default, all that is free; 80 % of it if

@@ -44,6 +44,8 @@ def load_resident(run: TrainingRun, start: int) -> Loaders | None:
     place = _Placement.choose(sets, run.world)
     if place.lack:
         return _read_instead(run, place.lack)
+    if place.is_shared and not run.config.data.resident:  # not by default, since it has never run on GPUs
+        return _read_instead(run, "they are too many for one GPU; data.resident true gives each rank a share of them")
     count, held = sum(len(dataset.entries) for dataset in sets), f"{place.size / 1e9:.1f} GB on each rank's device"
     sent = "; the ranks send each other what they need" if place.is_shared else ""
     run.tracker.log(f"Decoding {count:,} pictures into memory, {held}{sent}")

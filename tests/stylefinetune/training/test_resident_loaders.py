@@ -12,6 +12,7 @@ from stylefinetune.data.resident.pictures import ResidentPictures
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
 from stylefinetune.train import main
+from stylefinetune.training import resident_loaders
 from stylefinetune.training.resident_loaders import load_resident
 from tests.programs import NARROW, ROOT, metrics, python, train_on
 from tests.stylefinetune.data.loading import open_pictures
@@ -128,6 +129,14 @@ def test_without_enough_memory_the_batches_are_read_and_the_log_says_why(pixel_s
     )
     with pytest.raises(UserError, match=r"^data\.resident is true, but they need .* GB; remove it, or set it to false"):
         load_resident(a_run(pictures, ON_GPU, resident=True), 0)
+
+
+def test_by_default_no_rank_holds_a_share(pixel_shards, monkeypatch):
+    monkeypatch.setattr(resident_loaders, "_free_memory", lambda _world: 41 * 48 * 48 * 3)
+    run = a_run(open_pictures(pixel_shards), dataclasses.replace(ON_GPU, size=2))
+    assert load_resident(run, 0) is None
+    (line,) = run.tracker.lines
+    assert line.endswith("they are too many for one GPU; data.resident true gives each rank a share of them")
 
 
 def test_pictures_that_change_each_time_are_read_for_each_batch_and_the_log_says_why(original_shards):
