@@ -13,7 +13,7 @@ from stylefinetune.models import build
 
 WIDTHS = (8, 16, 16, 16, 16, 32, 32)
 CONFIG = Config(data=DataConfig(image_size=48, crop_size=43), model=ModelConfig(widths=WIDTHS))
-MEANS = (torch.rand(48, 48, 3), torch.rand(48, 48, 3))
+MEANS = tuple(torch.rand(48, 48, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 CLASSES = ["Noir", "Bokeh", "Hazy"]
 
 
