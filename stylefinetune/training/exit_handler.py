@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, Self
@@ -31,6 +32,9 @@ from stylefinetune.errors import (
     worker_error,
 )
 from stylefinetune.training.exit_record import EXIT_FILE, PREEMPTION_SIGNALS, ExitRecord
+
+# Rank 0 reports an error that all ranks have. The others exit later, since launchers end all ranks with the first one.
+_REPORT_SECONDS = 2.0
 
 
 class ExitHandler:
@@ -147,6 +151,8 @@ class ExitHandler:
             self._record(code, reason, message, requeue=may_pass and self._has_saved, iteration=iteration)
         line = f"rank {state.rank} on {state.host}: {message}"
         self._world.heartbeat.announce_exit(LostRank(line, state.rank, code, iteration))
+        if on_all_ranks and not self._world.is_main:
+            time.sleep(_REPORT_SECONDS)
 
     def _record_lost_rank(self, lost: LostRank) -> LostRankError:
         self._update_checkpoint()
