@@ -24,7 +24,7 @@ class FlatGradients:
         self._memory = torch.empty(sum(self._sizes), dtype=parameters[0].dtype, device=parameters[0].device)
 
     @torch.no_grad()
-    def add(self, *, private: bool = True) -> None:  # noqa: ARG002 -- as of SharedGradients; no other rank reads these
+    def add(self, *, private: bool = True) -> None:  # noqa: ARG002 -- of SharedGradients; these sums are always private
         """Set the gradient of each parameter to its sum over the ranks, until the next call; collective."""
         torch.cat([_flat(parameter) for parameter in self._parameters], out=self._memory)
         dist.all_reduce(self._memory)

@@ -26,7 +26,7 @@ GENERATED = re.compile("^<!-- generated: .*$", re.MULTILINE)
 
 def build(project, site):
     config = project / "docs" / "site" / "mkdocs.yml"
-    # A process of its own: mkdocs adds loggers and folders of modules to the one that it runs in.
+    # In a separate process: mkdocs adds loggers and folders of modules to the one that it runs in.
     env = {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1", "COLUMNS": "80"}
     return run(sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", site, env=env)
 

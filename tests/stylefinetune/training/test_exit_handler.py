@@ -11,6 +11,7 @@ from stylefinetune.distributed.heartbeat import Heartbeat, LostRank
 from stylefinetune.distributed.rank_monitor import RankMonitor
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import CorruptError, DataError, LostRankError, NotFiniteError, Stopped, UserError
+from stylefinetune.training import exit_handler
 from stylefinetune.training.exit_handler import ExitHandler
 
 
@@ -145,7 +146,18 @@ def test_a_failed_collective_is_reported_as_the_lost_rank(tmp_path):
     assert (record, raised.reports) == (None, False)
 
 
-def test_rank_0_alone_records_an_error_that_all_ranks_raise(tmp_path):
+def test_the_other_ranks_give_rank_0_time_to_report_an_error_of_all_ranks(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(exit_handler.time, "sleep", waits.append)
+    end(tmp_path, UserError("mend it"), world(0, 2))
+    end(tmp_path, DataError("no shard"), world(1, 2))  # which it reports itself
+    assert waits == []
+    end(tmp_path, UserError("mend it"), world(1, 2))
+    assert waits == [2.0]
+
+
+def test_rank_0_alone_records_an_error_that_all_ranks_raise(tmp_path, monkeypatch):
+    monkeypatch.setattr(exit_handler, "_REPORT_SECONDS", 0.0)
     for error in (None, UserError("mend it"), Stopped(signal.SIGTERM, "stopped")):
         assert end(tmp_path, error, world(1, 2))[0] is None
     record, raised = end(tmp_path, DataError("no shard"), world(1, 2))
