@@ -1,10 +1,9 @@
-"""Measures how fast pictures are read: `python -m benchmarks.feed [--before DIR] [--peers_python PYTHON]`.
+"""Measures how fast pictures are read: `python -m benchmarks.feed [--peers_python PYTHON]`.
 
 Pictures of 500x333 pixels are drawn, or cut out of the photographs in `--photos`, and stored as JPEGs and as pixels of
 256x256. Each program delivers batches of 50 pictures of 256x256 from 1 and 2 worker processes:
 
 - default: a run of this version, shuffled
-- before: the checkout DIR, as `default`; for example of `git worktree add DIR COMMIT`
 - bare: memcpy of pixels that are in memory; OpenCV's decoding and resizing of JPEGs that are in memory
 - webdataset, ImageFolder (torchvision): in PyTorch's DataLoader
 - Streaming (MosaicML), litdata: with the Python of an environment that has them, `--peers_python`
@@ -33,7 +32,6 @@ from benchmarks import feed_peers
 from benchmarks.feed_peers import BATCH, SIDE
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("default", "before")
 IN_PEERS_PYTHON = ("Streaming", "litdata")
 ENCODED = {"npy": "pixels", "jpg": "original"}  # formats in the index, and the encode_format that makes them
 
@@ -112,12 +110,12 @@ def read_shards(shards: Path, workers: int) -> Iterator[object]:
 class Program:
     """A process that reads pictures when it is asked to."""
 
-    def __init__(self, name: str, python: str, checkout: Path, folder: Path, kind: str, workers: int) -> None:
+    def __init__(self, name: str, python: str, folder: Path, kind: str, workers: int) -> None:
         self.name = name
-        script = __file__ if name in OURS else feed_peers.__file__
+        script = __file__ if name == "default" else feed_peers.__file__
         self._process = subprocess.Popen(
             [python, script, str(folder), "--serve", name, kind, str(workers)],
-            env={**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -168,7 +166,6 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.feed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="of an earlier call, or a new one to keep; else temporary")
-    parser.add_argument("--before", type=Path, metavar="DIR", help="checkout of an earlier version to compare with")
     parser.add_argument("--peers_python", metavar="PYTHON", help="with the packages of Streaming and litdata")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs that the pictures are cut out of")
     parser.add_argument("--only", nargs="+", metavar="PROGRAM", help="compare with these programs only")
@@ -191,7 +188,7 @@ def main() -> None:
         print("| pictures | workers | program | pictures/s | µs a picture | rank's ms a batch | speed / default |")
         print("|---|---|---|---|---|---|---|")
         for kind in options.kinds:
-            names = ["default", *(["before"] if options.before else []), *feed_peers.PROGRAMS]
+            names = ["default", *feed_peers.PROGRAMS]
             names = [name for name in names if name not in IN_PEERS_PYTHON or options.peers_python]
             names = [name for name in names if name != "ImageFolder" or kind == "jpg"]
             names = [name for name in names if name in ("default", *(options.only or names))]
@@ -202,8 +199,7 @@ def main() -> None:
 def measure(folder: Path, kind: str, workers: int, names: list[str], options: argparse.Namespace) -> None:
     """Measure programs in turn, and print their rows."""
     pythons = {name: options.peers_python if name in IN_PEERS_PYTHON else sys.executable for name in names}
-    checkouts = {name: options.before.resolve() if name == "before" else ROOT for name in names}
-    programs = [Program(name, pythons[name], checkouts[name], folder, kind, workers) for name in names]
+    programs = [Program(name, pythons[name], folder, kind, workers) for name in names]
     for program in programs:
         program.wait()
     found: dict[str, list[Measured]] = {name: [] for name in names}

@@ -114,7 +114,7 @@ def _start(
         settings = folder / "aria2.conf"
         settings.touch(mode=0o600)  # contains the secret and the proxy's password
         settings.write_text(
-            "".join(f"{name}={value}\n" for name, value in _settings(config, slots, port, secret)), encoding="utf-8"
+            "".join(f"{name}={value}\n" for name, value in _settings(config, port, secret)), encoding="utf-8"
         )
         with _file_size_limit(config.max_bytes):
             process = subprocess.Popen(
@@ -123,7 +123,7 @@ def _start(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pipesize=_PIPE_SIZE,  # so that aria2 does not wait for the log's reader
-                cwd=folder,
+                cwd=slots.folder,  # aria2 looks each file up 15 times, which is faster without the rest of its path
                 env=environment,
                 pass_fds=slots.inherited,
                 restore_signals=False,  # SIGXFSZ stays ignored, so that a write over the size limit returns an error
@@ -141,7 +141,7 @@ def _start(
     raise ShardsError(f"{program} doesn't start: {reason[:300] or 'it prints no error'}")
 
 
-def _settings(config: AssembleConfig, slots: BodySlots, port: int, secret: str) -> list[tuple[str, object]]:
+def _settings(config: AssembleConfig, port: int, secret: str) -> list[tuple[str, object]]:
     """Return aria2's configuration; its manual documents each option."""
     agent = f"{USER_AGENT}/{metadata.version('stylefinetune')}"
     certificates = ssl.get_default_verify_paths().cafile  # Python's, so that SSL_CERT_FILE is used
@@ -154,7 +154,7 @@ def _settings(config: AssembleConfig, slots: BodySlots, port: int, secret: str) 
         ("log", "-"),
         ("log-level", "info"),
         ("quiet", "true"),
-        ("dir", slots.folder),
+        ("dir", "."),
         ("user-agent", f"{agent} ({config.contact})" if config.contact else agent),
         ("max-concurrent-downloads", config.connections),
         ("max-download-result", 2 * config.connections),  # more than can stop between two calls

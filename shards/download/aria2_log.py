@@ -30,7 +30,7 @@ _SOURCE = r"(?:\[[\w.]+:\d+\] )?(?:errorCode=\d+ )?"
 _ERROR = re.compile(rf"(?:Exception: |.*\[ERROR\] ){_SOURCE}(.*)")
 _CAUSE = re.compile(rf" *-> {_SOURCE}(.*)")  # on the following line
 _MAX_ERROR = 300  # bytes
-_PAUSE = 0.005  # seconds between two reads
+_PAUSE = 0.002  # seconds between two reads
 _CHUNK = 2**20  # bytes
 _COMPLETE, _INCOMPLETE = b"Download complete:", b" not complete:"
 

@@ -152,6 +152,14 @@ def test_a_request_that_doesnt_end_is_answered_when_the_server_stops(open_app, m
     assert not any(record.exc_info for record in caplog.records)
 
 
+def test_an_answer_is_sent_without_waiting_for_the_client():
+    """Otherwise the body of each answer is sent 40 ms after its head, when the client's system confirms the head."""
+    with open_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_any_free_port_and_names():
     with open_socket("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
