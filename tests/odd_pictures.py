@@ -19,6 +19,12 @@ def encode(extension: str, picture: np.ndarray) -> bytes:
     return cv2.imencode(extension, picture)[1].tobytes()
 
 
+def noise(extension: str, height: int = 40, width: int = 64) -> bytes:
+    """Return a picture whose details are different in every block of 8x8 pixels."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return encode(extension, cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
 def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     """Return a PNG of raw rows, each with its filter byte."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
