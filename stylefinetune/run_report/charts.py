@@ -1,5 +1,6 @@
 """Draws the charts of the page, as Vega-Lite specifications."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,9 +43,12 @@ def curves(runs: Sequence[RunHistory], phase: str, value: str, title: str) -> Sp
         "tooltip": ["run:N", "iteration:Q", alt.Tooltip("value:Q", format=".6~g")],
     }
     points = phase == "test" and len(rows) <= MAX_POINTS // 4
-    lines = alt.Chart(alt.Data(values=rows)).mark_line(point=points).encode(**encoding)
-    dashed = alt.Chart(alt.Data(values=reference)).mark_line(strokeDash=[4, 4], point=True).encode(**encoding)
-    return _finish(lines + dashed if reference else lines, f"{title} by iteration")
+    chart = alt.Chart(alt.Data(values=rows)).mark_line(point=points).encode(**encoding)
+    if single := [] if points else _single_points(rows):
+        chart += alt.Chart(alt.Data(values=single)).mark_point(filled=True, opacity=1).encode(**encoding)
+    if reference:
+        chart += alt.Chart(alt.Data(values=reference)).mark_line(strokeDash=[4, 4], point=True).encode(**encoding)
+    return _finish(chart, f"{title} by iteration")
 
 
 def class_bars(runs: Sequence[RunHistory]) -> Spec | None:
@@ -168,6 +172,12 @@ def _thin(series: list[tuple[int, float]]) -> list[tuple[int, float]]:
         return series
     parts = np.array_split(np.array(series, np.float64), MAX_POINTS)
     return [(round(iteration), value) for iteration, value in (part.mean(axis=0).tolist() for part in parts)]
+
+
+def _single_points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of runs with one row, since a line of one point is invisible."""
+    counts = Counter(row["run"] for row in rows)
+    return [row for row in rows if counts[row["run"]] == 1]
 
 
 def _caffe_rows(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:

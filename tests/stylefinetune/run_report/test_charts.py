@@ -1,4 +1,7 @@
+import re
 from pathlib import Path
+
+import vl_convert
 
 from stylefinetune.run_report import charts
 from stylefinetune.run_report.history import RunHistory
@@ -15,13 +18,29 @@ def values(chart):
 
 
 def test_a_curve_has_the_points_of_each_run():
-    chart = charts.curves([run("a", [(0, 3.0), (20, 1.0)]), run("b", [(0, 2.0)])], "train", "loss", "loss")
+    chart = charts.curves([run("a", [(0, 3.0), (20, 1.0)]), run("b", [(0, 2.0), (20, 2.5)])], "train", "loss", "loss")
     assert values(chart) == [
         {"run": "a", "iteration": 0, "value": 3.0},
         {"run": "a", "iteration": 20, "value": 1.0},
         {"run": "b", "iteration": 0, "value": 2.0},
+        {"run": "b", "iteration": 20, "value": 2.5},
     ]
     assert charts.curves([run()], "train", "loss", "loss") is None
+
+
+def drawn_marks(chart):
+    """The number of marks of each kind in the drawing: lines with a length, and symbols."""
+    svg = vl_convert.vegalite_to_svg(chart | {"width": 300})
+    lines = re.findall(r'aria-roledescription="line mark" [^>]*d="M[^"]*L', svg)
+    return len(lines), len(re.findall('aria-roledescription="point"', svg))
+
+
+def test_a_curve_of_one_point_is_a_dot():
+    one, two = run("one", [(0, 2.0)], accuracies=[(0, 0.5)]), run("two", [(0, 3.0), (20, 1.0)])
+    assert drawn_marks(charts.curves([one], "train", "loss", "loss")) == (0, 1)
+    assert drawn_marks(charts.curves([one, two], "train", "loss", "loss")) == (1, 1)
+    assert drawn_marks(charts.curves([two], "train", "loss", "loss")) == (1, 0)
+    assert drawn_marks(charts.curves([one], "test", "accuracy", "accuracy")) == (0, 1)
 
 
 def test_a_long_curve_is_averaged():
