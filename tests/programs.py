@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.worlds import ROOT, fork_server
+from tests.fork_server.client import ROOT, fork_server
 
 NARROW = [
     "--data.image_size=48",
@@ -36,7 +36,7 @@ def run(*command, timeout=300, env=None, cwd=ROOT):
 
 
 def python(*arguments, ranks=1, timeout=300, env=None, cwd=ROOT):
-    """Does the same for `python ARGUMENTS`, in a fork of a process that has imported torch (see tests/worlds.py).
+    """Does the same for `python ARGUMENTS`, in a fork of a process that has imported torch (see tests/fork_server).
 
     Args:
         arguments: such as "-m", "stylefinetune.predict", "photo.jpg".

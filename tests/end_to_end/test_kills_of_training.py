@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from stylefinetune.checkpoint.folders import newest_checkpoint
+from tests.fork_server.client import Finished, fork_server
 from tests.programs import NARROW, ROOT, metrics
-from tests.worlds import Finished, fork_server
 
 FLAGS = [
     *NARROW,
@@ -48,7 +48,7 @@ STOPS = {"TERM": (signal.SIGTERM, True), "INT": (signal.SIGINT, False), "USR1": 
 
 
 class Torchrun:
-    """A run under torchrun, with the methods of tests.worlds.Program."""
+    """A run under torchrun, with the methods of tests.fork_server.client.Program."""
 
     def __init__(self, ranks, *flags):
         command = [sys.executable, *LAUNCHER, f"--nproc_per_node={ranks}", "-m", "stylefinetune.train", *flags]

@@ -11,8 +11,8 @@ import time
 import psutil
 import pytest
 
+from tests.fork_server.client import fork_server
 from tests.programs import NARROW, metrics, python
-from tests.worlds import fork_server
 
 # The same as `-m stylefinetune.train`, but it refuses a run_dir in use without waiting for it.
 IMPATIENT = """

@@ -4,10 +4,10 @@ import json
 import signal
 import time
 
+from tests.fork_server.client import fork_server
 from tests.programs import NARROW
 from tests.wandb_runs import curves, environment, local_rows, remote_rows, wait_for_next_second
 from tests.wandb_server import WandbServer
-from tests.worlds import fork_server
 
 SCHEDULE = ["--train.max_iter=24", "--train.test_interval=6", "--train.display=1", "--checkpoint.snapshot=5"]
 

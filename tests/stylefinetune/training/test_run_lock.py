@@ -10,7 +10,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.errors import RankError, UserError
 from stylefinetune.training import run_lock
 from stylefinetune.training.run_lock import LOCK_FILE, Holder, RunLock, check_not_in_use, lock_run
-from tests.worlds import fork_server
+from tests.fork_server.client import fork_server
 
 HOST = socket.gethostname()
 ALONE = World(0, 1, torch.device("cpu"))

@@ -5,8 +5,8 @@ import time
 import psutil
 import pytest
 
+from tests.fork_server.client import fork_server
 from tests.programs import python
-from tests.worlds import fork_server
 
 SUM = """
 import sys, torch
