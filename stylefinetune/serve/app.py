@@ -50,8 +50,10 @@ class Routes:
     async def show_page(self, request: Request) -> Response:
         """Show the page, or the form that asks for the token. A link with the right token sets the cookie."""
         given = request.query_params.get("token")
-        if given is not None and self._access.is_token(given):
-            return self._log_in(request)
+        if given is not None:
+            self._count(request)
+            if self._access.is_token(given):
+                return self._log_in(request)
         if not self._access.is_allowed(request):
             return self._render("login.html", 401, is_wrong=given is not None)
         return self._render(

@@ -64,6 +64,15 @@ def test_too_many_requests_of_a_client(open_client, picture):
     assert client.get("/api/model").status_code == 200
 
 
+def test_tokens_in_links_are_counted_like_those_of_the_form(open_client):
+    client = open_client(rate=0.001, token=TOKEN)
+    wrong = [client.get("/?token=wrong").status_code for _ in range(11)]
+    assert wrong == [401] * 10 + [429]
+    assert client.get(f"/?token={TOKEN}").status_code == 429
+    assert client.post("/login", data={"token": TOKEN}).status_code == 429
+    assert client.get("/").status_code == 401  # the form
+
+
 def test_pictures_of_the_test_set(open_client, gallery):
     client = open_client(gallery=gallery)
     picture = client.get("/api/test_set/pictures/3?side=40")
