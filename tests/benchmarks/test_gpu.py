@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_setup
 from benchmarks.gpu_tables import BEGIN, END
 from tests.programs import run
 
@@ -59,7 +59,7 @@ def test_a_part_that_fails_or_has_no_time_left_is_named_and_the_others_are_kept(
 
 
 def test_a_slow_mode_is_cut_and_counts_what_it_did(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "DISPLAY", 1)
+    monkeypatch.setattr(gpu_setup, "DISPLAY", 1)
     assert (
         gpu.main([f"--out={tmp_path}", "--device=cpu", "--tiny", "--iterations=8", "--parts=modes", "--budget=1e-3"])
         == 0
