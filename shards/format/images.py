@@ -34,6 +34,7 @@ PICTURE_EXTENSIONS = frozenset(
     | {"ppm", "pgm", "pbm", "pnm", "pxm", "sr", "ras", "hdr", "exr"}
 )
 
+_MAX_SIDE = 2**20  # pixels that cv2.imread reads
 _REDUCTION = 8  # cv2.IMREAD_REDUCED_COLOR_8 divides the sides by it, rounding up
 _GZIP = b"\x1f\x8b"
 _JPEG = b"\xff\xd8\xff"
@@ -77,6 +78,9 @@ def _try_decode(body: bytes | memoryview, flag: int) -> Pixels | None:
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:  # the picture may be good
             raise MemoryError(error.err) from error
+        if "CV_IO_MAX_IMAGE" in error.err:  # the name of a limit
+            limit = f"OpenCV reads at most {_MAX_SIDE:,} pixels a side and {OPENCV_LIMITS.max_pixels:,} in all"
+            raise BadPicture(Status.TOO_MANY_PIXELS, limit) from error
         raise BadPicture(Status.CORRUPT, f"doesn't decode: {error.err}") from error
     return None if pixels is None else np.asarray(pixels, np.uint8)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from shards.format.images import BadPicture, Pixels, decode_picture
+from shards.format.images import Pixels
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
@@ -18,7 +18,7 @@ from stylefinetune.losses.loss import to_probabilities
 from stylefinetune.prediction.inputs import open_inputs
 from stylefinetune.prediction.loader import PictureLoader, fit_picture
 from stylefinetune.prediction.network import PictureNetwork
-from stylefinetune.prediction.pictures import FetchLimits
+from stylefinetune.prediction.pictures import FetchLimits, PictureFile, UnreadablePicture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,10 +118,9 @@ def _open(
 def _to_pixels(picture: "str | Path | Image | np.ndarray[Any, Any]") -> Pixels:
     if isinstance(picture, str | Path):
         try:
-            return decode_picture(Path(picture).read_bytes())
-        except (OSError, BadPicture) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{picture} can't be read: {reason}") from error
+            return PictureFile(str(picture)).read()
+        except UnreadablePicture as error:
+            raise UserError(f"{picture} {error}") from error
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(f"a picture is {picture.dtype}{list(picture.shape)}; uint8[height, width, 3] is needed")

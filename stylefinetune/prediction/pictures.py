@@ -16,13 +16,14 @@ from shards.format.images import (
     read_member,
 )
 from shards.format.index import Entries
+from shards.format.outcomes import Status
 from shards.format.text import find_file
 
 _URL_LIMITS = SizeLimits(min_side=1, max_pixels=WEB_LIMITS.max_pixels)
 
 
 class UnreadablePicture(Exception):  # noqa: N818 -- a result, not an error in the program
-    """A picture can't be read; the message is the reason, for example "is not a picture: ..."."""
+    """A picture can't be read; the message is the reason, for example "is too large: ..."."""
 
 
 class PrivateAddress(UnreadablePicture):
@@ -45,10 +46,9 @@ class PictureFile(NamedTuple):
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             raise UnreadablePicture(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
         try:
-            # inspect_picture names the cause of a damaged header, and reads only the formats of the web.
-            return inspect_picture(body, OPENCV_LIMITS) if detect_format(body) else decode_picture(body)
+            return _decode_file(body)
         except BadPicture as error:
-            raise UnreadablePicture(f"is not a picture: {error}") from error
+            raise UnreadablePicture(_explain(error, "a picture that OpenCV reads")) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PictureUrl(NamedTuple):
         try:
             return inspect_picture(body, _URL_LIMITS)
         except BadPicture as error:
-            raise UnreadablePicture(f"is not a picture: {error}") from error
+            raise UnreadablePicture(_explain(error, "a JPEG, PNG, GIF, WebP or BMP")) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class ShardPicture:
         try:
             return read_member(body, self.entries.format[self.row])
         except BadPicture as error:
-            raise UnreadablePicture(f"is not a picture: {error}") from error
+            raise UnreadablePicture(f"is damaged: {error}; see: shards verify {self.entries.root}") from error
 
 
 class NoPicture(NamedTuple):
@@ -127,6 +127,30 @@ class NoPicture(NamedTuple):
 
 
 Picture = PictureFile | PictureUrl | ShardPicture | NoPicture
+
+
+def _decode_file(body: bytes) -> Pixels:
+    """Decode a picture in any format that OpenCV reads.
+
+    Raises:
+        BadPicture: it can't be read; the message is the cause.
+    """
+    if detect_format(body) is None:
+        try:
+            return decode_picture(body)
+        except BadPicture as error:
+            if error.status is Status.TOO_MANY_PIXELS:
+                raise
+    return inspect_picture(body, OPENCV_LIMITS)  # names the cause, but reads the formats of the web only
+
+
+def _explain(error: BadPicture, readable: str) -> str:
+    """Return why a picture can't be read; `readable` is what could be read."""
+    if error.status is Status.TOO_MANY_PIXELS:
+        return f"is too large: {error}; make it smaller"
+    if error.status in {Status.NOT_AN_IMAGE, Status.BAD_ENCODING}:
+        return f"is not {readable}: {error}"
+    return f"is damaged or unsupported: {error}"
 
 
 def is_web_url(location: str) -> bool:

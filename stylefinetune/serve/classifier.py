@@ -27,6 +27,10 @@ from stylefinetune.serve.errors import ApiError, busy_error
 from stylefinetune.serve.settings import Settings
 
 _STATUS = {Status.NOT_AN_IMAGE: 415, Status.TOO_MANY_PIXELS: 413}  # of other bad pictures: 422
+_PROBLEM = {
+    Status.NOT_AN_IMAGE: "this is not a JPEG, PNG, GIF, WebP or BMP",
+    Status.TOO_MANY_PIXELS: "the picture is too large",
+}
 _THUMBNAIL_SIDE = 320
 _LONGEST_URL = 4096
 
@@ -117,8 +121,7 @@ class PictureClassifier:
             pixels = inspect_picture(body, SizeLimits(1, self._settings.max_pixels))
             fit_picture(pixels, self._network.fit, out)
         except BadPicture as error:
-            is_other = error.status is Status.NOT_AN_IMAGE
-            problem = "this is not a JPEG, PNG, GIF, WebP or BMP" if is_other else "the picture can't be read"
+            problem = _PROBLEM.get(error.status, "the picture can't be read")
             raise ApiError(_STATUS.get(error.status, 422), f"{problem}: {error}") from error
         except MemoryError as error:
             raise busy_error("the picture needs more memory than there is") from error

@@ -88,7 +88,7 @@ def test_bad_pictures_are_passed_over_and_end_with_code_1(saved, album, tmp_path
     assert done.returncode == 1
     assert pictures_of(done.stdout) == [good]
     assert done.stderr == (
-        f"error: {bad[0]} is not a picture: doesn't decode\n"
+        f"error: {bad[0]} is not a picture that OpenCV reads: begins with b'hello'\n"
         f"error: {bad[1]} can't be read: No such file or directory\n"
         "error: 2 of 3 pictures can't be read\n"
     )

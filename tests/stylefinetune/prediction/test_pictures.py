@@ -26,10 +26,18 @@ def test_a_file_is_decoded_as_opencv_does(album):
     ("body", "reason"),
     [
         (None, "can't be read: No such file or directory"),
-        (b"hello", "is not a picture: doesn't decode"),
-        (odd_pictures.encode(".jpg", odd_pictures.smooth(1))[:-40], "is not a picture: doesn't decode"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(40), "is not a picture: png in Apple's CgBI variant"),
-        (b"", "is not a picture: doesn't decode"),
+        (b"hello", "is not a picture that OpenCV reads: begins with b'hello'"),
+        (b"", "is not a picture that OpenCV reads: is empty"),
+        (b"\x1f\x8b" + bytes(40), "is not a picture that OpenCV reads: still gzip-compressed"),
+        (
+            b"\0\0\0\x18ftypheic" + bytes(40),
+            "is not a picture that OpenCV reads: HEIC, which OpenCV doesn't read",
+        ),
+        (odd_pictures.encode(".jpg", odd_pictures.smooth(1))[:-40], "is damaged or unsupported: doesn't decode"),
+        (b"GIF89a", "is damaged or unsupported: gif cut within its header"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(40), "is damaged or unsupported: png in Apple's CgBI variant"),
+        (odd_pictures.png(40000, 30000, 8, 2, b""), "is too large: 40000x30000 is over 1,073,741,824 pixels; make it"),
+        (b"P6 60000 60000 255\n" + bytes(99), "is too large: OpenCV reads at most 1,048,576 pixels a side and 1,073"),
     ],
 )
 def test_the_reason_is_named(tmp_path, body, reason):
@@ -50,8 +58,8 @@ def test_a_response_must_be_a_picture_of_the_web_of_limited_size():
     picture = odd_pictures.smooth(2)
     np.testing.assert_array_equal(url.decode(odd_pictures.encode(".png", picture)), picture[..., ::-1])
     for body, reason in [
-        (odd_pictures.bomb(), "is over 50,000,000 pixels"),
-        (odd_pictures.encode(".tif", picture), "is not a picture: begins with"),
+        (odd_pictures.bomb(), "^is too large: 30000x30000 is over 50,000,000 pixels; make it smaller$"),
+        (odd_pictures.encode(".tif", picture), "is not a JPEG, PNG, GIF, WebP or BMP: begins with"),
         (b"<html>", "begins with b'<html>'"),
     ]:
         with pytest.raises(UnreadablePicture, match=reason):
@@ -66,6 +74,10 @@ def test_a_picture_of_a_shard_has_its_tar_and_key_as_name(pixel_shards, tmp_path
     gone = ShardPicture(ShardIndex.load(pixel_shards).entries("test"), 0)
     object.__setattr__(gone.entries, "root", tmp_path)
     with pytest.raises(UnreadablePicture, match="can't be read: No such file"):
+        gone.read()
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "00000.tar").write_bytes(bytes(100_000))
+    with pytest.raises(UnreadablePicture, match=rf"^is damaged: not an npy file: .*; see: shards verify {tmp_path}$"):
         gone.read()
 
 

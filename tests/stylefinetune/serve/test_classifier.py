@@ -88,7 +88,7 @@ def test_bad_pictures_are_one_line(open_client, picture):
         (b"some text", 415, "this is not a JPEG, PNG, GIF, WebP or BMP: begins with b'some text'"),
         (picture[: len(picture) // 2], 422, "the picture can't be read: doesn't decode"),
         (picture[:12], 422, "the picture can't be read: jpg without a frame header"),
-        (odd_pictures.bomb(), 413, "the picture can't be read: 30000x30000 is over 10,000,000 pixels"),
+        (odd_pictures.bomb(), 413, "the picture is too large: 30000x30000 is over 10,000,000 pixels"),
         (b"GIF89a", 422, "the picture can't be read: gif cut within its header"),
     ):
         answer = client.post("/api/predict", content=body)
