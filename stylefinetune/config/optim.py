@@ -113,6 +113,10 @@ class OptimConfig:
             self.lr_policy != "multistep" or len(self.stepvalue) > 0,
             "optim.lr_policy is multistep but optim.stepvalue is empty; list the iterations of the drops",
         )
+        require(
+            self.lr_policy != "inv" or self.gamma >= 0,
+            f"optim.gamma is {self.gamma}; with optim.lr_policy inv it must not be negative",
+        )
         self._check_settings_of_optimizers()
 
     def _check_settings_of_optimizers(self) -> None:

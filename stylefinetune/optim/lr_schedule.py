@@ -10,6 +10,8 @@ _RISING_SHARE = 0.3  # share of the iterations in which the rate rises
 _FIRST_FACTOR = 1 / 25  # of the highest rate
 _LAST_FACTOR = _FIRST_FACTOR / 10_000
 
+_LARGEST_EXPONENT = 700.0  # above 709, math.exp raises an error; the factor of sigmoid is already below 1e-304
+
 
 def learning_rate(optim: OptimConfig, iteration: int, max_iter: int) -> float:
     """Return the learning rate of an iteration, counted from 0.
@@ -55,7 +57,8 @@ def _caffe_factor(optim: OptimConfig, iteration: int, max_iter: int) -> float:
         case "poly":
             factor = (1 - iteration / max_iter) ** optim.power
         case "sigmoid":
-            factor = 1 / (1 + math.exp(-optim.gamma * (iteration - optim.stepsize)))
+            exponent = -optim.gamma * (iteration - optim.stepsize)
+            factor = 1 / (1 + math.exp(min(exponent, _LARGEST_EXPONENT)))
         case _:
             assert optim.lr_policy == "fixed"
             factor = 1.0

@@ -14,6 +14,8 @@ def test_a_value_out_of_range_is_refused_also_in_python():
         LayerRule("*", freeze_until=-1)
     with pytest.raises(ValueError, match=r"optim\.nesterov needs a momentum"):
         OptimConfig(optimizer="sgd", nesterov=True, momentum=0.0)
+    with pytest.raises(ValueError, match=r"optim\.gamma is -0\.1; with optim\.lr_policy inv it must not be negative"):
+        OptimConfig(lr_policy="inv", gamma=-0.1)
 
 
 def test_by_default_biases_have_no_rate_of_their_own_and_no_decay():

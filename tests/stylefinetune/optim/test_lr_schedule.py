@@ -36,6 +36,12 @@ def test_each_policy_gives_the_rate_of_caffe(settings, iteration, expected):
     assert learning_rate(OptimConfig(**settings), iteration, max_iter=100) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(("gamma", "iteration"), [(0.1, 0), (-0.1, 99999)])
+def test_a_sigmoid_far_from_its_midpoint_is_almost_0(gamma, iteration):
+    """exp(2000) is no float."""
+    assert 0 <= learning_rate(OptimConfig(lr_policy="sigmoid", gamma=gamma), iteration, max_iter=100000) < 1e-300
+
+
 def scheduler_of_pytorch(policy: str, rate: float, length: int) -> LRScheduler:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
     if policy == "linear":
