@@ -21,7 +21,7 @@ from stylefinetune.checkpoint.folders import checkpoint_path, newest_checkpoint
 from stylefinetune.config.cli import PRINT_DEEPSPEED, parse_config
 from stylefinetune.config.help import show_help
 from stylefinetune.config.schema import Config
-from stylefinetune.data.dataset import Batch
+from stylefinetune.data.dataset import Batch, PictureDataset
 from stylefinetune.data.sampler import sampler_for_testing, sampler_for_training
 from stylefinetune.distributed.heartbeat import FINISHING
 from stylefinetune.distributed.world import World
@@ -30,6 +30,7 @@ from stylefinetune.engines.build import print_deepspeed_config
 from stylefinetune.errors import NotFiniteError, Stopped, run_command
 from stylefinetune.losses.batch_targets import add_pairs
 from stylefinetune.optim.lr_schedule import learning_rate
+from stylefinetune.tracking.metrics import TestResult
 from stylefinetune.tracking.profiler import StepProfiler
 from stylefinetune.tracking.tracker import Tracker
 from stylefinetune.training.evaluation import evaluate_batches
@@ -126,8 +127,18 @@ def train(run: TrainingRun, progress: Progress) -> None:
             save(run, progress)
 
     profiler.finish()
+    finish(run, loaders.test, progress)
+
+
+def finish(run: TrainingRun, loader: Loader | None, progress: Progress) -> None:
+    """Test and save the weights that the loop leaves, and log how the run ends; collective.
+
+    Raises:
+        Stopped: a signal asked the run to stop; the checkpoint is saved.
+    """
+    config, world, tracker = run.config, run.world, run.tracker
     if progress.iteration == config.train.max_iter and not run.preemption.signal:
-        progress = run_test(run, loaders.test, progress)
+        progress = run_test(run, loader, progress)
     save(run, progress)
     world.set_activity("waiting for the checkpoint", progress.iteration)
     run.checkpoints.wait()
@@ -163,41 +174,54 @@ def log_iteration(run: TrainingRun, iteration: int, lr: float, data_seconds: flo
 
 def run_test(run: TrainingRun, loader: Loader | None, progress: Progress) -> Progress:
     """Test the current weights, unless there is no test set or this iteration is tested already; collective."""
-    iteration, world = progress.iteration, run.world
+    iteration = progress.iteration
     is_tested = any(result["iteration"] == iteration for result in progress.tests)
     if run.test_set is None or loader is None or is_tested:
         return progress
     gather_losses(run)
     run.tracker.log_test_start(iteration)
-    run.details.start(iteration)
+    results = evaluate_test_set(run, run.test_set, loader, iteration)
+    if results is None:
+        return progress
+    run.tracker.add_details(run.details.values())
+    if iteration == run.config.train.max_iter:
+        show_result(run, iteration)
+    for line in run.corrupt_test.gather(run.world):
+        run.tracker.log(line)
+    result, *averaged = results
+    entry = {"iteration": iteration, **_metrics_of(result)}
+    for of_average in averaged:
+        entry |= {f"ema_{name}": value for name, value in _metrics_of(of_average).items()}
+    further = {name: value for name, value in entry.items() if name not in {"iteration", "accuracy", "loss"}}
+    run.tracker.log_test(iteration, result, further)
+    return dataclasses.replace(progress, tests=[*progress.tests, entry])
+
+
+def evaluate_test_set(
+    run: TrainingRun, test_set: PictureDataset, loader: Loader, iteration: int
+) -> list[TestResult] | None:
+    """Evaluate the weights on the test set, and with train.ema_decay their average; collective.
+
+    Returns:
+        A result for each; None if a signal asked the run to stop.
+    """
+    config, world = run.config, run.world
     world.set_activity("testing", iteration)
-    sampler = sampler_for_testing(run.config, run.test_set.order.rows, iteration, world.rank, world.size)
-    batches = add_pairs(loader.load(sampler), run.test_set)
+    run.details.start(iteration)
+    sampler = sampler_for_testing(config, test_set.order.rows, iteration, world.rank, world.size)
+    batches = add_pairs(loader.load(sampler), test_set)
+    forwards = [run.details.watch(run.engine.forward)]
+    if config.train.ema_decay:
+        forwards.append(run.engine.forward_average)
+    with_map = test_set.entries.labels is not None or config.checkpoint.best_metric == "map"
 
     def should_stop() -> bool:
         world.set_activity("testing", iteration)
         return run.preemption.requested()
 
-    forward = run.details.watch(run.engine.forward)
-    forwards = [forward, *([run.engine.forward_average] if run.config.train.ema_decay else [])]
-    function = run.config.train.loss
-    with_map = run.test_set.entries.labels is not None or run.config.checkpoint.best_metric == "map"
-    corrupt = run.corrupt_test
-    results = evaluate_batches(forwards, batches, corrupt, world, should_stop, function, with_map=with_map)
-    if results is None:
-        return progress
-    result, *averaged = results
-    run.tracker.add_details(run.details.values())
-    if iteration == run.config.train.max_iter:
-        show_result(run, iteration)
-    for line in corrupt.gather(world):
-        run.tracker.log(line)
-    further = {} if result.map is None else {"map": result.map}
-    names = ("accuracy", "loss", *further)
-    further |= {f"ema_{name}": float(getattr(one, name)) for one in averaged for name in names}
-    run.tracker.log_test(iteration, result, further)
-    entry = {"iteration": iteration, "accuracy": result.accuracy, "loss": result.loss, **further}
-    return dataclasses.replace(progress, tests=[*progress.tests, entry])
+    return evaluate_batches(
+        forwards, batches, run.corrupt_test, world, should_stop, config.train.loss, with_map=with_map
+    )
 
 
 def show_result(run: TrainingRun, iteration: int) -> None:
@@ -246,6 +270,11 @@ def _remedy(run: TrainingRun) -> str:
     newest = run.checkpoints.newest()
     checkpoint = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
     return f"{checkpoint}; lower optim.base_lr, or continue anyway with --train.stop_on_nonfinite=false"
+
+
+def _metrics_of(result: TestResult) -> dict[str, float]:
+    metrics = {"accuracy": result.accuracy, "loss": result.loss}
+    return metrics if result.map is None else metrics | {"map": result.map}
 
 
 def _is_due(iteration: int, interval: int) -> bool:

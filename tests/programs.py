@@ -20,6 +20,7 @@ NARROW = [
     "--optim.base_lr=0.01",
     "--tracking.wandb=disabled",
 ]
+TWENTY = ["--train.max_iter=20", "--train.test_interval=10", "--train.display=1", "--checkpoint.snapshot=0"]
 
 
 def run(*command, timeout=300, env=None, cwd=ROOT):
@@ -46,6 +47,14 @@ def python(*arguments, ranks=1, timeout=300, env=None, cwd=ROOT):
         cwd: the working folder.
     """
     return fork_server().start(*arguments, ranks=ranks, env=env, cwd=cwd).wait(timeout)
+
+
+def train(*arguments):
+    """Train on one rank in this process."""
+    from stylefinetune.train import main
+
+    with contextlib.chdir(ROOT):
+        main([str(argument) for argument in arguments])
 
 
 def train_on(ranks, *flags, timeout=300, env=None, cwd=ROOT):
