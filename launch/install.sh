@@ -82,8 +82,10 @@ fi
 # As variables, unlike with -c, the constraints also apply to the build tools: pip before 25.3 reads the first variable
 # for these, later versions the second. The path is relative, since pip splits the values at spaces.
 if [[ ! $refresh ]]; then export PIP_CONSTRAINT=$CONSTRAINTS PIP_BUILD_CONSTRAINT=$CONSTRAINTS; fi
-if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -e ".${extra:+[$extra]}" 2>&1 |
-    tee "$LOG" | show_progress; then
+# In the mode compat, this folder is on Python's path. Otherwise, in the folder above it, `python -m stylefinetune.train`
+# takes a folder of the name stylefinetune for the package.
+if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+    --config-settings editable_mode=compat -e ".${extra:+[$extra]}" 2>&1 | tee "$LOG" | show_progress; then
     tail -n 5 "$LOG" >&2
     fail "pip could not install the project; its output is in $PWD/$LOG"
 fi

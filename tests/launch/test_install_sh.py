@@ -21,7 +21,7 @@ case "$*" in
 *) echo "$* with ${PIP_CONSTRAINT:-nothing} and ${PIP_BUILD_CONSTRAINT:-nothing}" >>calls ;;
 esac
 """
-PIP = "-m pip install --disable-pip-version-check --progress-bar off -e"
+PIP = "-m pip install --disable-pip-version-check --progress-bar off --config-settings editable_mode=compat -e"
 CONSTRAINED = "with launch/constraints.txt and launch/constraints.txt"
 
 
