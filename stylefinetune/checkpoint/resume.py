@@ -20,7 +20,12 @@ from stylefinetune.checkpoint.checkpoint import (
     retry_while_replaced,
 )
 from stylefinetune.checkpoint.early_stopping import stops_early
-from stylefinetune.checkpoint.folders import list_checkpoints, newest_checkpoint
+from stylefinetune.checkpoint.folders import (
+    checkpoint_path,
+    find_checkpoint_folder,
+    list_checkpoints,
+    newest_checkpoint,
+)
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.optim import CAFFE_SGD
 from stylefinetune.config.schema import Config
@@ -46,29 +51,44 @@ _MEAN = "data.*mean_*"
 _ORDER = ("train.seed", "train.iter_size", "data.batch_size", "data.shuffle*", "data.balanced")
 
 
-def find_checkpoint(config: Config) -> Checkpoint | None:
+def find_checkpoint(config: Config, *, is_restarted: bool = False) -> Checkpoint | None:
     """Return the checkpoint to resume from as `config.resume` says; None for a new run, or one from a solver state.
 
-    A run that starts from a Caffe solver's state resumes from its own checkpoints once it has any. A damaged checkpoint
-    is skipped, and the one before it used.
+    A run that starts from a Caffe solver's state or from another run's checkpoint resumes from its own checkpoints once
+    it has any. A damaged checkpoint is skipped, and the one before it used.
+
+    Args:
+        config: of the run.
+        is_restarted: whether the launcher has restarted the ranks, so that the checkpoints of a new run are its own.
 
     Raises:
         UserError: the checkpoint is missing or damaged, or a new run is asked for where one exists.
     """
-    run_dir = Path(config.run_dir)
+    run_dir, start = Path(config.run_dir), config.resume
     newest = newest_checkpoint(run_dir)
-    if config.resume.endswith(SOLVER_STATES):
+    if start == "none" and newest is not None and not is_restarted:
+        raise UserError(
+            f"{newest} exists already; remove {run_dir}, start a new run in another --run_dir, or continue this one "
+            "without --resume none"
+        )
+    if start not in {"auto", "none"}:
+        is_state = start.endswith(SOLVER_STATES)
+        if not is_state and (newest is None or _is_of_run(Path(start), run_dir)):
+            return read_checkpoint(Path(start))
         found = retry_while_replaced(lambda: _read_newest(run_dir))
-        if found is not None and found.config.resume != config.resume:
-            raise UserError(f"{newest} exists already, of another run; start from {config.resume} in another --run_dir")
+        if found is not None and found.config.resume != start:
+            raise UserError(
+                f"{newest} exists already, of another run; start from {start} in another --run_dir, or continue that "
+                "run without --resume"
+            )
         return found
-    if config.resume == "none":
-        if newest is not None:
-            raise UserError(f"{newest} exists already; remove {run_dir}, or start a new run in another --run_dir")
-        return None
-    if config.resume == "auto":
-        return retry_while_replaced(lambda: _read_newest(run_dir))
-    return read_checkpoint(Path(config.resume))
+    return retry_while_replaced(lambda: _read_newest(run_dir))
+
+
+def _is_of_run(path: Path, run_dir: Path) -> bool:
+    """Return whether `path` names a checkpoint of a run."""
+    folder = find_checkpoint_folder(path)
+    return folder is not None and folder.parent.resolve() == checkpoint_path(run_dir, 0).parent.resolve()
 
 
 def _read_newest(run_dir: Path) -> Checkpoint | None:

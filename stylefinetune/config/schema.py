@@ -159,7 +159,8 @@ class Config:
             weights of model.arch, such as DEFAULT or IMAGENET1K_V2, which are downloaded; or the published
             bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
         resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a
-            new run; a path resumes from that checkpoint or Caffe .solverstate.
+            new run; a path resumes from that checkpoint or Caffe .solverstate, or from the run's own checkpoints, if
+            there are any and the path is of another run.
         profile: iterations that PyTorch's profiler records, as START:STOP: RUN/profile gets a trace and a table.
         engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO. Both read and write
             the same checkpoints.

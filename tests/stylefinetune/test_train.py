@@ -186,3 +186,16 @@ def test_frozen_layers_do_not_change(pixel_shards, tmp_path):
     early, late = (load_file(tmp_path / "checkpoints" / f"iter_{n}" / "model.safetensors") for n in (10, 20))
     changed = {name for name in early if not np.array_equal(early[name], late[name])}
     assert changed == {"fc8_flickr.weight", "fc8_flickr.bias"}
+
+
+def test_ranks_that_torchrun_restarts_continue_a_run_with_resume_none(pixel_shards, tmp_path):
+    """The command given again is refused, since it asks for a new run."""
+    flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--train.max_iter=1", "--resume=none"]
+    command = ["-m", "stylefinetune.train", *flags]
+    assert python(*command).returncode == 0
+    restarted = python(*command, env={"TORCHELASTIC_RESTART_COUNT": "1"})
+    assert restarted.returncode == 0, restarted.stderr
+    assert f"Restoring previous solver status from {tmp_path}/checkpoints/iter_1" in restarted.stderr
+    again = python(*command)
+    assert again.returncode == 2
+    assert "iter_1 exists already" in again.stderr

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -27,8 +28,27 @@ def test_resume_finds_the_checkpoint_that_the_config_names(tmp_path):
         resume.find_checkpoint(dataclasses.replace(config, resume=str(run_dir / "checkpoints" / "iter_5"))).path.name
         == "iter_5"
     )
-    with pytest.raises(UserError, match=r"iter_10 exists already; remove .*, or start a new run in another --run_dir"):
-        resume.find_checkpoint(dataclasses.replace(config, resume="none"))
+    new = dataclasses.replace(config, resume="none")
+    with pytest.raises(UserError, match=r"iter_10 exists already; remove .* another --run_dir, or .* without --resume"):
+        resume.find_checkpoint(new)
+    assert resume.find_checkpoint(new, is_restarted=True).path == later
+
+
+def test_a_run_from_another_runs_checkpoint_resumes_from_its_own(tmp_path):
+    """The same command continues it after a kill; a checkpoint of the run itself is where the run goes back to."""
+    _, other = save(tmp_path / "other", 5)
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path / "run"), resume=f"{tmp_path / 'other'}:5")
+    assert resume.find_checkpoint(config).path == other
+    _, first = save(tmp_path / "run", 7, config=config)
+    _, second = save(tmp_path / "run", 9, config=config)
+    assert resume.find_checkpoint(config).path == second
+    shutil.rmtree(tmp_path / "other")
+    assert resume.find_checkpoint(config).path == second
+    back = dataclasses.replace(config, resume=f"{tmp_path / 'run'}:7")
+    save(tmp_path / "run", 9, config=back)
+    assert resume.find_checkpoint(back).path == first
+    with pytest.raises(UserError, match=r"iter_9 exists already, of another run; .* without --resume"):
+        resume.find_checkpoint(config)
 
 
 def solver_state(folder, momenta=None, learned_net="elsewhere/small_iter_7.caffemodel"):
@@ -71,7 +91,7 @@ def test_a_run_from_a_solver_state_resumes_from_its_own_checkpoints(tmp_path):
     _, path = save(run_dir, 9, config=config)
     assert resume.find_checkpoint(config).path == path
     save(run_dir, 10, config=dataclasses.replace(config, resume="auto"))
-    with pytest.raises(UserError, match=r"iter_10 exists already, of another run; start from .* another --run_dir"):
+    with pytest.raises(UserError, match=r"iter_10 exists already, of another run; start from .* another --run_dir, or"):
         resume.find_checkpoint(config)
 
 
