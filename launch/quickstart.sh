@@ -18,6 +18,8 @@ cd "$home"
 readonly SAMPLE=data/quickstart_sample SHARDS=data/quickstart RUN=runs/quickstart
 
 python() { "$PYTHON" "$@"; }
+shards() { python -m shards "$@"; }
+stylefinetune() { python -m stylefinetune "$@"; }
 torchrun() { "$PYTHON" -m torch.distributed.run "$@"; }
 
 # Prints a command as a user would type it, and runs it.
@@ -90,22 +92,22 @@ else
     prepare
     retry=()
     if [[ -e $SHARDS ]]; then retry=(--retry passing); fi
-    run python -m shards assemble --config configs/shards/quickstart.yaml ${retry[@]+"${retry[@]}"}
+    run shards assemble --config configs/shards/quickstart.yaml ${retry[@]+"${retry[@]}"}
     fingerprint >"$SAMPLE/assembled"
     stop_server
 fi
-[[ $SHARDS/mean.npy -nt $SHARDS/index.parquet ]] || run python -m shards mean "$SHARDS"
+[[ $SHARDS/mean.npy -nt $SHARDS/index.parquet ]] || run shards mean "$SHARDS"
 
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((cores > 2 ? cores / 2 : 1)) # of each of the two processes
 run torchrun --nproc_per_node 2 -m stylefinetune.train --config configs/finetune/quickstart.yaml
-run python -m stylefinetune.predict "$SAMPLE/noir.jpg" --checkpoint "$RUN"
+run stylefinetune predict "$SAMPLE/noir.jpg" --checkpoint "$RUN"
 
 printf '\nDone in %d seconds, not counting the installation.\n\n' "$SECONDS"
 python -m launch.summary "$SHARDS" "$RUN"
 cat <<'END'
 
 Next, download 2,000 photographs of Caffe's example, about 250 MB,
-    .venv/bin/python -m shards assemble --config configs/shards/flickr_style_2000.yaml
+    .venv/bin/shards assemble --config configs/shards/flickr_style_2000.yaml
 and fine-tune CaffeNet on them with the command in configs/finetune/flickr_style_2000.yaml.
 END

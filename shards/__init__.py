@@ -21,7 +21,7 @@ def assemble(source: str | Path | Sequence[str], out: str | Path, **settings: An
     Args:
         source: what `--list` takes: a list's path or URL, a folder of pictures, hf:NAME, or several SPLIT=FILE.
         out: the folder of the shards, or s3://BUCKET/DIR.
-        settings: as in `python -m shards assemble --help`, such as images=2000 or encode_format="pixels".
+        settings: as in `shards assemble --help`, such as images=2000 or encode_format="pixels".
 
     Returns:
         The number of pictures by what became of them, such as {"kept": 1890, "gone": 110}, the largest first; of a

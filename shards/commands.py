@@ -41,7 +41,7 @@ def build_parser(command: str) -> ArgumentParser:
     """Return the parser of one command."""
     if command == "assemble":
         return build_assemble_parser()
-    parser = ArgumentParser(prog=f"python -m shards {command}", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=f"shards {command}", exit_on_error=False, allow_abbrev=False)
     if command == "index":
         from shards.indexing.config import IndexConfig
 
@@ -95,7 +95,7 @@ def run_command(command: str, arguments: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         again = shlex.join([command, *arguments])
-        print(f"stopped; run the same command to continue: python -m shards {again}", file=sys.stderr)
+        print(f"stopped; run the same command to continue: shards {again}", file=sys.stderr)
         return 130
 
 

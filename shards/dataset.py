@@ -62,9 +62,7 @@ class ShardDataset:
         except (OSError, BadPicture) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             place = f"{entries.root / entries.shard[row]}: {entries.key[row]}"
-            raise ShardsError(
-                f"{place} can't be read ({reason}); check the shards with: python -m shards verify"
-            ) from error
+            raise ShardsError(f"{place} can't be read ({reason}); check the shards with: shards verify") from error
         return picture if self.transform is None else self.transform(picture), self._target(row)
 
     def _target(self, row: int) -> Any:  # noqa: ANN401 -- see the class

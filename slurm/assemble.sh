@@ -4,7 +4,7 @@
 #   job=$(sbatch --parsable --array=0-15 slurm/assemble.sh --list flickr_style --out DIR)
 #   sbatch --dependency=afterok:"$job" --kill-on-invalid-dep=yes slurm/merge.sh DIR
 #
-# The arguments are flags of `python -m shards assemble`, except --partition, which the array gives. Submit from the
+# The arguments are flags of `shards assemble`, except --partition, which the array gives. Submit from the
 # checkout, or with sbatch --chdir=CHECKOUT. The flags of sbatch (--time, --cpus-per-task, ...) override those below.
 # PYTHON is the interpreter; default: the one of the environment that is active when you submit, else .venv/bin/python.
 #

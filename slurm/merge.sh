@@ -22,6 +22,6 @@ if [[ ! -f $home/launch/functions.sh ]]; then
 fi
 # shellcheck source=launch/functions.sh
 source "$home/launch/functions.sh"
-start_job "sbatch slurm/merge.sh DIR; or run: python -m shards merge DIR" "$@"
+start_job "sbatch slurm/merge.sh DIR; or run: shards merge DIR" "$@"
 
 exec srun "$PYTHON" -m shards merge "$@"

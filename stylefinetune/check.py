@@ -1,4 +1,4 @@
-"""Checks whether a run can start, without starting it: `python -m stylefinetune.check [flags of training]`.
+"""Checks whether a run can start, without starting it: `stylefinetune check [flags of training]`.
 
 Launch scripts run it in a single process before torchrun: a mistake is then one line and exit code 2 instead of a
 traceback from each rank. It prints the folder of the run on stdout, in which they read RUN/exit.json, and a summary of

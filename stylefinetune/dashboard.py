@@ -1,4 +1,4 @@
-"""Makes a workspace and a report at Weights & Biases for the runs of a project: `python -m stylefinetune.dashboard`."""
+"""Makes a workspace and a report at Weights & Biases for the runs of a project: `stylefinetune dashboard`."""
 
 import json
 import os

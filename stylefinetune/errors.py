@@ -1,6 +1,6 @@
 """Exit codes, and the errors that a command reports as one line instead of a traceback.
 
-| code | meaning for `python -m stylefinetune.train` (the other commands use 0, 1, 2 and 130) |
+| code | meaning for `stylefinetune train` (the other commands use 0, 1, 2 and 130) |
 |---|---|
 | 0 | finished |
 | 1 | crashed: a bug in this program, with its traceback; predict and features: some pictures cannot be read |

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on a test set: `python -m stylefinetune.evaluate RUN`, alone or under torchrun."""
+"""Evaluates a checkpoint on a test set: `stylefinetune evaluate RUN`, alone or under torchrun."""
 
 import dataclasses
 import json

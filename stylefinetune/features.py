@@ -1,4 +1,4 @@
-"""Writes what a layer computes for pictures: `python -m stylefinetune.features RUN INPUT... --out FILE`."""
+"""Writes what a layer computes for pictures: `stylefinetune features RUN INPUT... --out FILE`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tries learning rates from low to high before a run: `python -m stylefinetune.find_lr [flags of training]`.
+"""Tries learning rates from low to high before a run: `stylefinetune find_lr [flags of training]`.
 
 It trains for some iterations from the initial weights, saves no checkpoint, and changes nothing of the run. Alone or
 under torchrun.
@@ -36,7 +36,7 @@ _LINES = 20  # of the table
 def build_parser() -> ArgumentParser:
     """Return the parser of the command line: the flags of training, and those of the test."""
     parser = build_training_parser()
-    parser.prog, parser.description = "python -m stylefinetune.find_lr", "Tries learning rates from low to high."
+    parser.prog, parser.description = "stylefinetune find_lr", "Tries learning rates from low to high."
     _add_flags(parser)
     return parser
 

@@ -1,4 +1,4 @@
-"""Classifies pictures: `python -m stylefinetune.predict INPUT... --checkpoint RUN`."""
+"""Classifies pictures: `stylefinetune predict INPUT... --checkpoint RUN`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes a page about runs, with curves, classes and mistakes: `python -m stylefinetune.report RUN [RUN ...]`."""
+"""Writes a page about runs, with curves, classes and mistakes: `stylefinetune report RUN [RUN ...]`."""
 
 import sys
 from pathlib import Path

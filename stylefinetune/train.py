@@ -152,7 +152,7 @@ def finish(run: TrainingRun, loader: Loader | None, progress: Progress) -> None:
         tracker.log(describe_early_stop(progress.tests, config))
     tracker.log("Optimization Done.")
     name = shlex.quote(config.run_dir)
-    tracker.log(f"To see which classes it gets wrong, run: python -m stylefinetune.evaluate {name}")
+    tracker.log(f"To see which classes it gets wrong, run: stylefinetune evaluate {name}")
 
 
 def read_micro_batches(run: TrainingRun, batches: Iterator[Batch], iteration: int) -> tuple[list[Batch], float]:

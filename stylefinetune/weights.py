@@ -1,4 +1,4 @@
-"""Downloads published weights: `python -m stylefinetune.weights NAME`, or ARCH:NAME for another network's."""
+"""Downloads published weights: `stylefinetune weights NAME`, or ARCH:NAME for another network's."""
 
 import sys
 from typing import TYPE_CHECKING

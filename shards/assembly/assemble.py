@@ -69,15 +69,15 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
     _print_summary(console, counts, is_local=source.is_local)
     if partition:
-        command = f"python -m shards merge {shlex.quote(session.name)}"
+        command = f"shards merge {shlex.quote(session.name)}"
         print_line(
             console,
             f"Partition {config.partition} is complete. When all {partition.count} partitions are, run: {command}",
         )
     elif not reason:
         name = shlex.quote(session.name)
-        print_line(console, f"To see what it holds, run: python -m shards report {name}")
-        print_line(console, f"To train on it, run: python -m stylefinetune.train --data.shards {name} --run_dir RUN")
+        print_line(console, f"To see what it holds, run: shards report {name}")
+        print_line(console, f"To train on it, run: stylefinetune train --data.shards {name} --run_dir RUN")
     return reason
 
 

@@ -41,7 +41,7 @@ def write_mean(
     mean, count = _compute_mean(index, split, size, console)
     if not count:
         splits = ", ".join(Names.join(index.read_column("split")).distinct)
-        remedy = f"it has {splits}: choose one with --split" if splits else f"python -m shards report {root} shows why"
+        remedy = f"it has {splits}: choose one with --split" if splits else f"shards report {root} shows why"
         raise ShardsError(f"{root} has no pictures in the split {split}; {remedy}")
     file, path = io.BytesIO(), root / MEAN_FILE
     np.save(file, mean)

@@ -169,7 +169,7 @@ def _read_results(source: Path, block: Block, folder: Path) -> Results:
         if (member is not None) != (outcome["status"] == Status.KEPT):
             raise ShardsError(
                 f"{source}: {block.index_part} and {block.outcomes_part} differ at {outcome['key']}; "
-                f"for details run: python -m shards verify {source}"
+                f"for details run: shards verify {source}"
             )
         path = None
         if member is not None:

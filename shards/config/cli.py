@@ -52,7 +52,7 @@ def parse_assemble_config(arguments: list[str]) -> AssembleConfig:
 
 def build_parser() -> ArgumentParser:
     """Return the parser of `assemble`."""
-    parser = ArgumentParser(prog="python -m shards assemble", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog="shards assemble", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(AssembleConfig, None)
     return parser

@@ -94,9 +94,7 @@ class IndexFile:
         self.path = root / INDEX_FILE
         if not self.path.is_file():
             refuse_url(root)
-            raise ShardsError(
-                f"{self.path}: no such file; make it with: python -m shards assemble --list LIST --out {root}"
-            )
+            raise ShardsError(f"{self.path}: no such file; make it with: shards assemble --list LIST --out {root}")
         self._version = _version_of(self.path)
         with self._name_errors():
             schema = pq.read_schema(self.path)
@@ -143,7 +141,7 @@ class IndexFile:
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
             raise ShardsError(
                 f"{self.path} can't be read as an index ({str(error).splitlines()[0]}); "
-                f"remake it with: python -m shards finalize {self.root}"
+                f"remake it with: shards finalize {self.root}"
             ) from error
 
 

@@ -139,6 +139,6 @@ def read_pictures(root: Path, members: Iterable[TarMember]) -> Iterator[Pixels]:
                     tar.seek(member.offset)
                     yield read_member(tar.read(member.length), member.format)
         except BadPicture as error:
-            raise ShardsError(f"{path}: a picture in it {error}; see: python -m shards verify {root}") from error
+            raise ShardsError(f"{path}: a picture in it is damaged ({error}); see: shards verify {root}") from error
         except OSError as error:
             raise ShardsError(f"{path}: {error.strerror}, but the index names it") from error

@@ -103,7 +103,7 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
     for name in (INDEX_FILE, OUTCOMES_FILE):
         if not (root / name).is_file():
             raise ShardsError(
-                f"{root / name}: no such file; make it with: python -m shards finalize {root}, "
+                f"{root / name}: no such file; make it with: shards finalize {root}, "
                 "or wait until the assembly in progress has ended"
             )
     index, rows = IndexFile(root), Rows.load(root)

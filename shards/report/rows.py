@@ -182,4 +182,4 @@ def _take(root: Path, name: str, positions: Positions, columns: Sequence[str]) -
 
 def _unreadable(root: Path, name: str, error: Exception) -> ShardsError:
     reason = str(error).splitlines()[0]
-    return ShardsError(f"{root / name} can't be read ({reason}); make it with: python -m shards finalize {root}")
+    return ShardsError(f"{root / name} can't be read ({reason}); make it with: shards finalize {root}")

@@ -140,9 +140,7 @@ def load_shard_dir(root: Path) -> ShardDir:
     path = root / ROWS_PATH
     if not path.is_file():
         refuse_url(root)
-        raise ShardsError(
-            f"{root}: not a shard directory; create it with: python -m shards assemble --list LIST --out {root}"
-        )
+        raise ShardsError(f"{root}: not a shard directory; create it with: shards assemble --list LIST --out {root}")
     try:
         rows = RowFile(path)
         fields = json.loads(rows.metadata[_METADATA_KEY])

@@ -37,7 +37,7 @@ def _check_schema(root: Path, name: str, schema: pa.Schema, differences: list[Di
     """Return a file's schema; return None and add a difference if it has another one."""
     path = root / name
     if not path.is_file():
-        found = f"none; make it with: python -m shards finalize {root}"
+        found = f"none; make it with: shards finalize {root}"
         differences.append(Difference(name, "", "file", "present", found))
         return None
     try:

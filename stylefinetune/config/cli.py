@@ -46,7 +46,7 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
 def build_parser(command: str = "train") -> ArgumentParser:
     """Return the parser of the command line of training, or of another command with the same settings."""
     parser = ArgumentParser(
-        prog=f"python -m stylefinetune.{command}",
+        prog=f"stylefinetune {command}",
         usage="%(prog)s [--config FILE] [--key value ...]",
         description="All settings, by section. --help lists the ones that matter most, with examples.",
         exit_on_error=False,

@@ -15,11 +15,11 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 
 def command_parser(command: str, description: str, examples: Sequence[str]) -> ArgumentParser:
-    """Return the parser of `python -m stylefinetune.COMMAND`, without arguments yet.
+    """Return the parser of `stylefinetune COMMAND`, without arguments yet.
 
     Its help begins with the description and the examples, which are command lines without the program.
     """
-    program = f"python -m stylefinetune.{command}"
+    program = f"stylefinetune {command}"
     lines = [description, "", "Examples:", *(f"  {program} {example}" for example in examples)]
     return ArgumentParser(
         prog=program,

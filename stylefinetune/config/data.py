@@ -168,7 +168,7 @@ class DataConfig:
     """Which pictures are read and how they are transformed.
 
     Attributes:
-        shards: folder of shards, created by `python -m shards assemble`; or s3://BUCKET/DIR or gs://BUCKET/DIR, from
+        shards: folder of shards, created by `shards assemble`; or s3://BUCKET/DIR or gs://BUCKET/DIR, from
             which they are copied to data.stage_dir.
         split: name of the split to train on.
         batch_size: pictures per training batch, over all ranks.

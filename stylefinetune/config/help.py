@@ -25,7 +25,7 @@ _EXAMPLES = (
 _FLAGS = {
     "config": ("FILE", "YAML file of settings, which flags override; configs/finetune has recipes"),
     "run_dir": ("DIR", "folder for the log, the metrics and the checkpoints [{}]"),
-    "data.shards": ("DIR", "the pictures, made by `python -m shards assemble` [{}]"),
+    "data.shards": ("DIR", "the pictures, made by `shards assemble` [{}]"),
     "model.arch": ("NAME", "caffenet, any classifier of torchvision, or timm/NAME [{}]"),
     "weights": ("NAME|FILE", "initial weights: DEFAULT for the best published ones, a name, or a file"),
     "train.epochs": ("N", "length of the run in passes over the pictures"),
@@ -59,7 +59,7 @@ def show_help(command: str, arguments: list[str]) -> bool:
 
 def short_help(command: str) -> str:
     """Return the help of train or check."""
-    program = f"python -m stylefinetune.{command}"
+    program = f"stylefinetune {command}"
     lines = [f"usage: {program} [--config FILE] [--key value ...]", "", _PURPOSES[command], "", "Examples:"]
     for purpose, flags in _EXAMPLES:
         lines += [f"  # {purpose}", f"  {program} {flags}"]

@@ -157,7 +157,7 @@ class Config:
         solver: Caffe solver.prototxt; its values and its net's override the defaults and --config.
         weights: initial weights, copied by layer name: a .caffemodel, .safetensors, .pth or checkpoint; or published
             weights of model.arch, such as DEFAULT or IMAGENET1K_V2, which are downloaded; or the published
-            bvlc_reference_caffenet (download it with python -m stylefinetune.weights). Separate several with commas.
+            bvlc_reference_caffenet (download it with `stylefinetune weights`). Separate several with commas.
         resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a
             new run; a path resumes from that checkpoint or Caffe .solverstate, or from the run's own checkpoints, if
             there are any and the path is of another run.

@@ -44,7 +44,7 @@ class CorruptPictures:
         if count > self._max_fraction * total:
             raise CorruptError(
                 f"{count} of {total} pictures are corrupt, the last one is {self._pictures.location(new[-1])}; restore "
-                "them (python -m shards verify lists the damage), or raise data.max_corrupt "
+                "them (shards verify DIR lists the damage), or raise data.max_corrupt "
                 f"(now {self._max_fraction:g})"
             )
         return [f"{self._pictures.location(row)} is corrupt and skipped ({count} of {total} pictures)" for row in new]

@@ -161,7 +161,7 @@ def open_split(index: ShardIndex, split: str, flag: str = "--data.split") -> Ent
     entries = index.entries(split)
     if len(entries) == 0:
         if not index.splits:
-            raise UserError(f"{index.root} has no pictures; this shows why: python -m shards report {index.root}")
+            raise UserError(f"{index.root} has no pictures; this shows why: shards report {index.root}")
         without = ", or '' to train without tests" if flag == "--data.test.split" else ""
         raise UserError(
             f"{index.root} has no pictures of split {split!r}; it has {', '.join(index.splits)}: "

@@ -12,7 +12,7 @@ from stylefinetune.config.data import DataConfig, PhaseConfig
 from stylefinetune.data.staging.index_copy import MEAN_FILE, shards_folder
 from stylefinetune.errors import UserError
 
-_AGAIN = "create it again with: python -m shards mean DIR"
+_AGAIN = "create it again with: shards mean DIR"
 
 
 def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> torch.Tensor:
@@ -35,7 +35,7 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
         )
     path = locate_published(phase.mean_file) if phase.mean_file else shards_folder(config) / MEAN_FILE
     if not path.is_file():
-        remedy = "set data.mean_file" if phase.mean_file else f"make it with: python -m shards mean {config.shards}"
+        remedy = "set data.mean_file" if phase.mean_file else f"make it with: shards mean {config.shards}"
         raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")
     mean = read_mean_picture(path)
     if mean.shape != (*size, 3):
@@ -82,4 +82,4 @@ def _resize_remedy(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]
     if height != width:
         return "set data.image_size to the size of the mean, or data.mean_value instead of a mean picture"
     keep = ", without data.mean_file" if phase.mean_file else ""
-    return f"make one of that size with: python -m shards mean {config.shards or 'DIR'} --image_size {height}{keep}"
+    return f"make one of that size with: shards mean {config.shards or 'DIR'} --image_size {height}{keep}"

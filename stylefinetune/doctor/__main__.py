@@ -1,4 +1,4 @@
-"""Checks this machine before a run: `python -m stylefinetune.doctor`."""
+"""Checks this machine before a run: `stylefinetune doctor`."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Writes a trained network for other programs: `python -m stylefinetune.export RUN --to onnx`."""
+"""Writes a trained network for other programs: `stylefinetune export RUN --to onnx`."""
 
 import dataclasses
 import sys

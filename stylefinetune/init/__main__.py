@@ -1,4 +1,4 @@
-"""Writes a config for the user's pictures and network: `python -m stylefinetune.init DIR`."""
+"""Writes a config for the user's pictures and network: `stylefinetune init DIR`."""
 
 import sys
 from pathlib import Path

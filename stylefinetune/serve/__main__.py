@@ -1,4 +1,4 @@
-"""Serves a page and an API that classify pictures: `python -m stylefinetune.serve RUN`."""
+"""Serves a page and an API that classify pictures: `stylefinetune serve RUN`."""
 
 import ipaddress
 import os

@@ -101,7 +101,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         UserError: something is missing, damaged or inconsistent.
     """
     check_engine(config, world.size)
-    resumed = find_checkpoint(config, is_restarted=world.restarts > 0)
+    resumed = find_checkpoint(config)
     check_ranks_agree(resumed, world)
     config = settle_preprocessing(config, resumed)
     config = settle_memory_format(settle_order(config, resumed), resumed)
@@ -109,16 +109,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     index = open_index(config.data)
     check_several_labels(config, index)
     classes = index.metadata.classes
-    train_phase, test_phase = (config.data.phase(training=training) for training in (True, False))
-    folder = stage_folder(index, config.data)
-    train_folder = stream_folder(index, config.run_dir) if is_streamed(config.data) else folder
-    train_set, test_set = (
-        PictureDataset(open_split(index, phase.split, phase.split_flag), phase, config.train.seed, copies)
-        if phase.split
-        else None
-        for phase, copies in ((train_phase, train_folder), (test_phase, folder))
-    )
-    assert train_set is not None
+    train_set, test_set = open_datasets(config, index)
     tested = test_set or train_set
     config = settle_class_weights(settle_length(config, len(train_set.entries)), train_set.entries.label, len(classes))
     if resumed:
@@ -145,6 +136,27 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         world.main_first(lambda: fetch_weights(weights, arch, train_set.input_size))
     progress = resumed.progress if resumed else initial
     return TrainingSetup(config, index, train_set, test_set, means, net, resumed, progress)
+
+
+def open_datasets(config: Config, index: ShardIndex) -> tuple[PictureDataset, PictureDataset | None]:
+    """Return the training set and the test set; None for the latter without data.test.split.
+
+    Raises:
+        UserError: a split is empty, or its labels or shards are not as required.
+    """
+    folder = stage_folder(index, config.data)
+    train_folder = stream_folder(index, config.run_dir) if is_streamed(config.data) else folder
+    train_set, test_set = (
+        PictureDataset(open_split(index, phase.split, phase.split_flag), phase, config.train.seed, copies)
+        if phase.split
+        else None
+        for phase, copies in (
+            (config.data.phase(training=True), train_folder),
+            (config.data.phase(training=False), folder),
+        )
+    )
+    assert train_set is not None
+    return train_set, test_set
 
 
 def load_means(
@@ -250,6 +262,19 @@ def warnings_of(setup: TrainingSetup) -> list[str]:
     return [line for line in found if line]
 
 
+def log_plan(setup: TrainingSetup, tracker: Tracker) -> None:
+    """Log the network, the policy, the input and the length of a run, and warnings about its shards."""
+    config = setup.config
+    tracker.log(f"Solving {config.model.title}")
+    tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
+    tracker.log(f"Input: {describe_input(config, config.data.phase(training=True))}")
+    tracker.log(f"Plan: {plan_of(setup)}")
+    if setup.progress.iteration >= config.train.max_iter:
+        tracker.log("All iterations are done; to continue this run, raise train.max_iter")
+    for warning in warnings_of(setup):
+        tracker.warn(warning)
+
+
 def build_run(
     setup: TrainingSetup, world: World, tracker: Tracker, preemption: Preemption, exit_handler: ExitHandler
 ) -> TrainingRun:
@@ -278,14 +303,7 @@ def build_run(
         world.main_first(lambda: rename_skipped(resumed, Path(config.run_dir)))
         exit_handler.note_resumed(resumed.path)
         tracker.note_checkpoints(saved_checkpoints(config))
-    tracker.log(f"Solving {config.model.title}")
-    tracker.log(f"Learning Rate Policy: {config.optim.lr_policy}")
-    tracker.log(f"Input: {describe_input(config, config.data.phase(training=True))}")
-    tracker.log(f"Plan: {plan_of(setup)}")
-    if progress.iteration >= config.train.max_iter:
-        tracker.log("All iterations are done; to continue this run, raise train.max_iter")
-    for warning in warnings_of(setup):
-        tracker.warn(warning)
+    log_plan(setup, tracker)
     return TrainingRun(
         config=config,
         world=world,

@@ -21,8 +21,8 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
     assert lines == [
         "Downloading 1 images with 1 workers...",
         "Writing train/val for 1 successfully downloaded images.",
-        f"To see what it holds, run: python -m shards report {out}",
-        f"To train on it, run: python -m stylefinetune.train --data.shards {out} --run_dir RUN",
+        f"To see what it holds, run: shards report {out}",
+        f"To train on it, run: stylefinetune train --data.shards {out} --run_dir RUN",
     ]
     assert run_command("finalize", [out]) == 0
     assert "1 of 1 rows" in capsys.readouterr().out
@@ -38,8 +38,8 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
         (["assemble", "--list", "nosuch.csv", "--out", "{tmp}/out"], "nosuch.csv"),
         (["assemble", "--list", "nosuch.csv", "--out", "{tmp}/out", "--imags", "3"], "--imags"),
         (["assemble", "--list", "{tmp}/list.csv", "--out", "{tmp}/list.csv"], "list.csv"),
-        (["finalize", "{tmp}/nothing"], "python -m shards assemble"),
-        (["mean", "{tmp}/nothing"], "python -m shards assemble"),
+        (["finalize", "{tmp}/nothing"], "shards assemble"),
+        (["mean", "{tmp}/nothing"], "shards assemble"),
         (["mean"], "DIR"),
         (["mean", "{tmp}/nothing", "--image_size", "big"], "image_size: Expected an int. Got value: big"),
         (["mean", "{tmp}/nothing", "--image_sizes", "3"], "unknown flag --image_sizes 3; did you mean --image_size?"),
@@ -123,7 +123,7 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(command, ["--help"])
     assert caught.value.code == 0
-    assert f"python -m shards {command}" in capsys.readouterr().out
+    assert f"shards {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["assemble", "finalize", "merge", "report", "verify"])
@@ -136,7 +136,7 @@ def test_the_help_of_a_command_imports_no_large_library(command):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("[]\n")
-    assert f"usage: python -m shards {command}" in done.stdout
+    assert f"usage: shards {command}" in done.stdout
 
 
 def test_a_small_file_with_a_large_list_is_refused_before_it_fills_the_disk(tmp_path, capsys):

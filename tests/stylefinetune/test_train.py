@@ -117,7 +117,7 @@ def test_the_console_prints_the_lines_of_caffe(pixel_shards, tmp_path):
         "Snapshotting to .*/checkpoints/iter_3",
         rf"    Training paused {number} s for the checkpoint",
         r"Optimization Done\.",
-        "To see which classes it gets wrong, run: python -m stylefinetune.evaluate .*",
+        "To see which classes it gets wrong, run: stylefinetune evaluate .*",
     ]
     lines = [line for line in done.stderr.splitlines() if re.match(r"[IWE]\d{4} ", line)]
     assert len(lines) == len(patterns), done.stderr

@@ -25,7 +25,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_finite_checkpoints_remain(p
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--data.shards=nowhere"], "error: data.shards: nowhere/index.parquet: no such file; make it with: python -m"),
+        (["--data.shards=nowhere"], "error: data.shards: nowhere/index.parquet: no such file; make it with: shards"),
         (["--optim.base_lrr=1"], "error: unknown key optim.base_lrr; did you mean optim.base_lr?"),
         (
             ["--run_dir=/dev/null"],

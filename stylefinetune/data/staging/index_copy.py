@@ -51,7 +51,7 @@ def _copy_index(url: str, base: Path) -> Path:
     found = store.listed.get(INDEX_FILE)
     if found is None:
         what = "has no objects" if not store.listed else f"has no {INDEX_FILE}"
-        raise UserError(f"data.shards: {url} {what}; make it with: python -m shards assemble --list LIST --out {url}")
+        raise UserError(f"data.shards: {url} {what}; make it with: shards assemble --list LIST --out {url}")
     digest = hashlib.sha256(repr((url, found)).encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", url.partition("://")[2])[-_MAX_NAME:].lstrip(".")
     folder = base / f"{name}-{digest}"

@@ -96,7 +96,7 @@ class ShardCopier:
             if corrupt:
                 _warn(
                     f"{len(corrupt)} pictures differ from the index's checksums, the first is {corrupt[0]}; they are "
-                    f"copied as they are, see python -m shards verify {self._index.root}"
+                    f"copied as they are, see: shards verify {self._index.root}"
                 )
         finally:
             self.has_lock = False

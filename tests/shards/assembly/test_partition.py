@@ -48,7 +48,7 @@ def test_parallel_partitions_and_a_merge_equal_one_assembly(server, listed, run_
     server.requests.clear()
     out = tmp_path / "a DIR"
     outputs = run_tasks(listed, out, 3)
-    assert f"Partition 2/3 is complete. When all 3 partitions are, run: python -m shards merge '{out}'" in outputs[2]
+    assert f"Partition 2/3 is complete. When all 3 partitions are, run: shards merge '{out}'" in outputs[2]
     assert len(server.requests) == len({request.path for request in server.requests}) == 60
     assert not (out / "index.parquet").exists()
     assert not (out / "outcomes.parquet").exists()

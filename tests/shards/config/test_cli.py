@@ -82,7 +82,7 @@ def test_shipped_configs_are_valid_and_begin_with_their_command(name):
     assert config.list == "flickr_style"
     assert config.seed == 831486
     text = path.read_text()
-    assert f"python -m shards assemble --config configs/shards/{name}.yaml" in text
+    assert f"shards assemble --config configs/shards/{name}.yaml" in text
     assert "Cost:" in text
     assert "Expected:" in text
 

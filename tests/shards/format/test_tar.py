@@ -116,7 +116,7 @@ def test_pictures_come_in_the_order_of_the_members_whatever_their_shard():
 
 def test_a_damaged_picture_is_reported_with_the_command_that_finds_more():
     first = members_of(pq.read_table(ORIGINALS / "index.parquet"))[0]
-    with pytest.raises(ShardsError, match=r"test/00000.tar.*python -m shards verify"):
+    with pytest.raises(ShardsError, match=r"test/00000.tar.*shards verify"):
         list(read_pictures(ORIGINALS, [first._replace(length=100)]))
 
 

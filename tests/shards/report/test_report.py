@@ -93,7 +93,7 @@ def test_a_missing_file_is_an_error_that_names_the_command(root, lost, capsys):
     (root / lost).unlink()
     assert main(["report", str(root)]) == 2
     error = capsys.readouterr().err
-    assert f"{lost}: no such file; make it with: python -m shards finalize {root}" in error
+    assert f"{lost}: no such file; make it with: shards finalize {root}" in error
     assert error.count("\n") == 1
     assert not (root / "report.html").exists()
 
@@ -104,7 +104,7 @@ def test_a_ledger_that_is_damaged_is_one_line(root, capsys, damage):
     assert main(["report", str(root)]) == 2
     error = capsys.readouterr().err
     assert "can't be read" in error
-    assert "python -m shards finalize" in error
+    assert "shards finalize" in error
     assert error.count("\n") == 1
 
 

@@ -73,7 +73,5 @@ def test_a_list_without_outcomes_is_pending(tmp_path):
 def test_a_damaged_file_is_one_line_with_the_remedy(tmp_path):
     write(tmp_path, OUTCOMES)
     (tmp_path / "outcomes.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(
-        ShardsError, match=r"outcomes.parquet can.t be read .*; make it with: python -m shards finalize"
-    ):
+    with pytest.raises(ShardsError, match=r"outcomes.parquet can.t be read .*; make it with: shards finalize"):
         Rows.load(tmp_path)

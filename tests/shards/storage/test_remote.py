@@ -47,7 +47,7 @@ def test_two_machines_at_once_and_a_merge_on_a_third_give_the_same(pictures, run
     run_assemble(list=pictures, **SETTINGS, drop_duplicates=True)
     outputs = [driver.communicate(timeout=100) for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
-    assert f"python -m shards merge {url}" in outputs[1][0]
+    assert f"shards merge {url}" in outputs[1][0]
     assert "index.parquet" not in names_of(url)
     for _ in range(2):
         assert main(["merge", url, "--stage", str(tmp_path / "2")]) == 0

@@ -121,7 +121,7 @@ def test_the_last_block_has_the_remaining_rows(tmp_path):
 
 
 def test_a_folder_without_shards_names_the_command(tmp_path):
-    with pytest.raises(ShardsError, match="python -m shards assemble"):
+    with pytest.raises(ShardsError, match="shards assemble"):
         load_shard_dir(tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_damaged_missing_and_additional_objects_are_reported(url, tmp_path, caps
     assert "train/00009.tar: file: expected none (it belongs to no block), found 20 bytes" in output
     assert "train/00002.tar: its block: expected committed, found no train/00002.tar" in output
     assert "blocks/train-00002.0123.redo: folder" in output
-    assert f"index.parquet: file: expected present, found none; make it with: python -m shards finalize {url}" in output
+    assert f"index.parquet: file: expected present, found none; make it with: shards finalize {url}" in output
     assert list((tmp_path / "stages").iterdir()) == []
 
 

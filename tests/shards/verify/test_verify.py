@@ -189,7 +189,7 @@ def test_a_missing_file_of_a_block(copy, name):
 def test_a_missing_index(copy, name):
     (copy / name).unlink()
     [line] = differences(copy)
-    assert line.startswith(f"{name}: file: expected present, found none; make it with: python -m shards finalize")
+    assert line.startswith(f"{name}: file: expected present, found none; make it with: shards finalize")
 
 
 @pytest.mark.parametrize(

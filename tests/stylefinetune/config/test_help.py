@@ -27,7 +27,7 @@ def test_the_help_has_examples_and_the_settings_that_matter_with_their_defaults(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_are_valid(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    examples = re.findall(rf"^  python -m stylefinetune\.{command} (.*)", short_help(command), re.MULTILINE)
+    examples = re.findall(rf"^  stylefinetune {command} (.*)", short_help(command), re.MULTILINE)
     assert len(examples) == 3
     for example in examples:
         parse_config(shlex.split(example))
@@ -36,7 +36,7 @@ def test_the_examples_are_valid(command, monkeypatch):
 def test_help_all_has_every_setting(capsys):
     assert show_help("check", ["--help", "all"])
     text = capsys.readouterr().out
-    assert text.startswith("usage: python -m stylefinetune.check ")
+    assert text.startswith("usage: stylefinetune check ")
     assert [key for key in KEYS if f"--{key} " not in text] == []
 
 

@@ -138,9 +138,7 @@ def with_index(shards, tmp_path, change):
 
 
 def test_missing_and_damaged_shards_are_errors_with_a_remedy(pixel_shards, tmp_path):
-    with pytest.raises(
-        UserError, match=r"nowhere/index\.parquet: no such file; make it with: python -m shards assemble"
-    ):
+    with pytest.raises(UserError, match=r"nowhere/index\.parquet: no such file; make it with: shards assemble"):
         open_index(data_config("nowhere"))
     index = open_index(data_config(pixel_shards))
     with pytest.raises(UserError, match=r"split 'val'; it has test, train: choose one with --data\.split$"):
@@ -156,7 +154,7 @@ def test_missing_and_damaged_shards_are_errors_with_a_remedy(pixel_shards, tmp_p
     with pytest.raises(UserError, match="is shorter than the index says"):
         open_split(open_index(data_config(gone)), "train")
     (gone / "index.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match=r"can't be read as an index.*python -m shards finalize"):
+    with pytest.raises(UserError, match=r"can't be read as an index.*shards finalize"):
         open_index(data_config(gone))
 
 

@@ -43,7 +43,7 @@ def test_a_mean_picture_does_not_fit_pictures_that_keep_their_shape(pixel_shards
 
 def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
     missing = data_config(tmp_path)
-    with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: python -m shards mean"):
+    with pytest.raises(UserError, match=r"mean\.npy: no such mean picture; make it with: shards mean"):
         mean_of(missing)
     wrong_size = r"is 48x48x3; the pictures \(data\.image_size\) are 64x64x3; .* shards mean .* --image_size 64$"
     with pytest.raises(UserError, match=wrong_size):
