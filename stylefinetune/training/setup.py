@@ -101,7 +101,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         UserError: something is missing, damaged or inconsistent.
     """
     check_engine(config, world.size)
-    resumed = find_checkpoint(config)
+    resumed = find_checkpoint(config, is_restarted=world.restarts > 0)
     check_ranks_agree(resumed, world)
     config = settle_preprocessing(config, resumed)
     config = settle_memory_format(settle_order(config, resumed), resumed)
