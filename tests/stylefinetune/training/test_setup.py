@@ -68,7 +68,7 @@ def test_other_pictures_or_another_network_are_refused_on_resume(trained, origin
         train("--checkpoint.allow_other_index=true", "--model.widths=[8,16,16,16,16,32,64]")
     with pytest.raises(UserError, match=r"exists already; remove"):
         train("--resume=none")
-    with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
+    with pytest.raises(UserError, match=r"iter_12 exists already, of another run; start from nowhere in"):
         train("--resume=nowhere")
     train("--checkpoint.allow_other_index=true")
     assert (run_dir / "checkpoints" / "iter_14").is_dir()
