@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from stylefinetune.caffe.files import HDF5_SUFFIXES, read_solverstate
 from stylefinetune.checkpoint.checkpoint import (
+    CONFIG,
     Checkpoint,
     DamagedCheckpointError,
     Progress,
@@ -29,6 +30,7 @@ from stylefinetune.checkpoint.folders import (
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.optim import CAFFE_SGD
 from stylefinetune.config.schema import Config
+from stylefinetune.data.mean import why_no_mean_picture
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.models.weight_files import read_weights
@@ -255,3 +257,24 @@ def check_resumed_data(checkpoint: Checkpoint, config: Config, classes: tuple[st
     else:
         return
     raise UserError(f"{checkpoint.path} was trained {difference}; {advice}")
+
+
+def check_resumed_means(checkpoint: Checkpoint, config: Config, sizes: Sequence[tuple[int, int]]) -> None:
+    """Check that a checkpoint's means fit the pictures of training and perhaps of testing, of these (height, width).
+
+    Raises:
+        UserError: a mean picture doesn't fit.
+    """
+    phases = [config.data.phase(training=training) for training in (True, False)]
+    for phase, mean, size in zip(phases, checkpoint.means, sizes, strict=False):
+        if mean.shape[:2] == (1, 1):
+            continue
+        reason = why_no_mean_picture(phase)
+        if mean.shape[:2] != size:
+            found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape[:2], size))
+            reason = f"the pictures would now be {wanted}, and the mean picture is {found}"
+        if reason:
+            raise UserError(
+                f"{checkpoint.path} subtracts a mean picture: {reason}; resume with the data settings of its "
+                f"{CONFIG}, or train in another --run_dir with --weights {checkpoint.path}"
+            )

@@ -27,12 +27,8 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
     if phase.mean_value:
         levels = torch.tensor(phase.mean_value, dtype=torch.float32).expand(3)
         return (levels.flip(0) if phase.channels == "bgr" else levels).reshape(1, 1, 3)
-    if phase.resize != "warp" or (phase.training and phase.augment.needs_mean_value):
-        found = f"data.resize is {phase.resize}" if phase.resize != "warp" else "data.augment cuts or erases pictures"
-        raise UserError(
-            f"{found}, but a mean picture fits warped pictures only; set data.mean_value, one value for each channel "
-            f"({phase.order})"
-        )
+    if reason := why_no_mean_picture(phase):
+        raise UserError(f"{reason}; set data.mean_value, one value for each channel ({phase.order})")
     path = locate_published(phase.mean_file) if phase.mean_file else shards_folder(config) / MEAN_FILE
     if not path.is_file():
         remedy = "set data.mean_file" if phase.mean_file else f"make it with: shards mean {config.shards}"
@@ -44,6 +40,17 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
             f"{path} is {found}; the pictures (data.image_size) are {wanted}; {_resize_remedy(config, phase, size)}"
         )
     return torch.from_numpy(mean)
+
+
+def why_no_mean_picture(phase: PhaseConfig) -> str | None:
+    """Return why a mean picture can't be subtracted from the pictures of a phase; None if it can."""
+    if phase.resize != "warp":
+        found = f"data.resize is {phase.resize}"
+    elif phase.training and phase.augment.needs_mean_value:
+        found = "data.augment cuts or erases pictures"
+    else:
+        return None
+    return f"{found}, but a mean picture fits warped pictures only"
 
 
 def read_mean_picture(path: Path) -> npt.NDArray[np.float32]:

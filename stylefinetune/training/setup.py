@@ -17,6 +17,7 @@ from stylefinetune.checkpoint.resume import (
     check_not_finished,
     check_ranks_agree,
     check_resumed_data,
+    check_resumed_means,
     find_checkpoint,
     rename_skipped,
     restore_solverstate,
@@ -114,6 +115,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     config = settle_class_weights(settle_length(config, len(train_set.entries)), train_set.entries.label, len(classes))
     if resumed:
         check_resumed_data(resumed, config, classes, index.fingerprint_like(resumed.progress.index))
+        check_resumed_means(resumed, config, [pictures.size for pictures in (train_set, test_set) if pictures])
         means = resumed.means
     else:
         means = load_means(config, train_set.size, tested.size)

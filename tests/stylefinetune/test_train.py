@@ -13,6 +13,7 @@ from benchmarks.caffe_checks import compare_run
 from benchmarks.caffe_results import read_micro
 from stylefinetune.checkpoint import async_saver
 from stylefinetune.checkpoint.checkpoint import save_checkpoint
+from stylefinetune.errors import UserError
 from stylefinetune.tracking.dashboards.wandb_offline import _records
 from tests.programs import NARROW, TWENTY, metrics, python, train
 
@@ -199,3 +200,9 @@ def test_ranks_that_torchrun_restarts_continue_a_run_with_resume_none(pixel_shar
     again = python(*command)
     assert again.returncode == 2
     assert "iter_1 exists already" in again.stderr
+
+
+def test_a_run_does_not_resume_with_pictures_that_its_mean_picture_does_not_fit(trained, pixel_shards, tmp_path):
+    flags = [f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", f"--resume={trained}:5"]
+    with pytest.raises(UserError, match="the pictures would now be 43x43, and the mean picture is 48x48"):
+        train(*NARROW, *flags, "--data.augment.random_resized_crop=true")
