@@ -24,17 +24,19 @@ from shards.config.schema import DEFAULT_LABEL_COL, DEFAULT_URL_COL, AssembleCon
 from shards.download.downloader import Downloader
 from shards.download.proxies import Proxies
 from shards.errors import ShardsError
+from shards.format.index import LABELS
 from shards.format.outcomes import OUTCOMES_FILE, Status
 from shards.local.class_folders import FolderRules
 from shards.local.hf_dataset import DatasetRules
 from shards.local.parquet_pictures import ParquetPictures
 from shards.local.picture_files import LocalPictures, PictureFiles
+from shards.local.splits import split_of
 from shards.progress import ProgressLine, print_line
 from shards.storage.journal import recover_blocks
 from shards.storage.session import ShardSession, local_root, open_session
 from shards.storage.shard_dir import Block, ShardDir, read_part
 from shards.tracking.tracker import CrawlTracker, check_wandb, track_crawl
-from shards.url_list.labels import read_classes
+from shards.url_list.labels import doubtful_classes, read_classes
 from shards.url_list.source import Source, read_source
 
 
@@ -67,7 +69,10 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         with track_crawl(config, session, recipe, console) as tracker:
             counts = _make_blocks(config, session, shard_dir, console, _open_local(source), tracker)
         reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
+        doubts = _find_doubts(shard_dir)
     _print_summary(console, counts, is_local=source.is_local)
+    for line in doubts:
+        print_line(console, f"warning: {source.name}: {line}")
     if partition:
         command = f"shards merge {shlex.quote(session.name)}"
         print_line(
@@ -214,6 +219,24 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
         local=source.base is not None,
         label_separator=config.label_separator,
     )
+
+
+def _find_doubts(shard_dir: ShardDir) -> list[str]:
+    """Return warnings about classes and splits that are probably mistakes in the list, a line each."""
+    used = None
+    train = shard_dir.positions.get("train")
+    if train is not None:
+        are_lists = shard_dir.recipe.several_labels
+        column = LABELS.name if are_lists else "label"
+        labels = shard_dir.row_file.read([column]).column(column).take(train).combine_chunks()
+        used = set((labels.flatten() if are_lists else labels).unique().to_pylist())
+    known = {split: split_of(split) for split in shard_dir.positions}
+    splits = [
+        f"its split {split} isn't the split {usual}, which training reads by default; rename it if it should be"
+        for split, usual in known.items()
+        if usual in {"train", "test"} and split != usual
+    ]
+    return [*splits, *doubtful_classes(shard_dir.recipe.classes, used)]
 
 
 def _print_summary(console: Console, counts: collections.Counter[str], *, is_local: bool) -> None:

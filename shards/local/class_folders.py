@@ -64,9 +64,6 @@ def list_class_folders(root: Path, rules: FolderRules) -> ClassFolders:
     classes = tuple(sorted({picture.label for picture in pictures})) if rules.has_labels else ()
     if len(classes) == 1:
         scan.warn(f"its only class is {classes[0]}; if the classes are its folders, give --list {root / classes[0]}")
-    splits = {split: {picture.label for picture in pictures if picture.split == split} for split in ("train", "test")}
-    if splits["train"] and rules.has_labels:
-        scan.warn_names("classes without training pictures", sorted(set(classes) - splits["train"]))
     return ClassFolders(_to_json_lines(pictures, rules), classes, tuple(scan.warnings()))
 
 
@@ -76,7 +73,10 @@ def _find_splits(scan: "_Scan", rules: FolderRules) -> list[_Picture]:
     split_folders = {folder: split_of(folder.name) for folder in folders}
     splits = [split for split in split_folders.values() if split]
     if "train" not in splits or len(splits) < len(folders):
-        return _find_classes(scan, scan.root, "", rules)
+        found = _find_classes(scan, scan.root, "", rules)
+        if rules.has_labels:
+            _warn_of_splits(scan, split_folders, found)
+        return found
     scan.skip_loose(loose)
     names = rename_splits(splits) if set(splits) != {"train"} else {"train": ""}  # a test split is drawn from it
     if names.get("val") == "test":
@@ -89,6 +89,22 @@ def _find_splits(scan: "_Scan", rules: FolderRules) -> list[_Picture]:
     return found
 
 
+def _warn_of_splits(scan: "_Scan", folders: dict[Path, str | None], pictures: Iterable[_Picture]) -> None:
+    """Warn if folders of classes, or folders within them, have the names of splits."""
+    if _are_splits(folders.values()):
+        others = [_to_text(folder.name) for folder, split in folders.items() if not split]
+        scan.warn_names("the folders of splits are taken for classes; move the other folders elsewhere", others)
+    inner = {picture.path.split("/")[1] for picture in pictures if picture.path.count("/") > 1}
+    if _are_splits(map(split_of, inner)):
+        scan.warn(f"the folders of splits within those of classes are ignored; move them to {scan.root}/train/CLASS")
+
+
+def _are_splits(splits: Iterable[str | None]) -> bool:
+    """Return whether train and another split are among these."""
+    found = set(filter(None, splits))
+    return "train" in found and len(found) > 1
+
+
 def _find_classes(scan: "_Scan", folder: Path, split: str, rules: FolderRules) -> list[_Picture]:
     """Return the pictures in the folders of classes, or all pictures if the folders are not classes."""
     if not rules.has_labels:
@@ -97,7 +113,7 @@ def _find_classes(scan: "_Scan", folder: Path, split: str, rules: FolderRules) -
     found: list[_Picture] = []
     empty: list[str] = []
     for class_folder in folders:
-        name = _to_text(class_folder.name)
+        name = _class_name(class_folder)
         pictures = [_Picture(path, name, split) for path in scan.walk(class_folder)]
         found += pictures
         if not pictures:
@@ -249,6 +265,11 @@ def _to_text(name: str) -> str:
     except UnicodeEncodeError:
         return decode_lines(os.fsencode(name))[0]
     return name
+
+
+def _class_name(folder: Path) -> str:
+    """Return the folder's name as a label: one line, without spaces around it."""
+    return " ".join(filter(None, map(str.strip, _to_text(folder.name).splitlines())))
 
 
 def _hash(text: str) -> str:

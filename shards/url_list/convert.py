@@ -28,6 +28,7 @@ _LOCAL_PATH = re.compile(r"[/\\]|\.\w+\s\d+$")  # in what should be a header
 _WEB_URL = re.compile("https?://", re.IGNORECASE)
 _CHUNK_ROWS = 1_000
 _SPLIT_COLUMNS = ("_split", "split")
+_NO_LABEL = "write one, or remove the row"
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
@@ -68,7 +69,13 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.
 def _check_columns(row: Row, name: str, recipe: Recipe) -> None:
     names = ", ".join(row)[:200]
     if recipe.url_col not in row:
-        if _LOCAL_PATH.search(names):
+        if recipe.local:
+            header = f"{recipe.url_col},{recipe.label_col or 'label'}"
+            remedy = (
+                "give the name of the column of paths, --url_col NAME; "
+                f"if the columns have no names, write a first line such as {header}"
+            )
+        elif _LOCAL_PATH.search(names):
             remedy = (
                 f"for local pictures, write a path and the number of a class on each line, give --list train={name}"
             )
@@ -119,12 +126,13 @@ class _Chunk:
         if separator is None and not any(isinstance(row.get(column), list) for row in self._rows):
             labels = self._take_texts(column, scalar_text)
             if "" in labels:
-                raise self._error(labels.index(""), f"has no label in the column {column}")
+                raise self._error(labels.index(""), f"has no label in the column {column}; {_NO_LABEL}")
             return labels, CONVERTED_SCHEMA
         lists = self._take(column, lambda value: label_list(value, separator))
         for index, names in enumerate(lists):
             if not all(names) or not names:
-                raise self._error(index, f"has {'an empty' if names else 'no'} label in the column {column}")
+                found = f"has {'an empty' if names else 'no'} label in the column {column}"
+                raise self._error(index, f"{found}; {_NO_LABEL}")
             if LABELS.name in self._rows[index]:
                 raise self._error(
                     index, f"has a column labels beside {column}, whose lists are stored by that name; rename it"

@@ -10,6 +10,7 @@ from shards.errors import ShardsError
 
 _SEPARATORS = (",", "\t", ";", "|")
 _MAX_FIELD = 2**30  # characters
+_UNTITLED = "Unnamed: 0"  # as pandas calls the first column, where pandas writes the numbers of the rows
 _EXCEL_SEPARATOR = re.compile(rb'"?sep=([^"\w\s]|\t)"?\r?\n', re.IGNORECASE)  # Excel's first line
 
 
@@ -18,7 +19,7 @@ def read_delimited(file: IO[bytes], name: str, url_col: str) -> Iterator[dict[st
 
     The separator is the one of a first line sep=X; or else the one that gives the header a column `url_col`, or that
     gives it most columns. Trailing columns without a title are ignored if they are empty. An untitled first column is
-    the id.
+    the id, unless another column is.
 
     Raises:
         ShardsError: a line is invalid, or the header has a name twice.
@@ -50,7 +51,9 @@ def _read_header(text: io.TextIOWrapper, start: int, separator: str) -> list[str
         return []
     while titles and not titles[-1]:
         titles.pop()
-    return ["id", *titles[1:]] if titles[:1] == [""] else titles
+    if titles[:1] != [""]:
+        return titles
+    return [_UNTITLED if "id" in titles else "id", *titles[1:]]
 
 
 def _read_records(

@@ -41,7 +41,9 @@ def _decode(text: str, name: str, line: int) -> Any:  # noqa: ANN401 -- any JSON
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1}, column {error.colno}"
-        raise ShardsError(f"--list {name}, {place}: not valid JSON: {error.msg}") from error
+        raise ShardsError(
+            f"--list {name}, {place}: not valid JSON: {error.msg}; a list has an object on each line, or is an array"
+        ) from error
     except (ValueError, RecursionError) as error:  # an integer of more than 4,300 digits, or 1,000 arrays in each other
         reason = re.split("[:;]", str(error))[0]
         raise ShardsError(f"--list {name}, line {line}: not a value that can be read: {reason}") from error

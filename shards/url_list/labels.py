@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import itertools
 import re
+import unicodedata
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES
 
 LARGEST_LABEL = 99_999  # every label below it is a class, too
 UNLABELLED = "unlabelled"  # the only class of a list without labels
-_INTEGER = re.compile(r"\d{1,9}")
+_INTEGER = re.compile(r"(\d{1,9})(\.0*)?")  # pandas and spreadsheets write whole numbers as 3.0, too
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_MISSING = frozenset({"nan", "none", "null", "nil", "nat", "n/a", "#n/a", "<na>"})  # texts of a missing value
+_MAX_SHOWN = 5  # names in a warning
 
 
 def read_classes(classes: str | None) -> tuple[str, ...] | None:
@@ -39,7 +43,42 @@ def read_classes(classes: str | None) -> tuple[str, ...] | None:
 
 def is_label(text: str) -> bool:
     """Return whether a text is a label's number."""
-    return bool(_INTEGER.fullmatch(text)) and int(text) <= LARGEST_LABEL
+    number = _to_number(text)
+    return number is not None and number <= LARGEST_LABEL
+
+
+def _to_number(text: str) -> int | None:
+    found = _INTEGER.fullmatch(text)
+    return int(found[1]) if found else None
+
+
+def doubtful_classes(classes: Sequence[str], train_labels: Set[int] | None) -> list[str]:
+    """Return warnings about classes that are probably mistakes in the list, a line each.
+
+    `train_labels` are the labels of all training pictures; None if no picture is for training.
+    """
+    warnings: list[str] = []
+    if missing := [name for name in classes if name.casefold() in _MISSING]:
+        warnings.append(
+            f"classes with the name of a missing value: {_shorten(missing)}; remove pictures that have no label"
+        )
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    if groups := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        warnings.append(
+            f"different classes whose names differ only in case, spaces or Unicode form: {_shorten(groups)}; "
+            "give them one name if they are one class"
+        )
+    if train_labels is not None:
+        unused = [name for label, name in enumerate(classes) if label not in train_labels]
+        if unused:
+            warnings.append(f"classes without training pictures: {_shorten(unused)}")
+    return warnings
+
+
+def _shorten(names: list[str]) -> str:
+    return ", ".join([*names[:_MAX_SHOWN], *([f"and {len(names) - _MAX_SHOWN:,} more"] * (len(names) > _MAX_SHOWN))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +142,8 @@ class LabelTexts:
 def encode_labels(labels: LabelTexts, name: str, classes: tuple[str, ...] | None) -> tuple[RowLabels, tuple[str, ...]]:
     """Return the labels as numbers, and the class names in label order.
 
-    Integers stay as they are, unless all of them are names in `classes`. Names are numbered in the order of `classes`,
-    or in sorted order without it. `name` is the list's in messages.
+    Integers, also those that are written as 3.0, stay as they are, unless all of them are names in `classes`. Names are
+    numbered in the order of `classes`, or in sorted order without it. `name` is the list's in messages.
 
     Raises:
         ShardsError: a label is not among the classes, or is a number that can't be a label.
@@ -112,8 +151,9 @@ def encode_labels(labels: LabelTexts, name: str, classes: tuple[str, ...] | None
     distinct = labels.distinct
     if classes is None:
         _refuse_other_numbers(labels, name)
-    if all(map(_INTEGER.fullmatch, distinct)) and not (classes and set(distinct).issubset(classes)):
-        numbers = {text: int(text) for text in distinct}
+    found = {text: number for text in distinct if (number := _to_number(text)) is not None}
+    if len(found) == len(distinct) and not (classes and set(distinct).issubset(classes)):
+        numbers = found
         names = classes or tuple(map(str, range(max(numbers.values(), default=-1) + 1)))
     else:
         names = classes or tuple(sorted(distinct))

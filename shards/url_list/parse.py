@@ -52,7 +52,12 @@ def parse_list(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(source.open())
         file = stack.enter_context(decompress(file, name, work, source.max_bytes))
-        if _read_first(file, 4) == b"PAR1":
+        first = _read_first(file, 4)
+        if first == b"PK\x03\x04":
+            raise ShardsError(
+                f"--list {name}: an Excel or ZIP file; save the table as CSV in UTF-8, or unpack it, and give that"
+            )
+        if first == b"PAR1":
             rows = read_parquet(file, name)
         else:
             file = stack.enter_context(to_utf8(file, name, work))
@@ -66,6 +71,8 @@ def _parse_text(file: IO[bytes], name: str, url_col: str, label_col: str | None)
         return read_json_lines(file, name)
     if line.startswith(b"["):
         return read_json_array(file, name)
+    if line.startswith(b"<"):
+        raise ShardsError(f"--list {name}: an HTML or XML page, not a list; give the address of the list, or its file")
     if not _URL.fullmatch(line):
         return read_delimited(file, name, url_col)
     if _URL_AND_LABEL.fullmatch(line):

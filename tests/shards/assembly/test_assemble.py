@@ -69,6 +69,29 @@ def test_each_kind_of_answer_has_its_outcome(server, draw_jpg, write_list, run_a
     assert any(line.split() == ["unsupported_url", "3"] for line in lines)
 
 
+def test_doubtful_classes_and_splits_are_reported(server, draw_jpg, write_list, run_assemble):
+    url = server.add("/1.jpg", Answer(draw_jpg(0)))
+    rows = [("cat", "train"), ("Cat", "train"), ("dog", "Test"), ("nan", "Test"), ("dog", "val")]
+    printed = run_assemble(
+        list=write_list([{"image_url": url, "label": label, "split": split} for label, split in rows])
+    )
+    warnings = [line for line in printed.splitlines() if line.startswith("warning: ")]
+    assert [warning.split(": ", 2)[2].partition("; ")[0] for warning in warnings] == [
+        "its split Test isn't the split test, which training reads by default",
+        "classes with the name of a missing value: nan",
+        "different classes whose names differ only in case, spaces or Unicode form: Cat and cat",
+        "classes without training pictures: dog, nan",
+    ]
+
+
+def test_a_class_that_is_never_the_first_label_of_a_picture_has_training_pictures(
+    server, draw_jpg, write_list, run_assemble
+):
+    url = server.add("/1.jpg", Answer(draw_jpg(0)))
+    rows = [{"image_url": url, "label": ["cat", "dog"], "split": "train"}]
+    assert "warning" not in run_assemble(list=write_list(rows))
+
+
 def test_pixels_equal_the_decoded_originals(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 20))
     for encode_format in ("original", "pixels", "jpg"):

@@ -44,6 +44,12 @@ def test_classes_are_the_sorted_folders_and_nested_pictures_belong_to_them(photo
     assert found.warnings == ()
 
 
+def test_a_class_is_one_line_without_spaces_around_it(photos):
+    rows, found = rows_of(photos(" big cat/1.jpg", "dog\n2/1.jpg", "dog  3/1.jpg"))
+    assert found.classes == ("big cat", "dog  3", "dog 2")
+    assert {row["label"] for row in rows} == set(found.classes)
+
+
 def test_keys_come_from_the_paths_and_are_unique(photos):
     paths = ["cat/1.jpg", "cat/1.png", "a_b/c.jpg", "a/b_c.jpg", "cat/ü.jpg", "cat/" + "x" * 100 + ".jpg"]
     keys = {row["image_url"]: row["id"] for row in rows_of(photos(*paths))[0]}
@@ -79,7 +85,22 @@ def test_folders_of_splits(photos):
     assert found.warnings == ("val/ is stored as the split test, on which training tests by default",)
     rows, found = rows_of(photos("test/bird/3.jpg"))
     assert [row["split"] for row in rows] == ["test", "train", "train", "val"]
-    assert found.warnings == ("classes without training pictures: bird",)
+    assert found.warnings == ()
+
+
+def test_folders_of_splits_that_are_not_recognized_are_reported(photos):
+    _, found = rows_of(photos("train/cat/1.jpg", "val/cat/2.jpg", "raw/3.jpg", "train/dog/4.jpg"))
+    assert found.classes == ("raw", "train", "val")
+    assert found.warnings == ("the folders of splits are taken for classes; move the other folders elsewhere: raw",)
+
+
+def test_folders_of_splits_within_classes_are_reported(photos):
+    root = photos("cat/train/1.jpg", "cat/test/2.jpg", "dog/train/3.jpg", "dog/old/4.jpg")
+    _, found = rows_of(root)
+    assert found.classes == ("cat", "dog")
+    ignored = "the folders of splits within those of classes are ignored"
+    assert found.warnings == (f"{ignored}; move them to {root}/train/CLASS",)
+    assert rows_of(root, has_labels=False)[1].warnings == ()
 
 
 def test_a_test_split_is_drawn_from_a_folder_train_alone(photos):

@@ -84,7 +84,7 @@ def test_a_list_with_one_url_is_not_refused():
         ),
         ([{"image_url": "file:///a.jpg", "label": 0}], "(row 0 has 'file:///a.jpg')"),
         ([{"image_url": URL, "label": 0}, {"image_url": URL}], "row 1 has no label in the column label"),
-        ([{"image_url": URL, "label": " \n"}], "row 0 has no label in the column label"),
+        ([{"image_url": URL, "label": " \n"}], "row 0 has no label in the column label; write one, or remove"),
         ([{"image_url": URL, "label": math.nan}], "row 0 has no label in the column label"),
         ([{"image_url": URL, "label": {"a": 1}}], 'row 0 has {"a": 1} in the column label, where text or a number'),
         ([{"image_url": URL, "label": {}}], "row 0 has {} in the column label"),
@@ -110,6 +110,12 @@ def test_an_invalid_row_is_refused_in_one_line(rows, message):
 def test_a_column_may_not_take_the_urls_name():
     with pytest.raises(ShardsError, match="row 1 has a column image_url beside url, which is stored by that name"):
         convert({"url": URL, "label": 0}, {"url": URL, "label": 0, "image_url": URL}, url_col="url")
+
+
+def test_a_list_of_paths_without_a_header_is_refused_with_the_header_to_write():
+    remedy = "column of paths, --url_col NAME; if the columns have no names, write a first line such as image_url,style"
+    with pytest.raises(ShardsError, match=remedy):
+        convert({"photos/1.jpg": "photos/2.jpg", "cat": "dog"}, local=True, label_col="style")
 
 
 def test_rows_are_counted_over_the_whole_list():

@@ -45,6 +45,11 @@ def test_the_unnamed_first_column_is_the_id():
     assert [row["id"] for row in read(",image_url,label\n007,http://h/a,0\n8,http://h/b,0\n")] == ["007", "8"]
 
 
+def test_a_column_called_id_is_the_id_beside_the_row_numbers_of_pandas():
+    row = {"Unnamed: 0": "7", "image_url": "http://h/a", "label": "0", "id": "b"}
+    assert read(",image_url,label,id\n7,http://h/a,0,b\n") == [row]
+
+
 def test_unusual_urls_are_unchanged():
     urls = ['http://h/a "b".jpg', "http://h/é,ü.jpg", "ftp://h/x", "", "http://h/a\tb"]
     text = io.StringIO(newline="")

@@ -31,7 +31,10 @@ def test_what_json_cannot_represent_is_null():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"a": 1', "line 2, column 8: not valid JSON: Expecting ',' delimiter"),
+        (
+            '{"a": 1',
+            "line 2, column 8: not valid JSON: Expecting ',' delimiter; a list has an object on each line, or is",
+        ),
         ("{'a': 1}", "line 2, column 2: not valid JSON"),
         ('{"a": 1} {"a": 2}', "line 2, column 10: not valid JSON: Extra data"),
         ('["http://h/1", 0]', "line 2: an array, where a JSON object is expected"),

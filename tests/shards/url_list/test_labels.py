@@ -2,7 +2,7 @@ import pytest
 
 from shards.errors import ShardsError
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES
-from shards.url_list.labels import LabelTexts, encode_labels, is_label, read_classes
+from shards.url_list.labels import LabelTexts, doubtful_classes, encode_labels, is_label, read_classes
 
 
 def encode(*texts, classes=None):
@@ -26,6 +26,12 @@ def test_names_are_numbered_in_the_order_of_a_class_list(tmp_path):
 def test_integer_labels_are_their_own_names():
     assert encode("3", "0") == ([3, 0], ("0", "1", "2", "3"))
     assert encode() == ([], ())
+
+
+def test_whole_numbers_may_have_a_decimal_point():
+    assert encode("3.0", "01", "0.", "1") == ([3, 1, 0, 1], ("0", "1", "2", "3"))
+    assert encode("1.0", "0.0", classes=("noir", "hazy")) == ([1, 0], ("noir", "hazy"))
+    assert encode("1.0", "2.0", classes=("2.0", "1.0")) == ([1, 0], ("2.0", "1.0"))  # names
 
 
 def test_the_official_names_can_be_given():
@@ -59,7 +65,7 @@ def test_a_class_list_that_cannot_be_used_is_refused(tmp_path, text):
         read_classes(str(path))
 
 
-@pytest.mark.parametrize("label", ["-1", "100000", "900000000", "9" * 5000, "3.0", "1e3", "hazy"])
+@pytest.mark.parametrize("label", ["-1", "100000", "900000000", "9" * 5000, "3.5", "1e3", "hazy"])
 def test_a_number_that_is_not_a_label_is_refused_and_not_taken_as_a_name(label):
     assert not is_label(label)
     with pytest.raises(ShardsError, match=rf"row 1 has the label '{label[:60]}'; numbers go from 0 to 99,999"):
@@ -82,3 +88,23 @@ def test_an_unknown_label_among_several_is_reported_with_its_row():
     labels.append_lists([["noir", "bright"], ["bright"], ["noir", "hazy"], ["hazy"]])
     with pytest.raises(ShardsError, match="row 2's label 'hazy' isn't among the 2 classes"):
         encode_labels(labels, "--list list.csv", ("bright", "noir"))
+
+
+def test_classes_that_are_probably_mistakes_are_named():
+    everything = set(range(10))
+    assert doubtful_classes(("cat", "dog", "nana"), everything) == []
+    missing = "classes with the name of a missing value: NaN, None; remove pictures that have no label"
+    assert doubtful_classes(("NaN", "None", "cat"), everything) == [missing]
+    alike = "different classes whose names differ only in case, spaces or Unicode form: "
+    remedy = "; give them one name if they are one class"
+    names = ("Cat", "a b", "a\u00a0b", "cat", "dog", "e\u0301t\u00e9", "\u00e9t\u00e9")
+    found = "Cat and cat, a b and a\u00a0b, e\u0301t\u00e9 and \u00e9t\u00e9"
+    assert doubtful_classes(names, everything) == [f"{alike}{found}{remedy}"]
+
+
+def test_classes_without_training_pictures_are_named():
+    labels = {2, 4}
+    assert doubtful_classes(("0", "1", "2", "3", "4"), labels) == ["classes without training pictures: 0, 1, 3"]
+    assert doubtful_classes(("0", "1"), None) == []
+    (line,) = doubtful_classes(tuple(map(str, range(9))), labels)
+    assert line == "classes without training pictures: 0, 1, 3, 5, 6, and 2 more"

@@ -111,7 +111,9 @@ def test_a_table_without_a_header_is_no_text_of_urls(line):
     [
         (b"\xff\xfe\x00", "UTF-16"),
         (b"\xff\xd8\xff\xe0", "UTF-8"),
-        (b"PK\x03\x04\x00", "NUL"),
+        (b"\0\x03\x04\x00", "NUL"),
+        (b"PK\x03\x04\x14\0", "an Excel or ZIP file; save the table as CSV in UTF-8"),
+        (b"\xef\xbb\xbf\n <!DOCTYPE html>\n<p>Log in</p>", "an HTML or XML page, not a list"),
         (gzip.compress(as_csv(), mtime=0)[:-9], "list.csv"),
         (b"PAR1damagedPAR1", "list.csv"),
         (as_parquet()[:-30], "list.csv"),
