@@ -1,6 +1,9 @@
+"""Fixtures of the tests of training."""
+
 import shutil
 
 import pytest
+from torch import nn
 
 
 @pytest.fixture
@@ -10,3 +13,11 @@ def work(golden, tmp_path, monkeypatch):
     shutil.copytree(golden / "micro", folder, ignore=shutil.ignore_patterns("*.npz", "resume", "stat"))
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def uninitialized(monkeypatch):
+    """Networks are built without drawing their weights, which would take minutes for all of them."""
+    for name in dir(nn.init):
+        if name.endswith("_") and not name.startswith("_"):
+            monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)

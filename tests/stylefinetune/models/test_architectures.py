@@ -33,14 +33,6 @@ SMALLEST = {
 }
 
 
-@pytest.fixture
-def uninitialized(monkeypatch):
-    """Networks are built without drawing their weights, which would take minutes for all of them."""
-    for name in dir(nn.init):
-        if name.endswith("_") and not name.startswith("_"):
-            monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-
-
 def smallest(arch):
     return next((side for pattern, side in SMALLEST.items() if fnmatch.fnmatchcase(arch, pattern)), 1)
 

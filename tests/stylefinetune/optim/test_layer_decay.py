@@ -1,6 +1,5 @@
 import pytest
 import torchvision
-from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.models.architectures import classifier_layers
@@ -29,14 +28,6 @@ BLOCKS = {
     "vgg11_bn": (11, "features.0", "classifier.3"),
     "vit_b_16": (14, "conv_proj", "encoder.layers.encoder_layer_11"),
 }
-
-
-@pytest.fixture
-def uninitialized(monkeypatch):
-    """Networks are built without drawing their weights, which would take minutes for all of them."""
-    for name in dir(nn.init):
-        if name.endswith("_") and not name.startswith("_"):
-            monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 def build(arch):

@@ -13,15 +13,6 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 WEIGHTS = "--weights=finetune/micro_ft_iter_0.caffemodel"
 
 
-@pytest.fixture
-def work(golden, tmp_path, monkeypatch):
-    """A copy of the micro net, its pictures and solvers, as the working directory: paths are relative to it."""
-    folder = tmp_path / "work"
-    shutil.copytree(golden / "micro", folder, ignore=shutil.ignore_patterns("*.npz", "resume", "stat"))
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def pack(*flags):
     config = parse_config(["--solver=solver_finetune.prototxt", *flags], read_solver)
     return pack_solver_pictures(config, ALONE)
