@@ -1,10 +1,12 @@
 """Loads batches in order, in this process or in worker processes."""
 
+import contextlib
 import math
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -63,16 +65,17 @@ class BatchLoader:
         slots = PREFETCHED * workers + at_once + 2
         self._ring = SlotRing(slots, capacity, pictures.size, device)
         self._tasks = _Tasks(self._ring, pictures.order)
-        self._decoders: DataLoader[_Answer] = DataLoader(
-            cast("Dataset[_Answer]", _SlotFiller(pictures, self._ring)),
-            batch_sampler=cast("Any", self._tasks),  # PyTorch accepts any iterable
-            num_workers=workers,
-            prefetch_factor=PREFETCHED if workers else None,
-            collate_fn=_unchanged,
-            worker_init_fn=start_worker,
-            persistent_workers=workers > 0,
-        )
-        self._answers = _start(self._decoders)
+        with _ignore_number_of_cpus():
+            self._decoders: DataLoader[_Answer] = DataLoader(
+                cast("Dataset[_Answer]", _SlotFiller(pictures, self._ring)),
+                batch_sampler=cast("Any", self._tasks),  # PyTorch accepts any iterable
+                num_workers=workers,
+                prefetch_factor=PREFETCHED if workers else None,
+                collate_fn=_unchanged,
+                worker_init_fn=start_worker,
+                persistent_workers=workers > 0,
+            )
+            self._answers = _start(self._decoders)
         if device.type == "cuda":
             self._ring.pin()
 
@@ -151,6 +154,14 @@ class _SlotFiller:
 
 def _unchanged(answer: T) -> T:
     return answer
+
+
+@contextlib.contextmanager
+def _ignore_number_of_cpus() -> Generator[None]:
+    """Don't warn of more workers than CPUs: the log shows whether the ranks wait for pictures."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+        yield
 
 
 def _start(decoders: "DataLoader[_Answer]") -> Iterator[_Answer]:

@@ -3,6 +3,7 @@ import contextlib
 import os
 import resource
 import signal
+import warnings
 
 import numpy as np
 import psutil
@@ -47,6 +48,19 @@ def test_a_resumed_loader_continues_with_the_next_picture(pixel_shards, window):
     for ours, theirs in zip(later, whole[7:], strict=True):
         assert torch.equal(ours.pictures, theirs.pictures)
         assert torch.equal(ours.crops.left, theirs.crops.left)
+
+
+def test_more_workers_than_cpus_are_not_warned_of(pixel_shards):
+    pictures = open_pictures(pixel_shards)
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            BatchLoader(pictures, 10, 2, CPU)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert caught == []
 
 
 @pytest.mark.parametrize("workers", [0, 1])
