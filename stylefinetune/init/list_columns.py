@@ -17,6 +17,7 @@ _URL_NAMES = ("image_url", "url", "image", "path", "image_path", "file", "filena
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "style", "tag", "tags", "caption")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _DELIMITERS = ",\t;|"
+_EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # Excel's first line
 _BEGINNING = 64 * 1024  # characters
 
 
@@ -59,6 +60,8 @@ def _first_row(path: Path) -> dict[str, Any]:
         raise ValueError("it is compressed; assemble it first, then give the folder of shards")
     with path.open(encoding="utf-8-sig", newline="") as file:
         beginning = file.read(_BEGINNING).lstrip()
+    excel = _EXCEL_SEPARATOR.match(beginning)
+    beginning = beginning[excel.end() :] if excel else beginning
     first = beginning.partition("\n")[0].strip()
     if beginning.startswith("{"):
         return json.loads(first)
@@ -71,8 +74,8 @@ def _first_row(path: Path) -> dict[str, Any]:
             f"it looks like a Caffe list; assemble it first (shards assemble --list train={path} --list test=FILE "
             "--classes FILE --out DIR), then give DIR"
         )
-    delimiter = max(_DELIMITERS, key=first.count)
-    return next(csv.DictReader(beginning.splitlines(), delimiter=delimiter))
+    delimiter = excel[1] if excel else max(_DELIMITERS, key=first.count)
+    return next(csv.DictReader(beginning.splitlines(keepends=True), delimiter=delimiter))
 
 
 def _choose(path: Path, row: dict[str, Any], flag: str, given: str | None, names: Iterable[str]) -> str:

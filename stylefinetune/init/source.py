@@ -1,19 +1,23 @@
 """Finds out what pictures a path has: a folder for each class, a list, or shards."""
 
 import dataclasses
-import mimetypes
 import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from shards.format import ShardsError
+from shards.format.images import PICTURE_EXTENSIONS
 from shards.format.index import ShardIndex
 from stylefinetune.errors import UserError
 from stylefinetune.init.list_columns import find_columns
 
 TEST_SHARE = 0.2  # of the pictures; `shards assemble` draws a test split of this size
-_SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
+# As `shards assemble` reads folders (shards/local), which this package doesn't import.
+_TRAIN = frozenset({"train", "training"})
+_SPLITS = _TRAIN | {"val", "valid", "validation", "test", "testing"}
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
+_NO_PATH = re.compile(r"https?:/|hf:")
 _INDEX = "index.parquet"
 _MAX_NAMED = 6  # classes in a summary
 
@@ -46,6 +50,11 @@ def find_source(path: Path, url_col: str | None = None, label_col: str | None = 
         UserError: it has no pictures with labels.
     """
     if not path.exists():
+        if _NO_PATH.match(str(path)):
+            url = re.sub(r"^(\w+):/(?!/)", r"\1://", str(path))
+            raise UserError(
+                f"{url} isn't on this machine; run shards assemble --list {url} --out DIR first, then give DIR"
+            )
         raise UserError(f"{path} doesn't exist; name a folder with a folder for each class, a list, or shards")
     if not path.is_dir():
         return _of_list(path, url_col, label_col)
@@ -88,10 +97,13 @@ def _of_list(path: Path, url_col: str | None, label_col: str | None) -> Source:
 
 
 def _of_folder(path: Path) -> Source:
-    folders = {folder.name: folder for folder in _folders(path)}
-    splits = "train" in folders and folders.keys() <= _SPLITS
-    counts = {folder.name: _count_pictures(folder) for folder in _folders(folders["train"] if splits else path)}
-    counts = {name: count for name, count in counts.items() if count}
+    folders = _folders(path)
+    train = [folder for folder in folders if folder.name.lower() in _TRAIN]
+    splits = bool(train) and all(folder.name.lower() in _SPLITS for folder in folders)
+    counts: Counter[str] = Counter()
+    for folder in (each for root in (train if splits else [path]) for each in _folders(root)):
+        counts[folder.name.strip()] += _count_pictures(folder)
+    counts = +counts  # without empty folders
     if not counts:
         tars = any(path.glob("*.tar"))
         remedy = (
@@ -100,7 +112,7 @@ def _of_folder(path: Path) -> Source:
             else f"put the pictures into {path}/CLASS/, or name a list or shards"
         )
         raise UserError(f"{path} has no folders of classes with pictures; {remedy}")
-    share = 1 if splits and len(folders) > 1 else 1 - TEST_SHARE
+    share = 1 if splits and len(folders) > len(train) else 1 - TEST_SHARE
     name, total = _short(path), sum(counts.values())
     kind = "training pictures" if splits else "pictures"
     return Source(
@@ -113,17 +125,18 @@ def _of_folder(path: Path) -> Source:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    folders = (folder for folder in path.iterdir() if folder.is_dir())
+    return sorted(each for each in folders if not each.name.startswith(".") and each.name not in _SYSTEM_FOLDERS)
 
 
 def _count_pictures(folder: Path) -> int:
-    names = (name for _, _, names in os.walk(folder) for name in names)
-    return sum((mimetypes.guess_type(name)[0] or "").startswith("image/") for name in names)
+    names = (name for _, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return sum(name.rpartition(".")[2].lower() in PICTURE_EXTENSIONS for name in names)
 
 
 def _name_classes(classes: tuple[str, ...]) -> str:
     more = ", ..." if len(classes) > _MAX_NAMED else ""
-    return f"{len(classes):,} classes ({', '.join(classes[:_MAX_NAMED])}{more})"
+    return f"{len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({', '.join(classes[:_MAX_NAMED])}{more})"
 
 
 def _one_line(text: str) -> str:

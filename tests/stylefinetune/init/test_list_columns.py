@@ -11,6 +11,10 @@ from stylefinetune.init.list_columns import Columns, find_columns
     [
         ("image_url,label\nhttps://a/1.jpg,cat\n", Columns("image_url", "label", is_local=False, several_labels=False)),
         ("\ufeffURL;Style\nHTTP://a/1.jpg;3\n", Columns("URL", "Style", is_local=False, several_labels=False)),
+        (
+            "sep=;\r\nurl;a,b,c;label\r\nhttps://a;1;x\r\n",
+            Columns("url", "label", is_local=False, several_labels=False),
+        ),
         ("id\tpath\tclass\n1\ta b.jpg\tcat\n", Columns("path", "class", is_local=True, several_labels=False)),
         ('{"url": "https://a", "tags": ["x", "y"]}\n{', Columns("url", "tags", is_local=False, several_labels=True)),
         (

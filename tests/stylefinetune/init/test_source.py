@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from shards.local.class_folders import FolderRules, list_class_folders
 from stylefinetune.errors import UserError
 from stylefinetune.init.source import find_source
 
@@ -30,6 +33,23 @@ def test_folders_of_splits_are_recognized(tmp_path):
     assert find_source(tmp_path / "p").train_counts == {"cat": 10, "dog": 20}
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("Train/cat/1.jpg", "Train/dog/1.JPG", "Val/cat/2.jpg"),
+        ("training/cat/1.jpg", "training/dog/1.jfif", "testing/dog/1.jpg"),
+        ("train/cat/1.avif", "train/dog/1.heic", "__MACOSX/train/cat/1.jpg", "train/bird/notes.svg"),
+        ("train/1.jpg", "bus/1.jpg", "car/.hidden.jpg"),
+        (" cat/1.jpg", "dog/a/b/1.ppm", "bird/1.txt"),
+    ],
+)
+def test_the_classes_are_those_that_assemble_finds(tmp_path, paths):
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    assert tuple(sorted(find_source(tmp_path).train_counts)) == list_class_folders(tmp_path, FolderRules()).classes
+
+
 def test_shards_are_read_from_their_index(pixel_shards):
     source = find_source(pixel_shards)
     assert (source.assembly, source.shards, source.test_split) == (None, str(pixel_shards), "test")
@@ -55,6 +75,10 @@ def test_a_list_names_its_columns(tmp_path):
 def test_a_path_without_pictures_is_one_line(tmp_path, pixel_shards):
     with pytest.raises(UserError, match="none doesn't exist; name a folder with a folder for each class"):
         find_source(tmp_path / "none")
+    with pytest.raises(
+        UserError, match=r"^https://a/b.csv isn't on this machine; run shards assemble --list https://a/b"
+    ):
+        find_source(Path("https://a/b.csv"))
     with pytest.raises(UserError, match=r"has no folders of classes with pictures; put the pictures into .*/CLASS/"):
         find_source(tmp_path)
     with pytest.raises(UserError, match=r"index its tars first: shards index '.*train/\*\.tar' --out data/train"):
