@@ -1,4 +1,4 @@
-"""Print the exit code of a run, and whether to start it again, for the script that started it.
+"""Prints the exit code of a run, and whether to start it again, for the script that started it.
 
     python launch/exit_code.py RUN CODE [--signal SIGNAL] [--job JOB]
 

@@ -1,4 +1,4 @@
-"""Draw labelled pictures: a scene, then a treatment in the style of its label (noir, haze, bokeh, ...).
+"""Draws labelled pictures: a scene, then a treatment in the style of its label (noir, haze, bokeh, ...).
 
 Scene and treatment are drawn independently, so only the style depends on the label. The same label and seed
 give the same picture with the same versions of OpenCV and numpy.

@@ -1,4 +1,4 @@
-"""Check that the nodes of a run can find each other: launch/train.sh and slurm/finetune.sh run it on each node.
+"""Checks that the nodes of a run can find each other: launch/train.sh and slurm/finetune.sh run it on each node.
 
 MASTER_ADDR must be a name or address that this node can resolve. On node 0, nothing may listen at MASTER_PORT yet.
 """

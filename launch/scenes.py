@@ -1,4 +1,4 @@
-"""Paint random scenes (hills, a skyline, petals, ...) that do not depend on the style."""
+"""Paints random scenes (hills, a skyline, petals, ...) that do not depend on the style."""
 
 import colorsys
 from typing import Any

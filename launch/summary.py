@@ -1,4 +1,4 @@
-"""Summarize a quickstart from its files: how many links worked, the accuracy, and where the results are."""
+"""Summarizes a quickstart from its files: how many links worked, the accuracy, and where the results are."""
 
 import argparse
 import collections

@@ -1,4 +1,4 @@
-"""Run the data side's command line: `shards COMMAND` or `python -m shards COMMAND`."""
+"""Runs the data side's command line: `shards COMMAND` or `python -m shards COMMAND`."""
 
 import difflib
 import importlib

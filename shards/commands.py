@@ -1,4 +1,4 @@
-"""Run the commands of the data side: read the flags, call the function that does the work, print its result.
+"""Runs the commands of the data side: reads the flags, calls the function that does the work, prints its result.
 
 A command imports only the modules that it needs, after its flags were read.
 """

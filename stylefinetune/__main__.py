@@ -1,4 +1,4 @@
-"""Run the training side's command line: `stylefinetune COMMAND` is the same as `python -m stylefinetune.COMMAND`."""
+"""Runs the training side's command line: `stylefinetune COMMAND` is the same as `python -m stylefinetune.COMMAND`."""
 
 import difflib
 import importlib
@@ -16,7 +16,7 @@ _COMMANDS = {
     "evaluate": "test a checkpoint",
     "predict": "classify pictures",
     "features": "write what a layer computes for pictures",
-    "export": "write a network for other programs: ONNX, PyTorch, safetensors, Hugging Face, Caffe",
+    "export": "write a network for ONNX, PyTorch, safetensors, Hugging Face or Caffe",
     "report": "write a page about runs",
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
@@ -28,9 +28,10 @@ _COMMANDS = {
 _USAGE = f"""usage: stylefinetune COMMAND ...
 
 {chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
-  completion  print the script with which bash or zsh completes commands and flags
+  completion  print the script with which bash or zsh completes the commands
 
-stylefinetune COMMAND --help lists the flags of a command, stylefinetune --version prints the version."""
+`stylefinetune COMMAND --help` lists the flags of a command.
+`stylefinetune --version` prints the version."""
 
 
 def main() -> int:

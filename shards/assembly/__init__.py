@@ -1,1 +1,1 @@
-"""Pack a list's pictures into shards, block by block."""
+"""Packs a list's pictures into shards, block by block."""

@@ -1,4 +1,4 @@
-"""Assemble a list into DIR: plan the blocks to make, run the pipeline, and print a summary."""
+"""Assembles a list into DIR: plans the blocks to make, runs the pipeline, and prints a summary."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""Find placeholders and duplicates, response bodies with the same bytes, among the outcomes of all rows."""
+"""Finds placeholders and duplicates, response bodies with the same bytes, among the outcomes of all rows."""
 
 import dataclasses
 import itertools

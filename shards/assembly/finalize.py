@@ -1,8 +1,9 @@
-"""Join the parts of all blocks into index.parquet and outcomes.parquet, and drop placeholders and duplicates."""
+"""Joins the parts of all blocks into index.parquet and outcomes.parquet, and drops placeholders and duplicates."""
 
 import collections
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,44 +40,49 @@ def finalize(
     root = shard_dir.root
     recover_blocks(root, shard_dir.blocks())
     blocks = [block for block in shard_dir.blocks() if shard_dir.committed_rows(block)]
-    parts = [block.outcomes_part for block in blocks]
-    verdicts = find_duplicates(
-        len(blocks), lambda number, names: read_part(root, parts[number], names), read_rules(root)
-    )
-    counts: collections.Counter[str] = collections.Counter()
 
-    def outcomes_of(number: int) -> pa.Table:
-        return verdicts.apply(read_part(root, parts[number]), number)
+    def read_outcomes(number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        return read_part(root, blocks[number].outcomes_part, columns)
 
-    def count_outcomes(number: int) -> pa.Table:
-        outcomes = outcomes_of(number)
-        counts.update(outcomes.column("status").to_pylist())
-        return outcomes
-
+    verdicts = find_duplicates(len(blocks), read_outcomes, read_rules(root))
     for number, block in enumerate(blocks):
         is_changed = verdicts.changed_rows(number)
         if is_changed.any():
             if remote:
                 remote.fetch_tar(block)
-            _drop_duplicates(shard_dir, block, outcomes_of(number).filter(pa.array(is_changed)), work)
+            changed = verdicts.apply(read_outcomes(number), number).filter(pa.array(is_changed))
+            _drop_duplicates(shard_dir, block, changed, work)
             if remote:
                 remote.put_block(block)
-    entries = (read_part(root, block.index_part) for block in blocks)
-    outcomes = map(count_outcomes, range(len(blocks)))
+    outcomes = (verdicts.apply(read_outcomes(number), number) for number in range(len(blocks)))
+    counts = _write_tables(shard_dir, blocks, outcomes, work, console)
+    if remote:
+        remote.put_index()
+    return counts
+
+
+def _write_tables(
+    shard_dir: ShardDir, blocks: list[Block], outcomes: Iterable[pa.Table], work: Path, console: Console | None
+) -> collections.Counter[str]:
+    """Write index.parquet and outcomes.parquet from the parts of the blocks; return the number of rows by status."""
+    counts: collections.Counter[str] = collections.Counter()
+
+    def count(part: pa.Table) -> pa.Table:
+        counts.update(part.column("status").to_pylist())
+        return part
+
+    entries = (read_part(shard_dir.root, block.index_part) for block in blocks)
     write_index(
         work / INDEX_FILE,
         track_progress(entries, len(blocks), "blocks in the index", console),
         shard_dir.recipe.index_metadata,
         several_labels=shard_dir.recipe.several_labels,
     )
-    write_parts(
-        work / OUTCOMES_FILE, track_progress(outcomes, len(blocks), "blocks in the outcomes", console), OUTCOMES_SCHEMA
-    )
+    shown = track_progress(map(count, outcomes), len(blocks), "blocks in the outcomes", console)
+    write_parts(work / OUTCOMES_FILE, shown, OUTCOMES_SCHEMA)
     # outcomes.parquet is published last, so that an index exists wherever it does.
-    publish_file(work / INDEX_FILE, root / INDEX_FILE)
-    publish_file(work / OUTCOMES_FILE, root / OUTCOMES_FILE)
-    if remote:
-        remote.put_index()
+    publish_file(work / INDEX_FILE, shard_dir.root / INDEX_FILE)
+    publish_file(work / OUTCOMES_FILE, shard_dir.root / OUTCOMES_FILE)
     return counts
 
 

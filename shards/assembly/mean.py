@@ -1,4 +1,4 @@
-"""Compute the mean picture of a split of a DIR, normally train, which training subtracts from every picture."""
+"""Computes the mean picture of a split of a DIR, normally train, which training subtracts from every picture."""
 
 import io
 import itertools

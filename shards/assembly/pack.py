@@ -1,4 +1,4 @@
-"""Pack a block's response bodies into a reproducible tar with its index and outcomes parts, and commit them."""
+"""Packs a block's response bodies into a reproducible tar with its index and outcomes parts, and commits them."""
 
 import collections
 import dataclasses
@@ -41,7 +41,7 @@ _JPEG_QUALITY = 95
 _LIST_COLUMNS = ("row", "key", "image_url", "split", "label")  # columns of outcomes.parquet that come from the list
 CHECKSUM_COLUMNS = ("sha256", "md5")
 
-# By row, the outcome of the download and the response body, or the file that is one; None without one.
+# For each row, the outcome of its download, and its response body: a part of a file, a file, or None.
 Results: TypeAlias = dict[int, tuple[Outcome, Path | StoredBody | None]]
 
 

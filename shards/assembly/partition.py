@@ -1,4 +1,4 @@
-"""Partition a DIR's blocks among the tasks of several machines, and merge their results."""
+"""Partitions a DIR's blocks among the tasks of several machines, and merges their results."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""Take blocks through download, packing and, if DIR is a URL, upload, with several blocks open at once."""
+"""Takes blocks through download, packing and, if DIR is a URL, upload, with several blocks open at once."""
 
 import collections
 import contextlib

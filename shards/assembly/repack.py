@@ -1,4 +1,4 @@
-"""Make shards in another format from shards of originals, without downloads, equal to those of an assembly."""
+"""Makes shards in another format from shards of originals, without downloads, equal to those of an assembly."""
 
 import concurrent.futures
 import dataclasses

@@ -1,4 +1,4 @@
-"""Select the committed rows that --retry requests again, and store the selection until it is complete."""
+"""Selects the committed rows that --retry requests again, and stores the selection until it is complete."""
 
 import dataclasses
 import datetime as dt

@@ -1,4 +1,4 @@
-"""Create a DIR's row order, and extend it if the list or --images has grown."""
+"""Creates a DIR's row order, and extends it if the list or --images has grown."""
 
 import dataclasses
 import itertools

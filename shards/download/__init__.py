@@ -1,1 +1,1 @@
-"""Download URLs through one aria2 daemon."""
+"""Downloads URLs through one aria2 daemon."""

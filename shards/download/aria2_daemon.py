@@ -1,4 +1,4 @@
-"""Start, call and stop an aria2 daemon."""
+"""Starts, calls and stops an aria2 daemon."""
 
 import contextlib
 import io

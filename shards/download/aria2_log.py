@@ -1,4 +1,4 @@
-"""Read redirects, response headers and errors from aria2's log, which its RPC does not report.
+"""Reads redirects, response headers and errors from aria2's log, which its RPC does not report.
 
 aria2 cuts the message of a record at 2,047 bytes and at a NUL byte. A trace that misses something for that reason is
 marked, so that the caller does not rely on it.

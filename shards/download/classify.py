@@ -1,4 +1,4 @@
-"""Map aria2's result of a download, and its redirects and headers, to an outcome status and a message."""
+"""Maps aria2's result of a download, and its redirects and headers, to an outcome status and a message."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Download URLs with one aria2 daemon, which it controls over JSON-RPC."""
+"""Downloads URLs with one aria2 daemon, which it controls over JSON-RPC."""
 
 import dataclasses
 import datetime as dt
@@ -204,7 +204,8 @@ class Downloader:
         result = classify(stopped, trace, self._config)
         status = download.abort_status
         if not status and not download.request.is_relayed and is_unverified(stopped, trace):
-            return self._request_through_relay(stopped["gid"], result)
+            self._request_through_relay(stopped["gid"], result)
+            return None
         if status and stopped["status"] != "complete" and result.status is not Status.REDIRECT_REFUSED:
             message = f"{stopped['completedLength']} bytes in {self._clock() - download.started:.0f} s"
             if status is Status.TOO_LARGE:

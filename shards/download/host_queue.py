@@ -213,11 +213,11 @@ class HostQueue:
             host.max_parallel = min(self._per_host, host.max_parallel + 1 / host.max_parallel)
 
     def record_refusal(self, request: Request, started: float, now: float, retry_after: float = 0.0) -> None:
-        """Pause the host of a request, sent at `started`, by its back-off or `retry_after` seconds, if it is that host.
+        """Pause the host that refused a request, sent at `started`, for its back-off or for `retry_after` seconds.
 
-        Of requests that were in flight together only the first refusal counts. A URL that was refused before says
-        nothing new about the host: it neither lengthens the back-off nor counts towards the cancellation. The caller
-        delays the URL itself.
+        A host that refuses only single URLs is not paused. Of requests that were in flight together only the first
+        refusal counts. A URL that was refused before says nothing new about the host: it neither lengthens the back-off
+        nor counts towards the cancellation. The caller delays the URL itself.
         """
         host, jitter = self._hosts[request.host], self._jitter()
         host.count(request, refused=True)

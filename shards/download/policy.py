@@ -1,4 +1,4 @@
-"""Check redirects (http or https, no private address) and X-Robots-Tag headers."""
+"""Checks redirects (http or https, no private address) and X-Robots-Tag headers."""
 
 import ipaddress
 import socket

@@ -1,4 +1,4 @@
-"""Choose the proxy for a URL by the config and the environment's proxy variables."""
+"""Chooses the proxy for a URL by the config and the environment's proxy variables."""
 
 import dataclasses
 import ipaddress

@@ -1,4 +1,4 @@
-"""Fetch URLs for aria2 through a loopback server that records every redirect and response head completely.
+"""Fetches URLs for aria2 through a loopback server that records every redirect and response head completely.
 
 aria2's log shows at most 2 KB of a response head, and aria2 refuses some valid responses, such as a 203. The few URLs
 that this concerns are requested from here, and aria2 downloads them from this server.

@@ -1,4 +1,4 @@
-"""Decide after each attempt whether a row is finished, tried again later, or requested from a rewritten URL."""
+"""Decides after each attempt whether a row is finished, tried again later, or requested from a rewritten URL."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""Encode URLs, compare them, and rewrite those whose host does not answer by the config's rules."""
+"""Encodes URLs, compares them, and rewrites those whose host does not answer by the config's rules."""
 
 import contextlib
 import functools

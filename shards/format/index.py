@@ -1,4 +1,4 @@
-"""Reads and writes index.parquet: the position of every kept picture, which training reads pictures by."""
+"""Reads and writes index.parquet, which has the position of every kept picture in its tar."""
 
 import collections
 import contextlib
@@ -231,9 +231,9 @@ class ShardIndex:
         return self.split.distinct
 
     def fingerprint_like(self, other: str) -> str:
-        """Return the fingerprint in the form in which earlier releases stored it, if `other` is that, or else as now.
+        """Return `other` if it is a fingerprint of this index, and otherwise `fingerprint`.
 
-        A checkpoint of an earlier release is compared by it.
+        Checkpoints of an earlier release have a fingerprint that was computed in another way.
         """
         if other == self.fingerprint:
             return other

@@ -142,7 +142,8 @@ class RankBatchSampler:
     batch_size: int  # over all ranks; the last batch may be smaller
     rank: int
     world_size: int
-    partners: bool = False  # precede each list by the picture before it in the batch, or by the batch's last picture
+    # For MixUp: whether each list begins with the picture before it in the batch, or with the batch's last picture.
+    partners: bool = False
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.start

@@ -1,4 +1,4 @@
-"""Find the texts that occur more than once in a long column, with a few bytes for each row."""
+"""Finds the texts that occur more than once in a long column, with a few bytes for each row."""
 
 from collections.abc import Iterable
 
