@@ -30,7 +30,7 @@ from stylefinetune.checkpoint.folders import (
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.optim import CAFFE_SGD
 from stylefinetune.config.schema import Config
-from stylefinetune.data.mean import why_no_mean_picture
+from stylefinetune.data.mean import describe_other_size, why_no_mean_picture
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.models.weight_files import read_weights
@@ -267,12 +267,8 @@ def check_resumed_means(checkpoint: Checkpoint, config: Config, sizes: Sequence[
     """
     phases = [config.data.phase(training=training) for training in (True, False)]
     for phase, mean, size in zip(phases, checkpoint.means, sizes, strict=False):
-        if mean.shape[:2] == (1, 1):
-            continue
-        reason = why_no_mean_picture(phase)
-        if mean.shape[:2] != size:
-            found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape[:2], size))
-            reason = f"the pictures would now be {wanted}, and the mean picture is {found}"
+        is_picture = mean.shape[:2] != (1, 1)
+        reason = describe_other_size(mean, size) or (why_no_mean_picture(phase) if is_picture else None)
         if reason:
             raise UserError(
                 f"{checkpoint.path} subtracts a mean picture: {reason}; resume with the data settings of its "

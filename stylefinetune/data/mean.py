@@ -53,6 +53,14 @@ def why_no_mean_picture(phase: PhaseConfig) -> str | None:
     return f"{found}, but a mean picture fits warped pictures only"
 
 
+def describe_other_size(mean: torch.Tensor, size: tuple[int, int]) -> str | None:
+    """Return how pictures of this (height, width) differ from a mean picture; None if the mean fits them."""
+    if mean.shape[:2] in {(1, 1), size}:
+        return None
+    pictures, found = ("x".join(map(str, sides)) for sides in (size, mean.shape[:2]))
+    return f"the pictures are {pictures}, and the mean picture is {found}"
+
+
 def read_mean_picture(path: Path) -> npt.NDArray[np.float32]:
     """Return the mean picture in a .npy or .binaryproto file: float32 [H, W, 3], RGB.
 

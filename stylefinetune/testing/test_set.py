@@ -8,6 +8,7 @@ from shards.format.index import ShardIndex
 from shards.format.order import RankBatchSampler
 from stylefinetune.checkpoint.checkpoint import Checkpoint
 from stylefinetune.data.dataset import Batch, PictureDataset, open_index, open_split
+from stylefinetune.data.mean import describe_other_size
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
@@ -139,4 +140,7 @@ def _open_pictures(saved: Checkpoint, index: ShardIndex, split: str | None, view
     if views.crops > 1 and phase.resize == "shorter_side" and phase.image_size:
         phase = dataclasses.replace(phase, crop_size=phase.image_size[0])  # the views are cut from the whole square
     check_loss(saved.config.train.loss, index)
-    return PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
+    pictures = PictureDataset(open_split(index, phase.split, "--split"), phase, seed=saved.progress.seed)
+    if difference := describe_other_size(saved.means[1], pictures.size):
+        raise UserError(f"{saved.path} can't be tested on {index.root}: {difference}")
+    return pictures

@@ -204,5 +204,5 @@ def test_ranks_that_torchrun_restarts_continue_a_run_with_resume_none(pixel_shar
 
 def test_a_run_does_not_resume_with_pictures_that_its_mean_picture_does_not_fit(trained, pixel_shards, tmp_path):
     flags = [f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", f"--resume={trained}:5"]
-    with pytest.raises(UserError, match="the pictures would now be 43x43, and the mean picture is 48x48"):
+    with pytest.raises(UserError, match="the pictures are 43x43, and the mean picture is 48x48"):
         train(*NARROW, *flags, "--data.augment.random_resized_crop=true")

@@ -141,7 +141,7 @@ def test_pictures_that_the_mean_picture_does_not_fit_are_refused(tmp_path):
     found = checkpoint.read_checkpoint(path)
     resume.check_resumed_means(found, CONFIG, [(48, 48), (48, 48)])
     resume.check_resumed_means(found, CONFIG, [(48, 48)])  # without tests
-    with pytest.raises(UserError, match=r"the pictures would now be 48x56, and the mean picture is 48x48; resume with"):
+    with pytest.raises(UserError, match=r"the pictures are 48x56, and the mean picture is 48x48; resume with"):
         resume.check_resumed_means(found, CONFIG, [(48, 48), (48, 56)])
     with pytest.raises(UserError, match=r"iter_5 subtracts a mean picture: data\.augment cuts or erases pictures, but"):
         resume.check_resumed_means(found, replaced(CONFIG, "data.augment.random_erasing", 0.5), [(48, 48)])

@@ -1,4 +1,7 @@
+import dataclasses
+
 import pytest
+import torch
 
 from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.errors import UserError
@@ -11,6 +14,14 @@ def test_the_pictures_are_those_of_the_run_or_of_other_shards(trained, pixel_sha
     assert len(TestSet.open(saved, str(pixel_shards), "train").pictures.entries) == 41
     with pytest.raises(UserError, match="no pictures of split 'val'"):
         TestSet.open(saved, split="val")
+
+
+def test_pictures_of_another_size_than_the_mean_picture_are_refused(trained, pixel_shards):
+    saved = read_checkpoint(trained)
+    larger = dataclasses.replace(saved, means=(saved.means[0], torch.zeros(64, 64, 3)))
+    with pytest.raises(UserError, match=r"can't be tested on .*: the pictures are 48x48, and the mean picture is"):
+        TestSet.open(larger, str(pixel_shards))
+    TestSet.open(dataclasses.replace(saved, means=(saved.means[0], torch.zeros(1, 1, 3))))
 
 
 def test_the_number_of_crops_is_checked():
