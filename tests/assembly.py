@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tests.loopback import Answer, LoopbackServer
 from tests.programs import ROOT
 
+NEVER = 10**9  # requests
 VOLATILE = {"attempts", "seconds", "time", "message", "http_status"}  # columns that differ between two equal runs
 
 
@@ -51,6 +52,15 @@ def serve_pictures(server: LoopbackServer, draw_jpg, count: int) -> list[dict]:
         | {"_split": "train" if number % 5 else "test"}
         for number in range(count)
     ]
+
+
+def block_picture(server: LoopbackServer, draw_jpg) -> None:
+    """Leave requests for picture 7 unanswered, so that the driver is still running when it is killed."""
+    server.add("/7.jpg", Answer(draw_jpg(7), after_requests=NEVER))
+
+
+def unblock_picture(server: LoopbackServer, draw_jpg) -> None:
+    server.add("/7.jpg", Answer(draw_jpg(7)))
 
 
 def start_assemble(path: str, out: Path, *flags: str, **environment: str) -> "subprocess.Popen[str]":

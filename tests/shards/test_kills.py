@@ -1,11 +1,10 @@
-"""After kills, Ctrl-C or a full disk, the same command resumes and ends with the bytes of an uninterrupted run."""
+"""After kills, the same command resumes and ends with the bytes of an uninterrupted run."""
 
 import contextlib
 import datetime as dt
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -20,27 +19,17 @@ from shards.format.index import ShardIndex
 from tests.assembly import (
     assert_gone,
     assert_tidy,
+    block_picture,
     child_processes,
     serve_pictures,
     stable_outcomes,
     start_assemble,
     statuses,
     tars_and_index,
+    unblock_picture,
     wait_for_blocks,
-    wait_for_imports,
 )
 from tests.loopback import Answer, LoopbackServer
-
-NEVER = 10**9  # requests
-
-
-def block_picture(server: LoopbackServer, draw_jpg) -> None:
-    """Leave requests for picture 7 unanswered, so that the driver is still running when it is killed."""
-    server.add("/7.jpg", Answer(draw_jpg(7), after_requests=NEVER))
-
-
-def unblock_picture(server: LoopbackServer, draw_jpg) -> None:
-    server.add("/7.jpg", Answer(draw_jpg(7)))
 
 
 def test_a_killed_assembly_is_resumed_to_the_bytes_of_an_uninterrupted_one(
@@ -64,38 +53,6 @@ def test_a_killed_assembly_is_resumed_to_the_bytes_of_an_uninterrupted_one(
     assert not (out / ".work").exists()
 
 
-def test_ctrl_c_stops_cleanly_and_prints_how_to_resume(server, draw_jpg, write_list, tmp_path):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    block_picture(server, draw_jpg)
-    driver = start_assemble(path, tmp_path / "out")
-    with driver:
-        wait_for_blocks(driver, tmp_path / "out", 1)
-        children = child_processes(driver)
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
-        _, error = driver.communicate(timeout=60)
-    assert driver.returncode == 130, error
-    assert error.startswith("stopped; run the same command to continue")
-    assert error.count("\n") == 1
-    assert_gone(children)
-    assert not (tmp_path / "out" / ".work").exists()
-
-
-@pytest.mark.parametrize("moment", [0.0, 0.3, 0.7, 1.1, 2.0])
-def test_ctrl_c_in_the_first_seconds_is_one_line(server, draw_jpg, write_list, tmp_path, moment):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    block_picture(server, draw_jpg)
-    with start_assemble(path, tmp_path / "out") as driver:
-        wait_for_imports(driver)
-        # During imports, the start of the forkserver or workers, or downloads, depending on the machine.
-        time.sleep(moment)
-        os.killpg(driver.pid, signal.SIGINT)
-        _, error = driver.communicate(timeout=60)
-    assert driver.returncode == 130, error
-    assert error.startswith("stopped")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out" / ".work").exists()
-
-
 def test_a_killed_daemon_is_one_line_and_the_same_command_resumes(server, draw_jpg, write_list, run_assemble, tmp_path):
     path = write_list(serve_pictures(server, draw_jpg, 40))
     block_picture(server, draw_jpg)
@@ -110,30 +67,6 @@ def test_a_killed_daemon_is_one_line_and_the_same_command_resumes(server, draw_j
     unblock_picture(server, draw_jpg)
     run_assemble(list=path, rows_per_shard=5)
     assert len(ShardIndex.load(tmp_path / "out").table) == 40
-
-
-def interrupt_twice(driver: "subprocess.Popen[str]", pause: float) -> str:
-    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
-    time.sleep(pause)
-    if driver.poll() is None:
-        os.killpg(driver.pid, signal.SIGINT)
-    _, error = driver.communicate(timeout=60)
-    return error
-
-
-@pytest.mark.parametrize("pause", [0.0, 0.05, 0.2])
-def test_a_second_ctrl_c_changes_nothing(server, draw_jpg, write_list, tmp_path, pause):
-    path = write_list(serve_pictures(server, draw_jpg, 40))
-    block_picture(server, draw_jpg)
-    with start_assemble(path, tmp_path / "out") as driver:
-        wait_for_blocks(driver, tmp_path / "out", 1)
-        children = child_processes(driver)
-        error = interrupt_twice(driver, pause)
-    assert driver.returncode == 130, error
-    assert error.startswith("stopped; run the same command to continue")
-    assert error.count("\n") == 1
-    assert_gone(children)
-    assert not (tmp_path / "out" / ".work").exists()
 
 
 FLAGS = ("--attempts=1", "--timeout=5", "--connections=3", "--per_host=3", "--placeholder_urls=6")
@@ -314,110 +247,3 @@ def rows_since(out: Path) -> set[int]:
     except (OSError, ValueError):  # missing, or just being replaced
         return set()
     return {row["row"] for part in parts for row in part if row["time"] >= since}
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, options: str):
-    """Mount a separate file system in memory; skip the test if that is not permitted."""
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
-
-
-def serve_large(server: LoopbackServer, draw_jpg, count: int, condition=None) -> list[dict]:
-    """Serve JPEGs of 50 KiB, padded after their end marker, each once the condition is true."""
-    return [
-        {
-            "image_url": server.add(f"/{i}.jpg", Answer(draw_jpg(i) + bytes(50 * 1024), condition=condition)),
-            "label": 0,
-            "_split": "train",
-        }
-        for i in range(count)
-    ]
-
-
-def test_a_full_disk_is_one_line_and_the_same_command_resumes_with_more_space(
-    server, draw_jpg, write_list, run_assemble, tmp_path
-):
-    path = write_list(serve_large(server, draw_jpg, 40))
-    uninterrupted, disk = tmp_path / "uninterrupted", tmp_path / "disk"
-    run_assemble(list=path, out=uninterrupted, rows_per_shard=5, connections=4)
-    out, first = disk / "out", len(server.requests) + 10
-
-    def is_due() -> bool:  # the first 10 answers are enough for a block, which is committed before the disk is full
-        return len(server.requests) <= first or any(out.glob("blocks/*.outcomes.parquet"))
-
-    serve_large(server, draw_jpg, 40, is_due)
-    with mounted(disk, "size=1500k"):
-        with start_assemble(path, out, "--connections=2") as driver:
-            _, error = driver.communicate(timeout=60)
-        assert driver.returncode == 2
-        assert error.startswith("error: ")
-        assert error.count("\n") == 1
-        assert re.search(r"disk is full|No space left|can't write", error), error
-        committed = list(out.glob("blocks/*.outcomes.parquet"))
-        assert 0 < len(committed) < 8
-        for part in committed:  # committed blocks are complete
-            shard = out / "train" / f"{part.name[6:11]}.tar"
-            assert shard.read_bytes() == (uninterrupted / "train" / shard.name).read_bytes()
-        serve_large(server, draw_jpg, 40)
-        server.requests.clear()
-        remount(disk, "size=20m")
-        run_assemble(list=path, out=out, rows_per_shard=5)
-        assert len(server.requests) == 40 - 5 * len(committed)
-        assert tars_and_index(out) == tars_and_index(uninterrupted)
-        assert stable_outcomes(out) == stable_outcomes(uninterrupted)
-        assert_tidy(out)
-
-
-def test_a_full_disk_while_blocks_are_replaced_loses_no_picture(server, draw_jpg, write_list, run_assemble, tmp_path):
-    rows = serve_large(server, draw_jpg, 20)
-    server.add("/3.jpg", Answer(status=404))
-    path, disk = write_list(rows), tmp_path / "disk"
-    settings = {"list": path, "rows_per_shard": 5, "drop_duplicates": True}
-    with mounted(disk, "size=20m"):
-        out = disk / "out"
-        run_assemble(**settings, out=out)
-        before = tars_of(out)
-        server.add("/3.jpg", Answer(draw_jpg(3) + bytes(50 * 1024)))
-        used = int(
-            subprocess.run(["du", "-sk", str(disk)], capture_output=True, text=True, check=True).stdout.split()[0]
-        )
-        remount(disk, f"size={used + 150}k")  # no space for a second copy of a block
-        with start_assemble(path, out, "--drop_duplicates", "--retry=failed") as driver:
-            _, error = driver.communicate(timeout=60)
-        assert driver.returncode == 2, error
-        assert "disk is full" in error
-        assert error.count("\n") == 1
-        assert tars_of(out) == before
-        remount(disk, "size=20m")
-        run_assemble(**settings, out=out, retry="failed")
-        run_assemble(**settings, out=tmp_path / "uninterrupted")
-        assert tars_and_index(out) == tars_and_index(tmp_path / "uninterrupted")
-        assert_tidy(out)
-
-
-def tars_of(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/*.tar")}
-
-
-def test_a_read_only_folder_is_one_line(server, draw_jpg, write_list, run_assemble, tmp_path):
-    path, disk = write_list(serve_pictures(server, draw_jpg, 10)), tmp_path / "disk"
-    with mounted(disk, "size=20m"):
-        run_assemble(list=path, out=disk / "out", rows_per_shard=5)
-        remount(disk, "ro")
-        for out in (disk / "out", disk / "new"):
-            with start_assemble(path, out) as driver:
-                _, error = driver.communicate(timeout=60)
-            assert driver.returncode == 2
-            assert "can't be made or written (Read-only file system)" in error
-            assert error.count("\n") == 1
