@@ -270,7 +270,7 @@ class DataConfig:
         return self.mixup > 0 or self.cutmix > 0
 
     def phase(self, *, training: bool) -> PhaseConfig:
-        """Return the complete settings of training or of testing; those that are not settled are Caffe's."""
+        """Return the complete settings of training or of testing; those that are not resolved are Caffe's."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in _SHARED}
         if training:
             names = ("split", "mirror", "shuffle", "shuffle_window", "balanced")
@@ -285,7 +285,7 @@ class DataConfig:
             own |= {"shuffle_window": 0, "balanced": False}
         same = {name: getattr(self, name) for name in _SAME}
         same |= {name: getattr(CAFFE, name) for name, value in same.items() if value is None}
-        if self.resize is None:  # not settled
+        if self.resize is None:  # not resolved
             same["interpolation"] = CAFFE.interpolation
         size = CAFFE.image_size if shared["image_size"] is None else shared["image_size"]
         sides = (size, size) if isinstance(size, int) else size

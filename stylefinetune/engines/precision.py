@@ -53,7 +53,7 @@ def set_tf32(train: TrainConfig) -> None:
 
 
 def memory_format(train: TrainConfig) -> torch.memory_format:
-    """Return the memory format that train.channels_last selects; not set, as in `settle_memory_format`, is on."""
+    """Return the memory format that train.channels_last selects; not set, as in `resolve_memory_format`, is on."""
     return torch.contiguous_format if train.channels_last is False else torch.channels_last
 
 

@@ -17,7 +17,7 @@ class BatchTargets:
 
     def __init__(self, config: Config, pictures: PictureDataset) -> None:
         data, weights = config.data, config.train.class_weights
-        assert weights != "balanced"  # see settle_class_weights
+        assert weights != "balanced"  # see resolve_class_weights
         self._pictures = pictures
         self._weights = None if weights is None else np.array(weights)
         self._mixer = None

@@ -9,7 +9,7 @@ from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 
 
-def settle_class_weights(config: Config, labels: Integers, classes: int) -> Config:
+def resolve_class_weights(config: Config, labels: Integers, classes: int) -> Config:
     """Replace train.class_weights `balanced` by numbers, from the labels of the training pictures.
 
     Raises:

@@ -16,7 +16,7 @@ def head_weights(net: nn.Module) -> tuple[float, ...]:
 
 
 class Loss:
-    """The training loss that `train` selects; its class weights are numbers, see settle_class_weights."""
+    """The training loss that `train` selects; its class weights are numbers, see resolve_class_weights."""
 
     def __init__(self, train: TrainConfig, device: torch.device, head_weights: tuple[float, ...] = (1.0,)) -> None:
         assert train.class_weights != "balanced"

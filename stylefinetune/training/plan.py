@@ -1,4 +1,4 @@
-"""Settles what the config leaves open, such as the order of the pictures, and describes the plan of a run."""
+"""Resolves what the config leaves open, such as the order of the pictures, and describes the plan of a run."""
 
 import dataclasses
 import glob
@@ -18,7 +18,7 @@ from stylefinetune.models.batch_norm import has_batch_norm
 _FIRST = 1000  # pictures of an epoch that must not all have one class
 
 
-def settle_order(config: Config, resumed: Checkpoint | None) -> Config:
+def resolve_order(config: Config, resumed: Checkpoint | None) -> Config:
     """Decide data.shuffle if it is not set: a resumed run keeps its order, a new run shuffles."""
     data = config.data
     if data.shuffle is not None:
@@ -28,7 +28,7 @@ def settle_order(config: Config, resumed: Checkpoint | None) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(data, shuffle=not keeps_list_order))
 
 
-def settle_memory_format(config: Config, resumed: Checkpoint | None) -> Config:
+def resolve_memory_format(config: Config, resumed: Checkpoint | None) -> Config:
     """Decide train.channels_last if it is not set: a resumed run keeps its memory format, a new run has it on."""
     train = config.train
     if train.channels_last is not None:
@@ -37,7 +37,7 @@ def settle_memory_format(config: Config, resumed: Checkpoint | None) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(train, channels_last=channels_last))
 
 
-def settle_dropout(config: Config) -> Config:
+def resolve_dropout(config: Config) -> Config:
     """Set model.dropout of CaffeNet if it is not set: the checkpoints of earlier versions have the value."""
     model = config.model
     if model.arch != CAFFENET or model.dropout is not None:
@@ -45,7 +45,7 @@ def settle_dropout(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(model, dropout=CAFFENET_DROPOUT))
 
 
-def settle_batch_norm(config: Config, net: nn.Module, resumed: Checkpoint | None) -> Config:
+def resolve_batch_norm(config: Config, net: nn.Module, resumed: Checkpoint | None) -> Config:
     """Decide model.batch_norm if it is not set and the network has such layers.
 
     A resumed run keeps its mode. A new run keeps the statistics of pretrained weights; random weights have none.
@@ -64,7 +64,7 @@ def settle_batch_norm(config: Config, net: nn.Module, resumed: Checkpoint | None
     return dataclasses.replace(config, model=dataclasses.replace(model, batch_norm=mode))
 
 
-def settle_layers(config: Config, net: nn.Module) -> Config:
+def resolve_layers(config: Config, net: nn.Module) -> Config:
     """Complete optim.layers of a recipe that isn't Caffe's, so that the rules do not depend on Caffe's habits.
 
     Biases have the rate of their layer's weights. The default rule applies to the network's classifier layers with
@@ -85,7 +85,7 @@ def settle_layers(config: Config, net: nn.Module) -> Config:
     return dataclasses.replace(config, optim=dataclasses.replace(optim, layers=rules))
 
 
-def settle_length(config: Config, pictures: int) -> Config:
+def resolve_length(config: Config, pictures: int) -> Config:
     """Replace train.epochs, of so many pictures, by the number of iterations, rounded up."""
     train = config.train
     if train.epochs is None:

@@ -15,7 +15,7 @@ from stylefinetune.errors import UserError
 from stylefinetune.models.published_preprocessing import published_preprocessing
 
 
-def settle_preprocessing(config: Config, resumed: Checkpoint | None) -> Config:
+def resolve_preprocessing(config: Config, resumed: Checkpoint | None) -> Config:
     """Decide the keys of the preprocessing that are not set.
 
     A resumed run keeps its own. A new run follows its weights: the checkpoint or the published weights from which it

@@ -34,7 +34,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import build_engine, check_engine
 from stylefinetune.engines.engine import Engine
 from stylefinetune.losses.batch_targets import BatchTargets
-from stylefinetune.losses.class_weights import settle_class_weights
+from stylefinetune.losses.class_weights import resolve_class_weights
 from stylefinetune.losses.several_labels import check_several_labels
 from stylefinetune.models.batch_norm import describe_batch_norm, set_batch_norm
 from stylefinetune.models.build import build_model
@@ -48,15 +48,15 @@ from stylefinetune.training.exit_handler import ExitHandler
 from stylefinetune.training.plan import (
     describe_plan,
     order_warning,
-    settle_batch_norm,
-    settle_dropout,
-    settle_layers,
-    settle_length,
-    settle_memory_format,
-    settle_order,
+    resolve_batch_norm,
+    resolve_dropout,
+    resolve_layers,
+    resolve_length,
+    resolve_memory_format,
+    resolve_order,
 )
 from stylefinetune.training.preemption import Preemption
-from stylefinetune.training.preprocessing import describe_input, lost_aspect_ratio, settle_preprocessing
+from stylefinetune.training.preprocessing import describe_input, lost_aspect_ratio, resolve_preprocessing
 from stylefinetune.training.test_details.details import TestDetails
 
 
@@ -64,7 +64,7 @@ from stylefinetune.training.test_details.details import TestDetails
 class TrainingSetup:
     """The checked input of a run; nothing is written yet."""
 
-    config: Config  # with data.shuffle and train.max_iter settled
+    config: Config  # with data.shuffle and train.max_iter resolved
     index: ShardIndex
     train_set: PictureDataset
     test_set: PictureDataset | None  # None disables tests
@@ -104,15 +104,16 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
     check_engine(config, world.size)
     resumed = find_checkpoint(config, is_restarted=world.restarts > 0)
     check_ranks_agree(resumed, world)
-    config = settle_preprocessing(config, resumed)
-    config = settle_memory_format(settle_order(config, resumed), resumed)
+    config = resolve_preprocessing(config, resumed)
+    config = resolve_memory_format(resolve_order(config, resumed), resumed)
     fetch_index(config.data, world)
     index = open_index(config.data)
     check_several_labels(config, index)
     classes = index.metadata.classes
     train_set, test_set = open_datasets(config, index)
     tested = test_set or train_set
-    config = settle_class_weights(settle_length(config, len(train_set.entries)), train_set.entries.label, len(classes))
+    config = resolve_length(config, len(train_set.entries))
+    config = resolve_class_weights(config, train_set.entries.label, len(classes))
     if resumed:
         check_resumed_data(resumed, config, classes, index.fingerprint_like(resumed.progress.index))
         check_resumed_means(resumed, config, [pictures.size for pictures in (train_set, test_set) if pictures])
@@ -179,7 +180,7 @@ def build_checked_model(
     """Build the network with initial weights for pictures of these (height, width).
 
     Returns:
-        The network, and the config with model.batch_norm and optim.layers settled.
+        The network, and the config with model.batch_norm and optim.layers resolved.
 
     Raises:
         UserError: the network can't have this input, or a rule matches no layer.
@@ -188,7 +189,7 @@ def build_checked_model(
     net = build_model(
         config.model, classes, [train.input_size(train_size), test.input_size(test_size)], config.train.seed
     )
-    config = settle_layers(settle_batch_norm(settle_dropout(config), net, resumed), net)
+    config = resolve_layers(resolve_batch_norm(resolve_dropout(config), net, resumed), net)
     param_groups(net, config.optim)
     return net, config
 

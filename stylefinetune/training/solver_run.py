@@ -20,8 +20,8 @@ from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import check_engine
 from stylefinetune.errors import UserError
 from stylefinetune.models.weights import load_weights
-from stylefinetune.training.plan import settle_length, settle_order
-from stylefinetune.training.preprocessing import settle_preprocessing
+from stylefinetune.training.plan import resolve_length, resolve_order
+from stylefinetune.training.preprocessing import resolve_preprocessing
 from stylefinetune.training.setup import build_checked_model, load_means
 
 
@@ -29,7 +29,7 @@ from stylefinetune.training.setup import build_checked_model, load_means
 class UnpackedRun:
     """The checked input of a new run whose pictures are not packed yet."""
 
-    config: Config  # with data.shuffle and train.max_iter settled
+    config: Config  # with data.shuffle and train.max_iter resolved
     net: nn.Module  # with initial weights
     pictures: dict[str, int]  # number of pictures by split
     resumed: Checkpoint | None  # the checkpoint or the solver's state to resume from
@@ -71,8 +71,8 @@ def check_unpacked(config: Config, lists: SolverLists) -> UnpackedRun:
     train_size = _picture_size(train, pictures[train.split][0])
     test_size = _picture_size(test, pictures.get(test.split, pictures[train.split])[0])
     resumed = find_checkpoint(config)
-    config = settle_preprocessing(config, resumed)
-    config = settle_length(settle_order(config, resumed), len(pictures[train.split]))
+    config = resolve_preprocessing(config, resumed)
+    config = resolve_length(resolve_order(config, resumed), len(pictures[train.split]))
     means = load_means(config, train_size, test_size)
     net, config = build_checked_model(config, lists.num_classes, train_size, test_size, resumed)
     initial = Progress(

@@ -10,7 +10,7 @@ from stylefinetune.config.cli import load_config
 from stylefinetune.errors import run_command
 from stylefinetune.models.build import build_model
 from stylefinetune.optim.param_groups import param_groups
-from stylefinetune.training.plan import settle_layers
+from stylefinetune.training.plan import resolve_layers
 from tests.programs import ROOT
 
 RECIPES = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
@@ -21,7 +21,7 @@ def test_the_rules_of_every_recipe_match_layers_of_its_network(recipe):
     config = load_config(recipe)
     with torch.device("meta"):
         net = build_model(config.model, 7, [(227, 227) if config.model.arch == "caffenet" else (224, 224)] * 2, 0)
-    groups = param_groups(net, settle_layers(config, net).optim)
+    groups = param_groups(net, resolve_layers(config, net).optim)
     assert len({group["lr_mult"] for group in groups}) > 1  # the classifier learns faster than the rest, or alone
 
 

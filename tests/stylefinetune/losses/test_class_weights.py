@@ -6,7 +6,7 @@ import pytest
 from stylefinetune.config.schema import Config
 from stylefinetune.config.train import TrainConfig
 from stylefinetune.errors import UserError
-from stylefinetune.losses.class_weights import balanced_weights, settle_class_weights
+from stylefinetune.losses.class_weights import balanced_weights, resolve_class_weights
 
 LABELS = np.array([0, 0, 0, 2, 2, 3])
 
@@ -24,14 +24,14 @@ def test_balanced_weights_are_inversely_proportional_to_the_number_of_pictures()
 
 
 def test_balanced_weights_become_numbers_and_given_ones_stay():
-    settled = settle_class_weights(config("balanced"), LABELS, 5)
-    assert settled.train.class_weights == balanced_weights(LABELS, 5)
-    assert settle_class_weights(settled, LABELS, 5) == settled
-    assert settle_class_weights(config(None), LABELS, 5) == config(None)
+    resolved = resolve_class_weights(config("balanced"), LABELS, 5)
+    assert resolved.train.class_weights == balanced_weights(LABELS, 5)
+    assert resolve_class_weights(resolved, LABELS, 5) == resolved
+    assert resolve_class_weights(config(None), LABELS, 5) == config(None)
 
 
 def test_the_number_of_weights_must_be_that_of_the_classes():
     given = config((1.0, 2.0))
     given = dataclasses.replace(given, data=dataclasses.replace(given.data, shards="data/mine"))
     with pytest.raises(UserError, match=r"train.class_weights has 2 values, data/mine has 5 classes; give one for"):
-        settle_class_weights(given, LABELS, 5)
+        resolve_class_weights(given, LABELS, 5)

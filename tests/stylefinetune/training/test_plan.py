@@ -12,12 +12,12 @@ from stylefinetune.models.build import build_model
 from stylefinetune.training.plan import (
     describe_plan,
     order_warning,
-    settle_batch_norm,
-    settle_dropout,
-    settle_layers,
-    settle_length,
-    settle_memory_format,
-    settle_order,
+    resolve_batch_norm,
+    resolve_dropout,
+    resolve_layers,
+    resolve_length,
+    resolve_memory_format,
+    resolve_order,
 )
 from tests.drawn_checkpoints import CONFIG
 from tests.stylefinetune.data.loading import open_pictures
@@ -42,7 +42,7 @@ class Resumed:
 )
 def test_a_new_run_shuffles_and_a_resumed_run_keeps_its_order_unless_it_is_changed(given, saved, expected):
     resumed = None if saved is None else Resumed(with_shuffle(saved))
-    assert settle_order(with_shuffle(given), resumed).data.shuffle is expected
+    assert resolve_order(with_shuffle(given), resumed).data.shuffle is expected
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,11 @@ def test_a_new_run_shuffles_and_a_resumed_run_keeps_its_order_unless_it_is_chang
 )
 def test_a_new_run_is_in_channels_last_and_a_resumed_run_keeps_its_memory_format(given, saved, expected):
     resumed = None if saved is None else Resumed(config(channels_last=saved))
-    assert settle_memory_format(config(channels_last=given), resumed).train.channels_last is expected
+    assert resolve_memory_format(config(channels_last=given), resumed).train.channels_last is expected
 
 
 def test_a_window_given_at_a_resume_shuffles():
-    assert settle_order(with_shuffle(None, window=2), Resumed(with_shuffle(False))).data.shuffle
+    assert resolve_order(with_shuffle(None, window=2), Resumed(with_shuffle(False))).data.shuffle
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_a_window_given_at_a_resume_shuffles():
     [(1, 1, 1000, 20), (1, 1, 1001, 21), (2.5, 1, 1000, 50), (1.1, 1, 1000, 22), (3, 4, 1000, 15), (0.001, 1, 10, 1)],
 )
 def test_epochs_become_iterations_rounded_up(epochs, iter_size, pictures, iterations):
-    settled = settle_length(config(epochs=epochs, iter_size=iter_size), pictures)
-    assert (settled.train.max_iter, settled.train.epochs) == (iterations, None)
+    resolved = resolve_length(config(epochs=epochs, iter_size=iter_size), pictures)
+    assert (resolved.train.max_iter, resolved.train.epochs) == (iterations, None)
 
 
 def test_without_epochs_max_iter_stays():
     given = config(max_iter=7)
-    assert settle_length(given, 1000) is given
+    assert resolve_length(given, 1000) is given
 
 
 def test_the_plan_is_one_line():
@@ -115,35 +115,35 @@ def with_model(weights=None, **model):
 
 
 def test_batch_norm_keeps_the_statistics_of_pretrained_weights_and_of_a_resumed_run():
-    def settled(config, saved=None):
+    def resolved(config, saved=None):
         resumed = None if saved is None else Resumed(with_model(batch_norm=saved))
-        return settle_batch_norm(config, RESNET, resumed).model.batch_norm
+        return resolve_batch_norm(config, RESNET, resumed).model.batch_norm
 
-    assert settled(with_model()) == "train"
-    assert settled(with_model("DEFAULT")) == "eval"
-    assert settled(with_model("DEFAULT"), saved="train") == "train"
-    assert settled(with_model("DEFAULT", batch_norm="sync"), saved="train") == "sync"
+    assert resolved(with_model()) == "train"
+    assert resolved(with_model("DEFAULT")) == "eval"
+    assert resolved(with_model("DEFAULT"), saved="train") == "train"
+    assert resolved(with_model("DEFAULT", batch_norm="sync"), saved="train") == "sync"
 
 
 def test_batch_norm_is_refused_where_there_is_none():
     vgg = build_model(ModelConfig(arch="squeezenet1_1"), 5, [(32, 32)], seed=1)
     config = with_model(arch="squeezenet1_1")
-    assert settle_batch_norm(config, vgg, None) == config
+    assert resolve_batch_norm(config, vgg, None) == config
     with pytest.raises(UserError, match="batch_norm is eval, but squeezenet1_1 has no batch normalization; remove it"):
-        settle_batch_norm(with_model(arch="squeezenet1_1", batch_norm="eval"), vgg, None)
+        resolve_batch_norm(with_model(arch="squeezenet1_1", batch_norm="eval"), vgg, None)
 
 
 def test_caffenets_dropout_is_written_out_as_in_earlier_checkpoints():
-    assert settle_dropout(Config()).model.dropout == 0.5
-    assert settle_dropout(with_model()).model.dropout is None
-    assert settle_dropout(with_model(arch="caffenet", dropout=0.1)).model.dropout == 0.1
+    assert resolve_dropout(Config()).model.dropout == 0.5
+    assert resolve_dropout(with_model()).model.dropout is None
+    assert resolve_dropout(with_model(arch="caffenet", dropout=0.1)).model.dropout == 0.1
 
 
 def rules(*layers, arch="resnet18"):
     given = dataclasses.replace(with_model(arch=arch), optim=OptimConfig(layers=layers) if layers else OptimConfig())
-    settled = settle_layers(given, RESNET)
-    assert settle_layers(settled, RESNET) == settled
-    return settled.optim.layers
+    resolved = resolve_layers(given, RESNET)
+    assert resolve_layers(resolved, RESNET) == resolved
+    return resolved.optim.layers
 
 
 def test_the_default_rule_applies_to_the_classifier_and_biases_follow_their_layer():
@@ -158,8 +158,8 @@ def test_the_default_rule_applies_to_the_classifier_and_biases_follow_their_laye
 @pytest.mark.parametrize("arch", ["caffenet", "resnet18"])
 def test_caffes_habits_are_those_of_caffes_optimizer_only(arch):
     given = dataclasses.replace(with_model(arch=arch), optim=OptimConfig("adamw"))
-    assert settle_layers(given, RESNET).optim.layers == (LayerRule("*", bias_lr_mult=1),)
+    assert resolve_layers(given, RESNET).optim.layers == (LayerRule("*", bias_lr_mult=1),)
     own = dataclasses.replace(given, optim=OptimConfig("adamw", layers=(LayerRule("fc*", 5),)))
-    settled = settle_layers(own, RESNET)
-    assert settled.optim.layers == (LayerRule("fc*", 5, bias_lr_mult=5), LayerRule("*", bias_lr_mult=1))
-    assert settle_layers(settled, RESNET) == settled
+    resolved = resolve_layers(own, RESNET)
+    assert resolved.optim.layers == (LayerRule("fc*", 5, bias_lr_mult=5), LayerRule("*", bias_lr_mult=1))
+    assert resolve_layers(resolved, RESNET) == resolved
