@@ -74,6 +74,7 @@ class Report:
     owners: SplitLeak  # photographers with rows in several splits
     kept_owners: SplitLeak  # photographers with kept pictures in several splits
     duplicates: SplitLeak  # pictures that were kept in several splits, by their sha256
+    conflicts: SplitLeak | None  # kept pictures in several classes, by a URL; None if a row may have several labels
     repeated: RepeatedPictures  # kept pictures with two URLs or more
     placeholders: RepeatedPictures
     near_pairs: list[NearPair] | None  # near-duplicates in different splits; None if they weren't searched for
@@ -134,10 +135,18 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
         duplicates=find_split_leaks(
             bodies, rows.split, lambda at: [row["sha256"] for row in rows.read_outcomes(at, ["sha256"])]
         ),
+        conflicts=None
+        if rows.labels
+        else find_split_leaks(bodies, _classes(index, rows), lambda at: [row.image_url for row in rows.read_rows(at)]),
         repeated=repeated,
         placeholders=placeholders,
         near_pairs=find_near_pairs(root, index, console) if near_duplicates else None,
     )
+
+
+def _classes(index: IndexFile, rows: Rows) -> Names:
+    """Return the class of each row; each row has one."""
+    return Names([_class_name(index, label) for label in range(int(rows.label.max(initial=0)) + 1)], rows.label)
 
 
 def _count(rows: Rows, keys: Integers) -> StatusCounter[int]:

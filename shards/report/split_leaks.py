@@ -30,7 +30,7 @@ class SplitLeak:
 
 
 def find_split_leaks(keys: Hashes, splits: Names, read_keys: Callable[[npt.NDArray[np.int64]], list[str]]) -> SplitLeak:
-    """Find the keys in several splits.
+    """Find the keys in several splits, or in several of other groups of rows, such as classes.
 
     Args:
         keys: each row's key as a hash; 0 for none.

@@ -59,6 +59,11 @@ def _print_leaks(report: Report, console: Console) -> None:
         if owners.keys:
             print_line(console, f"photographers in more than one split: {_describe(owners)} with {rows} pictures")
     print_line(console, f"kept pictures in more than one split, byte for byte: {_describe(report.duplicates)}")
+    if report.conflicts and report.conflicts.shared:
+        url, classes = next(iter(report.conflicts.largest.items()))
+        example = f"{printable(url, _MAX_EXAMPLE)} is {printable(' and '.join(classes), _MAX_EXAMPLE)}"
+        count = _describe(report.conflicts)
+        print_line(console, f"kept pictures in more than one class, byte for byte: {count}; {example}")
     if report.near_pairs is not None:
         print_line(console, f"kept pictures that look like one of another split: {len(report.near_pairs):,} more")
     for first, urls in report.placeholders.largest[:_MAX_PLACEHOLDERS]:

@@ -20,6 +20,7 @@ UNLABELLED = "unlabelled"  # the only class of a list without labels
 _INTEGER = re.compile(r"(\d{1,9})(\.0*)?")  # pandas and spreadsheets write whole numbers as 3.0, too
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _MISSING = frozenset({"nan", "none", "null", "nil", "nat", "n/a", "#n/a", "<na>"})  # texts of a missing value
+_LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as pandas and Python write a list, set or tuple
 _MAX_SHOWN = 5  # names in a warning
 
 
@@ -61,6 +62,11 @@ def doubtful_classes(classes: Sequence[str], train_labels: Set[int] | None) -> l
     if missing := [name for name in classes if name.casefold() in _MISSING]:
         warnings.append(
             f"classes with the name of a missing value: {_shorten(missing)}; remove pictures that have no label"
+        )
+    if lists := [name for name in classes if _LIST.fullmatch(name)]:
+        warnings.append(
+            f"classes whose names look like lists: {_shorten(lists)}; "
+            "for several labels a picture, give a JSON or Parquet list, or --label_separator"
         )
     alike: dict[str, list[str]] = {}
     for name in classes:

@@ -88,8 +88,8 @@ def test_a_class_that_is_never_the_first_label_of_a_picture_has_training_picture
     server, draw_jpg, write_list, run_assemble
 ):
     url = server.add("/1.jpg", Answer(draw_jpg(0)))
-    rows = [{"image_url": url, "label": ["cat", "dog"], "split": "train"}]
-    assert "warning" not in run_assemble(list=write_list(rows))
+    rows = [{"image_url": url, "label": "cat|dog", "split": "train"}]
+    assert "warning" not in run_assemble(list=write_list(rows), label_separator="|")
 
 
 def test_pixels_equal_the_decoded_originals(server, draw_jpg, write_list, run_assemble, tmp_path):

@@ -78,6 +78,29 @@ def test_equal_pictures_and_placeholders_are_found(server, draw_jpg, write_list,
     assert report.rows.first <= report.rows.last
 
 
+def test_equal_pictures_of_several_classes_are_named(server, draw_jpg, write_list, run_assemble, tmp_path, capsys):
+    bodies = [("cat", 1), ("dog", 1), ("cat", 1), ("cat", 2), ("cat", 2), ("dog", 3)]
+    urls = [server.add(f"/{row}.jpg", Answer(draw_jpg(body))) for row, (_, body) in enumerate(bodies)]
+    rows = [{"image_url": url, "label": label, "split": "train"} for url, (label, _) in zip(urls, bodies, strict=True)]
+    run_assemble(list=write_list(rows), allow_private=True)
+    conflicts = read_report(tmp_path / "out", near_duplicates=False).conflicts
+    assert (conflicts.shared, conflicts.keys) == (1, 3)
+    ((url, classes),) = conflicts.largest.items()
+    assert url in urls[:3]
+    assert classes == {"cat": 2, "dog": 1}
+    assert main(["report", str(tmp_path / "out")]) == 0
+    found = f"kept pictures in more than one class, byte for byte: 1 of 3; {url} is cat and dog"
+    assert found in capsys.readouterr().out.splitlines()
+    assert f'<th scope="row">{url}</th><td>cat, dog</td>' in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pictures_of_several_labels_have_no_conflicts(server, draw_jpg, write_list, run_assemble, tmp_path):
+    url = server.add("/1.jpg", Answer(draw_jpg(1)))
+    rows = [{"image_url": url, "label": label, "split": "train"} for label in ("cat", "cat|dog", "dog")]
+    run_assemble(list=write_list(rows), label_separator="|")
+    assert read_report(tmp_path / "out", near_duplicates=False).conflicts is None
+
+
 def test_each_status_has_the_first_row_with_it_as_an_example(root):
     report = read_report(root, near_duplicates=False)
     order = pq.read_table(root / "blocks" / "rows.parquet").column("row").to_pylist()

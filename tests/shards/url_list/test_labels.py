@@ -95,6 +95,10 @@ def test_classes_that_are_probably_mistakes_are_named():
     assert doubtful_classes(("cat", "dog", "nana"), everything) == []
     missing = "classes with the name of a missing value: NaN, None; remove pictures that have no label"
     assert doubtful_classes(("NaN", "None", "cat"), everything) == [missing]
+    (line,) = doubtful_classes(("['cat', 'dog']", "a (big) dog", "cat"), everything)
+    assert line.startswith(
+        "classes whose names look like lists: ['cat', 'dog']; for several labels a picture, give a JSON"
+    )
     alike = "different classes whose names differ only in case, spaces or Unicode form: "
     remedy = "; give them one name if they are one class"
     names = ("Cat", "a b", "a\u00a0b", "cat", "dog", "e\u0301t\u00e9", "\u00e9t\u00e9")
