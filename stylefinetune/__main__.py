@@ -48,7 +48,7 @@ def main() -> int:
 
 def _run() -> int:
     match sys.argv[1:]:
-        case ["train" | "check", *flags] if {"--help", "-h"}.intersection(flags):
+        case ["train" | "check" | "find_lr", *flags] if {"--help", "-h"}.intersection(flags):
             # Their modules would load torch, which takes seconds.
             from stylefinetune.config.help import show_help  # noqa: PLC0415
 

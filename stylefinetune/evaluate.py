@@ -42,17 +42,17 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--baselines",
         metavar="SPLIT",
-        help="also the accuracy of the nearest neighbours and of a linear probe of the features, fitted to this split",
+        help="also test the nearest neighbours and a linear probe of the features, fitted to this split",
     )
     parser.add_argument(
-        "--baseline_pictures", type=int, help=f"pictures of SPLIT to draw ({TRAINING_PICTURES:,}; 0: all)"
+        "--baseline_pictures", type=int, help=f"pictures of SPLIT to draw (default: {TRAINING_PICTURES:,}; 0: all)"
     )
     parser.add_argument(
         "--suspects",
         action="store_true",
         help="also list labels that are probably wrong; with --out, write suspects.parquet",
     )
-    parser.add_argument("--workers", type=int, help="decoding processes per rank")
+    parser.add_argument("--workers", type=int, help="decoding processes per rank (default: data.workers of the run)")
     add_ema_option(parser)
     return parser
 

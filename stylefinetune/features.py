@@ -26,14 +26,19 @@ def build_parser() -> ArgumentParser:
         [
             "runs/mine --list_layers",
             "runs/mine photos --out features.parquet",
-            "runs/mine:best DIR --split test --layer fc7 --out fc7.npy",
+            "runs/mine:best data/mine --split test --layer fc7 --out fc7.npy",
         ],
     )
     add_network_options(parser, "checkpoint")
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="see above")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures; see above")
     parser.add_argument("--layer", help="name of the layer (default: the input of the classifier)")
     parser.add_argument("--list_layers", action="store_true", help="print the layers and the shapes of their outputs")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="NAME.parquet, or NAME.npy and NAME.names.txt")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file to write: NAME.parquet, or NAME.npy, with the names in NAME.names.txt",
+    )
     add_picture_options(parser)
     add_ema_option(parser)
     return parser

@@ -17,6 +17,7 @@ from stylefinetune.caffe.solver import read_solver
 from stylefinetune.caffe.solver_lists import find_solver_lists
 from stylefinetune.config.cli import build_parser as build_training_parser
 from stylefinetune.config.cli import parse_config
+from stylefinetune.config.help import show_help
 from stylefinetune.config.schema import Config, TrackingConfig
 from stylefinetune.data.sampler import sampler_for_training
 from stylefinetune.distributed.world import World
@@ -50,8 +51,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def find_lr(arguments: list[str]) -> None:
     """Run the command line `arguments`."""
-    if {"--help", "-h"}.intersection(arguments):
-        build_parser().print_help()
+    if show_help("find_lr", arguments):
         return
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     _add_flags(flags)

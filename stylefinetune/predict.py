@@ -29,7 +29,7 @@ def build_parser() -> ArgumentParser:
             "list.parquet --column image_url --checkpoint runs/mine --out classes.parquet",
         ],
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="see above")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures; see above")
     add_network_options(parser, "--checkpoint", required=True)
     parser.add_argument("--top", type=int, default=5, help="number of classes of each picture")
     parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")

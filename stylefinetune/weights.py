@@ -22,7 +22,9 @@ def build_parser() -> ArgumentParser:
         ["bvlc_reference_caffenet", "resnet50:DEFAULT", "timm/resnet18.a1_in1k:DEFAULT"],
     )
     parser.add_argument(
-        "name", help=f"{', '.join(PUBLISHED)}; or ARCH:NAME, for example resnet50:IMAGENET1K_V2, or resnet50:DEFAULT"
+        "name",
+        metavar="NAME",
+        help=f"{', '.join(PUBLISHED)}; or ARCH:NAME, for example resnet50:IMAGENET1K_V2, or resnet50:DEFAULT",
     )
     parser.add_argument(
         "--mirror",

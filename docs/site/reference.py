@@ -53,7 +53,7 @@ def _help(package: str, command: str) -> str:
     """Return what `PACKAGE COMMAND --help` prints."""
     if package == "shards":
         return importlib.import_module("shards.commands").build_parser(command).format_help()
-    if command in {"train", "check"}:
+    if command in {"train", "check", "find_lr"}:
         return importlib.import_module("stylefinetune.config.help").short_help(command)
     module = importlib.import_module(f"stylefinetune.{command}")
     if hasattr(module, "__path__"):

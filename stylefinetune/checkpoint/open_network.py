@@ -17,14 +17,20 @@ def add_network_options(parser: ArgumentParser, name: str, *, required: bool = F
     """Add the argument `name` of the network, and the flags that a .caffemodel needs."""
     arguments = {"required": True} if required else {}
     parser.add_argument(
-        name, type=Path, help="RUN, RUN:best, RUN:ITERATION, a checkpoint's folder, or a .caffemodel", **arguments
+        name,
+        type=Path,
+        metavar="CHECKPOINT",
+        help="RUN, RUN:best, RUN:ITERATION, a checkpoint's folder, or a .caffemodel",
+        **arguments,
     )
     parser.add_argument("--deploy", type=Path, help="of a .caffemodel: its deploy prototxt")
     parser.add_argument("--mean", help="of a .caffemodel: its mean picture, .binaryproto or .npy, or imagenet_mean")
-    parser.add_argument("--mean_value", help="or mean values: B,G,R, or one for all")
+    parser.add_argument("--mean_value", help="of a .caffemodel: mean values B,G,R, or one for all, instead of --mean")
     parser.add_argument("--class_names", type=Path, help="of a .caffemodel: a text file with a class on each line")
     parser.add_argument("--image_size", type=int, help="of a .caffemodel: side to which pictures are resized")
-    parser.add_argument("--scale", type=float, help="of a .caffemodel: factor after the mean is subtracted (1)")
+    parser.add_argument(
+        "--scale", type=float, help="of a .caffemodel: factor after the mean is subtracted (default: 1)"
+    )
 
 
 def open_network(options: Namespace, path: Path) -> Checkpoint:

@@ -10,8 +10,19 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 from stylefinetune.errors import UserError
 
 
-class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
+class _HelpFormatter(DefaultHelpFormatter):
+    """Keeps the lines of the examples, and shows neither types nor a default that says nothing."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(part if "\n  " in part else fill(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        is_shown = action.nargs != 0 and action.option_strings and action.default not in (None, [], argparse.SUPPRESS)
+        return f"{text} (default: %(default)s)" if is_shown and "default:" not in text else text
 
 
 def command_parser(command: str, description: str, examples: Sequence[str]) -> ArgumentParser:
@@ -20,7 +31,7 @@ def command_parser(command: str, description: str, examples: Sequence[str]) -> A
     Its help begins with the description and the examples, which are command lines without the program.
     """
     program = f"stylefinetune {command}"
-    lines = [description, "", "Examples:", *(f"  {program} {example}" for example in examples)]
+    lines = [description, "", "Examples:", *(f"  {program} {example}".rstrip() for example in examples)]
     return ArgumentParser(
         prog=program,
         description="\n".join(lines),

@@ -1,7 +1,10 @@
-"""The help of training and of its check: what the command does, examples, and the settings that matter most."""
+"""The help of train, check and find_lr: what the command does, examples, and the settings that matter most."""
 
 import dataclasses
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stylefinetune.config.cli import build_parser
@@ -9,9 +12,10 @@ from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.schema import Config
 
 _PURPOSES = {
-    "train": "Fine-tunes a network on the pictures of a folder of shards. The same command continues a run that was\n"
+    "train": "Fine-tunes a network on the pictures of a folder of shards. The same command continues a run that was "
     "interrupted.",
     "check": "Checks whether a training run can start, without starting it: flags, files, network and memory.",
+    "find_lr": "Tries learning rates from low to high before a run, and suggests one. It takes the flags of the run.",
 }
 _EXAMPLES = (
     ("Caffe's Flickr Style example", "--weights bvlc_reference_caffenet"),
@@ -19,7 +23,7 @@ _EXAMPLES = (
         "your pictures",
         "--data.shards DIR --run_dir runs/mine --model.arch resnet50 --weights DEFAULT --train.epochs 10",
     ),
-    ("a recipe, with one setting changed", "--config configs/finetune/flickr_style.yaml --optim.base_lr 0.002"),
+    ("a recipe, with one setting changed", "--config configs/finetune/flickr_style.yaml --data.batch_size 100"),
 )
 # Each with its value and what it does; {} is replaced by the default.
 _FLAGS = {
@@ -39,11 +43,19 @@ _FLAGS = {
     "data.workers": ("N", "decoding processes of each rank [{}]"),
     "tracking.wandb": ("MODE", "Weights & Biases: auto, offline or disabled [{}]"),
 }
-_WIDTH = 32  # of a flag with its value
+_OWN_FLAGS = {
+    "find_lr": {
+        "low": ("RATE", "lowest learning rate [1e-06]"),
+        "high": ("RATE", "highest learning rate [10]"),
+        "iterations": ("N", "number of rates [100]"),
+        "out": ("FILE", "PNG of the losses [find_lr.png in run_dir]"),
+    }
+}
+_WIDTH = 26  # of a flag with its value
 
 
 def show_help(command: str, arguments: list[str]) -> bool:
-    """Print the help of train or check if the arguments ask for it, and return whether they do.
+    """Print the help of train, check or find_lr if the arguments ask for it, and return whether they do.
 
     --help prints the settings that matter most, --help all prints all of them.
     """
@@ -58,16 +70,28 @@ def show_help(command: str, arguments: list[str]) -> bool:
 
 
 def short_help(command: str) -> str:
-    """Return the help of train or check."""
+    """Return the help of train, check or find_lr, as wide as the terminal."""
     program = f"stylefinetune {command}"
-    lines = [f"usage: {program} [--config FILE] [--key value ...]", "", _PURPOSES[command], "", "Examples:"]
+    width = max(shutil.get_terminal_size().columns, 80) - 1
+    own = [f"[--{name} {value}]" for name, (value, _) in _OWN_FLAGS.get(command, {}).items()]
+    lines = [" ".join([f"usage: {program}", *own, "[--config FILE] [--key value ...]"])]
+    lines += ["", *textwrap.wrap(_PURPOSES[command], width), "", "Examples:"]
     for purpose, flags in _EXAMPLES:
         lines += [f"  # {purpose}", f"  {program} {flags}"]
     if command == "train":
         lines += ["  # on 8 GPUs", "  torchrun --nproc_per_node 8 -m stylefinetune.train ..."]
-    lines += ["", "The settings that matter most, with their defaults:"]
-    defaults: dict[str, Any] = dict(flatten(dataclasses.asdict(Config())))
-    for key, (value, text) in _FLAGS.items():
-        lines.append(f"  {f'--{key} {value}':{_WIDTH}} {text.format(defaults.get(key))}".rstrip())
+    if command in _OWN_FLAGS:
+        lines += ["", "The flags of this command, with their defaults:", *_describe(_OWN_FLAGS[command], width)]
+    lines += ["", "The settings that matter most, with their defaults:", *_describe(_FLAGS, width)]
     lines += ["", f"`{program} --help all` lists all settings."]
     return "\n".join(lines) + "\n"
+
+
+def _describe(flags: Mapping[str, tuple[str, str]], width: int) -> Iterator[str]:
+    """Yield the lines of flags, each with what it does."""
+    defaults: dict[str, Any] = dict(flatten(dataclasses.asdict(Config())))
+    for key, (value, text) in flags.items():
+        start = f"  {f'--{key} {value}':{_WIDTH}} "
+        yield from textwrap.wrap(
+            text.format(defaults.get(key)), width, initial_indent=start, subsequent_indent=" " * len(start)
+        )

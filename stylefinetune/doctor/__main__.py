@@ -37,10 +37,21 @@ def build_parser() -> ArgumentParser:
         ["", "--dir runs /scratch --shards data/mine --config finetune.yaml", "--quick --json"],
     )
     parser.add_argument(
-        "--dir", type=Path, nargs="+", default=[Path()], metavar="FOLDER", help="folders to write to (default: .)"
+        "--dir",
+        type=Path,
+        nargs="+",
+        default=[Path()],
+        metavar="FOLDER",
+        help="folders to which runs write (default: .)",
     )
-    parser.add_argument("--shards", nargs="+", default=[], metavar="DIR", help="shards: folders, s3:// or gs:// URLs")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of a run")
+    parser.add_argument(
+        "--shards",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of shards to check, or their s3:// or gs:// URLs",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of a run to check")
     parser.add_argument("--quick", action="store_true", help="skip the all-reduce and the speed of disks")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     return parser

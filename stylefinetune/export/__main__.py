@@ -52,19 +52,29 @@ def build_parser() -> ArgumentParser:
             "runs/mine --to caffemodel --out exported --pictures photos/1.jpg photos/2.jpg",
         ],
     )
-    parser.add_argument("checkpoint", type=Path, help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder"
+    )
     parser.add_argument(
         "--to",
         choices=[*_FORMATS, CAFFEMODEL],
         required=True,
-        help="onnx; torch: a program of torch.export; safetensors: the tensors; hf: a folder for the Hugging Face hub "
-        "and timm; caffemodel: files for Caffe and OpenCV 4",
+        help="onnx: a file for ONNX Runtime; torch: a program of torch.export; safetensors: the tensors; hf: a folder "
+        "for the Hugging Face hub and timm; caffemodel: files for Caffe and OpenCV 4",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="PATH", help="file or folder to write; for caffemodel the folder of its files"
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="file or folder to write; for caffemodel the folder of its files (default: this folder)",
     )
     parser.add_argument(
-        "--pictures", type=Path, nargs="+", default=[], metavar="FILE", help="compare on these, not on the test split"
+        "--pictures",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="pictures to compare on, instead of the test split",
     )
     parser.add_argument("--card", type=Path, metavar="FILE", help="also write a model card, which hf always has")
     parser.add_argument("--push", metavar="REPO", help="with --to hf: upload the folder to the Hugging Face hub")

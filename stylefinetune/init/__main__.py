@@ -28,9 +28,13 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="folder of the files (default: .)")
     parser.add_argument("--print", action="store_true", help="print the files instead of writing them")
     parser.add_argument("--arch", default="resnet50", help="caffenet, any classifier of torchvision, or timm/NAME")
-    parser.add_argument("--weights", metavar="NAME", help="initial weights, or none (default: the best published ones)")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="initial weights, or none for random ones (default: the best published ones)"
+    )
     parser.add_argument("--epochs", type=float, default=30, help="passes over the training pictures")
-    parser.add_argument("--batch_size", type=int, help="pictures of an update (default: by the number of pictures)")
+    parser.add_argument(
+        "--batch_size", type=int, help="pictures per update of the weights (default: by the number of pictures)"
+    )
     parser.add_argument("--url_col", help="column of a list with the pictures (default: found by its name)")
     parser.add_argument("--label_col", help="column of a list with the labels (default: found by its name)")
     return parser

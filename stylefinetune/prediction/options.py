@@ -23,7 +23,9 @@ def add_picture_options(parser: ArgumentParser) -> None:
     limits = FetchLimits()
     parser.add_argument("--timeout", type=float, default=limits.seconds, help="of URLs: seconds for a whole answer")
     parser.add_argument("--max_bytes", type=int, default=limits.max_bytes, help="of URLs: largest answer, in bytes")
-    parser.add_argument("--allow_private", action="store_true", help="of URLs: also of servers in private networks")
+    parser.add_argument(
+        "--allow_private", action="store_true", help="of URLs: also fetch from servers in private networks"
+    )
 
 
 def check_picture_options(options: Namespace) -> None:

@@ -35,11 +35,18 @@ def build_parser() -> ArgumentParser:
     add_network_options(parser, "checkpoint")
     parser.add_argument("--host", default="127.0.0.1", help="name or address to listen at; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 for any free one")
-    parser.add_argument("--token", help=f"token of the requests (default: ${_TOKEN_VARIABLE}; new if --host needs one)")
-    parser.add_argument("--allowed_host", action="append", metavar="NAME", help="a further name of the server")
+    parser.add_argument(
+        "--token", help=f"text that requests must have (default: ${_TOKEN_VARIABLE}; new if --host needs it)"
+    )
+    parser.add_argument(
+        "--allowed_host",
+        action="append",
+        metavar="NAME",
+        help="a name by which clients call the server; repeat for more",
+    )
     parser.add_argument("--trusted_proxy", metavar="IP", help="reverse proxy whose X-Forwarded headers are believed")
     parser.add_argument(
-        "--evaluation", type=Path, metavar="DIR", help="what evaluate --out has written (RUN/evaluation)"
+        "--evaluation", type=Path, metavar="DIR", help="what evaluate --out has written (default: RUN/evaluation)"
     )
     _add_limits(parser)
     add_ema_option(parser)
@@ -48,14 +55,23 @@ def build_parser() -> ArgumentParser:
 
 def _add_limits(parser: ArgumentParser) -> None:
     usual = Settings()
-    parser.add_argument("--top", type=int, default=usual.top, help="number of classes of each picture")
+    parser.add_argument("--top", type=int, default=usual.top, help="number of classes in an answer")
     parser.add_argument("--max_bytes", type=int, default=usual.max_bytes, help="largest picture, in bytes")
     parser.add_argument("--max_pixels", type=int, default=usual.max_pixels, help="largest picture, in pixels")
     parser.add_argument("--timeout", type=float, default=usual.timeout, help="seconds to receive or fetch a picture")
-    parser.add_argument("--rate", type=float, default=usual.rate, help="requests a second of a client; 0: no limit")
-    parser.add_argument("--queue", type=int, default=usual.queue, help="pictures that may wait; others get status 503")
+    parser.add_argument(
+        "--rate", type=float, default=usual.rate, help="POST requests a second of one client; 0 for no limit"
+    )
+    parser.add_argument(
+        "--queue", type=int, default=usual.queue, help="pictures that may wait at a time; further ones get status 503"
+    )
     parser.add_argument("--max_batch", type=int, default=usual.max_batch, help="pictures classified together")
-    parser.add_argument("--max_wait", type=float, default=usual.max_wait, help="milliseconds to wait for others")
+    parser.add_argument(
+        "--max_wait",
+        type=float,
+        default=usual.max_wait,
+        help="milliseconds that a picture waits for others to be classified with",
+    )
     parser.add_argument("--workers", type=int, help="threads that decode (default: one for each core, at most 16)")
     parser.add_argument("--no_url_fetch", "--no-url-fetch", action="store_true", help="don't fetch pictures from URLs")
     parser.add_argument("--allow_private", action="store_true", help="also fetch from servers in private networks")

@@ -2,6 +2,8 @@ import re
 
 import pytest
 
+from stylefinetune.find_lr import build_parser
+from stylefinetune.find_lr import find_lr as find_lr_in_process
 from tests.programs import NARROW, python
 
 SHORT = ["--iterations=40", "--low=1e-4", "--high=100"]
@@ -17,6 +19,15 @@ def table(done):
 
 def suggested(done):
     return float(re.search(r"suggested: --optim\.base_lr (\S+)", done.stdout)[1])
+
+
+def test_the_help_has_the_defaults_of_the_flags(capsys):
+    parser = build_parser()
+    find_lr_in_process(["--help"])
+    shown = dict(re.findall(r"^  --(low|high|iterations) .*\[(.*)\]$", capsys.readouterr().out, re.MULTILINE))
+    assert {name: float(value) for name, value in shown.items()} == {
+        name: parser.get_default(name) for name in ("low", "high", "iterations")
+    }
 
 
 def test_a_run_that_exists_gets_nothing_but_the_chart(trained, pixel_shards):

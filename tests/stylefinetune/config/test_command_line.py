@@ -1,4 +1,5 @@
 import importlib
+import re
 import shlex
 
 import pytest
@@ -71,6 +72,15 @@ def test_a_help_begins_with_what_the_command_does_and_with_valid_examples(comman
     name, *lines = examples.splitlines()
     assert name == "Examples:"
     for line in lines:
-        program, flags = line.split(f"stylefinetune {command} ")
-        assert program == "  "
-        parser.parse_args(shlex.split(flags))
+        program = f"  stylefinetune {command}"
+        assert line.startswith(program)
+        parser.parse_args(shlex.split(line.removeprefix(program)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_help_fits_in_80_columns_and_shows_only_defaults_that_say_something(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = importlib.import_module(COMMANDS[command].__module__).build_parser().format_help()
+    assert [line for line in text.splitlines() if len(line) > 80 and not line.startswith("  stylefinetune ")] == []
+    assert re.findall("<class|type:|null", text) == []
+    assert re.search(r"default:[^)]*\)\s+\(default:", text) is None

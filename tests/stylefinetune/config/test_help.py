@@ -8,7 +8,7 @@ from stylefinetune.config.help import short_help, show_help
 from stylefinetune.config.keys import KEYS
 from tests.programs import ROOT
 
-COMMANDS = ["train", "check"]
+COMMANDS = ["train", "check", "find_lr"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -16,11 +16,11 @@ def test_the_help_has_examples_and_the_settings_that_matter_with_their_defaults(
     assert show_help(command, ["--run_dir=a", "--help"])
     text = capsys.readouterr().out
     assert text == short_help(command)
-    assert len(text.splitlines()) < 40
-    shown = re.findall(r"^  --([\w.]+)", text, re.MULTILINE)
+    assert len(text.splitlines()) < 60
+    shown = re.findall(r"^  --([\w.]+)", text.partition("that matter most")[2], re.MULTILINE)
     assert len(shown) == 15
     assert set(shown) <= {*KEYS, "config"}
-    assert "--data.batch_size N              pictures of an iteration, over all ranks [50]" in text
+    assert "--data.batch_size N        pictures of an iteration, over all ranks [50]" in text
     assert "None" not in text
 
 
