@@ -1,9 +1,9 @@
-"""Generates large inputs for `benchmarks.scale`: a list, an index, and a directory whose blocks are committed."""
+"""Generates large inputs for benchmarks: a list, an index, tars, and a directory whose blocks are committed."""
 
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.config.recipe import Recipe
-from shards.format.index import INDEX_SCHEMA, IndexMetadata, write_index
+from shards.format.index import INDEX_FILE, INDEX_SCHEMA, IndexMetadata, write_index
 from shards.format.outcomes import OUTCOMES_SCHEMA
 from shards.format.tar import SampleWriter
 from shards.storage.shard_dir import Block, create_shard_dir
@@ -51,6 +51,32 @@ def write_large_index(path: Path, rows: int) -> None:
 
     metadata = IndexMetadata(_CLASSES, "original", 0, "0" * 64, 831486)
     write_index(path, map(part, range(0, rows, _PART)), metadata)
+
+
+def write_tars(root: Path, counts: Mapping[str, int], picture: Callable[[int], bytes] | None, side: int) -> None:
+    """Write tars and their index.
+
+    Args:
+        root: DIR.
+        counts: number of pictures by tar, such as train/00000.tar.
+        picture: returns the JPEG of a row, of `side` x `side` pixels; without it, the tars are empty.
+        side: of the pictures in pixels.
+    """
+    same = {"width": side, "height": side, "format": "jpg"}
+    rows: list[dict[str, Any]] = []
+    for name, count in counts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with (root / name).open("wb") as file, SampleWriter(file) as tar:
+            for row in range(len(rows), len(rows) + count):
+                key, body, offset = f"{row:09d}", b"", 0
+                if picture:
+                    body = picture(row)
+                    offset = tar.write(key, {"jpg": body})["jpg"]
+                place = {"split": Path(name).parent.name, "shard": name, "offset": offset, "length": len(body)}
+                facts = {"row": row, "key": key, "label": row % 20, "sha256": hashlib.sha256(body).hexdigest()}
+                rows.append(same | place | facts)
+    metadata = IndexMetadata(_CLASSES, "original", 0, "", 0)
+    write_index(root / INDEX_FILE, [pa.Table.from_pylist(rows, INDEX_SCHEMA)], metadata)
 
 
 def write_dir(root: Path, rows: int, *, has_holes: bool) -> None:

@@ -32,6 +32,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.generated_dir import write_tars
 from benchmarks.gpu_setup import (
     BATCH,
     FULL,
@@ -43,7 +44,6 @@ from benchmarks.gpu_setup import (
     draw_jpegs,
     endless,
     load_random,
-    make_shards,
     open_dataset,
 )
 from benchmarks.gpu_tables import format_tables, replace_tables
@@ -256,8 +256,10 @@ def main(arguments: list[str]) -> int:
         scale = TINY if options.tiny else FULL
         with tempfile.TemporaryDirectory() as work:
             folders = Path(work, "shards"), Path(work, "index")
-            make_shards(folders[0], {"train": scale.files, "test": 100}, draw_jpegs(64, scale.stored), scale.stored)
-            make_shards(folders[1], {"train": scale.pictures, "test": scale.pictures // 5}, None, scale.stored)
+            jpegs = draw_jpegs(64, scale.stored)
+            train, test = "train/00000.tar", "test/00000.tar"
+            write_tars(folders[0], {train: scale.files, test: 100}, lambda row: jpegs[row % 64], scale.stored)
+            write_tars(folders[1], {train: scale.pictures, test: scale.pictures // 5}, None, scale.stored)
             device = torch.device(options.device)
             measured = Options(device, scale, options.iterations, options.budget, *folders)
             results = measure(measured, options.parts, options.out)

@@ -4,17 +4,15 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from shards.format.index import INDEX_SCHEMA, IndexMetadata, ShardIndex, write_index
+from shards.format.index import ShardIndex
 from shards.format.order import RankBatchSampler
-from shards.format.tar import SampleWriter
 from stylefinetune.config.data import DataConfig
 from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
 from stylefinetune.data.dataset import Batch, PictureDataset
@@ -75,23 +73,6 @@ class Options:
         """Wait for the GPU."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def make_shards(root: Path, counts: dict[str, int], pictures: list[bytes] | None, size: int) -> None:
-    """Write an index of so many pictures of each split, and tars that repeat the JPEG `pictures`, if there are any."""
-    same = {"width": size, "height": size, "format": "jpg", "sha256": "0" * 64}
-    rows: list[dict[str, Any]] = []
-    for split, count in counts.items():
-        name = f"{split}/00000.tar"
-        (root / split).mkdir(parents=True)
-        with (root / name).open("wb") as file, SampleWriter(file) as tar:
-            for number in range(count):
-                key, body = f"{split}{number:06d}", pictures[number % len(pictures)] if pictures else b""
-                offset = tar.write(key, {"jpg": body})["jpg"] if pictures else 0
-                place = {"split": split, "shard": name, "offset": offset, "length": len(body)}
-                rows.append(same | place | {"row": len(rows), "key": key, "label": number % CLASSES})
-    metadata = IndexMetadata(tuple(f"style {label}" for label in range(CLASSES)), "original", 0, "", 0)
-    write_index(root / "index.parquet", [pa.Table.from_pylist(rows, INDEX_SCHEMA)], metadata)
 
 
 def draw_jpegs(count: int, size: int) -> list[bytes]:

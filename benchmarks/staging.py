@@ -6,16 +6,13 @@ reads are, for a list sorted by label and for the same list permuted, as `assemb
 """
 
 import argparse
-import io
 import os
 import shutil
 import statistics
 import sys
-import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,8 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generated_dir import write_tars
 from shards.format.columns import Names, Texts
-from shards.format.index import INDEX_SCHEMA, Entries, IndexMetadata, ShardIndex, write_index
+from shards.format.index import Entries, ShardIndex
 from shards.format.order import DataOrder, ShuffleWindow
 from stylefinetune.data.staging.stage import stage_shards
 from stylefinetune.distributed.world import World
@@ -41,24 +39,9 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 
 def make_shards(root: Path, shards: int, size: int) -> ShardIndex:
     """Pack pictures of `size` random bytes, 1,000 in each shard, and write an index."""
-    (root / "train").mkdir(parents=True)
-    random, rows = np.random.default_rng(0), []
-    for number in range(shards):
-        name = f"train/{number:05d}.tar"
-        with tarfile.open(root / name, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for position in range(ROWS_PER_SHARD):
-                member, body = tarfile.TarInfo(f"{number:05d}{position:05d}.jpg"), random.bytes(size)
-                member.size = size
-                tar.addfile(member, io.BytesIO(body))
-                rows.append((member.name[:-4], name, tar.offset - -(-size // 512) * 512, sha256(body).hexdigest()))
-    keys, names, offsets, digests = zip(*rows, strict=True)
-    count = len(rows)
-    columns = [range(count), keys, ["train"] * count, [0] * count, names, offsets, [size] * count, *[[1] * count] * 2]
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=False)]
-    arrays += [pa.array(["jpg"] * count), pa.array(digests)]
-    write_index(
-        root / "index.parquet", [pa.table(arrays, schema=INDEX_SCHEMA)], IndexMetadata(("one",), "original", 0, "", 0)
-    )
+    random = np.random.default_rng(0)
+    counts = {f"train/{number:05d}.tar": ROWS_PER_SHARD for number in range(shards)}
+    write_tars(root, counts, lambda _: random.bytes(size), side=1)
     return ShardIndex.load(root)
 
 
@@ -99,6 +82,15 @@ def read(entries: Entries, root: Path, rows: Rows, readers: int) -> float:
     return int(entries.length.sum()) / seconds / 1e6
 
 
+def copy_files(root: Path, copy: Path, names: Iterable[str]) -> None:
+    """Copy files and flush them to the disk, without the checks of `stage_shards`."""
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, copy / name)
+        with (copy / name).open("rb") as made:
+            os.fsync(made.fileno())
+
+
 def repeat(measure: Callable[[], float], rounds: int) -> str:
     """Return the median and the range of several rounds as text."""
     found = [measure() for _ in range(rounds)]
@@ -125,28 +117,20 @@ def measure_disk(root: Path, copy: Path, options: argparse.Namespace) -> Table:
         found = [repeat(lambda rows=rows, count=count: fresh(root, rows, count), options.rounds) for count in readers]
         table.add_row(f"in place, {what}", *found)
 
-    def copied_alone() -> float:
+    def measure_copy(make: Callable[[], object]) -> float:
         shutil.rmtree(copy, ignore_errors=True)
         drop_cache(root)
         began = time.monotonic()
-        for name in entries.shard.distinct:
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, copy / name)
-            with (copy / name).open("rb") as made:
-                os.fsync(made.fileno())
+        make()
         return size / (time.monotonic() - began) / 1e6
 
-    def copied() -> float:
-        shutil.rmtree(copy, ignore_errors=True)
-        drop_cache(root)
-        began = time.monotonic()
-        stage_shards(index, entries.shard, copy, world)
-        return size / (time.monotonic() - began) / 1e6
-
-    table.add_row("copied and flushed only", repeat(copied_alone, options.rounds))
-    table.add_row("staged, with checks", repeat(copied, options.rounds))
+    names = entries.shard.distinct
+    plain = repeat(lambda: measure_copy(lambda: copy_files(root, copy, names)), options.rounds)
+    staged = repeat(lambda: measure_copy(lambda: stage_shards(index, names, copy, world)), options.rounds)
+    table.add_row("copied and flushed only", plain)
+    table.add_row("staged, with checks", staged)
     began = time.monotonic()
-    stage_shards(index, entries.shard, copy, world)
+    stage_shards(index, names, copy, world)
     table.add_row("seconds to check that it is staged", f"{time.monotonic() - began:.2f}")
     rows = order_of(entries, 0)
     found = [repeat(lambda count=count: fresh(copy, rows, count), options.rounds) for count in readers]
