@@ -35,6 +35,8 @@ class PictureFiles:
                 return Outcome(Status.MISSING_FILE, now, message="not a regular file"), None
             path.open("rb").close()
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            return Outcome(Status.MISSING_FILE, now, message=str(reason)), None
+            reason = str(error.strerror if isinstance(error, OSError) else error)
+            if isinstance(error, FileNotFoundError) and "\\" in row["image_url"]:
+                reason += "; write / instead of \\"  # the path is probably one of Windows
+            return Outcome(Status.MISSING_FILE, now, message=reason), None
         return Outcome(Status.KEPT, now), path

@@ -26,6 +26,7 @@ LISTS_SCHEMA = CONVERTED_SCHEMA.set(_LABEL, pa.field("label", pa.list_(pa.string
 """The schema of rows of which some have a list of labels."""
 _LOCAL_PATH = re.compile(r"[/\\]|\.\w+\s\d+$")  # in what should be a header
 _WEB_URL = re.compile("https?://", re.IGNORECASE)
+_ANY_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _CHUNK_ROWS = 1_000
 _SPLIT_COLUMNS = ("_split", "split")
 _NO_LABEL = "write one, or remove the row"
@@ -113,8 +114,9 @@ class _Chunk:
     def _check_paths(self, paths: list[str]) -> None:
         """Check that these are paths, and that the relative ones stay in the list's folder."""
         for index, path in enumerate(paths):
-            if _WEB_URL.match(path):
-                raise self._error(index, f"has the URL {path[:80]!r}, but --local is for paths; use two lists")
+            if url := _ANY_URL.match(path):
+                remedy = "write its path" if url[1].casefold() == "file" else "use two lists"
+                raise self._error(index, f"has the URL {path[:80]!r}, but --local is for paths; {remedy}")
             if posixpath.normpath(path).split("/")[0] == "..":
                 raise self._error(index, f"has {path[:80]!r}, outside the list's folder; write an absolute path")
 

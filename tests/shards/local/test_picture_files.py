@@ -13,6 +13,7 @@ def test_relative_paths_start_at_the_base_and_missing_files_have_an_outcome(tmp_
         assert (outcome.status, path) == ("kept", tmp_path / "a.jpg")
     for name, message in [
         ("b.jpg", "No such file"),
+        ("cat\\1.jpg", "No such file or directory; write / instead of \\"),
         ("pipe.jpg", "not a regular file"),
         ("loop.jpg", "symbolic links"),
         ("\0.jpg", "null"),
