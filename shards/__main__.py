@@ -12,21 +12,22 @@ _COMMANDS = {
     "assemble": "download the pictures of a list and pack them into shards",
     "finalize": "rebuild the index and the outcomes of DIR from its blocks",
     "index": "make a DIR from existing WebDataset tars, without copying them",
-    "merge": "write the index and outcomes of a DIR made with --partition, if no block is missing",
+    "merge": "complete a DIR that several tasks made with --partition",
     "mean": "write the mean picture of DIR's train split",
-    "repack": "make shards of another format from a DIR of original pictures, without downloading",
-    "report": "count the outcomes of DIR's URLs, and write an HTML page with charts and pictures",
-    "verify": "read every picture of DIR and compare it with the index and the outcomes",
+    "repack": "make shards of another format from a DIR of original pictures",
+    "report": "count the outcomes of DIR's URLs, and write an HTML page",
+    "verify": "compare every picture of DIR with the index and the outcomes",
 }
 _INTERRUPTED = 128 + signal.SIGINT
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that this signal ends
 _USAGE = f"""usage: shards COMMAND ...
 
 {chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
-  completion  print the script with which bash or zsh completes commands and flags
+  completion  print the script with which bash or zsh completes the commands
 
 DIR is a folder of shards, made by assemble.
-shards COMMAND --help lists the flags of a command, shards --version prints the version."""
+`shards COMMAND --help` lists the flags of a command.
+`shards --version` prints the version."""
 
 
 def main(arguments: list[str]) -> int:

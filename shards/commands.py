@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from shards.config.cli import build_parser as build_assemble_parser
-from shards.config.cli import one_line, parse_assemble_config
+from shards.config.cli import command_parser, one_line, parse_assemble_config
 from shards.errors import ConfigError, ShardsError
 from shards.location import url_of
 from shards.progress import OutputConsole
@@ -31,6 +31,38 @@ _MODULES = {  # those that take long to import
 }
 
 
+_HELP = {  # what a command does, and an example
+    "finalize": (
+        "Writes index.parquet and outcomes.parquet of DIR again, from its complete blocks.",
+        "data/mine",
+    ),
+    "index": (
+        "Makes a folder of shards from existing WebDataset tars, without copying them.",
+        "'tars/*.tar' --out data/mine --label_from cls",
+    ),
+    "mean": (
+        "Writes DIR/mean.npy, the mean picture of a split, which CaffeNet's training subtracts.",
+        "data/mine",
+    ),
+    "merge": (
+        "Completes a DIR that several tasks have made with --partition: writes its index if no block is missing.",
+        "data/mine",
+    ),
+    "repack": (
+        "Makes shards of another format from a DIR of original pictures, without downloading them again.",
+        "data/mine --encode_format pixels",
+    ),
+    "report": (
+        "Counts the outcomes of the URLs of DIR, and writes a page with charts and pictures.",
+        "data/mine",
+    ),
+    "verify": (
+        "Reads every picture of DIR, and compares it with the index and the outcomes. Exits with 1 if one differs.",
+        "data/mine",
+    ),
+}
+
+
 def load_modules(command: str) -> None:
     """Import what a command needs, if an import must not be interrupted later."""
     for name in _MODULES[command]:
@@ -41,30 +73,34 @@ def build_parser(command: str) -> ArgumentParser:
     """Return the parser of one command."""
     if command == "assemble":
         return build_assemble_parser()
-    parser = ArgumentParser(prog=f"shards {command}", exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(command, *_HELP[command])
     if command == "index":
         from shards.indexing.config import IndexConfig
 
-        parser.add_argument("tars", nargs="+", help="paths, folders, '*.tar', 'shard-{000..099}.tar', or URLs of tars")
+        parser.add_argument(
+            "tars", nargs="+", metavar="TAR", help="paths, folders, '*.tar', 'shard-{000..099}.tar', or URLs of tars"
+        )
         parser.add_class_arguments(IndexConfig, None, skip={"tars"})
         return parser
     may_be_url = command in {"finalize", "merge", "verify"}
-    parser.add_argument("dir", type=Path, help="folder of the shards" + (", or its URL" if may_be_url else ""))
+    parser.add_argument(
+        "dir", type=Path, metavar="DIR", help="folder of the shards" + (", or its URL" if may_be_url else "")
+    )
     if may_be_url:
         parser.add_argument(
-            "--stage", type=Path, help="local folder to work in if DIR is a URL; default: a cache folder"
+            "--stage", type=Path, help="local folder to work in if DIR is a URL (default: a cache folder)"
         )
     if command == "mean":
         from shards.assembly.mean import TRAIN
 
-        parser.add_argument("--image_size", type=int, help="side in pixels; default: the shards' own, or 256")
-        parser.add_argument("--split", default=TRAIN, help=f"the split on which the run trains; default: {TRAIN}")
+        parser.add_argument("--image_size", type=int, help="side in pixels (default: the shards' own, or 256)")
+        parser.add_argument("--split", default=TRAIN, help="the split on which the run trains")
     if command == "repack":
         from shards.assembly.repack import RepackConfig
 
         parser.add_class_arguments(RepackConfig, None, skip={"dir"})
     if command == "report":
-        parser.add_argument("--out", type=Path, help="HTML file to write; default: DIR/report.html")
+        parser.add_argument("--out", type=Path, help="HTML file to write (default: DIR/report.html)")
         parser.add_argument(
             "--near_duplicates",
             action="store_true",

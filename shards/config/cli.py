@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from shards.config.schema import AssembleConfig
 from shards.errors import ConfigError
@@ -31,6 +31,7 @@ _ALIASES = {
     "wandb": "enable_wandb use_wandb",
 }
 _MEANT = {alias: key for key, aliases in _ALIASES.items() for alias in aliases.split() if key in _KEYS}
+_POSITIONAL = {"dir": "DIR, the folder of the shards,", "tars": "TAR, one of the tars to index,"}
 _SWITCHES = {f"--{field.name}" for field in dataclasses.fields(AssembleConfig) if field.type is bool}
 
 
@@ -50,9 +51,37 @@ def parse_assemble_config(arguments: list[str]) -> AssembleConfig:
         raise ConfigError(one_line(str(error))) from error
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """Shows neither types nor a default that says nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        is_shown = action.nargs != 0 and action.option_strings and action.default not in (None, (), argparse.SUPPRESS)
+        return f"{text} (default: %(default)s)" if is_shown and "default: " not in text else text
+
+
+def command_parser(command: str, description: str, example: str) -> ArgumentParser:
+    """Return the parser of `shards COMMAND`, without arguments yet; the example is its arguments."""
+    return ArgumentParser(
+        prog=f"shards {command}",
+        description=description,
+        epilog=f"Example: shards {command} {example}",
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
 def build_parser() -> ArgumentParser:
     """Return the parser of `assemble`."""
-    parser = ArgumentParser(prog="shards assemble", exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(
+        "assemble",
+        "Downloads the pictures of a list, checks them and packs them into shards: tar files with an index. "
+        "The same command continues after a stop.",
+        "--list mine.csv --out data/mine",
+    )
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(AssembleConfig, None)
     return parser
@@ -76,7 +105,7 @@ def one_line(message: str) -> str:
 
 def _required(names: list[str]) -> str:
     """Return the line for missing arguments."""
-    shown = ["DIR, the folder of the shards," if name == "dir" else f"--{name}" for name in names]
+    shown = [_POSITIONAL.get(name, f"--{name}") for name in names]
     return f"{' and '.join(shown)} {'are' if len(shown) > 1 else 'is'} required"
 
 

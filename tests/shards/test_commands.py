@@ -1,6 +1,8 @@
 import contextlib
 import gzip
+import re
 import resource
+import shlex
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from shards.commands import run_command
+from shards.commands import build_parser, run_command
 from tests.loopback import Answer
 
 
@@ -118,12 +120,18 @@ def test_out_of_memory_is_one_line(server, draw_jpg, write_list, tmp_path, capsy
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["assemble", "finalize", "merge", "mean", "repack", "report", "verify"])
-def test_every_command_has_help(command, capsys):
+@pytest.mark.parametrize("command", ["assemble", "finalize", "index", "merge", "mean", "repack", "report", "verify"])
+def test_every_command_has_help_with_a_valid_example_in_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
         run_command(command, ["--help"])
     assert caught.value.code == 0
-    assert f"shards {command}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: shards {command} ")
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.findall("<class|type:|null\\)", text) == []
+    example = text.splitlines()[-1].removeprefix(f"Example: shards {command} ")
+    build_parser(command).parse_args(shlex.split(example))
 
 
 @pytest.mark.parametrize("command", ["assemble", "finalize", "merge", "report", "verify"])

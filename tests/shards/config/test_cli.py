@@ -177,6 +177,7 @@ def test_names_of_other_programs_and_typing_errors_find_the_flag(flag, meant):
 
 def test_messages_of_jsonargparse_are_shortened():
     assert one_line("the following arguments are required: dir") == "DIR, the folder of the shards, is required"
+    assert one_line("the following arguments are required: tars") == "TAR, one of the tars to index, is required"
     assert one_line("the following arguments are required: list") == "--list is required"
     assert one_line("the following arguments are required: list, out") == "--list and --out are required"
     assert one_line("a\n  b") == "a b"
