@@ -118,7 +118,7 @@ class Trainer:
         self._losses, self._iteration = LossWindow(1, []), 0
 
     def run(self, iterations: int, limit: float) -> tuple[int, float]:
-        """Train so many iterations, or until the limit in seconds; return how many there were, and their seconds."""
+        """Train `iterations`, or fewer if `limit` seconds have passed; return their number and their seconds."""
         set_tf32(self.config.train)
         self._options.synchronize()
         began, done = time.perf_counter(), 0

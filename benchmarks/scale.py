@@ -36,7 +36,7 @@ from shards.url_list.source import read_source
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("finalize", "merge", "report", "verify")
 KINDS = ("list", "subset", "index", "permutation", "window", *COMMANDS)
-_VERIFIED = 25  # of so many rows, one is verified
+_VERIFIED = 25  # one of 25 rows is verified
 
 
 def prepare_list(path: Path, images: int) -> None:

@@ -97,7 +97,7 @@ async def send(session: aiohttp.ClientSession, server: Server, body: bytes, stat
 
 
 async def measure(server: Server, bodies: list[bytes], clients: int, seconds: float) -> Result:
-    """Let clients send pictures for so many seconds."""
+    """Let `clients` clients send pictures for `seconds`."""
     times: list[float] = []
     turns = itertools.cycle(bodies)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

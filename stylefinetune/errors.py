@@ -51,7 +51,7 @@ class RankError(UserError):
 
 
 class NotFiniteError(UserError):
-    """The loss of an iteration, or the weights after so many iterations, are NaN or infinite."""
+    """The loss of an iteration, or the weights after a number of iterations, are NaN or infinite."""
 
     code = EXIT_NOT_FINITE
     reason = "not finite"

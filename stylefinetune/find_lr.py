@@ -74,7 +74,7 @@ def find_lr(arguments: list[str]) -> None:
 
 
 def _config_of_test(config: Config, run_dir: str, iterations: int) -> Config:
-    """Return the config of a new run of so many iterations, whose folder is temporary and which nothing tracks."""
+    """Return the config of a new run of `iterations`, whose folder is temporary and which nothing tracks."""
     data, lists = config.data, find_solver_lists(config) if config.solver and not config.data.shards else None
     if lists is not None:
         if not lists.is_packed:

@@ -29,7 +29,8 @@ def write_mean(
 ) -> tuple[Path, int]:
     """Write DIR/mean.npy, float32[image_size, image_size, 3] RGB, and return its path and the number of pictures.
 
-    Without `image_size` it is that of the stored pictures, or 256 if originals are stored. `console` gets the progress.
+    `image_size` is by default the side of the stored pictures, or 256 if originals are stored. `console` gets the
+    progress.
 
     Raises:
         ShardsError: the split has no pictures, or one of them doesn't decode.

@@ -18,7 +18,7 @@ from stylefinetune.errors import UserError
 
 
 def check_engine(config: Config, ranks: int = 1) -> None:
-    """Check that the engine is installed, and that it and the machine support the config on so many ranks.
+    """Check that the engine is installed, and that it and the machine support the config on `ranks` ranks.
 
     Raises:
         UserError: it is not installed, or a setting is not supported.

@@ -52,7 +52,7 @@ class PictureStream:
         """Raise an error if a picture couldn't be read.
 
         Raises:
-            UnreadablePicturesError: so many.
+            UnreadablePicturesError: some pictures could not be read.
         """
         if self._failed:
             total = self._read + self._failed
@@ -88,7 +88,7 @@ class _Bar:
             self._bar.stop()
 
     def show(self, done: int) -> None:
-        """Show that so many pictures are done."""
+        """Show the number of pictures that are done."""
         if not self._is_shown or time.monotonic() - self._started < _BAR_SECONDS:
             return
         if self._bar is None:

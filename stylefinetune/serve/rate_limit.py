@@ -4,7 +4,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 
-_BURST_SECONDS = 2.0  # a client that has paused may make the requests of so many seconds at once
+_BURST_SECONDS = 2.0  # a client that has paused may make the requests of 2 seconds at once
 _LEAST_BURST = 10  # requests
 _ROUNDING = 1e-6  # seconds
 _MOST_CLIENTS = 10_000  # that are remembered

@@ -45,7 +45,7 @@ class TimeEstimate:
         self._paused += seconds
 
     def is_measured(self, iterations: int) -> bool:
-        """Return whether the clock is read after so many iterations; the device must have finished them."""
+        """Return whether the clock is read after `iterations` iterations; the device must have finished them."""
         return iterations in (self._first, self._last) and self._last < self._train.max_iter
 
     def measure(self, iterations: int) -> str | None:

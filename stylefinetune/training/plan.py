@@ -86,7 +86,7 @@ def resolve_layers(config: Config, net: nn.Module) -> Config:
 
 
 def resolve_length(config: Config, pictures: int) -> Config:
-    """Replace train.epochs, of so many pictures, by the number of iterations, rounded up."""
+    """Replace train.epochs, each of `pictures` pictures, by the number of iterations, rounded up."""
     train = config.train
     if train.epochs is None:
         return config

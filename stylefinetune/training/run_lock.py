@@ -59,7 +59,7 @@ class Holder:
             return cls()
 
     def encode(self, heartbeat: int) -> bytes:
-        """Return the content of the file after so many writes."""
+        """Return the content of the file; `heartbeat` is the number of earlier writes."""
         return json.dumps({**dataclasses.asdict(self), "heartbeat": heartbeat}).encode()
 
     def __str__(self) -> str:

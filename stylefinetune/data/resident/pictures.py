@@ -56,6 +56,6 @@ class ResidentPictures:
 
 
 def resident_bytes(dataset: PictureDataset, pictures: int) -> int:
-    """Return the memory that so many of these pictures need."""
+    """Return the memory in bytes that a number of these pictures needs."""
     height, width = dataset.size
     return pictures * height * width * 3

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # that are tried; each starts from the weights of the one before
-_HELD_OUT = 5  # one of so many pictures is held out to choose the penalty
+_HELD_OUT = 5  # one of 5 pictures is held out to choose the penalty
 _ITERATIONS = 100  # of L-BFGS, for each penalty
 _BLOCK = 4096  # pictures whose scores are in memory at a time
 
