@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from stylefinetune.config.command_line import HelpFormatter
 from stylefinetune.config.config_file import read_config_file
 from stylefinetune.config.deepspeed import flatten
 from stylefinetune.config.keys import LIST_KEYS, SECTIONS, join_repeated
@@ -49,6 +50,7 @@ def build_parser(command: str = "train") -> ArgumentParser:
         prog=f"stylefinetune {command}",
         usage="%(prog)s [--config FILE] [--key value ...]",
         description="All settings, by section. --help lists the ones that matter most, with examples.",
+        formatter_class=HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
     )

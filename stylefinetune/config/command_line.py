@@ -9,8 +9,10 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 
 from stylefinetune.errors import UserError
 
+_NO_DEFAULTS = (None, "", [], (), {}, argparse.SUPPRESS)  # that say nothing
 
-class _HelpFormatter(DefaultHelpFormatter):
+
+class HelpFormatter(DefaultHelpFormatter):
     """Keeps the lines of the examples, and shows neither types nor a default that says nothing."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -21,7 +23,7 @@ class _HelpFormatter(DefaultHelpFormatter):
         text = action.help or ""
         if action.required and action.option_strings:
             return f"{text} (required)"
-        is_shown = action.nargs != 0 and action.option_strings and action.default not in (None, [], argparse.SUPPRESS)
+        is_shown = action.nargs != 0 and action.option_strings and action.default not in _NO_DEFAULTS
         return f"{text} (default: %(default)s)" if is_shown and "default:" not in text else text
 
 
@@ -35,7 +37,7 @@ def command_parser(command: str, description: str, examples: Sequence[str]) -> A
     return ArgumentParser(
         prog=program,
         description="\n".join(lines),
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
     )

@@ -38,6 +38,7 @@ def test_help_all_has_every_setting(capsys):
     text = capsys.readouterr().out
     assert text.startswith("usage: stylefinetune check ")
     assert [key for key in KEYS if f"--{key} " not in text] == []
+    assert re.findall(r"type:|null\)|\(default: \)", text) == []
 
 
 def test_other_arguments_show_no_help(capsys):
