@@ -236,6 +236,8 @@ def _find_doubts(shard_dir: ShardDir) -> list[str]:
         for split, usual in known.items()
         if usual in {"train", "test"} and split != usual
     ]
+    if list(known) == ["train"] and shard_dir.recipe.label_col is not None:
+        splits.append("all pictures are in the split train; to train without tests, give --data.test.split ''")
     return [*splits, *doubtful_classes(shard_dir.recipe.classes, used)]
 
 

@@ -23,6 +23,7 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
     assert lines == [
         "Downloading 1 images with 1 workers...",
         "Writing train/val for 1 successfully downloaded images.",
+        f"warning: {path}: all pictures are in the split train; to train without tests, give --data.test.split ''",
         f"To see what it holds, run: shards report {out}",
         f"To train on it, run: stylefinetune train --data.shards {out} --run_dir RUN",
     ]

@@ -84,11 +84,18 @@ def test_doubtful_classes_and_splits_are_reported(server, draw_jpg, write_list, 
     ]
 
 
+def test_a_list_without_test_pictures_is_reported(server, draw_jpg, write_list, run_assemble, tmp_path):
+    path = write_list([{"image_url": server.add("/1.jpg", Answer(draw_jpg(0))), "label": "cat", "split": "train"}])
+    assert "warning: " in (printed := run_assemble(list=path))
+    assert "all pictures are in the split train; to train without tests" in " ".join(printed.split())
+    assert "warning" not in run_assemble(list=path, out=tmp_path / "unlabelled", label_col=None)
+
+
 def test_a_class_that_is_never_the_first_label_of_a_picture_has_training_pictures(
     server, draw_jpg, write_list, run_assemble
 ):
     url = server.add("/1.jpg", Answer(draw_jpg(0)))
-    rows = [{"image_url": url, "label": "cat|dog", "split": "train"}]
+    rows = [{"image_url": url, "label": "cat|dog", "split": split} for split in ("train", "test")]
     assert "warning" not in run_assemble(list=write_list(rows), label_separator="|")
 
 
