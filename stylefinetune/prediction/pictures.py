@@ -45,6 +45,8 @@ class PictureFile(NamedTuple):
             body = find_file(self.name).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             raise UnreadablePicture(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+        if not body:
+            raise UnreadablePicture("is empty")
         try:
             return _decode_file(body)
         except BadPicture as error:
