@@ -149,10 +149,11 @@ def _compare_span(run_dir: Path, truth: MicroResults, span: range, what: str, ra
         named = ", ".join(map(str, at)) if len(at) < 10 else f"{at[0]} to {at[-1]}"
         return Row(f"{what}: {kind} at {named}", ranks, difference)
 
-    losses = {entry["iteration"]: entry["loss"] for entry in metrics(run_dir, "train") if entry["iteration"] in span}
+    losses = {int(entry["iteration"]): entry["loss"] for entry in metrics(run_dir, "train")}
+    losses = {at: loss for at, loss in losses.items() if at in span}
     yield row("losses", list(losses), largest(list(losses.values()), truth.losses[list(losses)]))
-    tests = {e["iteration"]: (e["accuracy"], e["loss"]) for e in metrics(run_dir, "test") if e["iteration"] in span}
-    tests = {at: test for at, test in tests.items() if at in truth.tests}
+    tests = {int(entry["iteration"]): (entry["accuracy"], entry["loss"]) for entry in metrics(run_dir, "test")}
+    tests = {at: test for at, test in tests.items() if at in span and at in truth.tests}
     for column, kind in enumerate(("test accuracies", "test losses")):
         ours, theirs = ([results[at][column] for at in tests] for results in (tests, truth.tests))
         yield row(kind, list(tests), largest(ours, theirs))
@@ -221,11 +222,11 @@ def compare_small_batches(golden: Path, work: Path) -> Iterator[Row]:
         run_dir = work / f"small_{ranks}"
         run_solver(golden, "finetune", ranks, run_dir, "--data.batch_size=2")
         logged.append([entry["loss"] for phase in ("train", "test") for entry in metrics(run_dir, phase)])
-    weights = [
+    alone, together = (
         load_file(work / f"small_{ranks}" / "checkpoints" / "iter_60" / checkpoint.MODEL_FILE) for ranks in (1, 3)
-    ]
+    )
     yield Row("finetune in batches of 2: losses, against 1 rank's", 3, largest(*logged))
-    yield Row("finetune in batches of 2: weights at 60, against 1 rank's", 3, largest_of(*weights))
+    yield Row("finetune in batches of 2: weights at 60, against 1 rank's", 3, largest_of(alone, together))
 
 
 def compare_resumed(golden: Path, truth: MicroResults, work: Path, turned: MicroResults) -> Iterator[Row]:

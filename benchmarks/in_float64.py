@@ -8,6 +8,7 @@ reverses the decision of the tie in pool1 in that iteration.
 
 import argparse
 import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
     if options.turn_tie is not None:
         build, turner = setup.build_model, TieTurner(options.turn_tie)
 
-        def build_turned(*settings: object) -> nn.Module:
+        def build_turned(*settings: Any) -> nn.Module:  # noqa: ANN401 -- the arguments of build_model
             net = build(*settings)
             net.get_submodule("conv1").register_forward_hook(turner)
             return net

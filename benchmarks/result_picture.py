@@ -43,17 +43,17 @@ def main(shards: Path, run: Path, page: Path) -> None:
     """Write `page`."""
     saved, entries, figures = read_checkpoint(run), ShardIndex.load(shards).entries("test"), ""
     net, transform = saved.build_network(CPU)
-    (height, width), size = saved.progress.picture_size, tuple(saved.progress.input_size)
-    corner = (torch.tensor([(height - size[0]) // 2]), torch.tensor([(width - size[1]) // 2]))
+    (height, width), (rows, columns) = saved.progress.picture_size, saved.progress.input_size
+    corner = (torch.tensor([(height - rows) // 2]), torch.tensor([(width - columns) // 2]))
     for label, name in enumerate(saved.progress.classes):
         row = entries.label.tolist().index(label)
         with (shards / entries.shard[row]).open("rb") as tar:
-            tar.seek(entries.offset[row])
-            pixels = read_member(tar.read(entries.length[row]), entries.format[row])
+            tar.seek(int(entries.offset[row]))
+            pixels = read_member(tar.read(int(entries.length[row])), entries.format[row])
         with torch.no_grad():
-            blob = transform(torch.tensor(pixels)[None], Crops(*corner, torch.tensor([False]), size))
+            blob = transform(torch.tensor(pixels)[None], Crops(*corner, torch.tensor([False]), (rows, columns)))
             probability, best = net(blob).softmax(1)[0].max(0)
-        jpg = base64.b64encode(cv2.imencode(".jpg", pixels[:, :, ::-1])[1]).decode()
+        jpg = base64.b64encode(cv2.imencode(".jpg", pixels[:, :, ::-1])[1].tobytes()).decode()
         kind, truth = ("right", "") if best == label else ("wrong", f"<br>(is {name})")
         text = f'<div class="{kind}">{saved.progress.classes[int(best)]} {probability:.2f}{truth}</div>'
         figures += f'<figure><img src="data:image/jpeg;base64,{jpg}">{text}</figure>'
