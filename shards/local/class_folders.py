@@ -15,7 +15,7 @@ from shards.format.text import decode_lines
 from shards.local.splits import rename_splits, split_of
 
 _SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"})
-_OTHER_FILES = "files that aren't pictures"
+_OTHER_FILES = "without a picture's extension"
 _KEY_LENGTH = 60  # of a path; a hash may follow
 _MAX_SHOWN = 5  # extensions, in a warning
 
@@ -206,7 +206,7 @@ class _Scan:
         skipped = [f"{len(paths):,} {reason}" for reason, paths in self._skipped.items() if reason != _OTHER_FILES]
         others = self._skipped.get(_OTHER_FILES)
         if others:
-            kinds = Counter(path.suffix.lower() or "without extension" for path in others)
+            kinds = Counter(path.suffix.lower() or "without any" for path in others)
             ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
             shown = _shorten([f"{count:,} {kind}" for kind, count in ordered])
             skipped.append(f"{len(others):,} {_OTHER_FILES} ({shown})")

@@ -132,7 +132,7 @@ def test_everything_that_is_skipped_is_counted(photos, tmp_path):
         "folders without pictures: empty",
         (
             "skipped 2 hidden, 1 links to a folder above, 1 links out of the folder (--follow_links follows them), "
-            "1 pictures outside of the folders of classes, 2 files that aren't pictures (1 .txt, 1 without extension)"
+            "1 pictures outside of the folders of classes, 2 without a picture's extension (1 .txt, 1 without any)"
         ),
     )
     rows, _ = rows_of(root, follow_links=True)
@@ -145,7 +145,7 @@ def test_folders_that_cannot_be_used_are_refused_in_one_line(photos, tmp_path):
     for root, message in [
         (
             tmp_path / "none",
-            "it has no pictures (skipped 1 files that aren't pictures (1 .txt)); it must",
+            "it has no pictures (skipped 1 without a picture's extension (1 .txt)); it must",
         ),
         (photos("1.jpg"), "it has pictures, but no folders of classes with pictures; move them to"),
     ]:
