@@ -53,16 +53,16 @@ class ShardDataset:
             raise IndexError(row)
         entries = self._entries
         try:
-            with (entries.root / entries.shard[row]).open(
-                "rb"
-            ) as shard:  # at each read, so that processes share nothing
+            with (entries.root / entries.shard[row]).open("rb") as shard:  # each time, so that processes share nothing
                 shard.seek(int(entries.offset[row]))
                 body = shard.read(int(entries.length[row]))
             picture = Image.fromarray(read_member(body, entries.format[row]))
         except (OSError, BadPicture) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             place = f"{entries.root / entries.shard[row]}: {entries.key[row]}"
-            raise ShardsError(f"{place} can't be read ({reason}); check the shards with: shards verify") from error
+            raise ShardsError(
+                f"{place} can't be read ({reason}); check the shards with: shards verify {entries.root}"
+            ) from error
         return picture if self.transform is None else self.transform(picture), self._target(row)
 
     def _target(self, row: int) -> Any:  # noqa: ANN401 -- see the class

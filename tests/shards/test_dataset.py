@@ -107,7 +107,9 @@ def test_a_damaged_shard_is_named(pixel_shards, tmp_path):
     dataset = open_shards(copy)
     shard = next(iter((copy / "train").glob("*.tar")))
     shard.write_bytes(b"")
-    with pytest.raises(ShardsError, match=r"copy/train/00000\.tar: \S+ can't be read \(.*\); check the shards with"):
+    with pytest.raises(
+        ShardsError, match=r"copy/train/00000\.tar: \S+ can't be read \(.*\); check the shards with: shards verify"
+    ):
         dataset[0]
     shard.unlink()
     with pytest.raises(ShardsError, match="No such file or directory"):
