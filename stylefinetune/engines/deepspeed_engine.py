@@ -40,6 +40,7 @@ from stylefinetune.engines.zero_state import build_norms, build_zero_state
 from stylefinetune.errors import UserError
 from stylefinetune.losses.loss import Loss, head_weights
 from stylefinetune.models.batch_norm import local_statistics
+from stylefinetune.models.build import run_network
 from stylefinetune.models.state import stored_buffers
 from stylefinetune.optim.optimizers import build_optimizer, slots_of
 from stylefinetune.optim.param_groups import freeze_groups, param_groups
@@ -152,7 +153,7 @@ class DeepSpeedEngine:
             with self.phases.phase("transform"):
                 pictures = mix_pictures(self._train_transform(batch.pictures, batch.crops), batch.labels, batch.mix)
             with self.phases.phase("forward"):
-                logits = self._engine(to_memory_format(pictures, self._config.train))
+                logits = run_network(self._engine, to_memory_format(pictures, self._config.train))
                 loss = self._loss(logits.float(), batch, len(micro_batches))
             with self.phases.phase("backward"):
                 # DeepSpeed averages over the ranks.
@@ -193,7 +194,7 @@ class DeepSpeedEngine:
         share_statistics(self._statistics, self._world)
         self._engine.eval()
         pictures = self._test_transform(batch.pictures, batch.crops)
-        return self._engine(to_memory_format(pictures, self._config.train)).float()
+        return run_network(self._engine, to_memory_format(pictures, self._config.train)).float()
 
     def forward_average(self, batch: Batch) -> torch.Tensor:
         """See Engine."""

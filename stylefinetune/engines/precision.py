@@ -7,6 +7,7 @@ import torch
 
 from stylefinetune.config.schema import TrainConfig
 from stylefinetune.errors import UserError
+from stylefinetune.models.build import run_network
 
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}  # values of train.precision besides fp32 and tf32
 _TF32_CAPABILITY = (8, 0)  # of NVIDIA's Ampere generation
@@ -65,12 +66,12 @@ def to_memory_format(pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor
 def compute(network: Callable[..., torch.Tensor], pictures: torch.Tensor, train: TrainConfig) -> torch.Tensor:
     """Return the logits of a batch, computed with the precision of `train`; the logits are always fp32."""
     pictures = to_memory_format(pictures, train)
-    # torch.compile's convolutions fail in the backward pass of an empty batch (PyTorch 2.14).
+    # A rank without pictures runs the network for one, which is not worth compiling.
     with contextlib.nullcontext() if len(pictures) else uncompiled(train):
         if train.precision not in REDUCED:
-            return network(pictures)
+            return run_network(network, pictures)
         with torch.autocast(pictures.device.type, dtype=REDUCED[train.precision]):
-            return network(pictures).float()
+            return run_network(network, pictures).float()
 
 
 def uncompiled(train: TrainConfig) -> contextlib.AbstractContextManager[None]:

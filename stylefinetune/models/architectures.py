@@ -6,6 +6,7 @@ Both are imported only when they are used: the import takes seconds, and CaffeNe
 import contextlib
 import difflib
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -182,7 +183,9 @@ def _set_drop_path(net: nn.Module, model: ModelConfig) -> None:
 
 def _try_input(net: nn.Module, num_classes: int, size: Size) -> Exception | None:
     """Return why the network can't have inputs of this size; on the meta device, where nothing is computed."""
-    tensors = {name: tensor.to("meta") for name, tensor in net.state_dict().items()}
+    # With the buffers that state_dict omits, such as the indices of relative positions.
+    named = itertools.chain(net.named_parameters(), net.named_buffers())
+    tensors = {name: tensor.to("meta") for name, tensor in named}
     training = net.training
     try:
         with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Builds the network of a config, with initial weights."""
+"""Builds the network of a config, with initial weights, and runs it on batches that may be empty."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -28,6 +30,22 @@ def build_model(model: ModelConfig, num_classes: int, input_sizes: list[tuple[in
     net = CaffeNet(model, num_classes, input_sizes[0])
     fill(net, model.weight_filler_std, model.bias_filler_value, torch.Generator().manual_seed(seed))
     return net
+
+
+def run_network(network: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
+    """Return the output of a network for float[b, 3, H, W]; b is 0 for a rank without pictures of a batch.
+
+    Many transformers of timm can't have an empty batch. So such a rank runs the network for a blank picture, and drops
+    its output: all gradients are 0. Batch normalization over all ranks has to see the empty batch.
+    """
+    if len(pictures) or _synchronizes(network):
+        return network(pictures)
+    return network(pictures.new_zeros(1, *pictures.shape[1:]))[:0]
+
+
+def _synchronizes(network: object) -> bool:
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    return any(isinstance(module, nn.SyncBatchNorm) and module.training for module in modules)
 
 
 def _build_graph(model: ModelConfig, num_classes: int, input_sizes: list[tuple[int, int]], seed: int) -> CaffeGraph:

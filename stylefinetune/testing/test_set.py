@@ -16,6 +16,7 @@ from stylefinetune.evaluation.predictions import Predictions, collect_prediction
 from stylefinetune.evaluation.several_labels import LabelEvaluation, evaluate_labels
 from stylefinetune.evaluation.views import average_views
 from stylefinetune.losses.several_labels import check_loss
+from stylefinetune.models.build import run_network
 from stylefinetune.testing.split_pass import read_once
 
 
@@ -91,7 +92,7 @@ class TestSet:
 
         @torch.no_grad()
         def classify(batch: Batch) -> torch.Tensor:
-            return net(transform(batch.pictures, batch.crops))
+            return run_network(net, transform(batch.pictures, batch.crops))
 
         def forward(batch: Batch) -> torch.Tensor:
             if views.crops == 1 and not views.flip:

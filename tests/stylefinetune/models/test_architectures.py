@@ -100,6 +100,12 @@ def test_the_error_of_an_impossible_input_suggests_a_possible_one(arch, side, su
 
 
 @pytest.mark.usefixtures("uninitialized")
+def test_networks_with_buffers_that_no_checkpoint_has_are_checked_too():
+    """The indices of relative positions, in timm's Swin, BEiT, MaxViT and EVA-02."""
+    build_model(ModelConfig(arch="timm/swin_tiny_patch4_window7_224"), CLASSES, [(224, 224)], seed=1)
+
+
+@pytest.mark.usefixtures("uninitialized")
 def test_a_network_for_one_input_size_needs_it_in_tests_too():
     model = ModelConfig(arch="vit_b_32")
     build_model(model, CLASSES, [(64, 64), (64, 64)], seed=1)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
@@ -48,3 +49,36 @@ def test_a_caffe_net_whose_layers_depend_on_the_input_needs_one_size():
     model = ModelConfig(arch="caffe", prototxt=published_nets.vgg16(7, width=4, hidden=16))
     with pytest.raises(UserError, match="inputs of 64x64 and 96x96 pixels need fully connected layers of di"):
         build.build_model(model, 7, [(64, 64), (96, 96)], seed=1)
+
+
+class Tokens(nn.Module):
+    """Like a transformer, it can't reshape an empty batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Linear(3, 5)
+
+    def forward(self, pictures):
+        return self.scores(pictures.reshape(len(pictures), 3, -1).mean(dim=2))
+
+
+def test_a_rank_without_pictures_has_no_scores_and_gradients_of_0():
+    net, empty = Tokens(), torch.empty(0, 3, 4, 4)
+    with pytest.raises(RuntimeError, match="cannot reshape"):
+        net(empty)
+    scores = build.run_network(net, empty)
+    assert scores.shape == (0, 5)
+    scores.sum().backward()
+    assert [gradient.abs().max() for gradient in (net.scores.weight.grad, net.scores.bias.grad)] == [0, 0]
+    pictures = torch.rand(2, 3, 4, 4)
+    assert torch.equal(build.run_network(net, pictures), net(pictures))
+
+
+def test_batch_normalization_over_all_ranks_sees_the_empty_batch():
+    """Not a blank picture, which would count in its statistics."""
+    seen = []
+    net = nn.Sequential(nn.SyncBatchNorm(3), nn.Flatten())
+    net.forward = lambda pictures: seen.append(len(pictures)) or pictures
+    build.run_network(net, torch.empty(0, 3, 4, 4))
+    build.run_network(net.eval(), torch.empty(0, 3, 4, 4))
+    assert seen == [0, 1]
