@@ -69,7 +69,7 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         with track_crawl(config, session, recipe, console) as tracker:
             counts = _make_blocks(config, session, shard_dir, console, _open_local(source), tracker)
         reason = None if counts[Status.KEPT] or partition else _explain_empty(session, counts)
-        doubts = _find_doubts(shard_dir)
+        doubts = _find_doubts(shard_dir, source)
     _print_summary(console, counts, is_local=source.is_local)
     for line in doubts:
         print_line(console, f"warning: {source.name}: {line}")
@@ -221,7 +221,7 @@ def _read_recipe(config: AssembleConfig, source: Source) -> Recipe:
     )
 
 
-def _find_doubts(shard_dir: ShardDir) -> list[str]:
+def _find_doubts(shard_dir: ShardDir, source: Source) -> list[str]:
     """Return warnings about classes and splits that are probably mistakes in the list, a line each."""
     used = None
     train = shard_dir.positions.get("train")
@@ -236,7 +236,7 @@ def _find_doubts(shard_dir: ShardDir) -> list[str]:
         for split, usual in known.items()
         if usual in {"train", "test"} and split != usual
     ]
-    if list(known) == ["train"] and shard_dir.recipe.label_col is not None:
+    if list(known) == ["train"] and shard_dir.recipe.label_col is not None and not source.is_caffe:
         splits.append("all pictures are in the split train; to train without tests, give --data.test.split ''")
     return [*splits, *doubtful_classes(shard_dir.recipe.classes, used)]
 

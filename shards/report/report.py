@@ -135,18 +135,19 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
         duplicates=find_split_leaks(
             bodies, rows.split, lambda at: [row["sha256"] for row in rows.read_outcomes(at, ["sha256"])]
         ),
-        conflicts=None
-        if rows.labels
-        else find_split_leaks(bodies, _classes(index, rows), lambda at: [row.image_url for row in rows.read_rows(at)]),
+        conflicts=_find_conflicts(index, rows, bodies) if rows.labels is None else None,
         repeated=repeated,
         placeholders=placeholders,
         near_pairs=find_near_pairs(root, index, console) if near_duplicates else None,
     )
 
 
-def _classes(index: IndexFile, rows: Rows) -> Names:
-    """Return the class of each row; each row has one."""
-    return Names([_class_name(index, label) for label in range(int(rows.label.max(initial=0)) + 1)], rows.label)
+def _find_conflicts(index: IndexFile, rows: Rows, bodies: Hashes) -> SplitLeak:
+    """Find equal pictures in several classes; `bodies` are the hashes of the kept ones."""
+    classes = [_class_name(index, label) for label in range(int(rows.label.max(initial=0)) + 1)]
+    return find_split_leaks(
+        bodies, Names(classes, rows.label), lambda at: [row.image_url for row in rows.read_rows(at)]
+    )
 
 
 def _count(rows: Rows, keys: Integers) -> StatusCounter[int]:
