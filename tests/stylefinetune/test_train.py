@@ -206,3 +206,16 @@ def test_a_run_does_not_resume_with_pictures_that_its_mean_picture_does_not_fit(
     flags = [f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", f"--resume={trained}:5"]
     with pytest.raises(UserError, match="the pictures are 43x43, and the mean picture is 48x48"):
         train(*NARROW, *flags, "--data.augment.random_resized_crop=true")
+
+
+def test_logs_tests_and_checkpoints_do_not_change_the_weights(pixel_shards, tmp_path):
+    recipe = ["--train.max_iter=5", "--train.iter_size=2", "--train.ema_decay=0.5", "--optim.clip_gradients=2"]
+    schedules = {
+        "busy": ["--train.display=1", "--train.test_interval=1", "--checkpoint.snapshot=1"],
+        "quiet": ["--train.display=0", "--train.test_interval=0", "--checkpoint.snapshot=0"],
+    }
+    for name, schedule in schedules.items():
+        train(*NARROW, *recipe, *schedule, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path / name}")
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        busy, quiet = ((tmp_path / name / "checkpoints" / "iter_5" / file).read_bytes() for name in schedules)
+        assert busy == quiet, file
