@@ -39,6 +39,7 @@ _REDUCTION = 8  # cv2.IMREAD_REDUCED_COLOR_8 divides the sides by it, rounding u
 _GZIP = b"\x1f\x8b"
 _JPEG = b"\xff\xd8\xff"
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+_LOCAL_FORMATS = {b"ftypavif": "AVIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}  # kept from local files, as PNG
 _DIB_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
@@ -156,6 +157,8 @@ def _check_header(body: bytes, limits: SizeLimits) -> tuple[str, int, int]:
             raise BadPicture(Status.BAD_ENCODING, "still gzip-compressed")
         if body[4:12] in _HEIC:
             raise BadPicture(Status.NOT_AN_IMAGE, "HEIC, which OpenCV doesn't read; convert it to JPEG")
+        if name := _LOCAL_FORMATS.get(body[4:12]) or _LOCAL_FORMATS.get(body[:4]):
+            raise BadPicture(Status.NOT_AN_IMAGE, f"{name}, which is read from local files only")
         raise BadPicture(Status.NOT_AN_IMAGE, f"begins with {body[:16]!r}" if body else "is empty")
     try:
         width, height = _HEADER_READERS[kind](body)

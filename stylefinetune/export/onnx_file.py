@@ -24,7 +24,7 @@ def check_packages() -> None:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--to onnx needs {' and '.join(missing)}; run: pip install 'stylefinetune[export]'")
+        raise UserError(f"--to onnx needs {', '.join(missing)}; run: pip install 'stylefinetune[export]'")
 
 
 def write_onnx(path: Path, network: TrainedNetwork, pictures: Pictures) -> None:

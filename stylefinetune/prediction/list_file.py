@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from stylefinetune.prediction.pictures import NoPicture, Picture, picture_at
 LIST_KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")  # ends of names; .gz may follow those of text
 COLUMNS = ("path", "image_url", "url", "picture", "image", "file", "filename")  # the first one that a list has
 _DAMAGE = (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowException)  # of lists and compressed files
+_SEPARATORS = ",;\t"
 _ROWS = 4096  # of a Parquet file that are read at a time
 
 _Rows: TypeAlias = Iterator[tuple[int, object]]  # the number of a row or line, for messages, and what it has
@@ -103,7 +105,11 @@ def _read_json(path: Path, column: str) -> _Rows:
 
 
 def _table(path: Path, lines: io.TextIOWrapper) -> Any:  # noqa: ANN401 -- the type of csv.reader is private
-    return csv.reader(lines, delimiter="\t" if list_kind(path) == ".tsv" else ",")
+    """Return the rows of a table; the separator of a .csv is the one that divides its first line most often."""
+    if list_kind(path) == ".tsv":
+        return csv.reader(lines, delimiter="\t")
+    header = lines.readline()
+    return csv.reader(itertools.chain([header], lines), delimiter=max(_SEPARATORS, key=header.count))
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:

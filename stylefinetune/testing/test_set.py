@@ -14,6 +14,7 @@ from stylefinetune.errors import UserError
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
 from stylefinetune.evaluation.predictions import Predictions, collect_predictions
 from stylefinetune.evaluation.several_labels import LabelEvaluation, evaluate_labels
+from stylefinetune.evaluation.table import shorten
 from stylefinetune.evaluation.views import average_views
 from stylefinetune.losses.several_labels import check_loss
 from stylefinetune.models.build import run_network
@@ -130,8 +131,19 @@ def _with_class_names(saved: Checkpoint, index: ShardIndex, *, takes_names: bool
     if takes_names and len(names) == len(own):
         return dataclasses.replace(saved, progress=dataclasses.replace(saved.progress, classes=names))
     if names != own:
-        raise UserError(f"the classes of {index.root} differ from those of {saved.path}; name other --data")
+        raise UserError(
+            f"the classes of {index.root} differ from those of {saved.path} ({_describe_difference(names, own)}); "
+            "name other --data"
+        )
     return saved
+
+
+def _describe_difference(names: list[str], expected: list[str]) -> str:
+    """Return how class names differ from the expected ones: which are missing, which are new, or their order."""
+    missing = [name for name in expected if name not in names]
+    new = [name for name in names if name not in expected]
+    parts = [f"{word} {shorten(found)}" for word, found in (("without", missing), ("with", new)) if found]
+    return " and ".join(parts) or "in another order"
 
 
 def _open_pictures(saved: Checkpoint, index: ShardIndex, split: str | None, views: Views) -> PictureDataset:

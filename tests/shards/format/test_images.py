@@ -145,6 +145,14 @@ def test_each_refusal_has_its_status(body, status):
     assert "\n" not in str(caught.value)
 
 
+def test_formats_of_local_files_are_named():
+    tiff = odd_pictures.encode(".tif", np.zeros((20, 30, 3), np.uint8))
+    for body, name in ((tiff, "TIFF"), (b"MM\0*" + tiff[4:], "TIFF"), (b"\0\0\0\x1cftypavif" + bytes(90), "AVIF")):
+        with pytest.raises(BadPicture, match=f"{name}, which is read from local files only") as caught:
+            measure_picture(body)
+        assert caught.value.status is Status.NOT_AN_IMAGE
+
+
 def test_a_decompression_bomb_is_refused_by_its_header():
     # There are no pixels after this header: decoding it would give "corrupt".
     bomb = png_of_size(1, 1)

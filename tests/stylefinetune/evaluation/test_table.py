@@ -26,7 +26,7 @@ def test_classes_are_listed_from_the_lowest_recall_with_bars():
     assert table[0].split() == ["class", "pictures", "recall", "precision", "F1", "AP"]
     assert table[1].startswith(f"Bokeh         4   0.500 {'█' * 10}           ")
     assert table[2].startswith(f"Noir          2   1.000 {'█' * 20}  ")
-    assert not any("Hazy" in line for line in text)  # it has no pictures
+    assert table[3] == "Not in the table, since they have no pictures here: Hazy"
     assert text[-1] == "  2 of 4 pictures of Bokeh are taken for Noir"
 
 
@@ -37,6 +37,9 @@ def test_of_many_classes_the_worst_are_listed():
     assert sum(line.startswith("class ") for line in text) == 41
     assert any(line.startswith("class 98") for line in text)
     assert any(line.startswith("top-5 accuracy") for line in text)
+    few = lines([0], [0], classes)
+    names = "class 1, class 2, class 3, class 4, class 5"
+    assert few[-1] == f"Not in the table, since they have no pictures here: {names} and 93 more"
 
 
 def test_baselines_are_compared_with_the_network():

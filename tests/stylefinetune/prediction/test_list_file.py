@@ -12,7 +12,7 @@ from stylefinetune.prediction.pictures import NoPicture, PictureFile, PictureUrl
 ROWS = [{"url": "a.jpg", "label": 1}, {"url": "", "label": 2}, {"url": "http://host/ü.jpg", "label": 3}]
 
 
-@pytest.fixture(params=["csv", "tsv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
+@pytest.fixture(params=["csv", "semicolons.csv", "tsv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
 def written(request, tmp_path):
     """A list of each kind with ROWS, and the number of its second row."""
     path = tmp_path / f"list.{request.param}"
@@ -22,7 +22,7 @@ def written(request, tmp_path):
     if request.param.startswith("jsonl"):
         text = "".join(json.dumps(row) + "\n" for row in ROWS)
     else:
-        comma = "\t" if request.param == "tsv" else ","
+        comma = {"tsv": "\t", "semicolons.csv": ";"}.get(request.param, ",")
         text = "".join(f"{row['label']}{comma}{row['url']}\r\n" for row in [{"label": "label", "url": "url"}, *ROWS])
     (gzip.open if request.param.endswith("gz") else open)(path, "wb").write(text.encode("utf-8-sig"))
     return path, 2 if request.param.startswith("jsonl") else 3

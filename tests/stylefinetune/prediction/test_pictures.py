@@ -59,7 +59,10 @@ def test_a_response_must_be_a_picture_of_the_web_of_limited_size():
     np.testing.assert_array_equal(url.decode(odd_pictures.encode(".png", picture)), picture[..., ::-1])
     for body, reason in [
         (odd_pictures.bomb(), "^is too large: 30000x30000 is over 50,000,000 pixels; make it smaller$"),
-        (odd_pictures.encode(".tif", picture), "is not a JPEG, PNG, GIF, WebP or BMP: begins with"),
+        (
+            odd_pictures.encode(".tif", picture),
+            "is not a JPEG, PNG, GIF, WebP or BMP: TIFF, which is read from local files only",
+        ),
         (b"<html>", "begins with b'<html>'"),
     ]:
         with pytest.raises(UnreadablePicture, match=reason):
