@@ -61,7 +61,8 @@ def find_checkpoint(config: Config, *, is_restarted: bool = False) -> Checkpoint
 
     Args:
         config: of the run.
-        is_restarted: whether the launcher has restarted the ranks, so that the checkpoints of a new run are its own.
+        is_restarted: whether torchrun or Slurm has started the same command before, so that the checkpoints of a new
+            run are its own.
 
     Raises:
         UserError: the checkpoint is missing or damaged, or a new run is asked for where one exists.

@@ -82,6 +82,11 @@ def slurm_job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
+def was_requeued() -> bool:
+    """Return whether Slurm has started this process's job before."""
+    return _read_integer("SLURM_RESTART_COUNT", 0, 0) > 0
+
+
 def is_first_node() -> bool:
     """Return whether the launch script that started this process starts the ranks of the first node."""
     return os.environ.get("NODE_RANK", "0") == "0"

@@ -30,6 +30,7 @@ from stylefinetune.data.mean import load_mean
 from stylefinetune.data.staging.stage import fetch_index, open_stream, stage_folder, stage_shards
 from stylefinetune.data.staging.stream import ShardStream, is_streamed, stream_folder
 from stylefinetune.data.transforms import Transform
+from stylefinetune.distributed.environment import was_requeued
 from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import build_engine, check_engine
 from stylefinetune.engines.engine import Engine
@@ -102,7 +103,7 @@ def prepare_training(config: Config, world: World) -> TrainingSetup:
         UserError: something is missing, damaged or inconsistent.
     """
     check_engine(config, world.size)
-    resumed = find_checkpoint(config, is_restarted=world.restarts > 0)
+    resumed = find_checkpoint(config, is_restarted=world.restarts > 0 or was_requeued())
     check_ranks_agree(resumed, world)
     config = resolve_preprocessing(config, resumed)
     config = resolve_memory_format(resolve_order(config, resumed), resumed)

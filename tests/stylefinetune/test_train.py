@@ -189,12 +189,13 @@ def test_frozen_layers_do_not_change(pixel_shards, tmp_path):
     assert changed == {"fc8_flickr.weight", "fc8_flickr.bias"}
 
 
-def test_ranks_that_torchrun_restarts_continue_a_run_with_resume_none(pixel_shards, tmp_path):
+@pytest.mark.parametrize("count", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_run_with_resume_none_continues_when_torchrun_or_slurm_starts_it_again(pixel_shards, tmp_path, count):
     """The command given again is refused, since it asks for a new run."""
     flags = [*NARROW, f"--data.shards={pixel_shards}", f"--run_dir={tmp_path}", "--train.max_iter=1", "--resume=none"]
     command = ["-m", "stylefinetune.train", *flags]
     assert python(*command).returncode == 0
-    restarted = python(*command, env={"TORCHELASTIC_RESTART_COUNT": "1"})
+    restarted = python(*command, env={count: "1"})
     assert restarted.returncode == 0, restarted.stderr
     assert f"Restoring previous solver status from {tmp_path}/checkpoints/iter_1" in restarted.stderr
     again = python(*command)
