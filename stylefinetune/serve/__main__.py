@@ -60,7 +60,10 @@ def _add_limits(parser: ArgumentParser) -> None:
     parser.add_argument("--max_pixels", type=int, default=usual.max_pixels, help="largest picture, in pixels")
     parser.add_argument("--timeout", type=float, default=usual.timeout, help="seconds to receive or fetch a picture")
     parser.add_argument(
-        "--rate", type=float, default=usual.rate, help="POST requests a second of one client; 0 for no limit"
+        "--rate",
+        type=float,
+        default=usual.rate,
+        help="POST requests, and wrong tokens, a second of one client; 0 for no limit",
     )
     parser.add_argument(
         "--queue", type=int, default=usual.queue, help="pictures that may wait at a time; further ones get status 503"
@@ -102,7 +105,7 @@ def serve(arguments: list[str]) -> None:
         )
     with open_socket(options.host, options.port) as listener:
         token = _choose_token(options, listener)
-        access = Access([options.host, *(options.allowed_host or [])], token)
+        access = Access([options.host, *(options.allowed_host or [])], token, settings.rate)
         network = PictureNetwork(saved, World.alone().device)
         with PictureClassifier(network, settings) as classifier:
             app = build_app(_describe(saved, run, options), classifier, gallery, access, settings)

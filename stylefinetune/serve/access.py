@@ -14,10 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stylefinetune.serve.errors import ApiError, busy_error, error_response
+from stylefinetune.serve.errors import ApiError, busy_error, error_response, rate_error
+from stylefinetune.serve.rate_limit import RateLimit, client_address
 
 OPEN_PATHS = frozenset({"/", "/login", "/healthz", "/serve.css", "/serve.js"})  # without a token; "/" asks for it
 _HOST = re.compile(r"([\w.-]+|\[[\w:.%]+\])(?::\d*)?", re.ASCII)
+_COOKIE_PREFIX = "stylefinetune_"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -37,12 +39,14 @@ class Access:
     Args:
         hosts: names by which clients may call the server, besides addresses and those of this machine.
         token: which requests must have; None for none.
+        rate: wrong tokens a second that a client may try; 0 for any number.
     """
 
-    def __init__(self, hosts: Iterable[str], token: str | None) -> None:
+    def __init__(self, hosts: Iterable[str], token: str | None, rate: float) -> None:
         own = {"localhost", socket.gethostname()}
         self._hosts = {host.lower() for host in own.union(hosts)}
-        self._token = token.encode() if token else None
+        self._token = token
+        self._wrong_tokens = RateLimit(rate)
 
     def check(self, request: Request) -> None:
         """Check a request.
@@ -65,19 +69,25 @@ class Access:
             given = request.headers.get("host", "")[:100]
             raise ApiError(421, f"this server isn't called {given!r}; --allowed_host adds a name")
 
-    def is_allowed(self, request: Request) -> bool:
-        """Return whether a request has the token, in a header or as the page's cookie."""
+    def is_allowed(self, request: Request, given: str | None = None) -> bool:
+        """Return whether a request has the token: in a header, as the page's cookie, or as the text `given`.
+
+        Raises:
+            ApiError: the client has tried too many wrong tokens. This one isn't compared, not even if it is right.
+        """
         if self._token is None:
             return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.is_token(given.strip()):
-            return True
-        cookie = request.cookies.get(self._cookie_name, "")
-        return hmac.compare_digest(cookie.encode(), self._derive("session").encode())
-
-    def is_token(self, given: str) -> bool:
-        """Return whether a text is the token; takes equally long for all texts."""
-        return self._token is None or hmac.compare_digest(given.encode(), self._token)
+        tokens = [token for token in (given, _bearer_token(request)) if token is not None]
+        if not tokens and not any(name.startswith(_COOKIE_PREFIX) for name in request.cookies):
+            return False
+        client = client_address(request)
+        if seconds := self._wrong_tokens.wait(client):
+            raise rate_error("wrong tokens", self._wrong_tokens.rate, seconds)
+        session = request.cookies.get(self._cookie_name, "")
+        is_right = _is_equal(session, self._derive("session")) or any(_is_equal(token, self._token) for token in tokens)
+        if not is_right:
+            self._wrong_tokens.take(client)
+        return is_right
 
     def set_cookie(self, request: Request, response: Response) -> None:
         """Let the browser send the cookie of the page from now on, for requests that the page itself makes."""
@@ -92,11 +102,11 @@ class Access:
     @property
     def _cookie_name(self) -> str:
         """A name for each token, since the servers at all ports of a machine share their cookies."""
-        return f"stylefinetune_{self._derive('name')[:8]}"
+        return f"{_COOKIE_PREFIX}{self._derive('name')[:8]}"
 
     def _derive(self, purpose: str) -> str:
         """Return a text that only who knows the token can compute, and that doesn't reveal it."""
-        return hmac.new(self._token or b"", purpose.encode(), hashlib.sha256).hexdigest()
+        return hmac.new((self._token or "").encode(), purpose.encode(), hashlib.sha256).hexdigest()
 
 
 class AccessMiddleware:
@@ -133,6 +143,16 @@ class AccessMiddleware:
         except asyncio.CancelledError:  # the server stops, and has waited for this request long enough
             if not is_started:
                 await error_response(busy_error("the server stops"))(scope, receive, send_with_headers)
+
+
+def _bearer_token(request: Request) -> str | None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
+
+
+def _is_equal(given: str, secret: str) -> bool:
+    """Return whether a text is the secret; takes equally long for all texts."""
+    return hmac.compare_digest(given.encode(), secret.encode())
 
 
 def _check_origin(request: Request) -> None:

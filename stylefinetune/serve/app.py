@@ -15,10 +15,10 @@ from starlette.routing import Route
 
 from stylefinetune.serve.access import Access, AccessMiddleware
 from stylefinetune.serve.classifier import PictureClassifier
-from stylefinetune.serve.errors import ApiError, handle_api_error, handle_crash, handle_http_error
+from stylefinetune.serve.errors import ApiError, handle_api_error, handle_crash, handle_http_error, rate_error
 from stylefinetune.serve.gallery import Gallery, Shown
 from stylefinetune.serve.openapi import API_VERSION, describe_api
-from stylefinetune.serve.rate_limit import RateLimit
+from stylefinetune.serve.rate_limit import RateLimit, client_address
 from stylefinetune.serve.settings import Model, Settings
 from stylefinetune.serve.upload import Uploads
 
@@ -50,12 +50,10 @@ class Routes:
     async def show_page(self, request: Request) -> Response:
         """Show the page, or the form that asks for the token. A link with the right token sets the cookie."""
         given = request.query_params.get("token")
-        if given is not None:
-            self._count(request)
-            if self._access.is_token(given):
-                return self._log_in(request)
-        if not self._access.is_allowed(request):
+        if not self._access.is_allowed(request, given):
             return self._render("login.html", 401, is_wrong=given is not None)
+        if given is not None:
+            return self._log_in(request)
         return self._render(
             "page.html",
             classes=self._classifier.classes,
@@ -68,8 +66,9 @@ class Routes:
         """Take the token of the form."""
         self._count(request)
         form = parse_qs((await self._uploads.read_small(request)).decode("latin-1"))
-        is_right = self._access.is_token(form.get("token", [""])[0])
-        return self._log_in(request) if is_right else self._render("login.html", 401, is_wrong=True)
+        if not self._access.is_allowed(request, form.get("token", [""])[0]):
+            return self._render("login.html", 401, is_wrong=True)
+        return self._log_in(request)
 
     async def predict(self, request: Request) -> Response:
         """Classify the picture in the body."""
@@ -150,9 +149,8 @@ class Routes:
 
     def _count(self, request: Request) -> None:
         """Count a request against the limit of its client."""
-        if seconds := self._rate.take(request.client.host if request.client else ""):
-            message = f"more than {self._settings.rate:g} requests a second; try again in {seconds:.1f} s"
-            raise ApiError(429, message, {"Retry-After": str(max(1, round(seconds)))})
+        if seconds := self._rate.take(client_address(request)):
+            raise rate_error("requests", self._settings.rate, seconds)
 
     def _top(self, given: Any) -> int:  # noqa: ANN401 -- from JSON
         count = len(self._classifier.classes)

@@ -26,6 +26,12 @@ def busy_error(message: str, seconds: float = 1.0) -> ApiError:
     return ApiError(503, message, {"Retry-After": str(max(1, round(seconds)))})
 
 
+def rate_error(what: str, rate: float, seconds: float) -> ApiError:
+    """Return the error of a client that has made too many requests; it may make the next one after some seconds."""
+    message = f"more than {rate:g} {what} a second; try again in {seconds:.1f} s"
+    return ApiError(429, message, {"Retry-After": str(max(1, round(seconds)))})
+
+
 def error_response(error: ApiError) -> JSONResponse:
     """Return the response for an error."""
     return JSONResponse({"error": str(error)}, error.status, error.headers)

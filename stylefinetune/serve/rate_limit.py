@@ -4,6 +4,8 @@ import ipaddress
 import time
 from collections.abc import Callable
 
+from starlette.requests import Request
+
 _BURST_SECONDS = 2.0  # a client that has paused may make the requests of 2 seconds at once
 _LEAST_BURST = 10  # requests
 _ROUNDING = 1e-6  # seconds
@@ -19,6 +21,7 @@ class RateLimit:
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
         self._seconds = 1 / rate if rate else 0.0  # of a request
         self._burst = max(_BURST_SECONDS, _LEAST_BURST * self._seconds)
         self._clock = clock
@@ -26,18 +29,27 @@ class RateLimit:
 
     def take(self, client: str) -> float:
         """Count a request, and return 0; return the seconds to wait if the client has made too many."""
+        wait = self.wait(client)
+        if self._seconds and not wait:
+            now = self._clock()
+            if len(self._empty_at) >= _MOST_CLIENTS:
+                self._empty_at = {name: time for name, time in self._empty_at.items() if time > now}
+            name = client_network(client)
+            self._empty_at[name] = max(self._empty_at.get(name, now), now) + self._seconds
+        return wait
+
+    def wait(self, client: str) -> float:
+        """Return the seconds until a request of the client would be counted; 0 if it would be now."""
         if not self._seconds:
             return 0.0
         now = self._clock()
-        if len(self._empty_at) >= _MOST_CLIENTS:
-            self._empty_at = {name: time for name, time in self._empty_at.items() if time > now}
-        name = client_network(client)
-        empty_at = max(self._empty_at.get(name, now), now) + self._seconds
-        wait = empty_at - now - self._burst
-        if wait > _ROUNDING:
-            return wait
-        self._empty_at[name] = empty_at
-        return 0.0
+        wait = max(self._empty_at.get(client_network(client), now), now) + self._seconds - now - self._burst
+        return wait if wait > _ROUNDING else 0.0
+
+
+def client_address(request: Request) -> str:
+    """Return the address from which a request comes."""
+    return request.client.host if request.client else ""
 
 
 def client_network(address: str) -> str:

@@ -12,7 +12,7 @@ class Settings:
     max_bytes: int = 32 * 2**20  # of a picture
     max_pixels: int = 50_000_000  # of a picture
     timeout: float = 30.0  # seconds in which a picture must be received or fetched
-    rate: float = 50.0  # POST requests and tried tokens a second of one client; 0 for any number
+    rate: float = 50.0  # POST requests, and wrong tokens, a second of one client; 0 for any number
     queue: int = 256  # pictures that are decoded or wait for the network; further ones get status 503
     max_batch: int = 32  # pictures that the network classifies together
     max_wait: float = 2.0  # milliseconds for which a picture waits for others

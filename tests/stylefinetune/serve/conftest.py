@@ -39,7 +39,7 @@ def open_app(network):
         def open_with(gallery=None, token=None, hosts=(), classifier=None, **settings):
             values = Settings(**settings)
             used = classifier or stack.enter_context(PictureClassifier(network, values))
-            return build_app(MODEL, used, gallery, Access(hosts, token), values)
+            return build_app(MODEL, used, gallery, Access(hosts, token, values.rate), values)
 
         yield open_with
 

@@ -4,6 +4,7 @@ from importlib.resources import files
 import pytest
 
 from stylefinetune.evaluate import evaluate
+from stylefinetune.serve.access import Access
 from stylefinetune.serve.gallery import Gallery
 from tests.browser import CHROMIUM, open_browser
 from tests.loopback import Answer
@@ -64,13 +65,47 @@ def test_too_many_requests_of_a_client(open_client, picture):
     assert client.get("/api/model").status_code == 200
 
 
-def test_tokens_in_links_are_counted_like_those_of_the_form(open_client):
+def _try_link(client, token):
+    return client.get(f"/?token={token}").status_code
+
+
+def _try_form(client, token):
+    return client.post("/login", data={"token": token}).status_code
+
+
+def _try_header(client, token):
+    return client.get("/api/model", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def _try_header_of_the_page(client, token):
+    return client.get("/", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def _try_cookie(client, token):
+    cookies = Access([], token, 0)
+    cookie = f"{cookies._cookie_name}={cookies._derive('session')}"
+    return client.get("/api/model", headers={"Cookie": cookie}).status_code
+
+
+_WAYS = [_try_link, _try_form, _try_header, _try_header_of_the_page, _try_cookie]
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_wrong_tokens_are_counted_together_however_they_are_sent(open_client, way):
     client = open_client(rate=0.001, token=TOKEN)
-    wrong = [client.get("/?token=wrong").status_code for _ in range(11)]
-    assert wrong == [401] * 10 + [429]
-    assert client.get(f"/?token={TOKEN}").status_code == 429
-    assert client.post("/login", data={"token": TOKEN}).status_code == 429
+    assert [way(client, "wrong") for _ in range(10)] == [401] * 10
+    assert [other(client, TOKEN) for other in _WAYS] == [429] * len(_WAYS)
+    answer = client.get("/api/model", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.json()["error"].startswith("more than 0.001 wrong tokens a second; try again in ")
+    assert int(answer.headers["retry-after"]) > 100
     assert client.get("/").status_code == 401  # the form
+
+
+@pytest.mark.parametrize("way", [_try_link, _try_header, _try_cookie])
+def test_right_tokens_and_requests_without_one_are_not_counted(open_client, way):
+    client = open_client(rate=0.001, token=TOKEN)
+    assert {client.get("/api/model").status_code for _ in range(20)} == {401}
+    assert {way(client, TOKEN) for _ in range(20)} <= {200, 303}
 
 
 def test_pictures_of_the_test_set(open_client, gallery):

@@ -31,6 +31,16 @@ def test_zero_is_no_limit():
     assert {limit.take("10.0.0.1") for _ in range(1000)} == {0.0}
 
 
+def test_to_ask_how_long_to_wait_counts_nothing():
+    clock = Clock()
+    limit = RateLimit(10, clock)
+    assert [limit.wait("a") for _ in range(50)] == [0.0] * 50
+    assert [limit.take("a") for _ in range(20)] == [0.0] * 20
+    assert limit.wait("a") == limit.take("a") > 0
+    clock.now = 0.2
+    assert limit.wait("a") == 0
+
+
 def test_clients_that_have_paused_are_forgotten(monkeypatch):
     monkeypatch.setattr(rate_limit, "_MOST_CLIENTS", 100)
     clock = Clock()
