@@ -11,6 +11,7 @@ from shards.config.recipe import Recipe
 from shards.errors import ShardsError
 from shards.format.index import LABELS
 from shards.storage.shard_dir import ROWS_PATH, ShardDir, create_shard_dir, load_shard_dir
+from shards.url_list.parse import locate_row
 from shards.url_list.select import select_rows
 from shards.url_list.source import Source
 
@@ -62,11 +63,11 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source) ->
             f"--list {source.name} has rows with several labels now, but each picture of {found.root} has one; "
             "use another --out"
         )
-    joined = pa.RecordBatchReader.from_batches(rows.schema, _join(found, rows, source.name))
+    joined = pa.RecordBatchReader.from_batches(rows.schema, _join(found, rows, source, work))
     return create_shard_dir(found.root, grown, joined, work)
 
 
-def _join(found: ShardDir, listed: pa.RecordBatchReader, name: str) -> Iterator[pa.RecordBatch]:
+def _join(found: ShardDir, listed: pa.RecordBatchReader, source: Source, work: Path) -> Iterator[pa.RecordBatch]:
     """Yield the stored rows, and then the listed rows that follow them.
 
     Raises:
@@ -83,8 +84,9 @@ def _join(found: ShardDir, listed: pa.RecordBatchReader, name: str) -> Iterator[
         rest = rest.slice(len(stored))
         yield from stored.cast(listed.schema).to_batches()
     if changed:
+        place = locate_row(source, min(changed), found.recipe, work)
         raise ShardsError(
-            f"--list {name}: row {min(changed)} differs from the list that {found.root} was made from; "
+            f"--list {source.name}: {place} differs from the list that {found.root} was made from; "
             "append new rows at the end, or use another --out"
         )
     yield from rest.to_batches()

@@ -1,5 +1,6 @@
 """Joins the samples of all tars: unique keys, numbered labels, and splits."""
 
+import bisect
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.config.recipe import Recipe
-from shards.errors import ShardsError
+from shards.errors import RowError, ShardsError
 from shards.format.index import LABELS
 from shards.indexing.config import IndexConfig
 from shards.local.splits import rename_splits, split_of_path
@@ -92,7 +93,11 @@ def join_scans(tars: Sequence[Path], scans: Sequence[Path], config: IndexConfig)
     classes = read_classes(config.classes)
     if classes is None and config.rules.label_from == "folder":
         classes = tuple(sorted(labels.distinct))  # a folder's name is never a label's number
-    numbers, classes = encode_labels(labels, "the tars' labels", classes)
+    try:
+        numbers, classes = encode_labels(labels, classes)
+    except RowError as error:
+        tar = tars[bisect.bisect_right(starts, error.row) - 1]
+        raise ShardsError(f"{tar}: the sample {ids[error.row]} {error.problem}") from error
     recipe = Recipe(
         list_sha256=digest.hexdigest(),
         images=-1,

@@ -69,7 +69,8 @@ def list_dataset(path: Path, rules: DatasetRules) -> Dataset:
             listed = {name: value for name, value in row.items() if name not in {*_RESERVED, label}}
             listed |= {"image_url": picture_name(file, number)} | ({"split": splits[file]} if splits else {})
             if label:
-                listed["label"] = _name_label(row[label], names, f"--list hf:{path}: {file}, row {number}")
+                place = f"--list hf:{path}: {file}, row {number} (counted from 0)"
+                listed["label"] = _name_label(row[label], names, place)
             lines.append(json.dumps(listed, ensure_ascii=False))
     return Dataset("".join(f"{line}\n" for line in lines).encode(errors="replace"), base, picture, tuple(names or ()))
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from shards.config.recipe import Recipe
-from shards.errors import ShardsError
+from shards.errors import RowError, ShardsError
 from shards.format.index import LABELS
 from shards.url_list.labels import UNLABELLED
 from shards.url_list.provenance import owner_of
@@ -41,7 +41,8 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.
     `id` is empty for rows without one. `extra` has all other columns, as a JSON object.
 
     Raises:
-        ShardsError: the list has no rows, lacks a column, has an invalid value, or no URL.
+        ShardsError: the list has no rows, lacks a column, or has no URL.
+        RowError: a row has an invalid value.
     """
     start = 0
     split_column = None
@@ -51,7 +52,7 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.
         if not start:
             _check_columns(chunk[0], name, recipe)
             split_column = next((column for column in _SPLIT_COLUMNS if column in chunk[0]), None)
-        table = _Chunk(chunk, start, name, recipe).convert(split_column)
+        table = _Chunk(chunk, start, recipe).convert(split_column)
         if not has_url:
             urls = table.column("image_url").to_pylist()
             has_url = recipe.local or any(map(_WEB_URL.match, urls))
@@ -62,8 +63,8 @@ def convert_rows(rows: Iterator[Row], name: str, recipe: Recipe) -> Iterator[pa.
         raise ShardsError(f"--list {name} has no rows")
     if not has_url:
         raise ShardsError(
-            f"--list {name}: none of its rows has an http or https URL in the column {recipe.url_col} (row 0 has "
-            f"{first_url[:80]!r}); if these are local files, add --local"
+            f"--list {name}: none of its rows has an http or https URL in the column {recipe.url_col} (the first "
+            f"has {first_url[:80]!r}); if these are local files, add --local"
         )
 
 
@@ -93,10 +94,9 @@ def _check_columns(row: Row, name: str, recipe: Recipe) -> None:
 class _Chunk:
     """Consecutive rows of a list. Its methods take their columns out of the rows, so that the others remain."""
 
-    def __init__(self, rows: list[Row], start: int, name: str, recipe: Recipe) -> None:
+    def __init__(self, rows: list[Row], start: int, recipe: Recipe) -> None:
         self._rows = rows
         self._start = start  # index of the first row in the list
-        self._name = name
         self._recipe = recipe
 
     def convert(self, split_column: str | None) -> pa.Table:
@@ -153,7 +153,7 @@ class _Chunk:
             return splits
         for index, row in enumerate(self._rows):
             if any(each in row for each in _SPLIT_COLUMNS):
-                raise self._error(index, "has a split, but row 0 has none; give all rows a split, or none")
+                raise self._error(index, "has a split, but the first row has none; give all rows a split, or none")
         return [draw_split(url, self._recipe.seed, self._recipe.test_share) for url in urls]
 
     def _take_texts(self, column: str, convert: Callable[[Any], str]) -> list[str]:
@@ -192,8 +192,8 @@ class _Chunk:
             place = "a column" if field.name == "extra" else f"the {field.name}"
             raise self._error(index, f"has half of a surrogate pair in {place}; this is not a character") from error
 
-    def _error(self, index: int, message: str) -> ShardsError:
-        return ShardsError(f"--list {self._name}: row {self._start + index} {message}")
+    def _error(self, index: int, problem: str) -> RowError:
+        return RowError(self._start + index, problem)
 
 
 def _url_text(value: Any) -> str:  # noqa: ANN401 -- any JSON value

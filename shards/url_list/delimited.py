@@ -14,8 +14,10 @@ _UNTITLED = "Unnamed: 0"  # as pandas calls the first column, where pandas write
 _EXCEL_SEPARATOR = re.compile(rb'"?sep=([^"\w\s]|\t)"?\r?\n', re.IGNORECASE)  # Excel's first line
 
 
-def read_delimited(file: IO[bytes], name: str, url_col: str) -> Iterator[dict[str, Any]]:
-    """Return the rows of a UTF-8 text with a header, as texts by column; it begins at the file's position.
+def read_delimited(file: IO[bytes], name: str, url_col: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the rows of a UTF-8 text with a header, each with the number of its first line, as texts by column.
+
+    It begins at the file's position.
 
     The separator is the one of a first line sep=X; or else the one that gives the header a column `url_col`, or that
     gives it most columns. Trailing columns without a title are ignored if they are empty. An untitled first column is
@@ -35,7 +37,8 @@ def read_delimited(file: IO[bytes], name: str, url_col: str) -> Iterator[dict[st
     header = headers[separator]
     if len(set(header)) < len(header):
         raise ShardsError(f"--list {name}: two columns have the same name in its header {','.join(header)[:200]}")
-    return _read_records(text, _open(text, start, separator), header, f"--list {name}, line", 1 if excel else 0)
+    with_numbers = _number_records(_open(text, start, separator), f"--list {name}, line", 2 if excel else 1)
+    return _read_records(text, with_numbers, header, f"--list {name}, line")
 
 
 def _open(text: io.TextIOWrapper, start: int, separator: str) -> Any:  # noqa: ANN401 -- csv.reader's type has no name
@@ -56,26 +59,31 @@ def _read_header(text: io.TextIOWrapper, start: int, separator: str) -> list[str
     return [_UNTITLED if "id" in titles else "id", *titles[1:]]
 
 
-def _read_records(
-    text: io.TextIOWrapper,
+def _number_records(
     reader: Any,  # noqa: ANN401 -- as _open
-    header: list[str],
     place: str,
-    lines_before: int,
-) -> Iterator[dict[str, Any]]:
+    start: int,
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records that are not blank or only separators, each with the number of its first line."""
+    first = start
+    try:
+        for fields in reader:
+            if any(fields):
+                yield first, fields
+            first = start + reader.line_num
+    except csv.Error as error:
+        raise ShardsError(f"{place} {first}: {error}") from error
+
+
+def _read_records(
+    text: io.TextIOWrapper, records: Iterator[tuple[int, list[str]]], header: list[str], place: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
     with text:
-        try:
-            records: Iterator[list[str]] = filter(any, reader)  # without blank lines, also those of separators only
-            next(records, None)  # the header
-            for fields in records:
+        next(records, None)  # the header
+        for line, fields in records:
+            if len(fields) != len(header):
+                while len(fields) > len(header) and not fields[-1]:
+                    fields.pop()
                 if len(fields) != len(header):
-                    while len(fields) > len(header) and not fields[-1]:
-                        fields.pop()
-                    if len(fields) != len(header):
-                        raise ShardsError(
-                            f"{place} {lines_before + reader.line_num}: {len(fields)} columns, "
-                            f"but the header has {len(header)}"
-                        )
-                yield dict(zip(header, fields, strict=True))
-        except csv.Error as error:
-            raise ShardsError(f"{place} {lines_before + reader.line_num}: {error}") from error
+                    raise ShardsError(f"{place} {line}: {len(fields)} columns, but the header has {len(header)}")
+            yield line, dict(zip(header, fields, strict=True))

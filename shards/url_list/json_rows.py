@@ -13,8 +13,8 @@ _WHITESPACE = " \t\r\n"  # JSON's
 _NAMES: dict[type, str] = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
 
 
-def read_json_lines(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
-    """Return the rows of a UTF-8 text with a JSON object on each line. Blank lines are skipped.
+def read_json_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the rows of a UTF-8 text with a JSON object on each line, and their lines. Blank lines are skipped.
 
     Raises:
         ShardsError: a line is not a JSON object.
@@ -22,7 +22,7 @@ def read_json_lines(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
     with io.TextIOWrapper(file, encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if text := line.strip(_WHITESPACE):
-                yield _check_object(_decode(text, name, number), f"--list {name}, line {number}")
+                yield number, _check_object(_decode(text, name, number), f"--list {name}, line {number}")
 
 
 def read_json_array(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
@@ -32,7 +32,7 @@ def read_json_array(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
         ShardsError: it is not such an array.
     """
     for row, value in enumerate(_decode(file.read().decode(), name, 1)):
-        yield _check_object(value, f"--list {name}, row {row}")
+        yield _check_object(value, f"--list {name}, row {row} (counted from 0)")
 
 
 def _decode(text: str, name: str, line: int) -> Any:  # noqa: ANN401 -- any JSON value

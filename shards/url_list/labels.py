@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import ShardsError
+from shards.errors import RowError, ShardsError
 from shards.format.columns import Lists
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES
 
@@ -145,18 +145,18 @@ class LabelTexts:
         return RowLabels(several.first, several)
 
 
-def encode_labels(labels: LabelTexts, name: str, classes: tuple[str, ...] | None) -> tuple[RowLabels, tuple[str, ...]]:
+def encode_labels(labels: LabelTexts, classes: tuple[str, ...] | None) -> tuple[RowLabels, tuple[str, ...]]:
     """Return the labels as numbers, and the class names in label order.
 
     Integers, also those that are written as 3.0, stay as they are, unless all of them are names in `classes`. Names are
-    numbered in the order of `classes`, or in sorted order without it. `name` is the list's in messages.
+    numbered in the order of `classes`, or in sorted order without it.
 
     Raises:
-        ShardsError: a label is not among the classes, or is a number that can't be a label.
+        RowError: a label is not among the classes, or is a number that can't be a label.
     """
     distinct = labels.distinct
     if classes is None:
-        _refuse_other_numbers(labels, name)
+        _refuse_other_numbers(labels)
     found = {text: number for text in distinct if (number := _to_number(text)) is not None}
     if len(found) == len(distinct) and not (classes and set(distinct).issubset(classes)):
         numbers = found
@@ -167,17 +167,22 @@ def encode_labels(labels: LabelTexts, name: str, classes: tuple[str, ...] | None
     unknown = {text for text in distinct if numbers.get(text, len(names)) >= len(names)}
     if unknown:
         row, text = labels.first_of(unknown)
-        raise ShardsError(f"{name}: row {row}'s label {text[:60]!r} isn't among the {len(names)} classes")
+        raise RowError(
+            row,
+            f"has the label {text[:60]!r}, which isn't among the {len(names)} classes; "
+            "correct it, or add a line to the file of --classes",
+        )
     return labels.by_row(np.array([numbers[text] for text in distinct], np.int32)), names
 
 
-def _refuse_other_numbers(labels: LabelTexts, name: str) -> None:
+def _refuse_other_numbers(labels: LabelTexts) -> None:
     """Refuse a list with a number among its labels if not all are valid numbers: they would become class names."""
     distinct = labels.distinct
     invalid = {text for text in distinct if not is_label(text)}
     if invalid and any(map(_NUMBER.fullmatch, distinct)):
         row, text = labels.first_of(invalid)
-        raise ShardsError(
-            f"{name}: row {row} has the label {text[:60]!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
-            "if some names look like numbers, give --classes"
+        raise RowError(
+            row,
+            f"has the label {text[:60]!r}; numbers go from 0 to {LARGEST_LABEL:,}; "
+            "if some names look like numbers, give --classes",
         )

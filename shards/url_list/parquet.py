@@ -73,7 +73,7 @@ def _convert_column(values: pa.Array, title: str, start: int, name: str) -> list
     except UnicodeDecodeError as error:
         row = next(row for row in range(len(values)) if not _is_text(values.slice(row, 1)))
         raise ShardsError(
-            f"--list {name}: column {title}, row {start + row}: the value isn't UTF-8 text; "
+            f"--list {name}: column {title}, row {start + row} (counted from 0): the value isn't UTF-8 text; "
             "correct it, remove the column, or convert it to text"
         ) from error
 

@@ -2,15 +2,17 @@
 
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 
+from shards.config.recipe import Recipe
 from shards.errors import ShardsError
-from shards.format.caffe_list import parse_caffe_list
+from shards.format.caffe_list import ListedPicture, parse_caffe_list
 from shards.format.index import LABELS
 from shards.url_list.delimited import read_delimited
 from shards.url_list.encoding import decompress, to_utf8
@@ -31,6 +33,7 @@ ROWS_SCHEMA = pa.schema(
 )
 SEVERAL_LABELS_SCHEMA = ROWS_SCHEMA.append(LABELS)  # of a list of which a row has a list of labels
 TEXT_LABEL_SCHEMA = ROWS_SCHEMA.set(ROWS_SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
+_Rows: TypeAlias = Iterator[tuple[int, dict[str, Any]]]  # the number of a row, or of its first line, and its values
 _FIRST_LINE = re.compile(rb"\s*([^\r\n]*)")
 _CHUNK = 2**20  # bytes
 _URL = re.compile(rb"https?://.*", re.IGNORECASE)
@@ -48,6 +51,11 @@ def parse_list(
     Raises:
         ShardsError: the list is damaged. Most errors are raised when their row is read.
     """
+    return (row for _, row in _parse(source, url_col, label_col, work)[1])
+
+
+def _parse(source: Source, url_col: str, label_col: str | None, work: Path | None) -> tuple[bool, _Rows]:
+    """Return whether a list has lines, and its rows with the numbers of their first lines, or their own from 0."""
     name = source.name
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(source.open())
@@ -58,40 +66,62 @@ def parse_list(
                 f"--list {name}: an Excel or ZIP file; save the table as CSV in UTF-8, or unpack it, and give that"
             )
         if first == b"PAR1":
-            rows = read_parquet(file, name)
+            has_lines, rows = False, enumerate(read_parquet(file, name))
         else:
             file = stack.enter_context(to_utf8(file, name, work))
-            rows = _parse_text(file, name, url_col, label_col)
-        return _close_after(rows, stack.pop_all())
+            has_lines, rows = _parse_text(file, name, url_col, label_col)
+        return has_lines, _close_after(rows, stack.pop_all())
 
 
-def _parse_text(file: IO[bytes], name: str, url_col: str, label_col: str | None) -> Iterator[dict[str, Any]]:
+def _parse_text(file: IO[bytes], name: str, url_col: str, label_col: str | None) -> tuple[bool, _Rows]:
+    """Return what `_parse` does."""
     line = _read_first_line(file)
     if line.startswith(b"{"):
-        return read_json_lines(file, name)
+        return True, read_json_lines(file, name)
     if line.startswith(b"["):
-        return read_json_array(file, name)
+        return False, enumerate(read_json_array(file, name))
     if line.startswith(b"<"):
         raise ShardsError(f"--list {name}: an HTML or XML page, not a list; give the address of the list, or its file")
     if not _URL.fullmatch(line):
-        return read_delimited(file, name, url_col)
+        return True, read_delimited(file, name, url_col)
     if _URL_AND_LABEL.fullmatch(line):
         header = f"{url_col},{label_col or 'label'}"
         raise ShardsError(
             f"--list {name}: line 1 has a URL and other columns; put a header before it, such as {header}"
         )
-    return _read_urls(file, url_col, label_col or "label")
+    return True, _read_urls(file, url_col, label_col or "label")
 
 
-def _read_urls(file: IO[bytes], url_col: str, label_col: str) -> Iterator[dict[str, Any]]:
+def _read_urls(file: IO[bytes], url_col: str, label_col: str) -> _Rows:
     with io.TextIOWrapper(file, encoding="utf-8") as lines:
-        for url in filter(None, map(str.strip, lines)):
-            yield {url_col: url, label_col: UNLABELLED}
+        for number, url in enumerate(map(str.strip, lines), start=1):
+            if url:
+                yield number, {url_col: url, label_col: UNLABELLED}
 
 
-def _close_after(rows: Iterator[dict[str, Any]], files: contextlib.ExitStack) -> Iterator[dict[str, Any]]:
+def _close_after(rows: _Rows, files: contextlib.ExitStack) -> _Rows:
     with files:
         yield from rows
+
+
+def locate_row(source: Source, row: int, recipe: Recipe, work: Path | None = None) -> str:
+    """Return where a row of a list is, for messages: the line of a text file, or the picture of a folder or a dataset.
+
+    The list is read again up to the row. In a Parquet file or a JSON array, it is the row's number.
+
+
+    Raises:
+        ShardsError: the list's file has changed since it was first read.
+    """
+    source.check_unchanged()
+    if source.is_caffe:
+        lines = (f"line {each.line} of {source.paths[split]}" for split, each in _read_caffe_lists(source))
+        return next(itertools.islice(lines, row, None))
+    has_lines, rows = _parse(source, recipe.url_col, recipe.label_col, work)
+    number, values = next(itertools.islice(rows, row, None))
+    if source.is_folder or source.picture_column:  # its list is made of it
+        return values[recipe.url_col]
+    return f"line {number}" if has_lines else f"row {number} (counted from 0)"
 
 
 def parse_caffe_lists(source: Source) -> pa.Table:
@@ -101,13 +131,17 @@ def parse_caffe_lists(source: Source) -> pa.Table:
         ShardsError: a line has another form.
     """
     rows: list[dict[str, object]] = []
-    for split in source.parts:
-        for picture in parse_caffe_list(
-            source.open(split).read(), f"--list {split}={source.paths[split]}", LARGEST_LABEL + 1
-        ):
-            row = {"row": len(rows), "key": f"{len(rows):08d}", "image_url": picture.path, "split": split}
-            rows.append({**row, "label": str(picture.label), "extra": "{}"})
+    for split, picture in _read_caffe_lists(source):
+        row = {"row": len(rows), "key": f"{len(rows):08d}", "image_url": picture.path, "split": split}
+        rows.append({**row, "label": str(picture.label), "extra": "{}"})
     return pa.Table.from_pylist(rows, TEXT_LABEL_SCHEMA)
+
+
+def _read_caffe_lists(source: Source) -> Iterator[tuple[str, ListedPicture]]:
+    for split in source.parts:
+        name = f"--list {split}={source.paths[split]}"
+        for picture in parse_caffe_list(source.open(split).read(), name, LARGEST_LABEL + 1):
+            yield split, picture
 
 
 def _read_first(file: IO[bytes], count: int) -> bytes:

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shards.config.recipe import Recipe
-from shards.errors import ShardsError
+from shards.errors import RowError, ShardsError
 from shards.format.index import LABELS
 from shards.url_list.convert import CONVERTED_SCHEMA, convert_rows
 from shards.url_list.flickr_style import FLICKR_STYLE_CLASSES, FLICKR_STYLE_SHA256
 from shards.url_list.labels import LabelTexts, RowLabels, encode_labels
-from shards.url_list.parse import ROWS_SCHEMA, SEVERAL_LABELS_SCHEMA, parse_caffe_lists, parse_list
+from shards.url_list.parse import ROWS_SCHEMA, SEVERAL_LABELS_SCHEMA, locate_row, parse_caffe_lists, parse_list
 from shards.url_list.reorder import RowStore
 from shards.url_list.source import Source
 
@@ -45,6 +45,14 @@ def select_rows(source: Source, recipe: Recipe, work: Path | None = None) -> tup
     Raises:
         ShardsError: the list is damaged, lacks a column, has an invalid value, or has become shorter.
     """
+    try:
+        return _select_rows(source, recipe, work)
+    except RowError as error:
+        place = locate_row(source, error.row, recipe, work)
+        raise ShardsError(f"--list {source.name}: {place} {error.problem}") from error
+
+
+def _select_rows(source: Source, recipe: Recipe, work: Path | None) -> tuple[pa.RecordBatchReader, Recipe]:
     if source.is_caffe:
         _refuse_selection(recipe)
         table = parse_caffe_lists(source)
@@ -119,12 +127,13 @@ def _number_labels(texts: LabelTexts, source: Source, recipe: Recipe) -> tuple[R
     """Return the labels' numbers, and the recipe with the names of the classes.
 
     Raises:
-        ShardsError: a label is not among the classes, or --labels is given for rows with several labels.
+        RowError: a label is not among the classes.
+        ShardsError: --labels is given for rows with several labels.
     """
     if texts.are_lists and recipe.labels is not None:
         raise ShardsError("--labels selects rows by their only label, and rows of this list have several; remove it")
     classes = recipe.classes or (FLICKR_STYLE_CLASSES if source.sha256 == FLICKR_STYLE_SHA256 else None)
-    labels, classes = encode_labels(texts, f"--list {source.name}", classes)
+    labels, classes = encode_labels(texts, classes)
     return labels, dataclasses.replace(recipe, classes=classes[: recipe.labels], several_labels=texts.are_lists)
 
 

@@ -142,7 +142,7 @@ def test_a_list_may_grow_by_rows_with_several_labels_only_if_it_has_some(tmp_pat
     run_assemble(list=write_json_lines(tmp_path / "list.jsonl", photos), local=True)
     assert labels_by_row(root) == EXPECTED
     changed = write_json_lines(tmp_path / "list.jsonl", [photos[0] | {"label": ["cat"]}, *photos[1:]])
-    with pytest.raises(ShardsError, match="row 0 differs from the list that"):
+    with pytest.raises(ShardsError, match="line 1 differs from the list that"):
         run_assemble(list=changed, local=True)
     single = [row | {"label": row["label"][0]} for row in photos]
     run_assemble(list=write_json_lines(tmp_path / "single.jsonl", single), local=True, out=tmp_path / "single")
@@ -154,14 +154,14 @@ def test_a_list_may_grow_by_rows_with_several_labels_only_if_it_has_some(tmp_pat
 @pytest.mark.parametrize(
     ("label", "settings", "message"),
     [
-        ([], {}, "row 1 has no label in the column label"),
-        (None, {}, "row 1 has no label in the column label"),
-        (["cat", None], {}, "row 1 has an empty label in the column label"),
-        (["cat", ["dog"]], {}, 'row 1 has ["cat", ["dog"]] in the column label, where text or a number is expected'),
-        (["cat", "7"], {}, "row 0 has the label 'dog'; numbers go from 0"),
-        ([0.5], {}, "row 0 has the label 'dog'; numbers go from 0 to 99,999"),
+        ([], {}, "line 2 has no label in the column label"),
+        (None, {}, "line 2 has no label in the column label"),
+        (["cat", None], {}, "line 2 has an empty label in the column label"),
+        (["cat", ["dog"]], {}, 'line 2 has ["cat", ["dog"]] in the column label, where text or a number is expected'),
+        (["cat", "7"], {}, "line 1 has the label 'dog'; numbers go from 0"),
+        ([0.5], {}, "line 1 has the label 'dog'; numbers go from 0 to 99,999"),
         (["cat"], {"labels": 2}, "--labels selects rows by their only label, and rows of this list have several"),
-        (" ; ", {"label_separator": ";"}, "row 1 has no label in the column label"),
+        (" ; ", {"label_separator": ";"}, "line 2 has no label in the column label"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_row(tmp_path, photos, run_assemble, label, settings, message):
@@ -174,7 +174,9 @@ def test_a_bad_value_is_refused_with_its_row(tmp_path, photos, run_assemble, lab
 def test_a_column_that_would_be_overwritten_is_refused(tmp_path, photos, run_assemble):
     rows = [{**row, "labels": 3, "tags": row["label"]} for row in photos]
     path = write_json_lines(tmp_path / "list.jsonl", rows)
-    with pytest.raises(ShardsError, match="row 0 has a column labels beside tags, whose lists are stored by that name"):
+    with pytest.raises(
+        ShardsError, match="line 1 has a column labels beside tags, whose lists are stored by that name"
+    ):
         run_assemble(list=path, local=True, label_col="tags")
 
 

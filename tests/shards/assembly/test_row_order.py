@@ -110,7 +110,7 @@ def test_a_list_with_changed_rows_is_refused_and_the_first_is_named(open_dir, tm
     rows = numbered(12)
     rows[3] = change
     rows[6] = "p6,http://h/else,0,train"
-    with pytest.raises(ShardsError, match=r"--list list.csv: row 3 differs from the list .* append new rows"):
+    with pytest.raises(ShardsError, match=r"--list list.csv: line 5 differs from the list .* append new rows"):
         open_dir(listed(*rows))
     assert load_shard_dir(tmp_path).rows.equals(before.rows)
 
@@ -123,7 +123,7 @@ def test_a_list_with_fewer_rows_is_refused(open_dir):
 
 def test_a_list_with_moved_rows_is_refused(open_dir):
     open_dir(listed(*numbered(8)))
-    with pytest.raises(ShardsError, match="row 0 differs from the list"):
+    with pytest.raises(ShardsError, match="line 2 differs from the list"):
         open_dir(listed("new,http://h/new,0,train", *numbered(8)))
 
 

@@ -67,5 +67,5 @@ def test_a_tar_without_samples_has_no_block(join):
 
 
 def test_a_label_that_is_no_class_is_named(join):
-    with pytest.raises(ShardsError, match="the tars' labels: row 1 has the label 'cat'; numbers go from 0"):
-        join({"a.tar": [("1", "0"), ("2", "cat")]})
+    with pytest.raises(ShardsError, match=r"b\.tar: the sample k3 has the label 'cat'; numbers go from 0"):
+        join({"a.tar": [("k1", "0")], "empty.tar": [], "b.tar": [("k2", "0"), ("k3", "cat")]})

@@ -229,13 +229,13 @@ def test_a_list_of_local_paths(photos, tmp_path, write_list, run_assemble, draw_
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("../a.jpg", "row 1 has '../a.jpg', outside the list's folder; write an absolute path"),
+        ("../a.jpg", "line 3 has '../a.jpg', outside the list's folder; write an absolute path"),
         ("x/../../a.jpg", "outside the list's folder"),
         (
             "http://example.org/a.jpg",
-            "row 1 has the URL 'http://example.org/a.jpg', but --local is for paths; use two lists",
+            "line 3 has the URL 'http://example.org/a.jpg', but --local is for paths; use two lists",
         ),
-        ("FILE:///a.jpg", "row 1 has the URL 'FILE:///a.jpg', but --local is for paths; write its path"),
+        ("FILE:///a.jpg", "line 3 has the URL 'FILE:///a.jpg', but --local is for paths; write its path"),
     ],
 )
 def test_a_list_of_local_paths_names_no_others(path, message, write_list, run_assemble):

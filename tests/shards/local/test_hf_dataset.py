@@ -70,7 +70,7 @@ def test_other_mistakes_are_refused_in_one_line(tmp_path):
     for path, rules, message in [
         ("empty", {}, "no Parquet file in it"),
         ("bad", {}, "a.parquet can't be read"),
-        ("x", {}, "test.parquet, row 0 has the label -1, which is none of the 2 classes"),
+        ("x", {}, "test.parquet, row 0 (counted from 0) has the label -1, which is none of the 2 classes"),
         ("x", {"split": "train"}, "no file of that split among test.parquet"),
     ]:
         with pytest.raises(ShardsError) as caught:

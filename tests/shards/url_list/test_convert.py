@@ -80,9 +80,9 @@ def test_a_list_with_one_url_is_not_refused():
         ([{"photos/1.jpg": "photos/2.jpg", "0": "1"}], "for local pictures, write a path"),
         (
             [{"image_url": "photos/1.jpg", "label": 0}] * 3,
-            "http or https URL in the column image_url (row 0 has 'photos/1.jpg'); if these are local",
+            "http or https URL in the column image_url (the first has 'photos/1.jpg'); if these are local",
         ),
-        ([{"image_url": "file:///a.jpg", "label": 0}], "(row 0 has 'file:///a.jpg')"),
+        ([{"image_url": "file:///a.jpg", "label": 0}], "(the first has 'file:///a.jpg')"),
         ([{"image_url": URL, "label": 0}, {"image_url": URL}], "row 1 has no label in the column label"),
         ([{"image_url": URL, "label": " \n"}], "row 0 has no label in the column label; write one, or remove"),
         ([{"image_url": URL, "label": math.nan}], "row 0 has no label in the column label"),
@@ -102,7 +102,7 @@ def test_a_list_with_one_url_is_not_refused():
 def test_an_invalid_row_is_refused_in_one_line(rows, message):
     with pytest.raises(ShardsError) as caught:
         convert(*rows)
-    assert str(caught.value).startswith("--list list.csv")
+    assert str(caught.value).startswith(("--list list.csv", "row "))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -10,7 +10,7 @@ ROWS = [{"image_url": "http://h/1", "label": "0"}, {"image_url": "http://h/2", "
 
 
 def read(text: str, url_col: str = "image_url") -> list[dict]:
-    return list(read_delimited(io.BytesIO(text.encode()), "list.csv", url_col))
+    return [row for _, row in read_delimited(io.BytesIO(text.encode()), "list.csv", url_col)]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -66,6 +66,14 @@ def test_a_value_may_have_line_breaks():
     assert read('image_url,label\r\nhttp://h/1,"a\nb\rc"\r\n')[0]["label"] == "a\nb\rc"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_each_row_has_the_number_of_its_first_line(end):
+    lines = ["", "image_url,label", "a,0", "", ",", '"b', '",1', "c,2"]
+    body = end.join(lines).encode()
+    assert [line for line, _ in read_delimited(io.BytesIO(body), "list.csv", "image_url")] == [3, 6, 8]
+    assert [line for line, _ in read_delimited(io.BytesIO(b"sep=,\n" + body), "list.csv", "image_url")] == [4, 7, 9]
+
+
 @pytest.mark.parametrize("text", ["", "\n", "image_url,label", "sep=;\n", ",,\n"])
 def test_a_list_may_have_no_rows(text):
     assert read(text) == []
@@ -79,6 +87,8 @@ def test_a_list_may_have_no_rows(text):
         ('image_url,label\nhttp://h/1,"0\n', "line 2: unexpected end of data"),
         ('image_url,label\nhttp://h/1,"0"1\n', "line 2: ',' expected after '\"'"),
         ('"image_url,label\n', "line 1: unexpected end of data"),
+        ('image_url,label\n"http://h/\n1","0"1\n', "line 2: ',' expected after"),
+        ('image_url,label\n\nhttp://h/1,"0\n\n\n', "line 3: unexpected end of data"),
         ("image_url,label,label\nhttp://h/1,0,0\n", "header image_url,label,label"),
     ],
 )

@@ -14,18 +14,18 @@ def test_values_are_those_of_json():
         {"image_url": "http://h/3", "label": 3, "n": 0.1, "mixed": [True, {"a": "2014-05-01T10:00:00Z"}]},
     ]
     lines = "".join(json.dumps(row) + "\r\n\n" for row in rows)
-    assert list(read_json_lines(io.BytesIO(lines.encode()), "a")) == rows
+    assert list(read_json_lines(io.BytesIO(lines.encode()), "a")) == list(zip((1, 3, 5), rows, strict=True))
     assert list(read_json_array(io.BytesIO(json.dumps(rows, indent=2).encode()), "a")) == rows
     assert list(read_json_array(io.BytesIO(b" [ ]\n"), "a")) == []
 
 
 def test_separators_of_unicode_do_not_end_a_line():
-    assert list(read_json_lines(io.BytesIO('{"a": "b\u2028c\x85d"}'.encode()), "a")) == [{"a": "b\u2028c\x85d"}]
+    assert list(read_json_lines(io.BytesIO('{"a": "b\u2028c\x85d"}'.encode()), "a")) == [(1, {"a": "b\u2028c\x85d"})]
 
 
 def test_what_json_cannot_represent_is_null():
     lines = io.BytesIO(b'{"a": NaN, "b": [-Infinity, Infinity]}')
-    assert list(read_json_lines(lines, "a")) == [{"a": None, "b": [None, None]}]
+    assert list(read_json_lines(lines, "a")) == [(1, {"a": None, "b": [None, None]})]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_error_names_its_line(line, message):
     ("body", "message"),
     [
         ('[\n {"a": 1},\n {"a": }\n]', "line 3, column 8: not valid JSON"),
-        ('[{"a": 1}, 3]', "row 1: a number, where a JSON object is expected"),
+        ('[{"a": 1}, 3]', "row 1 (counted from 0): a number, where a JSON object is expected"),
         ('[{"a": 1}', "line 1, column 10: not valid JSON"),
     ],
 )

@@ -9,7 +9,7 @@ def encode(*texts, classes=None):
     labels = LabelTexts()
     for text in texts:
         labels.append([text])
-    numbers, names = encode_labels(labels, "--list list.csv", classes)
+    numbers, names = encode_labels(labels, classes)
     return numbers.label.tolist(), names
 
 
@@ -40,9 +40,9 @@ def test_the_official_names_can_be_given():
 
 
 def test_a_label_outside_the_classes_is_refused():
-    with pytest.raises(ShardsError, match="row 0's label 'hazy' isn't among the 1 classes"):
+    with pytest.raises(ShardsError, match="row 0 has the label 'hazy', which isn't among the 1 classes"):
         encode("hazy", classes=("noir",))
-    with pytest.raises(ShardsError, match="row 1's label '2'"):
+    with pytest.raises(ShardsError, match="row 1 has the label '2', which"):
         encode("0", "2", classes=("noir", "hazy"))
 
 
@@ -77,7 +77,7 @@ def test_rows_with_several_labels_are_sorted_and_count_a_label_once():
     labels.append_lists([["noir", "bright"], ["noir", "noir"]])
     labels.append(["hazy"])
     labels.append_lists([["hazy", "bright", "hazy"]])
-    numbers, names = encode_labels(labels, "--list list.csv", None)
+    numbers, names = encode_labels(labels, None)
     assert names == ("bright", "hazy", "noir")
     assert numbers.several.to_arrow().to_pylist() == [[0, 2], [2], [1], [0, 1]]
     assert numbers.label.tolist() == [0, 2, 1, 0]
@@ -86,8 +86,8 @@ def test_rows_with_several_labels_are_sorted_and_count_a_label_once():
 def test_an_unknown_label_among_several_is_reported_with_its_row():
     labels = LabelTexts()
     labels.append_lists([["noir", "bright"], ["bright"], ["noir", "hazy"], ["hazy"]])
-    with pytest.raises(ShardsError, match="row 2's label 'hazy' isn't among the 2 classes"):
-        encode_labels(labels, "--list list.csv", ("bright", "noir"))
+    with pytest.raises(ShardsError, match="row 2 has the label 'hazy', which isn't among the 2 classes"):
+        encode_labels(labels, ("bright", "noir"))
 
 
 def test_classes_that_are_probably_mistakes_are_named():

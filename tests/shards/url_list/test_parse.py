@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import ShardsError
-from shards.url_list.parse import ROWS_SCHEMA, parse_caffe_lists, parse_list
+from shards.url_list.parse import ROWS_SCHEMA, locate_row, parse_caffe_lists, parse_list
 from shards.url_list.select import select_rows
 from shards.url_list.source import Source
 from tests.recipes import make_recipe
@@ -135,6 +135,32 @@ def test_no_byte_of_a_parquet_file_raises_anything_else():
         damaged[position] ^= 0xFF
         with contextlib.suppress(ShardsError):
             select_rows(listed(bytes(damaged)), make_recipe())[0].read_all()
+
+
+PLACES = {
+    "csv": (as_csv(), "line 4"),
+    "csv with an empty line, for Excel, in UTF-16": (("sep=,\r\n\r\n" + as_csv().decode()).encode("utf-16"), "line 6"),
+    "csv.gz": (gzip.compress(as_csv()), "line 4"),
+    "jsonl with an empty line": (b"\n" + as_json_lines(), "line 4"),
+    "json array": (json.dumps(as_rows()), "row 2 (counted from 0)"),
+    "parquet": (as_parquet(), "row 2 (counted from 0)"),
+    "urls": ("\n\nhttp://h/a.jpg\n\nhttp://h/b.jpg\nhttp://h/c.jpg\n", "line 6"),
+}
+
+
+@pytest.mark.parametrize(("body", "place"), PLACES.values(), ids=PLACES.keys())
+def test_a_row_is_located_where_a_text_editor_shows_it(body, place):
+    assert locate_row(listed(body), 2, make_recipe()) == place
+
+
+def test_a_row_of_several_lists_is_located_in_its_file():
+    parts = {"train": b"a.jpg 1\n\nb.jpg 1\n", "test": b"\nc.jpg 0\n"}
+    source = Source("train=a.txt test=b.txt", parts, {"train": "a.txt", "test": "b.txt"})
+    assert [locate_row(source, row, make_recipe()) for row in range(3)] == [
+        "line 1 of a.txt",
+        "line 3 of a.txt",
+        "line 2 of b.txt",
+    ]
 
 
 def test_caffe_lists_are_rows_in_the_order_of_their_lines():

@@ -192,14 +192,14 @@ def test_all_rows_of_caffe_lists_are_taken_in_their_order():
     [
         ("url,label\nhttp://h/1,0\n", "image_url"),
         ("image_url,style\nhttp://h/1,0\n", "label"),
-        ("image_url,label\nhttp://h/1,\n", "row 0"),
+        ("image_url,label\nhttp://h/1,\n", "line 2"),
         ("image_url,label,_split\nhttp://h/1,0,../up\n", "../up"),
-        ("image_url,label,split\nhttp://h/1,0,\n", "row 0"),
+        ("image_url,label,split\nhttp://h/1,0,\n", "line 2"),
         ("image_url,label\n", "has no rows"),
         ("", "has no rows"),
         (
             b'{"image_url": "http://h/1", "label": 0, "split": null}\n{"image_url": "h", "label": 0, "split": "x"}',
-            "row 0",
+            "line 1",
         ),
     ],
 )
@@ -208,6 +208,21 @@ def test_a_list_with_missing_or_invalid_values_is_refused_in_one_line(body, name
         rows_of(body)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_is_no_class_is_refused_with_its_line_or_its_picture(tmp_path, draw_jpg):
+    body = 'id,image_url,label\n"a\nb",http://h/1,cat\n\n2,http://h/2,bird\n'
+    with pytest.raises(ShardsError, match=r"^--list list\.csv: line 5 has the label 'bird', which isn't among the 1"):
+        rows_of(body, classes=("cat",))
+    caffe = Source("train=a test=b", {"train": b"a 0\n", "test": b"\nb 7\n"}, {"train": "a", "test": "b"})
+    with pytest.raises(ShardsError, match=r"^--list train=a test=b: line 2 of b has the label '7', which"):
+        select_rows(caffe, make_recipe(classes=("cat", "dog")))
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(draw_jpg(1))
+    folder = read_source([str(tmp_path)])
+    with pytest.raises(ShardsError, match=r"dog/1\.jpg has the label 'dog', which isn't among the 1 classes"):
+        select_rows(folder, make_recipe(classes=("cat",), local=True))
 
 
 def test_selecting_from_a_caffe_list_is_refused():
