@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Shows the whole project in a few minutes, on two CPU cores and drawn pictures. It serves picture links from this
-# machine, some of them dead, downloads them with aria2, packs the pictures into shards, trains a narrow CaffeNet in two
-# processes and classifies a picture. Only the installation needs the internet.
+# Shows the whole project in a few minutes, on two CPU cores and with generated pictures. It serves the pictures on
+# localhost, downloads them with aria2 (some URLs deliberately do not work), packs them into shards (tar files with an
+# index), trains a narrow CaffeNet in two processes and classifies a picture. Only the installation needs the internet.
 #
 #   launch/quickstart.sh
 #
@@ -107,7 +107,8 @@ printf '\nDone in %d seconds, not counting the installation.\n\n' "$SECONDS"
 python -m launch.summary "$SHARDS" "$RUN"
 cat <<'END'
 
-Next, download 2,000 photographs of Caffe's example, about 250 MB,
-    .venv/bin/shards assemble --config configs/shards/flickr_style_2000.yaml
-and fine-tune CaffeNet on them with the command in configs/finetune/flickr_style_2000.yaml.
+Next, train on your own pictures, in a folder photos that has a folder for each class:
+    source .venv/bin/activate
+    stylefinetune init photos
+It prints the commands that follow. docs/reproduction.md has those for Caffe's example.
 END

@@ -1,4 +1,4 @@
-"""Summarizes a quickstart from its files: how many links worked, the accuracy, and where the results are."""
+"""Summarizes a quickstart from its files: how many URLs worked, the accuracy, and where the results are."""
 
 import argparse
 import collections
@@ -35,9 +35,9 @@ def summarize(shards: Path, run: Path) -> str:
     first, *_, last = read_tests(run)
     rest = ", ".join(f"{count} {status}" for status, count in failed.most_common())
     lines = [
-        f"links        {kept} of {kept + failed.total()} kept; the rest: {rest}",
+        f"URLs         {kept} of {kept + failed.total()} kept; the rest: {rest}",
         f"accuracy     {first['accuracy']:.3f} untrained, {last['accuracy']:.3f} after {last['iteration']} iterations",
-        f"shards       {shards}: index.parquet lists the pictures, outcomes.parquet the outcome of each link",
+        f"shards       {shards}: index.parquet lists the pictures, outcomes.parquet the outcome of each URL",
         f"checkpoint   {newest_checkpoint(run)}",
         f"metrics      {run / 'metrics.jsonl'}, and in Caffe's log format {run / 'train.log'}",
     ]
