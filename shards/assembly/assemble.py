@@ -82,7 +82,8 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
     elif not reason:
         name = shlex.quote(session.name)
         print_line(console, f"To see what it holds, run: shards report {name}")
-        print_line(console, f"To train on it, run: stylefinetune train --data.shards {name} --run_dir RUN")
+        flags = f"--data.shards {name} --run_dir RUN --model.arch resnet50 --weights DEFAULT"
+        print_line(console, f"To train on it, run: stylefinetune train {flags}")
     return reason
 
 

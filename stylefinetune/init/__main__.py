@@ -1,4 +1,4 @@
-"""Writes a config for the user's pictures and network: `stylefinetune init DIR`."""
+"""Writes a config for the user's pictures and network: `stylefinetune init PICTURES`."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,10 @@ def build_parser() -> ArgumentParser:
         ["photos", "list.csv --label_col style --arch vit_b_16", "data/mine --arch mobilenet_v2 --epochs 10 --print"],
     )
     parser.add_argument(
-        "pictures", type=Path, metavar="DIR", help="folder with a folder for each class, a list, or a folder of shards"
+        "pictures",
+        type=Path,
+        metavar="PICTURES",
+        help="folder that has a folder for each class, a list, or a folder of shards",
     )
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="folder of the files (default: .)")
     parser.add_argument("--print", action="store_true", help="print the files instead of writing them")
@@ -33,7 +36,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--epochs", type=float, default=30, help="passes over the training pictures")
     parser.add_argument(
-        "--batch_size", type=int, help="pictures per update of the weights (default: by the number of pictures)"
+        "--batch_size", type=int, help="pictures per update of the weights (default: chosen by the number of pictures)"
     )
     parser.add_argument("--url_col", help="column of a list with the pictures (default: found by its name)")
     parser.add_argument("--label_col", help="column of a list with the labels (default: found by its name)")

@@ -86,14 +86,15 @@ def commands(source: Source, arch: str, weights: str | None, folder: str) -> lis
         wanted.append(f"shards mean {shlex.quote(source.shards)}")
         wanted += [f"stylefinetune weights {weights}"] if weights else []
     config = f"--config {shlex.quote(folder + FINETUNE_FILE)}"
-    return [*wanted, f"stylefinetune check {config}", f"torchrun --nproc_per_node 2 -m stylefinetune.train {config}"]
+    return [*wanted, f"stylefinetune check {config}", f"stylefinetune train {config}"]
 
 
 def _head(source: Source, arch: str, weights: str | None, run_dir: str) -> list[str]:
     steps = [*commands(source, arch, weights, ""), f"stylefinetune evaluate {run_dir}"]
     lines = [f"# Fine-tunes {arch} on {source.summary}.", "#"]
     lines += [f"# {'Commands:' if number == 0 else '':9} {step}" for number, step in enumerate(steps)]
-    return [*lines, "# All settings: stylefinetune train --help all"]
+    several = f"torchrun --nproc_per_node N -m stylefinetune.train --config {FINETUNE_FILE}"
+    return [*lines, f"# On N GPUs: {several}", "# All settings: stylefinetune train --help all"]
 
 
 def _about_weights(weights: str | None) -> str:

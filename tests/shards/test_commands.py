@@ -20,12 +20,13 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
     out = str(tmp_path / "out")
     assert run_command("assemble", ["--list", path, "--out", out, "--workers", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    training = f"--data.shards {out} --run_dir RUN --model.arch resnet50 --weights DEFAULT"
     assert lines == [
         "Downloading 1 images with 1 workers...",
         "Writing train/val for 1 successfully downloaded images.",
         f"warning: {path}: all pictures are in the split train; to train without tests, give --data.test.split ''",
         f"To see what it holds, run: shards report {out}",
-        f"To train on it, run: stylefinetune train --data.shards {out} --run_dir RUN",
+        f"To train on it, run: stylefinetune train {training}",
     ]
     assert run_command("finalize", [out]) == 0
     assert "1 of 1 rows" in capsys.readouterr().out

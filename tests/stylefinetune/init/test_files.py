@@ -60,7 +60,7 @@ def test_the_commands_are_in_order_and_quoted():
         "shards mean data/my",
         "stylefinetune weights bvlc_reference_caffenet",
         "stylefinetune check --config 'a b/finetune.yaml'",
-        "torchrun --nproc_per_node 2 -m stylefinetune.train --config 'a b/finetune.yaml'",
+        "stylefinetune train --config 'a b/finetune.yaml'",
     ]
     first, *_ = commands(dataclasses.replace(SOURCE, assembly=None), "resnet50", None, "")
     assert first == "stylefinetune check --config finetune.yaml"
