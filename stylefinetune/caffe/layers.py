@@ -31,9 +31,9 @@ class Layer:
     message: Any  # a LayerParameter
     place: Place
 
-    def place_of(self, field: str, index: int = 0) -> Place:
+    def place_of(self, field: str) -> Place:
         """Return the place of one of the layer's messages."""
-        return self.place.at(field, index)
+        return self.place.at(field)
 
 
 @dataclasses.dataclass(frozen=True)

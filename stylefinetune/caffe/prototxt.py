@@ -2,9 +2,8 @@
 
 import collections
 import dataclasses
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -95,30 +94,25 @@ def _field_lines(text: str) -> Iterator[tuple[FieldPath, int]]:
             previous = value
 
 
-def check_defaults(
-    message: Message, place: Place, free: set[str] | None = None, required: Mapping[str, float] | None = None
-) -> None:
-    """Check that every field has its `required` value or, if there is none, Caffe's default; `free` ones may have any.
+def check_defaults(message: Message, place: Place, free: Set[str]) -> None:
+    """Check that every field has Caffe's default, except those in `free`.
 
     Raises:
         UserError: a field differs; the message has its place, name and value.
     """
     for field in message.DESCRIPTOR.fields:
-        if field.name in (free or set()):
+        if field.name in free:
             continue
         value: Any = getattr(message, field.name)
-        expected: Any = (required or {}).get(field.name)
         if field.is_repeated:  # sizes of a convolution are lists: one value for all axes, or one for each
             default = 1 if field.name in {"stride", "dilation"} else 0
-            size = default if expected is None else expected
-            same = list(value) in ([size], [size, size]) or (expected is None and not value)
+            same = list(value) in ([], [default], [default, default])
         elif field.message_type is not None:
             same = not message.HasField(field.name)
         else:
-            same = value == field.default_value if expected is None else math.isclose(value, expected, rel_tol=1e-6)
+            same = value == field.default_value
         if not same:
-            only = "" if expected is None else f"; CaffeNet has {expected}"
-            raise place.error(f"{field.name} {_show(message, field.name)} isn't supported{only}", field.name)
+            raise place.error(f"{field.name} {_show(message, field.name)} isn't supported", field.name)
 
 
 def _show(message: Message, name: str) -> str:

@@ -108,7 +108,7 @@ def _check_layer(layer: Layer, blobs: set[str], pictures: str, phase: str) -> No
     if any(not flag for flag in message.propagate_down) and set(message.bottom) != {pictures}:
         raise layer.place.error("propagate_down: false isn't supported; use lr_mult: 0 below it", "propagate_down")
     parameters, place = parameters_of(layer), layer.place_of(kind.parameters)
-    check_defaults(parameters, place, free=set(kind.free))
+    check_defaults(parameters, place, free=kind.free)
     if "num_output" in kind.free and parameters.num_output < 1:
         raise place.error("num_output is missing")
     if message.type == "BatchNorm":
