@@ -9,26 +9,32 @@ from stylefinetune.distributed.world import World
 from stylefinetune.losses.loss import to_probabilities
 
 _BLOCK = 2**22  # probabilities of pictures for some of the classes that the ranks exchange at a time
+_EQUAL = 1e-6  # largest difference of log-odds that may be float32's rounding, which depends on the ranks' slices
 
 
 def average_precisions(probabilities: torch.Tensor, is_label: torch.Tensor) -> list[float]:
     """Return the average precision of each class, NaN for a class without pictures.
 
     It is the mean, over the pictures of the class, of the precision among the pictures that have at least the picture's
-    probability. The order of pictures with equal probabilities makes no difference.
+    probability. The order of pictures with equal probabilities makes no difference. Two neighbours in the order of
+    probabilities are equal if their log-odds, log(p / (1 - p)), differ by 1e-6 at most.
 
     Args:
         probabilities: float64[N, classes].
         is_label: bool[N, classes].
     """
+    columns = zip(probabilities.unbind(dim=1), is_label.unbind(dim=1), strict=True)
+    return [_average_precision(scores, hits) if hits.any() else math.nan for scores, hits in columns]
+
+
+def _average_precision(probabilities: torch.Tensor, is_label: torch.Tensor) -> float:
     # The import takes a second, and few commands need it.
     from torchmetrics.functional.classification import binary_average_precision  # noqa: PLC0415
 
-    areas = [
-        binary_average_precision(scores, hits.long(), validate_args=False) if hits.any() else math.nan
-        for scores, hits in zip(probabilities.unbind(dim=1), is_label.unbind(dim=1), strict=True)
-    ]
-    return [float(area) for area in areas]
+    ordered, order = torch.logit(probabilities).sort()
+    places = torch.zeros_like(ordered)
+    places[order[1:]] = (ordered.diff() > _EQUAL).cumsum(dim=0, dtype=places.dtype) / len(places)
+    return float(binary_average_precision(places, is_label.long(), validate_args=False))
 
 
 class MeanAveragePrecision:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
+from stylefinetune.evaluation.average_precision import average_precisions
 from stylefinetune.evaluation.predictions import Predictions
 from stylefinetune.losses.loss import sum_losses
 
@@ -78,18 +78,18 @@ def evaluate_predictions(predictions: Predictions) -> Evaluation:
 
     probabilities = torch.from_numpy(predictions.probabilities)
     labels = torch.from_numpy(predictions.labels)
-    arguments = (probabilities, labels, len(predictions.classes))
-    confusion = multiclass_confusion_matrix(*arguments)
+    confusion = multiclass_confusion_matrix(probabilities, labels, len(predictions.classes))
+    is_label = labels[:, None] == torch.arange(len(predictions.classes))
     counts = confusion.sum(dim=1)
     by_class = [
-        ClassMetrics(name, int(count), int(hits), float(precision), float(hits / count), float(f1), float(area))
+        ClassMetrics(name, int(count), int(hits), float(precision), float(hits / count), float(f1), area)
         for name, count, hits, precision, f1, area in zip(
             predictions.classes,
             counts,
             confusion.diag(),
             confusion.diag() / confusion.sum(dim=0),
             2 * confusion.diag() / (confusion.sum(dim=0) + counts),
-            _average_precision(*arguments),
+            average_precisions(probabilities, is_label),
             strict=True,
         )
     ]
@@ -114,16 +114,6 @@ def evaluate_predictions(predictions: Predictions) -> Evaluation:
         confusion=confusion.tolist(),
         calibration=calibration,
     )
-
-
-def _average_precision(probabilities: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return the average precision of each class, float[classes]; NaN for a class without pictures."""
-    from torchmetrics.functional.classification import multiclass_average_precision  # noqa: PLC0415 -- as above
-
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # about classes without pictures
-        areas = multiclass_average_precision(probabilities, labels, classes, average=None)
-    assert areas is not None
-    return torch.where(labels.bincount(minlength=classes) > 0, areas, torch.nan)
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:

@@ -60,17 +60,44 @@ def drawn(count=40, classes=5, seed=0):
 
 def test_average_precision_is_that_of_its_definition():
     logits, is_label = drawn()
-    found = average_precisions(logits.double(), is_label)
+    probabilities = logits.double().sigmoid()
+    found = average_precisions(probabilities, is_label)
     expected = [by_definition(*columns) for columns in zip(logits.numpy().T, is_label.numpy().T, strict=True)]
     assert found == pytest.approx(expected, abs=1e-6)
     order = torch.from_numpy(np.random.default_rng(1).permutation(len(logits)))
-    assert average_precisions(logits.double()[order], is_label[order]) == found  # bit for bit, with equal scores
+    assert (
+        average_precisions(logits.double().sigmoid()[order], is_label[order]) == found
+    )  # bit for bit, with equal scores
+
+
+@pytest.mark.parametrize("size", [1e-7, 0.1, 1])  # of an untrained network's logits, and of a trained one's
+@pytest.mark.parametrize("function", ["softmax", "bce"])
+def test_the_rounding_of_logits_makes_no_difference(function, size):
+    """Ranks have slices of other sizes, of which a network computes logits that differ in their last digits."""
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(np.repeat(random.normal(0, size, (8, 5)), 5, axis=0))
+    is_label = drawn()[1]
+    found = []
+    for seed in range(5):
+        noise = np.random.default_rng(seed).uniform(-2e-7, 2e-7, logits.shape)
+        precision = MeanAveragePrecision(function)
+        precision.add(logits + torch.from_numpy(noise), is_label)
+        found.append(precision.total(ALONE))
+    assert len(set(found)) == 1
+
+
+def test_different_probabilities_are_told_apart():
+    """Also those that are almost 0 or 1."""
+    logits = torch.tensor([-20, -19.9999, -0.0001, 0, 0.0001, 19.99, 20], dtype=torch.float64)[:, None]
+    is_label = torch.tensor([True, False, True, False, True, False, True])[:, None]
+    expected = by_definition(logits.numpy()[:, 0], is_label.numpy()[:, 0])
+    assert average_precisions(logits.sigmoid(), is_label) == pytest.approx([expected], abs=1e-6)
 
 
 def test_a_class_without_pictures_has_none():
     logits, is_label = drawn()
     is_label[:, 2] = False
-    areas = average_precisions(logits.double(), is_label)
+    areas = average_precisions(logits.double().sigmoid(), is_label)
     assert [math.isnan(area) for area in areas] == [False, False, True, False, False]
     precision = MeanAveragePrecision("bce")
     precision.add(logits, is_label)
