@@ -5,6 +5,7 @@ neither a network nor three megabytes of JavaScript. The name of an SVG depends 
 the site cannot be built until this has run again.
 """
 
+import argparse
 import html
 import re
 import shutil
@@ -68,4 +69,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.diagrams", description=(__doc__ or "").splitlines()[0]
+    ).parse_args()
     main()

@@ -6,8 +6,8 @@ and training loss. The README's picture is a screenshot of it:
     chromium --headless --screenshot=result.png --window-size=1130,690 --hide-scrollbars result.html
 """
 
+import argparse
 import base64
-import sys
 from pathlib import Path
 
 import cv2
@@ -66,4 +66,9 @@ def main(shards: Path, run: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    purpose = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.result_picture", description=purpose)
+    parser.add_argument("shards", type=Path, help="data/quickstart")
+    parser.add_argument("run", type=Path, help="runs/quickstart")
+    parser.add_argument("page", type=Path, help="HTML file to write")
+    main(**vars(parser.parse_args()))

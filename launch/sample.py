@@ -1,4 +1,4 @@
-"""Serves the quickstart's sample on this machine: drawn pictures, and dead links as they are common on the web.
+"""Serves the pictures of the quickstart on localhost. They are generated, and some of their URLs do not work.
 
 `python -m launch.sample --out DIR` writes DIR/sample.csv, a list with the columns of the official list, and a picture
 of each style that isn't in the list (DIR/noir.jpg, ...). It serves the listed URLs until its parent process ends, it

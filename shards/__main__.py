@@ -22,10 +22,14 @@ _INTERRUPTED = 128 + signal.SIGINT
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that this signal ends
 _USAGE = f"""usage: shards COMMAND ...
 
+Packs pictures into shards: tar files with an index, on which `stylefinetune`
+trains.
+
 {chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
   completion  print the script with which bash or zsh completes the commands
 
-DIR is a folder of shards, made by assemble.
+DIR is a folder of shards, made by assemble or index. The outcomes say what
+became of each row of a list.
 `shards COMMAND --help` lists the flags of a command.
 `shards --version` prints the version."""
 

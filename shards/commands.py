@@ -33,7 +33,7 @@ _MODULES = {  # those that take long to import
 
 _HELP = {  # what a command does, and an example
     "finalize": (
-        "Writes index.parquet and outcomes.parquet of DIR again, from its complete blocks.",
+        "Writes index.parquet and outcomes.parquet of DIR again, from its complete blocks (a block makes one tar).",
         "data/mine",
     ),
     "index": (
@@ -53,7 +53,7 @@ _HELP = {  # what a command does, and an example
         "data/mine --encode_format pixels",
     ),
     "report": (
-        "Counts the outcomes of the URLs of DIR, and writes a page with charts and pictures.",
+        "Counts the outcomes of DIR: what became of each row of its list. Writes a page with charts and pictures.",
         "data/mine",
     ),
     "verify": (

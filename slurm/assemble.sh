@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Assembles one DIR with the tasks of a Slurm array, each its share of the blocks. A second job merges the results.
+# Assembles one DIR with a Slurm job array. Each task makes its share of the tars, and a second job completes DIR.
 #
 #   job=$(sbatch --parsable --array=0-15 slurm/assemble.sh --list flickr_style --out DIR)
 #   sbatch --dependency=afterok:"$job" --kill-on-invalid-dep=yes slurm/merge.sh DIR

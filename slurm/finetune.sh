@@ -11,7 +11,7 @@
 #
 # 120 s before the time limit, Slurm sends SIGUSR1; to free the nodes earlier: scancel --batch --signal=USR1 JOB. The
 # run saves a checkpoint and exits, and the job is requeued if RUN/exit.json says that the run can continue. Otherwise
-# the job ends with the run's exit code (docs/operations.md). scancel JOB ends it for good.
+# the job ends with the run's exit code (docs/operations.md). scancel JOB ends the job without a requeue.
 #SBATCH --job-name=finetune
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

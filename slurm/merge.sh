@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Merges what the tasks of slurm/assemble.sh made into DIR's index. If blocks are missing, it prints which, and fails.
+# Merges what the tasks of slurm/assemble.sh made into DIR's index. If a task is incomplete, it prints which, and fails.
 #
 #   sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes slurm/merge.sh DIR
 #

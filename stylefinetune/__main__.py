@@ -15,17 +15,19 @@ _COMMANDS = {
     "train": "fine-tune a network",
     "evaluate": "test a checkpoint",
     "predict": "classify pictures",
-    "features": "write what a layer computes for pictures",
+    "features": "write the output of a layer for pictures",
     "export": "write a network for ONNX, PyTorch, safetensors, Hugging Face or Caffe",
-    "report": "write a page about runs",
+    "report": "write an HTML page about runs",
     "check": "check the flags of a training run without starting it",
     "weights": "download published weights",
     "dashboard": "make a workspace and a report at Weights & Biases",
-    "find_lr": "try learning rates from low to high before a run",
+    "find_lr": "suggest a learning rate before a run",
     "serve": "serve a page and an API that classify pictures",
     "doctor": "check this machine: GPUs, limits, disks, services, data",
 }
 _USAGE = f"""usage: stylefinetune COMMAND ...
+
+Fine-tunes image classifiers on pictures that `shards` has packed.
 
 {chr(10).join(f"  {name:12}{text}" for name, text in _COMMANDS.items())}
   completion  print the script with which bash or zsh completes the commands

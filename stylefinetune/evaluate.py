@@ -26,7 +26,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "evaluate",
-        "Tests a checkpoint on the test split of its run, or on other shards; alone or under torchrun.",
+        "Tests a checkpoint on the test split of its run, or on other shards.",
         [
             "runs/mine",
             "runs/mine:best --out runs/mine/evaluation --baselines train --suspects",
@@ -36,7 +36,7 @@ def build_parser() -> ArgumentParser:
     add_network_options(parser, "checkpoint")
     parser.add_argument("--data", "--shards", help="test on these shards instead of those of the run")
     parser.add_argument("--split", help="test on this split instead of the test split of the run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write metrics.json and predictions.parquet there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for metrics.json and predictions.parquet")
     parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")
     parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
     parser.add_argument(
@@ -45,7 +45,9 @@ def build_parser() -> ArgumentParser:
         help="also test the nearest neighbours and a linear probe of the features, fitted to this split",
     )
     parser.add_argument(
-        "--baseline_pictures", type=int, help=f"pictures of SPLIT to draw (default: {TRAINING_PICTURES:,}; 0: all)"
+        "--baseline_pictures",
+        type=int,
+        help=f"pictures of SPLIT to use (default: {TRAINING_PICTURES:,}; 0: all)",
     )
     parser.add_argument(
         "--suspects",

@@ -34,8 +34,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--top", type=int, default=5, help="number of classes of each picture")
     parser.add_argument("--crops", type=int, default=1, help="crops of each picture to average: 1, or 10 as in Caffe")
     parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
-    parser.add_argument("--format", choices=get_args(Format), help="default: that of --out's suffix, or table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there, when all is done, instead of to stdout")
+    parser.add_argument(
+        "--format",
+        choices=get_args(Format),
+        help="format of the output (default: that of --out's suffix, or table)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write at the end, instead of stdout")
     add_picture_options(parser)
     add_ema_option(parser)
     return parser

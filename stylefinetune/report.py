@@ -16,8 +16,8 @@ def build_parser() -> ArgumentParser:
         "Writes a page about runs, with curves, classes and mistakes; it opens without a network.",
         ["runs/mine", "runs/mine runs/other --out comparison.html"],
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, which may be training")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first RUN)")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, finished or not")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="HTML file (default: report.html in the first RUN)")
     return parser
 
 

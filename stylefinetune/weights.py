@@ -17,8 +17,9 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "weights",
-        "Downloads weights into the cache: a file that Caffe's authors published, whose name --weights and\n"
-        "--data.mean_file accept; or those of a network of torchvision or timm, for --model.arch ARCH --weights NAME.",
+        "Downloads published weights, so that a run needs no network later. NAME is a file of Caffe's authors, for\n"
+        "`train --weights NAME` (imagenet_mean: for `--data.mean_file`), or ARCH:NAME for the weights of a network of\n"
+        "torchvision or timm, for `train --model.arch ARCH --weights NAME`.",
         ["bvlc_reference_caffenet", "resnet50:DEFAULT", "timm/resnet18.a1_in1k:DEFAULT"],
     )
     parser.add_argument(
@@ -31,7 +32,7 @@ def build_parser() -> ArgumentParser:
         metavar="URL",
         action="append",
         default=[],
-        help=f"download from this folder before {MIRRORS[0]}; repeat for more mirrors",
+        help=f"URL of a folder to try before {MIRRORS[0]}; repeat for more mirrors",
     )
     return parser
 

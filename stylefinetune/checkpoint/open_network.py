@@ -14,23 +14,22 @@ _CAFFE_OPTIONS = ("deploy", "mean", "mean_value", "class_names", "image_size", "
 
 
 def add_network_options(parser: ArgumentParser, name: str, *, required: bool = False) -> None:
-    """Add the argument `name` of the network, and the flags that a .caffemodel needs."""
+    """Add the argument `name` of the network, and a group of flags that a .caffemodel needs."""
     arguments = {"required": True} if required else {}
     parser.add_argument(
         name,
         type=Path,
         metavar="CHECKPOINT",
-        help="RUN, RUN:best, RUN:ITERATION, a checkpoint's folder, or a .caffemodel",
+        help="folder of a run (RUN), RUN:best, RUN:ITERATION, a checkpoint's folder, or a .caffemodel",
         **arguments,
     )
-    parser.add_argument("--deploy", type=Path, help="of a .caffemodel: its deploy prototxt")
-    parser.add_argument("--mean", help="of a .caffemodel: its mean picture, .binaryproto or .npy, or imagenet_mean")
-    parser.add_argument("--mean_value", help="of a .caffemodel: mean values B,G,R, or one for all, instead of --mean")
-    parser.add_argument("--class_names", type=Path, help="of a .caffemodel: a text file with a class on each line")
-    parser.add_argument("--image_size", type=int, help="of a .caffemodel: side to which pictures are resized")
-    parser.add_argument(
-        "--scale", type=float, help="of a .caffemodel: factor after the mean is subtracted (default: 1)"
-    )
+    group = parser.add_argument_group("options for a .caffemodel only")
+    group.add_argument("--deploy", type=Path, help="its deploy prototxt")
+    group.add_argument("--mean", help="its mean picture, .binaryproto or .npy, or imagenet_mean")
+    group.add_argument("--mean_value", help="mean values B,G,R, or one for all, instead of --mean")
+    group.add_argument("--class_names", type=Path, help="text file with a class on each line")
+    group.add_argument("--image_size", type=int, help="side to which pictures are resized")
+    group.add_argument("--scale", type=float, help="factor after the mean is subtracted (default: 1)")
 
 
 def open_network(options: Namespace, path: Path) -> Checkpoint:

@@ -18,12 +18,12 @@ _PURPOSES = {
     "find_lr": "Tries learning rates from low to high before a run, and suggests one. It takes the flags of the run.",
 }
 _EXAMPLES = (
-    ("Caffe's Flickr Style example", "--weights bvlc_reference_caffenet"),
     (
-        "your pictures",
-        "--data.shards DIR --run_dir runs/mine --model.arch resnet50 --weights DEFAULT --train.epochs 10",
+        "your pictures, which `shards assemble` has packed into data/mine",
+        "--data.shards data/mine --run_dir runs/mine --model.arch resnet50 --weights DEFAULT --train.epochs 10",
     ),
     ("a recipe, with one setting changed", "--config configs/finetune/flickr_style.yaml --data.batch_size 100"),
+    ("Caffe's Flickr Style example", "--weights bvlc_reference_caffenet"),
 )
 # Each with its value and what it does; {} is replaced by the default.
 _FLAGS = {
@@ -48,7 +48,7 @@ _OWN_FLAGS = {
         "low": ("RATE", "lowest learning rate [1e-06]"),
         "high": ("RATE", "highest learning rate [10]"),
         "iterations": ("N", "number of rates [100]"),
-        "out": ("FILE", "PNG of the losses [find_lr.png in run_dir]"),
+        "out": ("FILE", "PNG of the losses to write [find_lr.png in run_dir]"),
     }
 }
 _WIDTH = 26  # of a flag with its value
@@ -83,7 +83,7 @@ def short_help(command: str) -> str:
     if command in _OWN_FLAGS:
         lines += ["", "The flags of this command, with their defaults:", *_describe(_OWN_FLAGS[command], width)]
     lines += ["", "The settings that matter most, with their defaults:", *_describe(_FLAGS, width)]
-    lines += ["", f"`{program} --help all` lists all settings."]
+    lines += ["", f"A rank is a training process. `{program} --help all` lists all settings."]
     return "\n".join(lines) + "\n"
 
 

@@ -52,8 +52,8 @@ def build_parser() -> ArgumentParser:
         help="folders of shards to check, or their s3:// or gs:// URLs",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of a run to check")
-    parser.add_argument("--quick", action="store_true", help="skip the all-reduce and the speed of disks")
-    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.add_argument("--quick", action="store_true", help="skip the all-reduce and the measurement of disks")
+    parser.add_argument("--json", action="store_true", help="print the results as a JSON array")
     return parser
 
 

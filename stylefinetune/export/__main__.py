@@ -53,7 +53,10 @@ def build_parser() -> ArgumentParser:
         ],
     )
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="RUN, RUN:best, RUN:ITERATION or a checkpoint's folder"
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="folder of a run (RUN), RUN:best, RUN:ITERATION, or a checkpoint's folder",
     )
     parser.add_argument(
         "--to",
@@ -66,7 +69,7 @@ def build_parser() -> ArgumentParser:
         "--out",
         type=Path,
         metavar="PATH",
-        help="file or folder to write; for caffemodel the folder of its files (default: this folder)",
+        help="file or folder to write; with caffemodel, the folder of its files (default: the current folder)",
     )
     parser.add_argument(
         "--pictures",
@@ -76,7 +79,7 @@ def build_parser() -> ArgumentParser:
         metavar="FILE",
         help="pictures to compare on, instead of the test split",
     )
-    parser.add_argument("--card", type=Path, metavar="FILE", help="also write a model card, which hf always has")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="also write a model card; hf always has one")
     parser.add_argument("--push", metavar="REPO", help="with --to hf: upload the folder to the Hugging Face hub")
     add_ema_option(parser)
     return parser

@@ -18,11 +18,11 @@ def add_picture_options(parser: ArgumentParser) -> None:
     """Add the flags of the pictures."""
     parser.add_argument("--split", help="of shards: read this split instead of all pictures")
     parser.add_argument("--column", help="of lists: the column with paths or URLs (default: path, image_url, url, ...)")
-    parser.add_argument("--batch_size", type=int, help="pictures at a time (default: that of the run's tests)")
+    parser.add_argument("--batch_size", type=int, help="pictures processed together (default: as in the run's tests)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one for each core, at most 16)")
     limits = FetchLimits()
-    parser.add_argument("--timeout", type=float, default=limits.seconds, help="of URLs: seconds for a whole answer")
-    parser.add_argument("--max_bytes", type=int, default=limits.max_bytes, help="of URLs: largest answer, in bytes")
+    parser.add_argument("--timeout", type=float, default=limits.seconds, help="of URLs: seconds for a whole response")
+    parser.add_argument("--max_bytes", type=int, default=limits.max_bytes, help="of URLs: largest response, in bytes")
     parser.add_argument(
         "--allow_private", action="store_true", help="of URLs: also fetch from servers in private networks"
     )

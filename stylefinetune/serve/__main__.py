@@ -33,20 +33,24 @@ def build_parser() -> ArgumentParser:
         ["runs/mine", "runs/mine:best --port 0 --no_url_fetch", "runs/mine --host 0.0.0.0"],
     )
     add_network_options(parser, "checkpoint")
-    parser.add_argument("--host", default="127.0.0.1", help="name or address to listen at; 0.0.0.0 for all")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 for any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="name or address to listen on; 0.0.0.0 for all")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 for any free one")
     parser.add_argument(
-        "--token", help=f"text that requests must have (default: ${_TOKEN_VARIABLE}; new if --host needs it)"
+        "--token",
+        help=f"secret that requests carry (default: ${_TOKEN_VARIABLE}; a new one if --host needs it)",
     )
     parser.add_argument(
         "--allowed_host",
         action="append",
         metavar="NAME",
-        help="a name by which clients call the server; repeat for more",
+        help="host name under which clients reach the server; repeat for more",
     )
-    parser.add_argument("--trusted_proxy", metavar="IP", help="reverse proxy whose X-Forwarded headers are believed")
+    parser.add_argument("--trusted_proxy", metavar="IP", help="reverse proxy whose X-Forwarded headers are trusted")
     parser.add_argument(
-        "--evaluation", type=Path, metavar="DIR", help="what evaluate --out has written (default: RUN/evaluation)"
+        "--evaluation",
+        type=Path,
+        metavar="DIR",
+        help="folder of evaluate --out (default: RUN/evaluation)",
     )
     _add_limits(parser)
     add_ema_option(parser)
@@ -55,7 +59,7 @@ def build_parser() -> ArgumentParser:
 
 def _add_limits(parser: ArgumentParser) -> None:
     usual = Settings()
-    parser.add_argument("--top", type=int, default=usual.top, help="number of classes in an answer")
+    parser.add_argument("--top", type=int, default=usual.top, help="number of classes in a response")
     parser.add_argument("--max_bytes", type=int, default=usual.max_bytes, help="largest picture, in bytes")
     parser.add_argument("--max_pixels", type=int, default=usual.max_pixels, help="largest picture, in pixels")
     parser.add_argument("--timeout", type=float, default=usual.timeout, help="seconds to receive or fetch a picture")
@@ -73,7 +77,7 @@ def _add_limits(parser: ArgumentParser) -> None:
         "--max_wait",
         type=float,
         default=usual.max_wait,
-        help="milliseconds that a picture waits for others to be classified with",
+        help="milliseconds that a picture waits for others, to be classified together",
     )
     parser.add_argument("--workers", type=int, help="threads that decode (default: one for each core, at most 16)")
     parser.add_argument("--no_url_fetch", "--no-url-fetch", action="store_true", help="don't fetch pictures from URLs")
