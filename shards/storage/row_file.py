@@ -1,7 +1,7 @@
 """Reads DIR's stored row order, a file in Parquet format, some rows at a time."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,12 @@ class RowFile:
         """Read all rows, or some of their columns, into memory."""
         return pq.read_table(self._path, columns=columns and list(columns))
 
-    def to_reader(self, start: int = 0) -> pa.RecordBatchReader:
-        """Return a reader of all rows, or of those from position `start` on, that reads a part at a time."""
-        return pa.RecordBatchReader.from_batches(self._schema, self._read_batches(start))
-
-    def _read_batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for number, first in enumerate(self._starts[:-1].tolist()):
-            if start < self._starts[number + 1]:
-                yield from self._load_group(number).slice(max(0, start - first)).to_batches()
+    def to_reader(self) -> pa.RecordBatchReader:
+        """Return a reader of all rows, a part at a time."""
+        groups = map(self._load_group, range(self._metadata.num_row_groups))
+        return pa.RecordBatchReader.from_batches(
+            self._schema, (batch for group in groups for batch in group.to_batches())
+        )
 
     def positions_by_split(self) -> dict[str, npt.NDArray[np.int64]]:
         """Return the positions of each split's rows, in order; the splits are sorted by name."""

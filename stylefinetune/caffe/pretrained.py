@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from shards.format import cache_folder
 from shards.format.text import find_file
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.errors import UserError
@@ -70,7 +71,7 @@ def locate_published(name: str) -> Path:
     """
     if name not in PUBLISHED:
         return find_file(name)
-    path = _cache_folder() / PUBLISHED[name].cache_name
+    path = cache_folder() / PUBLISHED[name].cache_name
     if not path.is_file():
         raise UserError(f"{name} isn't downloaded yet; run: stylefinetune weights {name}")
     return path
@@ -86,7 +87,7 @@ def fetch_published(name: str, mirrors: Sequence[str], show: Callable[[int, int]
         UserError: no mirror has the published file.
     """
     wanted = PUBLISHED[name]
-    final = _cache_folder() / wanted.cache_name
+    final = cache_folder() / wanted.cache_name
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(_MirrorError, OSError):
@@ -249,7 +250,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, exceptions.InvalidSchema):
         return "is neither http nor https"
     return "can't be reached"
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylefinetune"
