@@ -1,4 +1,8 @@
-"""Errors that the user can fix; each message is one line."""
+"""Errors that the user can fix; each message is one line, of which some parts are made here."""
+
+from collections.abc import Sequence
+
+_MAX_MESSAGE = 200  # characters of another library's message
 
 
 class ShardsError(ValueError):
@@ -21,3 +25,20 @@ class RowError(ShardsError):
 
 class ConfigError(ValueError):
     """A problem with a flag or a key."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without a full stop; the name of its type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def joined_lines(error: BaseException) -> str:
+    """Return an error's message with all its lines as one, without a full stop; the name of its type if it has none."""
+    return " ".join(str(error).split()).rstrip(".!")[:_MAX_MESSAGE] or type(error).__name__
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names of a list, and how many more there are."""
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])

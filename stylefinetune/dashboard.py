@@ -6,6 +6,7 @@ import sys
 
 from jsonargparse import ArgumentParser
 
+from shards.format import first_line
 from stylefinetune.config.command_line import command_parser, parse_command
 from stylefinetune.errors import UserError, run_command
 
@@ -40,8 +41,7 @@ def make_dashboard(arguments: list[str]) -> None:
     try:
         addresses = wandb_workspace.publish(entity, project)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"Weights & Biases failed ({reason}); `wandb login` sets the account") from error
+        raise UserError(f"Weights & Biases failed ({first_line(error)}); `wandb login` sets the account") from error
     print("\n".join(addresses))
 
 

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from shards.config.schema import AssembleConfig
-from shards.errors import ConfigError
+from shards.errors import ConfigError, first_line
 
 _KEYS = [field.name for field in dataclasses.fields(AssembleConfig)]
 # Names of the settings in other programs, such as img2dataset.
@@ -134,7 +134,7 @@ def _check_file(file: Path) -> None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(f"--config {file}{line}: {problem}; fix the YAML") from error
     if not isinstance(content, yaml.MappingNode):
         raise ConfigError(f"--config {file} must be YAML with one key: value per line, for example images: 2000")

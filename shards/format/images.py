@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shards.errors import first_line
 from shards.format import jpeg
 from shards.format.outcomes import Status
 
@@ -186,7 +187,7 @@ def _view_npy(body: bytes | memoryview) -> Pixels:
         version = np.lib.format.read_magic(header)
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(header)
     except ValueError as error:
-        raise BadPicture(Status.CORRUPT, f"not an npy file: {str(error).splitlines()[0]}") from error
+        raise BadPicture(Status.CORRUPT, f"not an npy file: {first_line(error)}") from error
     if version != (1, 0) or dtype != np.uint8 or fortran_order or len(shape) != 3 or shape[2] != 3:
         raise BadPicture(Status.CORRUPT, f"npy of {dtype}{list(shape)}; expected uint8[H, W, 3] in C order")
     if len(body) - header.tell() != shape[0] * shape[1] * shape[2]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 from shards.format.columns import Integers, Lists, Names, Rows, Texts, join_numbers
 from shards.format.parts import read_parts, take_rows, write_parts
 from shards.location import refuse_url
@@ -140,7 +140,7 @@ class IndexFile:
             yield
         except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
             raise ShardsError(
-                f"{self.path} can't be read as an index ({str(error).splitlines()[0]}); "
+                f"{self.path} can't be read as an index ({first_line(error)}); "
                 f"remake it with: shards finalize {self.root}"
             ) from error
 

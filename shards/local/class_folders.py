@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, shorten
 from shards.format.images import PICTURE_EXTENSIONS
 from shards.format.text import decode_lines
 from shards.local.splits import rename_splits, split_of
@@ -17,7 +17,6 @@ from shards.local.splits import rename_splits, split_of
 _SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"})
 _OTHER_FILES = "without a picture's extension"
 _KEY_LENGTH = 60  # of a path; a hash may follow
-_MAX_SHOWN = 5  # extensions, in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +198,7 @@ class _Scan:
     def warn_names(self, what: str, names: list[str]) -> None:
         """Add a warning that lists names, if there are any."""
         if names:
-            self.warn(f"{what}: {_shorten(names)}")
+            self.warn(f"{what}: {shorten(names)}")
 
     def warnings(self) -> list[str]:
         """Return all warnings."""
@@ -208,7 +207,7 @@ class _Scan:
         if others:
             kinds = Counter(path.suffix.lower() or "without any" for path in others)
             ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
-            shown = _shorten([f"{count:,} {kind}" for kind, count in ordered])
+            shown = shorten([f"{count:,} {kind}" for kind, count in ordered])
             skipped.append(f"{len(others):,} {_OTHER_FILES} ({shown})")
         return [*self._warnings, *([f"skipped {', '.join(skipped)}"] if skipped else [])]
 
@@ -274,7 +273,3 @@ def _class_name(folder: Path) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_MAX_SHOWN], *(["..."] if len(names) > _MAX_SHOWN else [])])

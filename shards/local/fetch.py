@@ -4,7 +4,7 @@ from pathlib import Path
 
 import requests
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, joined_lines
 from shards.files import make_folder, publish_file
 
 _TIMEOUT = 60.0  # seconds without a byte
@@ -26,8 +26,7 @@ def fetch_file(url: str, path: Path, headers: dict[str, str] | None = None) -> N
         except (requests.RequestException, ValueError) as error:  # ValueError: urllib3's, for some invalid URLs
             response = getattr(error, "response", None)
             if is_last or (response is not None and response.status_code < 500):
-                reason = " ".join(str(error).split())[:200]
-                raise ShardsError(f"{url}: {reason}; run the same command again to continue") from error
+                raise ShardsError(f"{url}: {joined_lines(error)}; run the same command again to continue") from error
         else:
             publish_file(draft, path)
             return

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 from shards.local.parquet_pictures import picture_name
 from shards.local.splits import rename_splits, split_of, split_of_path
 
@@ -106,7 +106,7 @@ def _read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ShardsError(f"--list hf: {path} can't be read: {str(error).splitlines()[0]}") from error
+        raise ShardsError(f"--list hf: {path} can't be read: {first_line(error)}") from error
 
 
 def _read_features(schema: pa.Schema) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _read_rows(path: Path, schema: pa.Schema, picture: str, label: str | None) -
             for batch in file.iter_batches(columns=names):
                 yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ShardsError(f"--list hf: {path} can't be read: {str(error).splitlines()[0]}") from error
+        raise ShardsError(f"--list hf: {path} can't be read: {first_line(error)}") from error
 
 
 def _name_label(value: Any, names: Sequence[str] | None, place: str) -> Any:  # noqa: ANN401 -- any scalar

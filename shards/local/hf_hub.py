@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, joined_lines
 from shards.local.fetch import fetch_file
 from shards.local.splits import split_of
 from shards.location import cache_folder
@@ -65,9 +65,9 @@ def _read_json(url: str, headers: dict[str, str], name: str) -> dict[str, Any]:
         response.raise_for_status()
         value = response.json()
     except (requests.RequestException, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ShardsError(
-            f"--list hf:{name}: {reason}; check the name and HF_TOKEN, or give a folder of its Parquet files, hf:FOLDER"
+            f"--list hf:{name}: {joined_lines(error)}; check the name and HF_TOKEN, or give a folder of its Parquet "
+            "files, hf:FOLDER"
         ) from error
     return value if isinstance(value, dict) else {}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 from shards.format.outcomes import Outcome, Status
 
 _BATCH_ROWS = 64  # that are in memory
@@ -45,7 +45,7 @@ class ParquetPictures:
         try:
             value = self._read(file, int(number))
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise ShardsError(f"{self._base / file} can't be read: {str(error).splitlines()[0]}") from error
+            raise ShardsError(f"{self._base / file} can't be read: {first_line(error)}") from error
         path = None
         if isinstance(value, dict):
             value, path = value.get("bytes"), value.get("path")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 from shards.format.columns import Integers, Lists, Names, join_numbers
 from shards.format.index import LABELS
 from shards.format.outcomes import NOT_YET, OUTCOMES_FILE, OUTCOMES_SCHEMA, Status
@@ -181,5 +181,4 @@ def _take(root: Path, name: str, positions: Positions, columns: Sequence[str]) -
 
 
 def _unreadable(root: Path, name: str, error: Exception) -> ShardsError:
-    reason = str(error).splitlines()[0]
-    return ShardsError(f"{root / name} can't be read ({reason}); make it with: shards finalize {root}")
+    return ShardsError(f"{root / name} can't be read ({first_line(error)}); make it with: shards finalize {root}")

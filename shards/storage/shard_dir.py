@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.config.recipe import Recipe
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 from shards.files import publish_file
 from shards.location import refuse_url
 from shards.storage.row_file import RowFile, write_row_file
@@ -148,26 +148,22 @@ def load_shard_dir(root: Path) -> ShardDir:
         recipe = Recipe(**fields | tuples)
         return ShardDir(root, recipe, rows, rows.positions_by_split())
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ShardsError(f"{path} can't be read ({reason}); assemble into another folder") from error
+        raise ShardsError(f"{path} can't be read ({first_line(error)}); assemble into another folder") from error
 
 
-def read_part(
-    root: Path,
-    name: str,
-    columns: Sequence[str] | None = None,
-    remedy: str = "remove it, and the assemble command makes its block again",
-) -> pa.Table:
+def read_part(root: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a committed block's part of the index or of the outcomes, or some of its columns.
 
     Raises:
-        ShardsError: it can't be read; the message ends with `remedy`.
+        ShardsError: it can't be read.
     """
     path = root / name
     try:
         return pq.read_table(path, columns=columns and list(columns))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ShardsError(f"{path} can't be read ({str(error).splitlines()[0]}); {remedy}") from error
+        raise ShardsError(
+            f"{path} can't be read ({first_line(error)}); remove it, and the assemble command makes its block again"
+        ) from error
 
 
 def create_shard_dir(root: Path, recipe: Recipe, rows: pa.RecordBatchReader, work: Path) -> ShardDir:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from shards.config.recipe import Recipe
 from shards.config.schema import AssembleConfig
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 from shards.format.outcomes import STATUS_GROUPS, group_of
 from shards.progress import print_line
 from shards.storage.session import ShardSession
@@ -131,10 +131,9 @@ def check_wandb(config: AssembleConfig) -> None:
     try:
         importlib.import_module("shards.tracking.wandb_run")
     except Exception as error:  # a broken package may raise anything; Python imports W&B's folder of runs as one, too
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ShardsError(
-            f"--wandb {config.wandb} needs the package wandb, which can't be imported ({reason}); install it with: "
-            "pip install --upgrade wandb"
+            f"--wandb {config.wandb} needs the package wandb, which can't be imported ({first_line(error)}); install "
+            "it with: pip install --upgrade wandb"
         ) from error
 
 

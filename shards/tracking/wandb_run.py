@@ -18,6 +18,8 @@ from typing import Any
 
 import wandb
 
+from shards.errors import first_line
+
 INIT_SECONDS = 10
 FINISH_SECONDS = 10
 PROJECT = "stylefinetune"
@@ -134,8 +136,7 @@ class WandbRun:
 
     def _fail(self, error: Exception, remedy: str) -> None:
         self._run, self._has_failed = None, True
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        self._print_line(f"warning: Weights & Biases failed ({reason}); {remedy}")
+        self._print_line(f"warning: Weights & Biases failed ({first_line(error)}); {remedy}")
 
 
 @dataclasses.dataclass(frozen=True)

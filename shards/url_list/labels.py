@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import RowError, ShardsError
+from shards.errors import RowError, ShardsError, shorten
 from shards.format.columns import Lists
 from shards.url_list.flickr_style import FLICKR_STYLE, FLICKR_STYLE_CLASSES
 
@@ -21,7 +21,6 @@ _INTEGER = re.compile(r"(\d{1,9})(\.0*)?")  # pandas and spreadsheets write whol
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _MISSING = frozenset({"nan", "none", "null", "nil", "nat", "n/a", "#n/a", "<na>"})  # texts of a missing value
 _LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as pandas and Python write a list, set or tuple
-_MAX_SHOWN = 5  # names in a warning
 
 
 def read_classes(classes: str | None) -> tuple[str, ...] | None:
@@ -61,11 +60,11 @@ def doubtful_classes(classes: Sequence[str], train_labels: Set[int] | None) -> l
     warnings: list[str] = []
     if missing := [name for name in classes if name.casefold() in _MISSING]:
         warnings.append(
-            f"classes with the name of a missing value: {_shorten(missing)}; remove pictures that have no label"
+            f"classes with the name of a missing value: {shorten(missing)}; remove pictures that have no label"
         )
     if lists := [name for name in classes if _LIST.fullmatch(name)]:
         warnings.append(
-            f"classes whose names look like lists: {_shorten(lists)}; "
+            f"classes whose names look like lists: {shorten(lists)}; "
             "for several labels a picture, give a JSON or Parquet list, or --label_separator"
         )
     alike: dict[str, list[str]] = {}
@@ -73,18 +72,14 @@ def doubtful_classes(classes: Sequence[str], train_labels: Set[int] | None) -> l
         alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
     if groups := [" and ".join(names) for names in alike.values() if len(names) > 1]:
         warnings.append(
-            f"different classes whose names differ only in case, spaces or Unicode form: {_shorten(groups)}; "
+            f"different classes whose names differ only in case, spaces or Unicode form: {shorten(groups)}; "
             "give them one name if they are one class"
         )
     if train_labels is not None:
         unused = [name for label, name in enumerate(classes) if label not in train_labels]
         if unused:
-            warnings.append(f"classes without training pictures: {_shorten(unused)}")
+            warnings.append(f"classes without training pictures: {shorten(unused)}")
     return warnings
-
-
-def _shorten(names: list[str]) -> str:
-    return ", ".join([*names[:_MAX_SHOWN], *([f"and {len(names) - _MAX_SHOWN:,} more"] * (len(names) > _MAX_SHOWN))])
 
 
 @dataclasses.dataclass(frozen=True)

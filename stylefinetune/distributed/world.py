@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
 from torch.distributed.rendezvous import rendezvous
 
+from shards.format import first_line
 from stylefinetune.distributed.environment import Launch, launcher_gone
 from stylefinetune.distributed.heartbeat import Heartbeat
 from stylefinetune.distributed.launcher_watch import POLL_SECONDS, watch_launcher
@@ -118,7 +119,7 @@ class World:
             time.sleep(POLL_SECONDS)  # a launcher that dies closes its store before its children get another parent
             if launch.is_orphan:
                 raise LostRankError(launcher_gone(launch.rank), reports=True) from error
-            raise RankError(_join_failure(launch, str(error).splitlines()[0])) from error
+            raise RankError(_join_failure(launch, first_line(error))) from error
 
     @property
     def heartbeat(self) -> Heartbeat:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from shards.format import first_line
 from stylefinetune.doctor.finding import Finding, gigabytes
 
 _NVIDIA = Path("/proc/driver/nvidia")
@@ -30,8 +31,8 @@ def _check_gpu(number: int, driver: str) -> Finding:
         ones = torch.ones(1024, 1024, device=f"cuda:{number}")
         is_right = bool((ones @ ones == 1024).all())
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        return Finding(name, "failed", reason, "see nvidia-smi; another program may use the GPU, or it is broken")
+        remedy = "see nvidia-smi; another program may use the GPU, or it is broken"
+        return Finding(name, "failed", first_line(error), remedy)
     found = f"{torch.cuda.get_device_name(number)}, {gigabytes(free)} of {gigabytes(total)} free{driver}"
     if not is_right:
         return Finding(name, "failed", f"{found}: a product of matrices is wrong", "don't use this GPU")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shards.format import joined_lines
 from stylefinetune.errors import UserError
 
 
@@ -32,8 +33,7 @@ def push_folder(folder: Path, repository: str) -> str:
 
 
 def _refused(folder: Path, repository: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"--push {repository}: the hub refuses it or can't be reached ({reason}); {folder} is complete, so it can be "
-        f"uploaded later: hf upload {repository} {folder}"
+        f"--push {repository}: the hub refuses it or can't be reached ({joined_lines(error)}); {folder} is complete, "
+        f"so it can be uploaded later: hf upload {repository} {folder}"
     )

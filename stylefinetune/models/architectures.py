@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from shards.format import joined_lines
 from stylefinetune.config.schema import ModelConfig
 from stylefinetune.errors import UserError
 
@@ -88,8 +89,8 @@ def check_inputs(net: nn.Module, arch: str, num_classes: int, sizes: list[Size])
         if size != sizes[0]:
             test, training = _name(size), _name(sizes[0])
             raise UserError(
-                f"{arch} can't have inputs of {test} pixels in testing and {training} in training ({_reason(error)}); "
-                "set data.crop_size and data.test.crop_size to the same value"
+                f"{arch} can't have inputs of {test} pixels in testing and {training} in training "
+                f"({joined_lines(error)}); set data.crop_size and data.test.crop_size to the same value"
             )
         raise _input_error(arch, size, error, lambda other: _try_input(net, num_classes, other) is None)
 
@@ -212,12 +213,8 @@ def _input_error(arch: str, size: Size, error: Exception, works: Callable[[Size]
     side = next((side for side in near if (side, side) != size and works((side, side))), None)
     remedy = "" if side is None else f"; set it to {side}, for example"
     return UserError(
-        f"data.crop_size makes inputs of {_name(size)} pixels, which {arch} can't have ({_reason(error)}){remedy}"
+        f"data.crop_size makes inputs of {_name(size)} pixels, which {arch} can't have ({joined_lines(error)}){remedy}"
     )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".!")[:200] or type(error).__name__
 
 
 def _name(size: Size) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from shards.format import ShardsError
+from shards.format import ShardsError, first_line
 from shards.format.columns import Lists
 from shards.format.index import Entries, ShardIndex
 from stylefinetune.config.train import LossFunction
@@ -64,8 +64,9 @@ class Gallery:
             with pq.ParquetFile(path) as file:
                 return cls._read(file, loss)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path} can't be read ({reason}); remove it, and evaluate the run again") from error
+            raise UserError(
+                f"{path} can't be read ({first_line(error)}); remove it, and evaluate the run again"
+            ) from error
 
     @classmethod
     def _read(cls, file: pq.ParquetFile, loss: LossFunction) -> "Gallery":

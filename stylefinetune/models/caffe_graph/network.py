@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from shards.format import joined_lines
 from stylefinetune.caffe.graph.read import Graph
 from stylefinetune.caffe.graph.store import check_phases, has_weights, read_stored, settings_of
 from stylefinetune.caffe.layers import Layer
@@ -125,9 +126,8 @@ def _output_shape(layer: Layer, module: nn.Module, shapes: list[Shape]) -> Shape
         with torch.no_grad():
             output = functional_call(module.eval(), tensors, inputs)
     except (RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
         sizes = " and ".join("x".join(map(str, shape)) for shape in shapes)
-        raise layer.place.error(f"it can't have an input of {sizes} ({reason})") from error
+        raise layer.place.error(f"it can't have an input of {sizes} ({joined_lines(error)})") from error
     finally:
         module.train(training)
     if output.shape[0] != 2:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from shards.format import first_line
 from stylefinetune.tracking.metrics_file import AXES, PHASES
 from stylefinetune.tracking.run_facts import RunFacts, RunResult, SavedCheckpoint
 
@@ -77,5 +78,4 @@ class TensorBoardRun:
 
     def _fail(self, error: Exception) -> None:
         self._writer = None
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        self._log.warning("TensorBoard failed (%s); continuing without it", reason)
+        self._log.warning("TensorBoard failed (%s); continuing without it", first_line(error))

@@ -22,6 +22,7 @@ from typing import Any
 import wandb
 import yaml
 
+from shards.format import first_line
 from stylefinetune.config.cli import dump_config
 from stylefinetune.config.schema import Config, TrackingConfig
 from stylefinetune.tracking.dashboards.background import Background
@@ -249,15 +250,11 @@ class WandbRun:
 
     def _fail(self, error: Exception, remedy: str) -> None:
         self._run, self._has_failed = None, True
-        self._log.warning("Weights & Biases failed (%s); %s", _reason(error), remedy)
+        self._log.warning("Weights & Biases failed (%s); %s", first_line(error), remedy)
 
     def _warn(self, error: Exception) -> None:
         """Log that an artifact could not be sent."""
-        self._log.warning("Weights & Biases: %s", _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        self._log.warning("Weights & Biases: %s", first_line(error))
 
 
 def _init(config: Config, facts: RunFacts, identity: Identity, environment: wandb.Settings, mode: str) -> Any:  # noqa: ANN401 -- wandb's Run, which its lazy module doesn't type
