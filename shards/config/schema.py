@@ -88,7 +88,7 @@ class AssembleConfig:
         max_list_bytes: largest size of a compressed list when it is decompressed, in bytes.
         test_share: fraction of the URLs, of the owners, or of each class of a folder, in the test split of a random
             split.
-        workers: number of processes that decode and pack; -x means the number of cores minus x.
+        workers: number of processes that decode and pack; -x means all cores but x.
         connections: number of simultaneous downloads.
         per_host: number of simultaneous downloads from one host.
         per_host_rate: requests per second to one host; 0 for no limit.
@@ -106,14 +106,14 @@ class AssembleConfig:
         encode_format: original stores the bytes as downloaded, pixels stores decoded and resized pictures (uint8 RGB),
             jpg stores resized JPEGs.
         image_size: side of resized pictures in pixels.
-        rows_per_shard: number of the list's rows per tar; it can't be changed once DIR exists.
+        rows_per_shard: number of the list's rows per tar, a block; it can't be changed once the folder --out exists.
         placeholder_urls: a response body that came from at least this many URLs is a placeholder and isn't kept; 0
             disables this.
         drop_duplicates: keep only the first of the rows with equal bytes.
         retry: request rows again: failed (all that weren't kept, except duplicates), passing (temporary failures), or
             statuses separated by commas.
-        partition: i/n, i from 0: process every n-th block, from block i, while other tasks process the rest; then run
-            merge.
+        partition: i/n, i from 0: process every n-th block of rows_per_shard rows, from block i, while other tasks
+            process the rest; then run merge.
         stage: local folder in which blocks are made if --out is a URL; default: a cache folder.
         keep_stage: keep the tars in the stage folder after their upload.
         wandb: log the crawl to Weights & Biases: disabled, auto (online if there is an API key, otherwise offline), or

@@ -34,8 +34,8 @@ class AugmentConfig:
     Attributes:
         random_resized_crop: cut a part of random size and shape out of each training picture, and resize it to
             data.crop_size. By default, a new run of a network other than CaffeNet does, with data.resize=shorter_side.
-        scale: smallest and largest area of this part, as fractions of the picture's area.
-        ratio: smallest and largest ratio of the width of this part to its height.
+        scale: smallest and largest area of the cut part, as fractions of the picture's area.
+        ratio: smallest and largest ratio of the width of the cut part to its height.
         policy: none, or torchvision's randaugment, trivialaugment (wide) or augmix.
         num_ops: number of operations that RandAugment applies to each picture.
         magnitude: strength of RandAugment's operations, from 0 to 30.

@@ -33,8 +33,8 @@ class ModelConfig:
         last_layer: name of CaffeNet's classifier layer. If the weights file has no layer of this name, it starts from
             random weights.
         widths: output channels of CaffeNet's conv1, conv2, conv3, conv4, conv5, fc6, fc7.
-        weight_filler_std: standard deviation of the initial weights of these seven layers and the last one.
-        bias_filler_value: initial value of their biases.
+        weight_filler_std: standard deviation of the initial weights of the layers of widths and the last one.
+        bias_filler_value: initial value of the biases of the same layers.
         prototxt: the text of a Caffe net, for arch caffe; --solver sets it from the solver's nets.
         dropout: fraction of the inputs of each dropout layer that is dropped in training; by default the network's own,
             0.5 for CaffeNet.
@@ -159,9 +159,9 @@ class Config:
             weights of model.arch, such as DEFAULT or IMAGENET1K_V2, which are downloaded; or the published
             bvlc_reference_caffenet (download it with `stylefinetune weights`). Separate several with commas.
         resume: auto resumes from the newest checkpoint in run_dir, or starts a new run if there is none; none starts a
-            new run; a path resumes from that checkpoint or Caffe .solverstate, or from the run's own checkpoints, if
-            there are any and the path is of another run.
-        profile: iterations that PyTorch's profiler records, as START:STOP: RUN/profile gets a trace and a table.
+            new run; a path resumes from that checkpoint or Caffe .solverstate. If the path is of another run and this
+            run has checkpoints, it resumes from its own.
+        profile: iterations that PyTorch's profiler records, as START:STOP. RUN/profile gets a trace and a table.
         engine: torch trains in one process or with DistributedDataParallel, deepspeed with ZeRO. Both read and write
             the same checkpoints.
         data: which pictures are read and how they are transformed.

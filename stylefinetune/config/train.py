@@ -14,8 +14,8 @@ class TrainConfig:
 
     Attributes:
         max_iter: number of iterations; each updates the weights once.
-        epochs: length of the run in passes over the training pictures, instead of max_iter. A run replaces it by the
-            number of iterations that reads as many pictures, rounded up.
+        epochs: length of the run in passes over the training pictures, instead of max_iter. The run converts it to a
+            number of iterations, rounded up.
         iter_size: number of batches whose gradients are accumulated for one update.
         loss: softmax is the cross-entropy of the softmax, with one probability for each class that sum to 1; bce the
             mean binary cross-entropy over the classes, each with its own probability (the sigmoid of its logit).
@@ -35,7 +35,7 @@ class TrainConfig:
             loss is scaled for the backward pass, and updates with gradients that are not finite are skipped.
         channels_last: store pictures and activations in channels-last (NHWC) memory format. By default, a new run does,
             and a resumed run keeps its format.
-        ema_decay: keep an exponential moving average of the weights, of which each update keeps this part, for example
+        ema_decay: keep an exponential moving average of the weights. Each update keeps this part of it, for example
             0.999; 0 keeps no average. It is tested beside the weights, and evaluate, predict and export use it.
         compile: compile the network with torch.compile; with --engine torch only.
         cuda_graph: launch the forward and backward pass of training as one CUDA graph; with --engine torch on GPUs
