@@ -13,7 +13,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "report",
-        "Writes a page about runs, with curves, classes and mistakes; it opens without a network.",
+        "Writes a page about runs, with curves, classes and mistakes, for reading offline.",
         ["runs/mine", "runs/mine runs/other --out comparison.html"],
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, finished or not")

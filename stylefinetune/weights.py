@@ -17,7 +17,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "weights",
-        "Downloads published weights, so that a run needs no network later. NAME is a file of Caffe's authors, for\n"
+        "Downloads published weights, so that a run can start offline. NAME is a file of Caffe's authors, for\n"
         "`train --weights NAME` (imagenet_mean: for `--data.mean_file`), or ARCH:NAME for the weights of a network of\n"
         "torchvision or timm, for `train --model.arch ARCH --weights NAME`.",
         ["bvlc_reference_caffenet", "resnet50:DEFAULT", "timm/resnet18.a1_in1k:DEFAULT"],

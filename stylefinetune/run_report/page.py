@@ -1,4 +1,4 @@
-"""Writes the page: one HTML file that needs no network."""
+"""Writes the page: one HTML file, which can be read offline."""
 
 import itertools
 import json
