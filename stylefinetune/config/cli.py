@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from stylefinetune.config.command_line import HelpFormatter
 from stylefinetune.config.config_file import read_config_file
+from stylefinetune.config.data import require
 from stylefinetune.config.deepspeed import flatten
-from stylefinetune.config.keys import LIST_KEYS, SECTIONS, join_repeated
+from stylefinetune.config.keys import LIST_KEYS, REQUIRED, SECTIONS, join_repeated
 from stylefinetune.config.messages import one_line, section_error
 from stylefinetune.config.optim import CAFFE_SGD, OptimConfig
 from stylefinetune.config.schema import Config
@@ -36,7 +37,9 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
     """
     parser = build_parser()
     try:
-        namespace = parser.instantiate(parser.parse_args(_in_order(parser, arguments, read_solver)))
+        parsed = parser.parse_args(_in_order(parser, arguments, read_solver))
+        _check_values(parsed)
+        namespace = parser.instantiate(parsed)
         config = Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(str(error))) from error
@@ -125,6 +128,12 @@ def _let_default_rule_follow(config: Config) -> Config:
         return config
     layers = (dataclasses.replace(rule, match=glob.escape(last_layer)),)
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, layers=layers))
+
+
+def _check_values(parsed: Namespace) -> None:
+    """Raise ValueError for a key with nothing after its colon; jsonargparse accepts null for every type."""
+    for key in REQUIRED:
+        require(parsed.get(key) is not None, f"{key} has no value; give one, or remove the key")
 
 
 def _check_finite(config: Config) -> None:

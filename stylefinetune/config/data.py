@@ -15,6 +15,7 @@ def require_minimum(section: str, config: object, minimum: float, *names: str) -
     """Raise ValueError if one of the named settings is below `minimum`, 0 or 1."""
     for name in names:
         value = getattr(config, name)
+        require(value is not None, f"{section}.{name} has no value; give one, or remove the key")
         limit = "must not be negative" if minimum == 0 else f"must be at least {minimum:g}"
         require(value >= minimum, f"{section}.{name} is {value}; it {limit}")
 
@@ -65,6 +66,12 @@ class PhaseConfig:
             len(self.mean_value) in (0, 1, 3),
             f"{prefix}.mean_value has {len(self.mean_value)} values; give one, or three in the order {self.order}",
         )
+        require(
+            not 0 < max(self.mean_value, default=0) < 1,
+            f"{prefix}.mean_value is {list(self.mean_value)}; it is for values from 0 to 255, so multiply those "
+            "for 0 to 1 by 255",
+        )
+        require(self.scale != 0, f"{prefix}.scale is {self.scale}, which makes all inputs 0; remove it")
         require(
             not (self.mean_value and self.mean_file),
             f"{prefix}.mean_file and {prefix}.mean_value are both set; keep one of them",

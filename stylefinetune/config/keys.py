@@ -36,6 +36,7 @@ def _is_list(key: str) -> bool:
 
 
 LIST_KEYS = tuple(key for key in KEYS if _is_list(key))
+REQUIRED = tuple(key for key in KEYS if type(None) not in get_args(_TYPES[key]))  # keys whose value can't be null
 
 
 def list_of(key: str, value: object) -> object:

@@ -1,9 +1,11 @@
 """Turns jsonargparse's messages into one line in plain words that suggests the key which was meant."""
 
+import dataclasses
 import difflib
 import re
 
 from stylefinetune.config.keys import KEYS, SECTIONS
+from stylefinetune.config.optim import LayerRule
 
 # Names of the settings in other programs, and of our sections where a value is given for one.
 _ALIASES = {
@@ -45,6 +47,7 @@ _ALIASES = {
     "tracking.name": "run_name wandb_name wandb_run_name experiment name",
     "deepspeed.zero_stage": "deepspeed zero stage",
 }
+_RULES = "optim.layers"
 _FORMER = {"model.name": "model.arch"}  # keys of earlier versions
 _MEANT = {alias: key for key, aliases in _ALIASES.items() for alias in aliases.split()}
 # What other programs have a flag for, and this one does not.
@@ -65,14 +68,16 @@ def one_line(message: str) -> str:
     """Join jsonargparse's message to one line; suggest the nearest key if one is unknown."""
     line = re.sub(r"\s+", " ", message).strip()
     line = re.sub(r"^Parser key \"([\w.]+)\": ", r"\1: ", line)
+    if line.startswith(f"{_RULES}: "):
+        return _rule_error(line)
     line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.Literal", "one of ")
     line = line.replace("Expected a int", "Expected an int").replace("Expected a one of", "Expected one of")
     union = (
         r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: (.{,80}).*"
     )
     line = re.sub(union, r"Expected one of \1. Got value: \2", line).replace("NoneType", "null")
+    line = line.replace("one of one of [", "one of [")
     unknown = re.search(r"unrecognized arguments: -+([^\s=]+)|^Option '([^']+)' is not accepted", line)
-    line = re.sub(r"Problem with given class_path '[\w.]+': ", "", line)
     in_group = re.search(r"Group '([\w.]+)' does not accept option '([^']+)'", line)
     section = re.match(r"([\w.]+): Unable to load config '(.*?)'", line)
     if section and section[1] in SECTIONS:
@@ -84,8 +89,26 @@ def one_line(message: str) -> str:
     return line.replace("unrecognized arguments: ", "unknown arguments, neither a flag nor the value of one: ")
 
 
+def _rule_error(line: str) -> str:
+    """Return the line for a mistake in optim.layers."""
+    names = [field.name for field in dataclasses.fields(LayerRule)]
+    value = re.search(r"Parser key \"(\w+)\": .*(?:Got|Given) value: (.*)", line)
+    unknown = re.search(r"Option '([^']+)' is not accepted", line)
+    if value:
+        kind = "text" if value[1] == "match" else "an integer" if value[1] == "freeze_until" else "a number"
+        return f"{_RULES}: {value[1]} is {value[2]}; it must be {kind}"
+    if unknown and f"{unknown[1]}_mult" in names:
+        return f"{_RULES}: a rule has no key {unknown[1]}; did you mean {unknown[1]}_mult?"
+    if unknown:
+        return f"{_RULES}: a rule has no key {unknown[1]}; its keys are {', '.join(names)}"
+    found = "a rule has no key match" if "are required: match" in line else "it is not a list of rules"
+    return f'{_RULES}: {found}; write for example [{{match: "fc8_*", lr_mult: 10}}]'
+
+
 def section_error(section: str, value: object) -> str:
-    """Return the line for a section that has a value instead of keys."""
+    """Return the line for a section that has a value instead of keys, or nothing."""
+    if value is None:
+        return f"{section} has no keys; give some, or remove it"
     return f"{section} is {value!r}; it is a section of several keys{suggestion(section)}"
 
 

@@ -40,7 +40,11 @@ class LayerRule:
     freeze_until: int = 0
 
     def __post_init__(self) -> None:
-        require_minimum("optim.layers", self, 0, "freeze_until")
+        require_minimum("optim.layers", self, 0, "lr_mult", "decay_mult", "bias_decay_mult", "freeze_until")
+        require(
+            self.bias_lr_mult is None or self.bias_lr_mult >= 0,
+            f"optim.layers.bias_lr_mult is {self.bias_lr_mult}; it must not be negative",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +100,8 @@ class OptimConfig:
     decay_norms: bool = True
 
     def __post_init__(self) -> None:
-        require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay", "eps")
+        require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay")
+        require(self.eps > 0, f"optim.eps is {self.eps}; it must be above 0")
         require_minimum("optim", self, 1 if self.lr_policy == "step" else 0, "stepsize")
         require(0 < self.layer_decay <= 1, f"optim.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
         require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")
@@ -125,6 +130,6 @@ class OptimConfig:
         for name, optimizers in _ONLY.items():
             require(
                 self.optimizer in optimizers or getattr(self, name) == defaults[name],
-                f"optim.{name} is a setting of {' and '.join(optimizers)}, and optim.optimizer is {self.optimizer}; "
+                f"optim.{name} is a setting of {', '.join(optimizers)}, and optim.optimizer is {self.optimizer}; "
                 "remove it",
             )

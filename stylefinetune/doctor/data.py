@@ -53,4 +53,6 @@ def check_config(path: Path) -> Finding:
     except UserError as error:
         return Finding(name, "failed", str(error))
     found = f"{path}: {config.model.arch} on {config.data.shards}"
-    return Finding(name, "ok", f"{found}; stylefinetune check --config {path} also checks files and memory")
+    return Finding(
+        name, "ok", f"{found}; stylefinetune check --config {path} also checks the shards, the network and the weights"
+    )

@@ -21,6 +21,7 @@ _NESTED = ("model_ema", "state_dict_ema", "state_dict", "model_state_dict", "mod
 # Prefixes that DataParallel, torch.compile and Lightning add to all names.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
+_MODEL = "model.safetensors"  # of a checkpoint
 _AVERAGE = "ema/"  # prefix of the average of the weights in a checkpoint, see optim.weight_average
 
 Tensors = dict[str, torch.Tensor]
@@ -34,8 +35,12 @@ def read_weights(path: Path) -> Tensors:
     Raises:
         UserError: it can't be read.
     """
+    if path.is_dir() and not (path / _MODEL).is_file():
+        raise UserError(
+            f"weights: the folder {path} has no {_MODEL}; give a checkpoint, such as RUN/checkpoints/iter_1000"
+        )
     if path.is_dir():
-        return read_weights(path / "model.safetensors") | _read_average(path)
+        return read_weights(path / _MODEL) | _read_average(path)
     if path.suffix in (CAFFEMODEL, *HDF5_SUFFIXES):  # HDF5 is refused with its remedy
         return {
             f"{module_name(layer)}.{BLOBS[index] if index < len(BLOBS) else index}": torch.from_numpy(blob)
@@ -48,6 +53,8 @@ def read_weights(path: Path) -> Tensors:
         raise UserError(f"weights: {path} is neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder")
     try:
         return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"weights: {path} can't be read: No such file or directory") from error
     except (OSError, SafetensorError) as error:
         raise UserError(f"weights: {path} can't be read: {error}") from error
 

@@ -12,6 +12,11 @@ def test_a_value_out_of_range_is_refused_also_in_python():
         OptimConfig(layer_decay=1.1)
     with pytest.raises(ValueError, match=r"optim\.layers\.freeze_until is -1; it must not be negative"):
         LayerRule("*", freeze_until=-1)
+    for name in ("lr_mult", "decay_mult", "bias_lr_mult", "bias_decay_mult"):
+        with pytest.raises(ValueError, match=rf"optim\.layers\.{name} is -0\.1; it must not be negative"):
+            LayerRule("*", **{name: -0.1})
+    with pytest.raises(ValueError, match=r"optim\.eps is 0; it must be above 0"):
+        OptimConfig(optimizer="adamw", eps=0)
     with pytest.raises(ValueError, match=r"optim\.nesterov needs a momentum"):
         OptimConfig(optimizer="sgd", nesterov=True, momentum=0.0)
     with pytest.raises(ValueError, match=r"optim\.gamma is -0\.1; with optim\.lr_policy inv it must not be negative"):
@@ -30,10 +35,10 @@ def test_by_default_biases_have_no_rate_of_their_own_and_no_decay():
             {"optimizer": "adamw", "lars_trust": 0.1},
             "optim.lars_trust is a setting of caffe_sgd, and optim.optimizer is adamw",
         ),
-        ({"eps": 0.1}, "optim.eps is a setting of adamw and rmsprop, and optim.optimizer is caffe_sgd"),
+        ({"eps": 0.1}, "optim.eps is a setting of adamw, rmsprop, and optim.optimizer is caffe_sgd"),
         ({"optimizer": "rmsprop", "betas": (0.5, 0.5)}, "optim.betas is a setting of adamw"),
         ({"nesterov": True}, "optim.nesterov is a setting of sgd"),
-        ({"optimizer": "adamw", "momentum": 0.8}, "optim.momentum is a setting of caffe_sgd and sgd and rmsprop"),
+        ({"optimizer": "adamw", "momentum": 0.8}, "optim.momentum is a setting of caffe_sgd, sgd, rmsprop"),
     ],
 )
 def test_a_setting_that_the_optimizer_does_not_have_is_refused(settings, message):

@@ -93,3 +93,14 @@ def test_a_checkpoint_gives_the_average_of_its_weights_and_its_file_the_weights(
     (tmp_path / "optimizer.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"optimizer\.safetensors can't be read"):
         read_weights(tmp_path)
+
+
+def test_a_file_that_is_missing_and_a_folder_without_weights_are_one_line(tmp_path):
+    with pytest.raises(UserError) as error:
+        read_weights(tmp_path / "x.safetensors")
+    assert str(error.value) == f"weights: {tmp_path}/x.safetensors can't be read: No such file or directory"
+    with pytest.raises(UserError) as error:
+        read_weights(tmp_path)
+    assert str(error.value) == (
+        f"weights: the folder {tmp_path} has no model.safetensors; give a checkpoint, such as RUN/checkpoints/iter_1000"
+    )
