@@ -31,6 +31,19 @@ EXIT_LOST_RANK = 5
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE  # as if this signal had ended the program
 
+_WRONG_PLACE = {  # reasons why a file can't be written that more disk space doesn't change
+    os.strerror(code)
+    for code in (
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    )
+}
 WORKER_ERROR = "DataLoader worker"  # part of PyTorch's message on a failed worker; its beginning if one was killed
 
 
@@ -109,8 +122,11 @@ class Stopped(Exception):  # noqa: N818 -- not an error
 
 
 def write_error(path: Path, reason: str | None) -> RankError:
-    """Return the error for a file that cannot be written."""
-    return RankError(f"{path} can't be written ({reason}); free some disk space, then run the same command again")
+    """Return the error for a file that cannot be written, such as on a full disk."""
+    remedy = "free some disk space, then run the same command again"
+    if reason in _WRONG_PLACE:
+        remedy = "choose a place where this file can be written"
+    return RankError(f"{path} can't be written ({reason}); {remedy}")
 
 
 def worker_error(error: Exception) -> RankError:

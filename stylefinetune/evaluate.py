@@ -72,6 +72,8 @@ def evaluate(arguments: list[str]) -> None:
         check_one_label(test, "--suspects")
     baseline_test = _open_baselines(test, options.baselines, options.baseline_pictures)
     world = World.join(stall_seconds=saved.config.train.stall_seconds)
+    if options.out:
+        world.main_first(lambda: _make_folder(options.out))  # before the test, which may take long
     predictions = test.predict(world, workers=options.workers)
     baselines = baseline_test.run(world, workers=options.workers) if baseline_test else None
     suspects = find_suspects(predictions) if options.suspects else None
@@ -86,6 +88,13 @@ def _open_baselines(test: TestSet, split: str | None, limit: int | None) -> Base
     if limit is not None:
         raise UserError(f"--baseline_pictures is {limit}, but --baselines is missing; add --baselines SPLIT")
     return None
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error.strerror) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +156,6 @@ def _write(found: _Found, evaluation: Evaluation | LabelEvaluation, out: Path) -
         values["suspects"] = len(found.suspects)
     paths = [out / "metrics.json", out / "predictions.parquet"]
     try:
-        out.mkdir(parents=True, exist_ok=True)
         paths[0].write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         write_predictions(found.predictions, pictures, paths[1], source)
         if found.suspects is not None:

@@ -14,7 +14,13 @@ from stylefinetune.prediction.feature_output import FEATURE_SUFFIXES, open_featu
 from stylefinetune.prediction.inputs import open_inputs
 from stylefinetune.prediction.layers import LayerOutput, list_layers
 from stylefinetune.prediction.network import PictureNetwork
-from stylefinetune.prediction.options import INPUT_HELP, add_picture_options, check_picture_options, open_loader
+from stylefinetune.prediction.options import (
+    INPUT_HELP,
+    add_picture_options,
+    check_out,
+    check_picture_options,
+    open_loader,
+)
 from stylefinetune.prediction.stream import read_pictures
 
 
@@ -75,6 +81,7 @@ def _check_files(inputs: list[str], out: Path | None) -> None:
     if out is None or out.suffix not in FEATURE_SUFFIXES:
         found = "missing" if out is None else f"{out}"
         raise UserError(f"--out is {found}; it must be a file that ends with {' or '.join(FEATURE_SUFFIXES)}")
+    check_out(out, inputs)
 
 
 def _print_layers(network: PictureNetwork) -> None:

@@ -6,6 +6,7 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
+from shards.format.images import PICTURE_EXTENSIONS
 from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.distributed.world import World
@@ -14,7 +15,13 @@ from stylefinetune.losses.loss import to_probabilities
 from stylefinetune.prediction.class_output import FORMAT_OF_SUFFIX, Format, open_class_output
 from stylefinetune.prediction.inputs import open_inputs
 from stylefinetune.prediction.network import PictureNetwork
-from stylefinetune.prediction.options import INPUT_HELP, add_picture_options, check_picture_options, open_loader
+from stylefinetune.prediction.options import (
+    INPUT_HELP,
+    add_picture_options,
+    check_out,
+    check_picture_options,
+    open_loader,
+)
 from stylefinetune.prediction.stream import read_pictures
 
 
@@ -73,7 +80,11 @@ def _check(options: Namespace) -> Format:
     if options.crops not in (1, 10):
         raise UserError(f"--crops is {options.crops}; it must be 1 or 10")
     check_picture_options(options)
-    by_suffix = FORMAT_OF_SUFFIX.get(options.out.suffix.lower()) if options.out else None
+    check_out(options.out, options.inputs)
+    suffix = options.out.suffix.lower() if options.out else ""
+    if suffix.removeprefix(".") in PICTURE_EXTENSIONS:
+        raise UserError(f"--out is {options.out}, the name of a picture; give a file such as classes.csv")
+    by_suffix = FORMAT_OF_SUFFIX.get(suffix)
     kind: Format = options.format or by_suffix or "table"
     if kind == "parquet" and options.out is None:
         raise UserError("--format parquet needs --out FILE")

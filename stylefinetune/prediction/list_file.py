@@ -49,10 +49,15 @@ def open_list(path: Path, column: str | None) -> Callable[[], Iterator[Picture]]
                 read = _read_table
             case _:
                 with _open_text(path) as lines:
-                    names = list(json.loads(next(lines, "{}")))
+                    row = json.loads(next(lines, "{}"))
+                if not isinstance(row, dict):
+                    raise UserError(f"{path} doesn't begin with a JSON object; write one on each line")
+                names = list(row)
                 read = _read_json
     except (*_DAMAGE, TypeError) as error:
         raise UserError(f"{path} can't be read as a list: {_reason(error)}") from error
+    if not names:
+        raise UserError(f"{path} is empty, or its first line is")
     chosen = _choose(path, column, names)
     return lambda: _pictures(path, read(path, chosen))
 

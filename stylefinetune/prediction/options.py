@@ -1,6 +1,7 @@
 """The flags that predict and features share: which pictures are read, and how."""
 
 import os
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -38,6 +39,18 @@ def check_picture_options(options: Namespace) -> None:
         value = options[name]
         if value is not None and not value > 0:
             raise UserError(f"--{name} is {value:g}; it must be above 0")
+
+
+def check_out(out: Path | None, inputs: list[str]) -> None:
+    """Check that the results replace no input.
+
+    Raises:
+        UserError: they would.
+    """
+    if out is None or not out.exists():
+        return
+    if any(os.path.exists(name) and out.samefile(name) for name in inputs):  # noqa: PTH110 -- also for long URLs
+        raise UserError(f"--out is {out}, which is also an input; give another file")
 
 
 def open_loader(options: Namespace, network: PictureNetwork) -> PictureLoader:

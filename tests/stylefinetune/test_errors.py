@@ -15,6 +15,7 @@ from stylefinetune.errors import (
     out_of_memory_message,
     run_command,
     worker_error,
+    write_error,
 )
 from tests.programs import python, run
 
@@ -51,6 +52,14 @@ def test_an_os_error_about_a_file_is_one_line(capsys):
     error = OSError(28, "No space left on device", "runs/a/metrics.jsonl")
     assert run_command(command(error), ["a"]) == 2
     assert capsys.readouterr().err == "error: rank 0: runs/a/metrics.jsonl: No space left on device\n"
+
+
+def test_a_file_that_cannot_be_written_has_a_remedy_for_its_reason(tmp_path):
+    assert str(write_error(tmp_path, "No space left on device")).endswith(
+        "; free some disk space, then run the same command again"
+    )
+    for reason in ("Is a directory", "Permission denied", "Read-only file system"):
+        assert str(write_error(tmp_path, reason)).endswith(f"({reason}); choose a place where this file can be written")
 
 
 def start_a_thread_with_too_large_a_stack():

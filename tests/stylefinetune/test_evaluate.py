@@ -11,6 +11,7 @@ import torch
 from stylefinetune.checkpoint.atomic_folder import write_folder
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
+from stylefinetune.testing.test_set import TestSet
 from tests.deploy import deploy_text
 from tests.programs import ROOT, assemble, metrics, python
 from tests.stylefinetune.data.staging.stores import upload
@@ -153,6 +154,13 @@ def test_an_error_of_rank_0_is_one_line_of_all_ranks(trained, tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert f"{tmp_path / 'file'} can't be written (File exists)" in line
     assert "stylefinetune/evaluate.py" not in done.stderr  # no traceback
+
+
+def test_a_folder_that_cannot_be_made_ends_the_command_before_the_test(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(TestSet, "predict", lambda *_, **__: pytest.fail("tested"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"can't be written \(File exists\); choose a place"):
+        evaluate([str(trained), "--workers=0", f"--out={tmp_path / 'file'}"])
 
 
 def test_ten_crops_are_averaged(trained, tmp_path):

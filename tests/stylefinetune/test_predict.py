@@ -17,6 +17,7 @@ from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.errors import UserError
 from stylefinetune.evaluate import evaluate
 from stylefinetune.export.caffe_files import write_caffe
+from stylefinetune.features import features
 from stylefinetune.predict import predict
 from stylefinetune.prediction.loader import PictureLoader
 from stylefinetune.prediction.network import PictureNetwork
@@ -109,6 +110,7 @@ def test_a_jpg_without_its_end_marker_is_classified_like_the_complete_one(call, 
         (["x.jpg", "--top=0"], "--top is 0; it must be at least 1"),
         (["x.jpg", "--crops=5"], "--crops is 5; it must be 1 or 10"),
         (["x.jpg", "--format=parquet"], "--format parquet needs --out FILE"),
+        (["x.jpg", "--out=b.JPG"], r"--out is b\.JPG, the name of a picture; give a file such as classes\.csv"),
         (["x.jpg", "--workers=0"], "--workers is 0; it must be above 0"),
         ([], "INPUTS is required"),
     ],
@@ -117,6 +119,16 @@ def test_a_wrong_flag_is_one_line(call, flags, message):
     with pytest.raises(UserError, match=message) as raised:
         call(*flags)
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize("command", [predict, features])
+def test_results_do_not_replace_an_input(saved, tmp_path, command):  # noqa: F811
+    (path := tmp_path / "list.parquet").write_bytes(b"PAR1")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    flags = [str(saved.path)] if command is features else ["--checkpoint", str(saved.path)]
+    with pytest.raises(UserError, match=r"--out is .*list\.parquet, which is also an input"):
+        command([*flags, str(tmp_path / "folder" / "list.parquet"), f"--out={path}"])
+    assert path.read_bytes() == b"PAR1"
 
 
 def test_crops_and_flip_average_as_evaluate_does(trained, pixel_shards, call, tmp_path):

@@ -53,6 +53,21 @@ def test_a_list_without_a_usual_column_needs_its_name(tmp_path):
     assert list(open_list(path, "where")()) == [PictureFile(str(tmp_path / "a.jpg"))]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.csv", "", "is empty, or its first line is"),
+        ("x.jsonl", "", "is empty, or its first line is"),
+        ("x.jsonl", '[{"path": "a.jpg"}]\n', "doesn't begin with a JSON object; write one on each line"),
+        ("x.jsonl", "3\n", "doesn't begin with a JSON object; write one on each line"),
+    ],
+)
+def test_a_list_without_columns_is_one_line(tmp_path, name, text, message):
+    (path := tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} {message}"):
+        open_list(path, None)
+
+
 def test_a_damaged_list_is_one_line(tmp_path):
     (path := tmp_path / "x.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"x\.parquet can't be read as a list"):

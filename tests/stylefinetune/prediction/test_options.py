@@ -2,7 +2,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from stylefinetune.errors import UserError
-from stylefinetune.prediction.options import add_picture_options, check_picture_options, open_loader
+from stylefinetune.prediction.options import add_picture_options, check_out, check_picture_options, open_loader
 
 
 @pytest.fixture
@@ -27,3 +27,12 @@ def test_the_loader_reads_as_the_network_needs(parse, network):
     with open_loader(parse(), network) as loader:
         assert loader._batch_size == 50
         assert not loader._limits.allow_private
+
+
+def test_the_output_is_no_input(tmp_path):
+    (path := tmp_path / "a.csv").touch()
+    inputs = ["https://example.org/a.csv", "a" * 300, str(tmp_path / ".." / tmp_path.name / "a.csv")]
+    for out in (None, tmp_path / "b.csv", tmp_path / "gone" / "a.csv"):
+        check_out(out, inputs)
+    with pytest.raises(UserError, match=r"a\.csv, which is also an input"):
+        check_out(path, inputs)
