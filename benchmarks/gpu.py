@@ -3,8 +3,8 @@
 The full-size CaffeNet trains on random pictures, which it makes itself, in batches of 50. The parts, in this order:
 
 - modes: iterations on pictures in the GPU's memory, in each precision, launched one kernel at a time and as a CUDA
-  graph. The modes take turns, so that the machine's state affects all of them alike. The loop reads the loss every 20
-  iterations, as a run does.
+  graph; and those of a plain loop over PyTorch's own layers, whose one batch is transformed already. They take turns,
+  so that the machine's state affects all of them alike. Each loop reads the loss every 20 iterations, as a run does.
 - where: which kernels the GPU executes in an iteration of the fastest mode
 - evaluation: pictures per second of a test
 - feed: pictures per second of the loader, from JPEG files of 256x256 pixels; and iterations that it feeds
@@ -37,7 +37,9 @@ from benchmarks.gpu_setup import (
     BATCH,
     FULL,
     TINY,
+    Loop,
     Options,
+    PlainLoop,
     Precision,
     Trainer,
     count_flop,
@@ -69,25 +71,30 @@ def measure_modes(options: Options) -> Iterator[Results]:
         ("tf32", True),
         ("bf16", True),
     ]
+    precisions: list[Precision] = ["fp32", "tf32", "bf16"]
     if options.device.type == "cpu":
-        modes = [modes[0], modes[2]]
-    trainers = {mode: Trainer(options, mode[0], graph=mode[1], batches=endless(loader)) for mode in modes}
-    for trainer in trainers.values():
-        trainer.warm_up()
+        modes, precisions = [modes[0], modes[2]], ["fp32", "bf16"]
+    loops: dict[tuple[str, Mode], Loop] = {
+        **{("modes", mode): Trainer(options, mode[0], graph=mode[1], batches=endless(loader)) for mode in modes},
+        **{("plain", (precision, False)): PlainLoop(options, precision) for precision in precisions},
+    }
+    for loop in loops.values():
+        loop.warm_up()
     each = -(-options.iterations // ROUNDS)
-    found: dict[Mode, list[tuple[int, float]]] = {mode: [] for mode in modes}
+    found: dict[tuple[str, Mode], list[tuple[int, float]]] = {name: [] for name in loops}
     for _ in range(ROUNDS):
-        for mode, trainer in trainers.items():
-            found[mode].append(trainer.run(each, options.seconds("modes") / len(modes) / ROUNDS))
-        yield {"modes": [summarize(mode, rounds, each) for mode, rounds in found.items()]}
+        for name, loop in loops.items():
+            found[name].append(loop.run(each, options.seconds("modes") / len(loops) / ROUNDS))
+        results: Results = {"modes": [], "plain": []}
+        for (kind, mode), rounds in found.items():
+            results[kind].append({"precision": mode[0], "graph": mode[1], **summarize(rounds, each)})
+        yield results
 
 
-def summarize(mode: Mode, rounds: list[tuple[int, float]], wanted: int) -> Results:
-    """Return the results of a mode."""
+def summarize(rounds: list[tuple[int, float]], wanted: int) -> Results:
+    """Return the results of a loop, from the iterations and seconds of each round."""
     milliseconds = [1000 * seconds / count for count, seconds in rounds]
     return {
-        "precision": mode[0],
-        "graph": mode[1],
         "iterations": sum(count for count, _ in rounds),
         "cut": any(count < wanted for count, _ in rounds),
         "ms": sum(milliseconds) / len(milliseconds),

@@ -1,14 +1,18 @@
-"""The pictures, the network and the loop that `benchmarks.gpu` measures."""
+"""The pictures, the network and the loops that `benchmarks.gpu` measures."""
 
+import abc
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from shards.format.index import ShardIndex
@@ -95,12 +99,45 @@ def load_random(options: Options, split: str) -> ResidentLoader:
     return ResidentLoader(pictures)
 
 
-class Trainer:
+class Loop(abc.ABC):
+    """A training loop that reads its losses as often as a run does."""
+
+    def __init__(self, options: Options, precision: Precision) -> None:
+        self._options = options
+        self._precision: Precision = precision
+        self._world = World(rank=0, size=1, device=options.device)
+        self._losses, self._iteration = LossWindow(1, []), 0
+
+    @abc.abstractmethod
+    def step(self, iteration: int) -> torch.Tensor:
+        """Train one iteration and return its loss, on the device."""
+
+    def run(self, iterations: int, limit: float) -> tuple[int, float]:
+        """Train `iterations`, or fewer if `limit` seconds have passed; return their number and their seconds."""
+        set_tf32(TrainConfig(precision=self._precision))
+        self._options.synchronize()
+        began, done = time.perf_counter(), 0
+        for done in range(1, iterations + 1):
+            self._losses.add(self.step(self._iteration), self._iteration)
+            self._iteration += 1
+            if done % DISPLAY == 0:
+                self._losses.gather(self._world)
+                if time.perf_counter() - began > limit:
+                    break
+        self._options.synchronize()
+        return done, time.perf_counter() - began
+
+    def warm_up(self) -> None:
+        """Let libraries choose their algorithms, and capture the graph."""
+        self.run(min(WARM_UP, 2 * self._options.iterations), limit=60)
+
+
+class Trainer(Loop):
     """An engine and the loop around it, as in `stylefinetune.train`."""
 
     def __init__(self, options: Options, precision: Precision, *, graph: bool, batches: Iterator[Batch]) -> None:
-        self._options, self._batches = options, batches
-        self._world = World(rank=0, size=1, device=options.device)
+        super().__init__(options, precision)
+        self._batches = batches
         self.config = Config(
             model=ModelConfig(widths=options.scale.widths), train=TrainConfig(precision=precision, cuda_graph=graph)
         )
@@ -115,27 +152,36 @@ class Trainer:
             train=self.config.train,
             input_size=(side, side),
         )
-        self._losses, self._iteration = LossWindow(1, []), 0
 
-    def run(self, iterations: int, limit: float) -> tuple[int, float]:
-        """Train `iterations`, or fewer if `limit` seconds have passed; return their number and their seconds."""
-        set_tf32(self.config.train)
-        self._options.synchronize()
-        began, done = time.perf_counter(), 0
-        for done in range(1, iterations + 1):
-            loss = self.engine.train_step(self._iteration, [next(self._batches)], LR)
-            self._losses.add(loss, self._iteration)
-            self._iteration += 1
-            if done % DISPLAY == 0:
-                self._losses.gather(self._world)
-                if time.perf_counter() - began > limit:
-                    break
-        self._options.synchronize()
-        return done, time.perf_counter() - began
+    def step(self, iteration: int) -> torch.Tensor:
+        """See Loop."""
+        return self.engine.train_step(iteration, [next(self._batches)], LR)
 
-    def warm_up(self) -> None:
-        """Let libraries choose their algorithms, and capture the graph."""
-        self.run(min(WARM_UP, 2 * self._options.iterations), limit=60)
+
+class PlainLoop(Loop):
+    """The same layers as PyTorch has them, with its defaults, on one batch that is transformed already."""
+
+    def __init__(self, options: Options, precision: Precision) -> None:
+        super().__init__(options, precision)
+        side = options.scale.crop
+        self._net: Any = build_model(ModelConfig(widths=options.scale.widths), CLASSES, [(side, side)], seed=0)
+        for name in ("norm1", "norm2"):
+            setattr(self._net, name, nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=1.0))
+        self._net.to(options.device)
+        self._optimizer = torch.optim.SGD(self._net.parameters(), lr=LR, momentum=0.9, weight_decay=0.0005)
+        self._pictures = torch.randn(BATCH, 3, side, side, device=options.device).mul_(60)
+        self._labels = torch.randint(0, CLASSES, (BATCH,), device=options.device)
+
+    def step(self, iteration: int) -> torch.Tensor:  # noqa: ARG002 -- all iterations have the same rate and pictures
+        """See Loop."""
+        bf16 = torch.autocast(self._pictures.device.type, torch.bfloat16)
+        with bf16 if self._precision == "bf16" else contextlib.nullcontext():
+            logits = self._net(self._pictures)
+        loss = functional.cross_entropy(logits.float(), self._labels)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
 
 def endless(loader: ResidentLoader) -> Iterator[Batch]:

@@ -44,13 +44,15 @@ def _modes(results: Results) -> Iterator[str]:
         return
     yield "\n| precision | launched as | ms an iteration | of each round | images/s | MFU | 100,000 iterations |"
     yield "|---|---|---|---|---|---|---|"
-    for mode in results["modes"]:
+    loops = [(_launched(mode["graph"]), mode) for mode in results["modes"]]
+    loops += [("plain PyTorch loop", mode) for mode in results.get("plain", ())]
+    for name, mode in loops:
         limit = peak_flops(results["device"], mode["precision"])
         used = f"{results['flop'] / (mode['ms'] / 1000) / limit:.0%}" if limit else "peak unknown"
         rounds = ", ".join(f"{each:.2f}" for each in mode["ms_of_rounds"])
         cut = f" (cut after {mode['iterations']:,} iterations)" if mode["cut"] else ""
         yield (
-            f"| {mode['precision']} | {_launched(mode['graph'])} | {mode['ms']:.2f}{cut} | {rounds} | "
+            f"| {mode['precision']} | {name} | {mode['ms']:.2f}{cut} | {rounds} | "
             f"{1000 * results['batch'] / mode['ms']:,.0f} | {used} | {mode['ms'] * ITERATIONS / 60_000:.1f} min |"
         )
     timed = max(mode["iterations"] for mode in results["modes"])

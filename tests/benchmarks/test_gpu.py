@@ -31,7 +31,9 @@ def test_every_part_is_measured(measured):
     results = json.loads((measured / "gpu.json").read_text())
     assert "skipped" not in results
     assert [(mode["precision"], mode["graph"]) for mode in results["modes"]] == [("fp32", False), ("bf16", False)]
-    assert all(mode["ms"] > 0 and mode["iterations"] == 2 and not mode["cut"] for mode in results["modes"])
+    assert [mode["precision"] for mode in results["plain"]] == ["fp32", "bf16"]
+    loops = [*results["modes"], *results["plain"]]
+    assert all(loop["ms"] > 0 and loop["iterations"] == 2 and not loop["cut"] for loop in loops)
     assert results["feed"]["images_per_second"] > 0 < results["feed"]["ms"]
     assert results["evaluation"].keys() == {"fp32", "bf16"}
     assert results["where"]["kernels"]

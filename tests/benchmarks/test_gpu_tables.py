@@ -14,6 +14,9 @@ RESULTS = {
         {"precision": "fp32", "graph": False, "iterations": 800, "cut": True, "ms": 6.0, "ms_of_rounds": [6.1, 5.9]},
         {"precision": "bf16", "graph": True, "iterations": 2000, "cut": False, "ms": 2.0, "ms_of_rounds": [2.0, 2.0]},
     ],
+    "plain": [
+        {"precision": "bf16", "graph": False, "iterations": 2000, "cut": False, "ms": 4.0, "ms_of_rounds": [4.0, 4.0]},
+    ],
     "where": {
         "mode": ["bf16", True],
         "total_us": 2000.0,
@@ -31,6 +34,7 @@ def test_the_tables_have_what_was_measured_and_what_was_cut():
     fp32 = "| fp32 | single kernels | 6.00 (cut after 800 iterations) | 6.10, 5.90 | 8,333 | 51% | 10.0 min |"
     assert fp32 in lines
     assert "| bf16 | one graph | 2.00 | 2.00, 2.00 | 25,000 | 10% | 3.3 min |" in lines
+    assert "| bf16 | plain PyTorch loop | 4.00 | 4.00, 4.00 | 12,500 | 5% | 6.7 min |" in lines
     assert "| iterations fed by the loader, bf16, one graph | 20,000 |" in lines
     assert "| convolutions | 1,000 | 50% |" in lines
     assert "| transform | 20 | 1% |" in lines
