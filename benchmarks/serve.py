@@ -69,7 +69,7 @@ class Result:
 def run_in_process(settings: Settings, listener: socket.socket) -> None:
     """Serve until SIGTERM."""
     with PictureClassifier(build_network(), settings) as classifier:
-        app = build_app(Model("random", {}, ""), classifier, None, Access([], None), settings)
+        app = build_app(Model("random", {}, ""), classifier, None, Access([], None, rate=0), settings)
         run_server(build_server(app, None, lambda: None), listener)
 
 
