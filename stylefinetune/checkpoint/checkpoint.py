@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from stylefinetune.checkpoint.atomic_folder import DamagedFolderError, verify_folder, write_folder
@@ -32,6 +32,7 @@ from stylefinetune.engines.engine import EngineState
 from stylefinetune.errors import UserError, write_error
 from stylefinetune.models.build import build_model
 from stylefinetune.models.state import load_tensors
+from stylefinetune.models.weight_files import save_tensors
 from stylefinetune.optim.weight_average import EMA
 
 MODEL_FILE, OPTIMIZER_FILE, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
@@ -131,9 +132,9 @@ def save_checkpoint(
 
     def write(folder: Path) -> None:
         slots = {f"{slot}/{name}": tensor for slot, named in state.slots.items() for name, tensor in named.items()}
-        save_file(_contiguous(state.parameters | state.buffers), folder / MODEL_FILE)
-        save_file(_contiguous(slots), folder / OPTIMIZER_FILE)
-        save_file({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
+        save_tensors(_contiguous(state.parameters | state.buffers), folder / MODEL_FILE)
+        save_tensors(_contiguous(slots), folder / OPTIMIZER_FILE)
+        save_tensors({name: mean.clone() for name, mean in zip(PHASES, means, strict=True)}, folder / MEAN)
         content = {**dataclasses.asdict(progress), SCALARS: state.scalars}
         (folder / PROGRESS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from stylefinetune.export.network import DESCRIPTION, MEAN_TENSOR, Normalized, TrainedNetwork
 from stylefinetune.export.pictures import Pictures
 from stylefinetune.models.build import build_model
+from stylefinetune.models.weight_files import save_tensors
 
 
 def write_safetensors(path: Path, network: TrainedNetwork, _pictures: Pictures) -> None:
@@ -21,7 +21,7 @@ def write_safetensors(path: Path, network: TrainedNetwork, _pictures: Pictures) 
     if network.mean.shape[1:] != (1, 1):
         tensors[MEAN_TENSOR] = network.mean
     metadata = {"format": "pt", DESCRIPTION: network.description(normalizes=False)}
-    save_file(tensors, path, metadata)
+    save_tensors(tensors, path, metadata)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Reads files of weights: Caffe's, safetensors, checkpoints and PyTorch's."""
+"""Reads files of weights: Caffe's, safetensors, checkpoints and PyTorch's; and writes safetensors."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stylefinetune.caffe.files import HDF5_SUFFIXES, read_caffemodel
 from stylefinetune.errors import UserError
@@ -25,6 +25,18 @@ _MODEL = "model.safetensors"  # of a checkpoint
 _AVERAGE = "ema/"  # prefix of the average of the weights in a checkpoint, see optim.weight_average
 
 Tensors = dict[str, torch.Tensor]
+
+
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file with the permissions of other new files; save_file alone lets only its owner read it.
+
+    Raises:
+        OSError, SafetensorError: it can't be written.
+    """
+    path.touch()
+    mode = path.stat().st_mode  # by the umask
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def read_weights(path: Path) -> Tensors:

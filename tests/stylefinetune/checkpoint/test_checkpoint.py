@@ -27,6 +27,11 @@ def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path):
         assert torch.equal(restored.slots["momentum_buffer"][name], state.slots["momentum_buffer"][name])
 
 
+def test_all_files_of_a_checkpoint_have_the_same_permissions(tmp_path):
+    _, path = save(tmp_path)
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+
+
 def test_another_optimizer_gets_the_weights_and_no_slots(tmp_path):
     state, path = save(tmp_path)
     restored = checkpoint.read_checkpoint(path).engine_state(state, "sgd")  # its slot would have the same name

@@ -1,11 +1,12 @@
 import argparse
+import os
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from stylefinetune.errors import UserError
-from stylefinetune.models.weight_files import read_weights, without_common_prefix
+from stylefinetune.models.weight_files import read_weights, save_tensors, without_common_prefix
 
 TENSORS = {"conv1.weight": torch.rand(2, 3), "bn.num_batches_tracked": torch.tensor(7), "class_token": torch.rand(1, 2)}
 
@@ -104,3 +105,14 @@ def test_a_file_that_is_missing_and_a_folder_without_weights_are_one_line(tmp_pa
     assert str(error.value) == (
         f"weights: the folder {tmp_path} has no model.safetensors; give a checkpoint, such as RUN/checkpoints/iter_1000"
     )
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_others_may_read_what_is_written_as_they_may_read_other_files(tmp_path, umask, mode):
+    former = os.umask(umask)
+    try:
+        save_tensors(TENSORS, tmp_path / "x.safetensors", {"format": "pt"})
+    finally:
+        os.umask(former)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == mode
+    assert same(read_weights(tmp_path / "x.safetensors"))
