@@ -32,7 +32,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--print", action="store_true", help="print the files instead of writing them")
     parser.add_argument("--arch", default="resnet50", help="caffenet, any classifier of torchvision, or timm/NAME")
     parser.add_argument(
-        "--weights", metavar="NAME", help="initial weights, or none for random ones (default: the best published ones)"
+        "--weights",
+        metavar="NAME|FILE",
+        help="initial weights, or none for random ones (default: the best published ones)",
     )
     parser.add_argument("--epochs", type=float, default=30, help="passes over the training pictures")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import PurePath
 
 from stylefinetune.config.schema import CAFFENET
 from stylefinetune.init.recipe import choose_recipe, imbalance
@@ -84,7 +85,7 @@ def commands(source: Source, arch: str, weights: str | None, folder: str) -> lis
     wanted = [] if source.assembly is None else [f"shards assemble --config {shlex.quote(folder + SHARDS_FILE)}"]
     if arch == CAFFENET:
         wanted.append(f"shards mean {shlex.quote(source.shards)}")
-        wanted += [f"stylefinetune weights {weights}"] if weights else []
+        wanted += [f"stylefinetune weights {weights}"] if weights and not _is_file(weights) else []
     config = f"--config {shlex.quote(folder + FINETUNE_FILE)}"
     return [*wanted, f"stylefinetune check {config}", f"stylefinetune train {config}"]
 
@@ -100,7 +101,13 @@ def _head(source: Source, arch: str, weights: str | None, run_dir: str) -> list[
 def _about_weights(weights: str | None) -> str:
     if weights is None:
         return "random weights; DEFAULT downloads published ones, with which fewer pictures are enough"
-    return "published weights, downloaded once; null begins with random weights"
+    what = "the weights of this file" if _is_file(weights) else "published weights, downloaded once"
+    return f"{what}; null begins with random weights"
+
+
+def _is_file(weights: str) -> bool:
+    """Return whether weights are named by a file or folder, and not by the name of published ones."""
+    return bool(PurePath(weights).suffix) or "/" in weights
 
 
 def _last_layer(source: Source, arch: str) -> list[str]:

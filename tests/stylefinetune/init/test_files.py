@@ -40,6 +40,13 @@ def test_every_kind_of_network_has_a_valid_config(read, arch, weights):
     assert config.model.last_layer == ("fc8_my" if arch == "caffenet" else "fc8_flickr")
 
 
+def test_weights_of_a_file_are_not_called_published(read):
+    text, config = read(SOURCE, weights="mine/model.safetensors")
+    assert config.weights == "mine/model.safetensors"
+    assert "# the weights of this file" in text
+    assert "published" not in text
+
+
 def test_other_splits_and_several_labels(read):
     _, config = read(dataclasses.replace(SOURCE, test_split="val", several_labels=True))
     assert (config.data.test.split, config.train.loss) == ("val", "bce")
@@ -62,5 +69,6 @@ def test_the_commands_are_in_order_and_quoted():
         "stylefinetune check --config 'a b/finetune.yaml'",
         "stylefinetune train --config 'a b/finetune.yaml'",
     ]
+    assert not any("weights" in step for step in commands(SOURCE, "caffenet", "mine.caffemodel", ""))
     first, *_ = commands(dataclasses.replace(SOURCE, assembly=None), "resnet50", None, "")
     assert first == "stylefinetune check --config finetune.yaml"
