@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import errno
 import shlex
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -20,10 +19,11 @@ from shards.assembly.retry import Retry, begin_retry, end_retry, parse_statuses
 from shards.assembly.row_order import open_or_create
 from shards.assembly.worker_pool import packing_pool
 from shards.config.recipe import Recipe
-from shards.config.schema import DEFAULT_LABEL_COL, DEFAULT_URL_COL, AssembleConfig, count_processes
+from shards.config.schema import DEFAULT_LABEL_COL, DEFAULT_URL_COL, AssembleConfig, count_processes, suffix_of
 from shards.download.downloader import Downloader
 from shards.download.proxies import Proxies
 from shards.errors import ShardsError
+from shards.files import is_full_disk
 from shards.format.index import LABELS
 from shards.format.outcomes import OUTCOMES_FILE, Status
 from shards.local.class_folders import FolderRules
@@ -81,7 +81,8 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
         )
     elif not reason:
         name = shlex.quote(session.name)
-        print_line(console, f"To see what it holds, run: shards report {name}")
+        if session.remote is None:  # report reads a folder only
+            print_line(console, f"To see what it holds, run: shards report {name}")
         flags = f"--data.shards {name} --run_dir RUN --model.arch resnet50 --weights DEFAULT"
         print_line(console, f"To train on it, run: stylefinetune train {flags}")
     return reason
@@ -106,7 +107,7 @@ def _make_blocks(
 ) -> collections.Counter[str]:
     """Make all missing blocks of this process's partition, and return the number of rows by status."""
     root, work, remote, partition = session.root, session.work, session.remote, config.block_partition
-    suffix = f"-{partition.index}-of-{partition.count}" if partition else ""
+    suffix = suffix_of(partition)
     blocks = blocks_of_partition(shard_dir, partition)
     recover_blocks(root, blocks)
     register_partition(root, partition, work)
@@ -147,7 +148,7 @@ def _full_disk_error(root: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if not is_full_disk(error):
             raise
         raise ShardsError(f"{root}: the disk is full; free some space and run the same command again") from error
 

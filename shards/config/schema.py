@@ -201,6 +201,11 @@ class AssembleConfig:
         return [self.list] if isinstance(self.list, str) else self.list
 
 
+def suffix_of(partition: Partition | None) -> str:
+    """Return what the names of a task's files end with, for example -0-of-16; empty without partitions."""
+    return f"-{partition.index}-of-{partition.count}" if partition else ""
+
+
 def count_processes(workers: int) -> int:
     """Return the number of processes for `workers`; -x is all cores but x."""
     return workers if workers > 0 else max(1, (os.cpu_count() or 1) + workers)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
-from shards.config.schema import Partition
+from shards.config.schema import Partition, suffix_of
 from shards.errors import ShardsError
 
 WHOLE = "whole"  # the name of the lock on all of DIR
@@ -60,7 +60,7 @@ class LockHolder:
 
 def lock_name(partition: Partition | None) -> str:
     """Return the name of the lock on a partition; None is all of DIR."""
-    return f"{partition.index}-of-{partition.count}" if partition else WHOLE
+    return suffix_of(partition).removeprefix("-") or WHOLE
 
 
 def locks_conflict(name: str, holder: LockHolder, other: str, other_holder: LockHolder) -> bool:

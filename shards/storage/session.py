@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Generator
 from pathlib import Path
 
-from shards.config.schema import Partition
+from shards.config.schema import Partition, suffix_of
 from shards.errors import ShardsError
 from shards.location import FILE_SCHEME, cache_folder, object_store_url, url_of
 from shards.object_store import ObjectStore
@@ -22,8 +22,7 @@ def local_root(out: Path, partition: Partition | None = None, base: Path | None 
     url = object_store_url(out)
     if url is None:
         return Path((url_of(out) or str(out)).removeprefix(FILE_SCHEME))
-    task = f"-{partition.index}-of-{partition.count}" if partition else ""
-    name = hashlib.sha256(url.encode()).hexdigest()[:16] + task
+    name = hashlib.sha256(url.encode()).hexdigest()[:16] + suffix_of(partition)
     return (base or cache_folder() / "stage").expanduser().absolute() / name
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from shards.config.recipe import Recipe
-from shards.config.schema import AssembleConfig
+from shards.config.schema import AssembleConfig, suffix_of
 from shards.errors import ShardsError, first_line
 from shards.format.outcomes import STATUS_GROUPS, group_of
 from shards.progress import print_line
@@ -100,7 +100,7 @@ def track_crawl(
     from shards.tracking.wandb_run import RunName, WandbRun  # noqa: PLC0415 -- only here, since it is optional
 
     partition = config.block_partition
-    suffix = f"-{partition.index}-of-{partition.count}" if partition else ""
+    suffix = suffix_of(partition)
     name = Path(session.name).name
     log = CrawlLog(session.root / f"crawl{suffix}.jsonl")
     run_name = RunName(

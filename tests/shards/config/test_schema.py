@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.config.schema import AssembleConfig, Partition, count_processes
+from shards.config.schema import AssembleConfig, Partition, count_processes, suffix_of
 from shards.errors import ConfigError
 from tests.programs import ROOT
 
@@ -16,6 +16,7 @@ def test_workers_below_zero_leave_cores_free():
 
 def test_a_partition_is_parsed():
     assert AssembleConfig(list="a", out=Path("x"), partition="2/16").block_partition == Partition(2, 16)
+    assert [suffix_of(partition) for partition in (Partition(2, 16), None)] == ["-2-of-16", ""]
     assert AssembleConfig(list="a", out=Path("x")).block_partition is None
 
 
