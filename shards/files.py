@@ -1,7 +1,15 @@
 """Durable file operations: after each of them, the change survives a power failure."""
 
+import contextlib
+import errno
+import json
 import os
 from pathlib import Path
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def publish_file(draft: Path, path: Path) -> None:
@@ -13,14 +21,29 @@ def publish_file(draft: Path, path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file atomically, through a draft in its folder."""
+    """Write a file atomically, through a draft in its folder.
+
+    Raises:
+        OSError: it can't be written; the error names the file, and not the draft.
+    """
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(content)
         publish_file(draft, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone, or nothing can be written here
+            draft.unlink()
+
+
+def publish_json(path: Path, value: object, work: Path) -> None:
+    """Write a JSON file atomically, through a draft in `work`, a folder in its file system."""
+    draft = work / path.name
+    draft.write_text(json.dumps(value), encoding="utf-8")
+    publish_file(draft, path)
 
 
 def unpublish_file(path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from shards.assembly.deduplicate import DuplicateRules, find_duplicates
 from shards.assembly.pack import PackJob, Results, pack_block, to_outcome
 from shards.errors import ShardsError
-from shards.files import publish_file
+from shards.files import publish_file, publish_json
 from shards.format.index import INDEX_FILE, write_index
 from shards.format.outcomes import OUTCOMES_FILE, OUTCOMES_SCHEMA
 from shards.format.parts import write_parts
@@ -110,6 +110,4 @@ def read_rules(root: Path) -> DuplicateRules:
 
 def write_rules(root: Path, rules: DuplicateRules, work: Path) -> None:
     """Store the rules for DIR; they apply to rows that are still kept."""
-    draft = work / "rules.json"
-    draft.write_text(json.dumps(dataclasses.asdict(rules)), encoding="utf-8")
-    publish_file(draft, root / _RULES_NAME)
+    publish_json(root / _RULES_NAME, dataclasses.asdict(rules), work)

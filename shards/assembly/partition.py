@@ -10,7 +10,7 @@ from rich.console import Console
 
 from shards.assembly.finalize import finalize
 from shards.config.schema import Partition
-from shards.files import publish_file, unpublish_file
+from shards.files import publish_json, unpublish_file
 from shards.storage.journal import recover_blocks
 from shards.storage.session import open_existing_session
 from shards.storage.shard_dir import Block, ShardDir, read_part
@@ -22,10 +22,8 @@ def register_partition(root: Path, partition: Partition | None, work: Path) -> N
     """Store the number of partitions in DIR, so that `merge` can name those with missing blocks."""
     if partition is None:
         unpublish_file(root / _TASKS_NAME)
-        return
-    draft = work / "tasks.json"
-    draft.write_text(json.dumps({"partitions": partition.count}), encoding="utf-8")
-    publish_file(draft, root / _TASKS_NAME)
+    else:
+        publish_json(root / _TASKS_NAME, {"partitions": partition.count}, work)
 
 
 def blocks_of_partition(shard_dir: ShardDir, partition: Partition | None) -> list[Block]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from shards.errors import ShardsError
-from shards.files import publish_file, unpublish_file
+from shards.files import publish_json, unpublish_file
 from shards.format.outcomes import TRANSIENT_STATUSES, Status
 from shards.storage.shard_dir import Block, read_part
 
@@ -72,9 +72,7 @@ def begin_retry(root: Path, text: str | None, work: Path, suffix: str = "") -> R
         now = dt.datetime.now(dt.UTC)
         now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # outcomes.parquet stores milliseconds
         retry = Retry(statuses, now)
-        draft = work / "retry.json"
-        draft.write_text(json.dumps({"statuses": sorted(statuses), "since": retry.since.isoformat()}), encoding="utf-8")
-        publish_file(draft, path)
+        publish_json(path, {"statuses": sorted(statuses), "since": retry.since.isoformat()}, work)
     return retry
 
 

@@ -1,9 +1,10 @@
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from shards.files import make_folder, publish_file, unpublish_file, write_file
+from shards.files import make_folder, publish_file, publish_json, unpublish_file, write_file
 
 
 def test_a_published_file_is_there_and_an_unpublished_one_is_gone(tmp_path):
@@ -20,9 +21,21 @@ def test_a_written_file_replaces_an_older_one_and_a_failure_leaves_no_draft(tmp_
     for content in (b"old", b"new"):
         write_file(tmp_path / "a" / "b", content)
         assert (tmp_path / "a" / "b").read_bytes() == content
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(OSError, match="directory") as caught:
         write_file(tmp_path / "a", b"x")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "a"), None)
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
+def test_a_json_file_comes_from_a_draft_in_the_work_folder(tmp_path):
+    work = tmp_path / "work"
+    with pytest.raises(FileNotFoundError):  # as after another process has taken the folder over
+        publish_json(tmp_path / "a" / "b.json", {}, work)
+    work.mkdir()
+    for count in (1, 2):
+        publish_json(tmp_path / "a" / "b.json", {"count": count}, work)
+        assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"count": count}
+    assert list(work.iterdir()) == []
 
 
 def test_each_change_is_synced_the_file_before_its_new_name(tmp_path, monkeypatch):
