@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import tarfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,13 +62,7 @@ def check_pictures(path: Path, name: str, entries: list[dict[str, Any]], recipe:
         with path.open("rb") as file:
             for entry in entries:
                 file.seek(entry["offset"])
-                content = file.read(entry["length"])
-                digest = hashlib.sha256(content).hexdigest()
-                if digest == entry["sha256"]:
-                    found = _check_picture(content, entry, recipe)
-                    differences += [Difference(name, entry["key"], *finding) for finding in found]
-                else:
-                    differences.append(Difference(name, entry["key"], "sha256", entry["sha256"], digest))
+                differences += _check_picture(name, file.read(entry["length"]), entry, recipe)
     except OSError as error:
         differences.append(Difference(name, "", "file", "readable", error.strerror))
     return differences
@@ -147,12 +141,7 @@ def _check_sample(
     for what, found in (("offset", picture.offset_data), ("length", picture.size)):
         if entry[what] != found:
             yield Difference(name, key, f"{what} in the tar's header", found, f"{entry[what]} in the index")
-    content = _read(file, picture)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest == entry["sha256"]:
-        yield from (Difference(name, key, *finding) for finding in _check_picture(content, entry, recipe))
-    else:
-        yield Difference(name, key, "sha256", entry["sha256"], digest)
+    yield from _check_picture(name, _read(file, picture), entry, recipe)
     if row is None:
         return  # the comparison with the outcomes reports the additional row
     label, metadata = _read(file, members[f"{key}.cls"]), _read(file, members[f"{key}.json"])
@@ -172,8 +161,11 @@ def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     return file.read(member.size)
 
 
-def _check_picture(content: bytes, entry: dict[str, Any], recipe: Recipe) -> Iterable[tuple[str, object, object]]:
-    """Decode a picture and return each property that differs from the index: its name, expected and found value."""
+def _check_picture(name: str, content: bytes, entry: dict[str, Any], recipe: Recipe) -> list[Difference]:
+    """Hash and decode a picture of a tar, and return each property that differs from the index."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry["sha256"]:
+        return [Difference(name, entry["key"], "sha256", entry["sha256"], digest)]
     stored_as = _STORED_AS.get(recipe.encode_format)
     try:
         if stored_as is None:
@@ -182,10 +174,10 @@ def _check_picture(content: bytes, entry: dict[str, Any], recipe: Recipe) -> Ite
             found_format = stored_as
             height, width, _ = read_member(content, stored_as).shape
     except BadPicture as error:
-        return [("picture", "one that can be decoded", error)]
+        return [Difference(name, entry["key"], "picture", "one that can be decoded", error)]
     size = recipe.image_size
     checks = [("format", entry["format"], found_format), ("width", entry["width"], width)]
     checks.append(("height", entry["height"], height))
     if stored_as is not None:
         checks.append(("size", f"{size}x{size}", f"{width}x{height}"))
-    return [check for check in checks if check[1] != check[2]]
+    return [Difference(name, entry["key"], *check) for check in checks if check[1] != check[2]]
