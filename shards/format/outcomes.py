@@ -62,7 +62,6 @@ TRANSIENT_STATUSES = frozenset(
     }
 )
 
-KEPT = str(Status.KEPT)
 NOT_YET = "not_yet"  # the status of rows whose block isn't committed; never in outcomes.parquet
 
 
@@ -77,7 +76,7 @@ class StatusGroup:
 
 
 STATUS_GROUPS = (
-    StatusGroup("kept", "kept", "a picture in the shards", frozenset({KEPT})),
+    StatusGroup("kept", "kept", "a picture in the shards", frozenset({"kept"})),
     StatusGroup(
         "lost",
         "lost",
@@ -89,7 +88,7 @@ STATUS_GROUPS = (
         "no_answer",
         "no answer",
         "a failure that may be temporary; try again with --retry passing",
-        frozenset(str(status) for status in TRANSIENT_STATUSES) | {"cancelled", "download_error"},
+        frozenset(str(status) for status in TRANSIENT_STATUSES) | {"download_error"},
     ),
     StatusGroup(
         "unusable",

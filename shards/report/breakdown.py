@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.format.columns import Integers, Names
-from shards.format.outcomes import KEPT, NOT_YET
+from shards.format.outcomes import NOT_YET, Status
 from shards.report.rows import Positions, Rows
 
 _BLOCK = 1 << 16  # rows whose cells are in memory at a time
@@ -95,7 +95,7 @@ class Breakdown:
 
     @functools.cached_property
     def _has_failed(self) -> npt.NDArray[np.bool_]:
-        return np.array([status not in {KEPT, NOT_YET} for status in self._rows.status.distinct], np.bool_)
+        return np.array([status not in {Status.KEPT, NOT_YET} for status in self._rows.status.distinct], np.bool_)
 
     def _blocks(self) -> Iterator[slice]:
         return (slice(start, min(start + _BLOCK, len(self._rows))) for start in range(0, len(self._rows), _BLOCK))

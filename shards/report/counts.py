@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from shards.format.columns import Names
-from shards.format.outcomes import KEPT, STATUS_GROUPS, group_of
+from shards.format.outcomes import STATUS_GROUPS, Status, group_of
 
 Key = TypeVar("Key", int, str)
 
@@ -26,7 +26,7 @@ class StatusCounts:
     @property
     def kept(self) -> int:
         """The number of rows with a picture in the shards."""
-        return self.statuses[KEPT]
+        return self.statuses[Status.KEPT]
 
     def by_group(self) -> dict[str, int]:
         """Return the number of rows of every status group, in order."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from shards.download.url_rewrite import is_web_url
 from shards.files import write_file
-from shards.format.outcomes import KEPT, STATUS_GROUPS, group_of
+from shards.format.outcomes import STATUS_GROUPS, Status, group_of
 from shards.format.repeats import hash_text
 from shards.report.breakdown import Breakdown
 from shards.report.charts import draw_bytes, draw_sizes, format_bytes
@@ -163,7 +163,7 @@ def _class_names(report: Report, position: int) -> str:
 
 def _first_rows(report: Report) -> dict[str, Mapping[str, int]]:
     """Return the first row in each split, for the first pictures that are in several splits."""
-    rows, is_kept = report.rows, report.rows.has_status(KEPT)
+    rows, is_kept = report.rows, report.rows.has_status(Status.KEPT)
     first: dict[str, Mapping[str, int]] = {}
     for digest in report.duplicates.largest:
         positions = np.flatnonzero(is_kept & (rows.body == hash_text(digest)))

@@ -16,7 +16,7 @@ from rich.console import Console
 from shards.errors import ShardsError
 from shards.format.columns import Integers, Names, join_numbers
 from shards.format.index import INDEX_FILE, IndexFile
-from shards.format.outcomes import KEPT, NOT_YET, OUTCOMES_FILE, Status, StatusGroup, group_of
+from shards.format.outcomes import NOT_YET, OUTCOMES_FILE, Status, StatusGroup, group_of
 from shards.format.repeats import Hashes, find_repeats, hash_text, is_among
 from shards.report.counts import StatusCounter, StatusCounts
 from shards.report.repeated_pictures import RepeatedPictures, find_repeated_pictures
@@ -108,7 +108,7 @@ def read_report(root: Path, *, near_duplicates: bool, console: Console | None = 
                 "or wait until the assembly in progress has ended"
             )
     index, rows = IndexFile(root), Rows.load(root)
-    is_kept, is_placeholder = rows.has_status(KEPT), rows.has_status(Status.PLACEHOLDER)
+    is_kept, is_placeholder = rows.has_status(Status.KEPT), rows.has_status(Status.PLACEHOLDER)
     bodies = np.where(is_kept, rows.body, 0)
     owners = _hash_owners(rows)
     may_repeat = is_among(rows.body, find_repeats([bodies])) & is_kept | is_placeholder & (rows.body != 0)
@@ -169,7 +169,7 @@ def _count_statuses(rows: Rows) -> list[StatusRow]:
     """Count by status, and read the first row of each."""
     codes, first, counts = np.unique(rows.status.codes, return_index=True, return_counts=True)
     names = [rows.status.distinct[code] for code in codes.tolist()]
-    shown = [at for name, at in zip(names, first.tolist(), strict=True) if name not in {KEPT, NOT_YET}]
+    shown = [at for name, at in zip(names, first.tolist(), strict=True) if name not in {Status.KEPT, NOT_YET}]
     examples = {row.status: row for row in rows.read_rows(np.array(sorted(shown), np.int64))}
     found = [
         StatusRow(name, count, group_of(name), examples.get(name))
