@@ -57,6 +57,7 @@ def open_shards(root: str | Path, split: str = "train", transform: "Transform | 
     Raises:
         ShardsError: the folder isn't readable as shards, or has no such split.
     """
-    from shards.dataset import open_dataset  # noqa: PLC0415 -- Pillow, NumPy and pyarrow are not needed by every import
+    from shards.dataset import ShardDataset  # noqa: PLC0415 -- Pillow, NumPy and pyarrow are not needed by every import
+    from shards.format.index import ShardIndex  # noqa: PLC0415
 
-    return open_dataset(Path(root), split, transform)
+    return ShardDataset(ShardIndex.load(Path(root)), split, transform)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,12 +116,3 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-
-def open_dataset(root: Path, split: str, transform: Transform | None = None) -> ShardDataset:
-    """Open a split of a shard directory.
-
-    Raises:
-        ShardsError: DIR isn't readable as shards, or has no such split.
-    """
-    return ShardDataset(ShardIndex.load(root), split, transform)

@@ -23,10 +23,6 @@ class Crops:
     size: tuple[int, int]  # (height, width) of all crops
     rows: torch.Tensor | None = None  # int64[B], which of the pictures is cropped; by default the first, second, ...
 
-    def pin_memory(self) -> "Crops":
-        """Return the crops in page-locked memory."""
-        return Crops(self.top.pin_memory(), self.left.pin_memory(), self.mirror.pin_memory(), self.size)
-
     def to(self, device: torch.device) -> "Crops":
         """Return the crops on `device`; does not wait for it."""
         top, left, mirror = (each.to(device, non_blocking=True) for each in (self.top, self.left, self.mirror))
