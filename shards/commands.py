@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from shards.config.cli import build_parser as build_assemble_parser
 from shards.config.cli import command_parser, one_line, parse_assemble_config
 from shards.errors import ConfigError, ShardsError
+from shards.files import is_full_disk
 from shards.location import url_of
 from shards.progress import OutputConsole
 
@@ -122,8 +123,11 @@ def run_command(command: str, arguments: list[str]) -> int:
         return _RUN[command](options)
     except BrokenPipeError:  # the reader of the output has gone
         raise
-    except (ShardsError, ConfigError, ArgumentError, OSError) as error:
+    except (ShardsError, ConfigError, ArgumentError) as error:
         print("error: " + one_line(str(error)), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print("error: " + one_line(_explain(error)), file=sys.stderr)
         return 2
     except MemoryError as error:
         detail = f" ({one_line(str(error))})" if str(error) else ""
@@ -133,6 +137,13 @@ def run_command(command: str, arguments: list[str]) -> int:
         again = shlex.join([command, *arguments])
         print(f"stopped; run the same command to continue: shards {again}", file=sys.stderr)
         return 130
+
+
+def _explain(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    if is_full_disk(error):
+        return f"{place}the disk is full; free some space and run the same command again"
+    return f"{place}{error.strerror or error}"
 
 
 def _return_memory() -> None:
@@ -228,7 +239,12 @@ def _report(options: Namespace) -> int:
     page: Path = options.out or options.dir / "report.html"
     start = time.monotonic()
     report = read_report(options.dir, near_duplicates=options.near_duplicates, console=_progress_console())
-    write_page(report, page)
+    try:
+        write_page(report, page)
+    except OSError as error:
+        if is_full_disk(error):
+            raise
+        raise ShardsError(f"{page} can't be written ({error.strerror}); name another file with --out") from error
     # A pipe has no width; 200 columns keep the tables on one line.
     print_tables(report, OutputConsole(soft_wrap=True, width=None if sys.stdout.isatty() else 200))
     print(f"{page}: the same report with charts and pictures, written in {time.monotonic() - start:.1f} s")

@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime as dt
-import errno
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shards.errors import ShardsError
+from shards.files import is_full_disk
 
 _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}  # stores that replace objects whole
 # Seconds before each further attempt, in addition to the attempts of the libraries themselves.
@@ -120,7 +120,7 @@ class ObjectStore:
             try:
                 return call()
             except Exception as error:  # the libraries' errors have no common base class
-                if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
+                if is_full_disk(error):
                     raise  # this machine's disk is full
                 if missing_ok and isinstance(error, FileNotFoundError):
                     return None

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from shards.config.schema import Partition
 from shards.errors import ShardsError
+from shards.files import is_full_disk
 from shards.storage import lock_holder
 from shards.storage.lock_holder import LOCK_SUFFIX, WHOLE, Heartbeat, LockHolder
 
@@ -85,6 +86,9 @@ class _FileLock:
             os.ftruncate(self._file, 0)  # a dead process may have left a longer record
             self._write(0)
         except OSError as error:
+            if is_full_disk(error):
+                error.filename = str(self._root)
+                raise
             raise ShardsError(
                 f"{self._root} can't be made or written ({error.strerror}); give a folder that you can write to"
             ) from error

@@ -3,7 +3,6 @@
 import bz2
 import codecs
 import contextlib
-import errno
 import gzip
 import lzma
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shards.errors import ShardsError
+from shards.files import is_full_disk
 
 _OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _ENCODINGS = (  # by byte order mark; that of UTF-32 begins with that of UTF-16
@@ -57,7 +57,7 @@ def _read_compressed(file: IO[bytes], name: str) -> Iterator[bytes]:
             while chunk := file.read(_CHUNK):
                 yield chunk
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_full_disk(error):
             raise
         raise ShardsError(
             f"--list {name} is a damaged or truncated compressed file ({error}); copy or download it again"

@@ -109,7 +109,6 @@ def locate_row(source: Source, row: int, recipe: Recipe, work: Path | None = Non
 
     The list is read again up to the row. In a Parquet file or a JSON array, it is the row's number.
 
-
     Raises:
         ShardsError: the list's file has changed since it was first read.
     """

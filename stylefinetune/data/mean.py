@@ -9,7 +9,7 @@ import torch
 from stylefinetune.caffe.files import read_mean
 from stylefinetune.caffe.pretrained import locate_published
 from stylefinetune.config.data import DataConfig, PhaseConfig
-from stylefinetune.data.staging.index_copy import MEAN_FILE, shards_folder
+from stylefinetune.data.staging.index_copy import MEAN_FILE, is_in_store, shards_folder
 from stylefinetune.errors import UserError
 
 _AGAIN = "create it again with: shards mean DIR"
@@ -31,8 +31,9 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
         raise UserError(f"{reason}; set data.mean_value, one value for each channel ({phase.order})")
     path = locate_published(phase.mean_file) if phase.mean_file else shards_folder(config) / MEAN_FILE
     if not path.is_file():
-        remedy = "set data.mean_file" if phase.mean_file else f"make it with: shards mean {config.shards}"
-        raise UserError(f"{path}: no such mean picture; {remedy}, or set data.mean_value")
+        remedy = "set data.mean_file" if phase.mean_file else f"make it with: {_mean_command(config)}"
+        place = f"{config.shards}/{MEAN_FILE}" if is_in_store(config) and not phase.mean_file else path
+        raise UserError(f"{place}: no such mean picture; {remedy}, or set data.mean_value")
     mean = read_mean_picture(path)
     if mean.shape != (*size, 3):
         found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape, (*size, 3)))
@@ -97,4 +98,10 @@ def _resize_remedy(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]
     if height != width:
         return "set data.image_size to the size of the mean, or data.mean_value instead of a mean picture"
     keep = ", without data.mean_file" if phase.mean_file else ""
-    return f"make one of that size with: shards mean {config.shards or 'DIR'} --image_size {height}{keep}"
+    return f"make one of that size with: {_mean_command(config, f' --image_size {height}')}{keep}"
+
+
+def _mean_command(config: DataConfig, flags: str = "") -> str:
+    if is_in_store(config):
+        return f"shards mean COPY{flags}, where COPY is a copy of {config.shards} on a disk; upload COPY/{MEAN_FILE}"
+    return f"shards mean {config.shards or 'DIR'}{flags}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shards.commands import run_command
 from tests.assembly import (
     assert_tidy,
     serve_pictures,
@@ -90,10 +91,7 @@ def test_a_full_disk_while_blocks_are_replaced_loses_no_picture(server, draw_jpg
         run_assemble(**settings, out=out)
         before = tars_of(out)
         server.add("/3.jpg", Answer(draw_jpg(3) + bytes(50 * 1024)))
-        used = int(
-            subprocess.run(["du", "-sk", str(disk)], capture_output=True, text=True, check=True).stdout.split()[0]
-        )
-        remount(disk, f"size={used + 150}k")  # no space for a second copy of a block
+        remount(disk, f"size={kilobytes_of(disk) + 150}k")  # no space for a second copy of a block
         with start_assemble(path, out, "--drop_duplicates", "--retry=failed") as driver:
             _, error = driver.communicate(timeout=60)
         assert driver.returncode == 2, error
@@ -107,8 +105,30 @@ def test_a_full_disk_while_blocks_are_replaced_loses_no_picture(server, draw_jpg
         assert_tidy(out)
 
 
+def kilobytes_of(folder: Path) -> int:
+    return int(subprocess.run(["du", "-sk", str(folder)], capture_output=True, text=True, check=True).stdout.split()[0])
+
+
 def tars_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/*.tar")}
+
+
+@pytest.mark.parametrize("command", ["report", "mean", "finalize", "merge", "repack"])
+def test_a_full_or_read_only_disk_is_one_line_of_each_command(draw_jpg, run_assemble, tmp_path, capsys, command):
+    (tmp_path / "train.txt").write_text(f"{tmp_path / 'a.jpg'} 0\n")
+    (tmp_path / "a.jpg").write_bytes(draw_jpg(0))
+    disk, flags = tmp_path / "disk", ["--encode_format", "jpg"] if command == "repack" else []
+    with mounted(disk, "size=20m"):
+        run_assemble(list=f"train={tmp_path / 'train.txt'}", out=disk / "out")
+        capsys.readouterr()
+        remount(disk, f"size={kilobytes_of(disk)}k")
+        assert run_command(command, [str(disk / "out"), *flags]) == 2
+        assert re.fullmatch(r"error: .*the disk is full; free some space and run .*\n", capsys.readouterr().err)
+        remount(disk, "size=20m,ro")
+        assert run_command(command, [str(disk / "out"), *flags]) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"error: .*Read-only file system.*\n", error)
+        assert "/." not in error  # the name of a draft
 
 
 def test_a_read_only_folder_is_one_line(server, draw_jpg, write_list, run_assemble, tmp_path):

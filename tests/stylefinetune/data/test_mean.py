@@ -7,6 +7,7 @@ from stylefinetune.config.preprocessing import AugmentConfig
 from stylefinetune.data.mean import load_mean
 from stylefinetune.errors import UserError
 from tests.stylefinetune.data.loading import data_config, open_pictures, read_batches
+from tests.stylefinetune.data.staging.stores import change, upload
 
 
 def mean_of(data, size=(48, 48), *, training=True):
@@ -39,6 +40,17 @@ def test_a_mean_picture_does_not_fit_pictures_that_keep_their_shape(pixel_shards
     with pytest.raises(UserError, match=r"data\.augment cuts or erases pictures, but a mean picture fits"):
         mean_of(cut)
     assert mean_of(cut, training=False).shape == (48, 48, 3)
+
+
+def test_a_mean_that_a_store_lacks_is_made_from_a_copy(pixel_shards, memory):
+    url = upload(pixel_shards, f"{memory}/DIR")
+    change(url, "mean.npy", None)
+    with pytest.raises(UserError) as caught:
+        mean_of(data_config(url))
+    assert str(caught.value) == (
+        f"{url}/mean.npy: no such mean picture; make it with: shards mean COPY, where COPY is a copy of {url} on a "
+        "disk; upload COPY/mean.npy, or set data.mean_value"
+    )
 
 
 def test_an_unusable_mean_file_is_an_error(original_shards, golden, tmp_path):
