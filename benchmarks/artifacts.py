@@ -29,7 +29,7 @@ from stylefinetune.config.schema import Config, TrackingConfig
 from stylefinetune.engines.engine import EngineState
 from stylefinetune.tracking.dashboards import wandb_run
 from stylefinetune.tracking.run_facts import RunFacts, SavedCheckpoint
-from stylefinetune.training.setup import saved_checkpoints
+from stylefinetune.training.run import saved_checkpoints
 
 LISTED = 20
 MEANS = (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3))

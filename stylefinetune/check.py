@@ -25,7 +25,7 @@ from stylefinetune.errors import UserError, run_command
 from stylefinetune.models.layer_names import split_parameter
 from stylefinetune.models.weights import load_weights, summarize_names
 from stylefinetune.optim.param_groups import multipliers
-from stylefinetune.training.plan import describe_plan
+from stylefinetune.training.plan.describe import describe_plan
 from stylefinetune.training.preprocessing import describe_input
 from stylefinetune.training.run_lock import check_not_in_use
 from stylefinetune.training.setup import plan_of, prepare_training, warnings_of

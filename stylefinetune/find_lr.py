@@ -29,7 +29,8 @@ from stylefinetune.training.loaders import start_loaders
 from stylefinetune.training.lr_range import RangeTest
 from stylefinetune.training.preemption import Preemption
 from stylefinetune.training.resident_loaders import load_resident
-from stylefinetune.training.setup import TrainingRun, build_run, facts_of, prepare_training, stage_training_shards
+from stylefinetune.training.run import TrainingRun, build_run, facts_of
+from stylefinetune.training.setup import prepare_training, stage_training_shards
 
 _LINES = 20  # of the table
 

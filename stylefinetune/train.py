@@ -38,14 +38,9 @@ from stylefinetune.training.exit_handler import ExitHandler
 from stylefinetune.training.loaders import Loader, start_loaders
 from stylefinetune.training.preemption import Preemption
 from stylefinetune.training.resident_loaders import load_resident
+from stylefinetune.training.run import TrainingRun, build_run, facts_of
 from stylefinetune.training.run_lock import lock_run
-from stylefinetune.training.setup import (
-    TrainingRun,
-    build_run,
-    facts_of,
-    prepare_training,
-    stage_training_shards,
-)
+from stylefinetune.training.setup import prepare_training, stage_training_shards
 from stylefinetune.training.solver_run import pack_solver_pictures
 from stylefinetune.training.test_details.result import summarize
 

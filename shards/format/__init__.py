@@ -1,5 +1,6 @@
 """The formats on disk; `stylefinetune` imports only this sub-package of `shards`."""
 
+from shards.counted import counted
 from shards.errors import ShardsError, first_line, joined_lines
 from shards.files import sync_path
 from shards.location import cache_folder, object_store_url
@@ -10,6 +11,7 @@ __all__ = [
     "ShardsError",
     "StoredObject",
     "cache_folder",
+    "counted",
     "first_line",
     "joined_lines",
     "object_store_url",

@@ -17,7 +17,7 @@ from stylefinetune.data.staging.stream import is_streamed
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
 from stylefinetune.training.loaders import Loader, Loaders
-from stylefinetune.training.setup import TrainingRun
+from stylefinetune.training.run import TrainingRun
 
 _FRACTION = 0.75  # of the GPU's free memory that pictures may take; the network and its activations need the rest
 

@@ -20,7 +20,7 @@ from stylefinetune.distributed.world import World
 from stylefinetune.engines.build import check_engine
 from stylefinetune.errors import UserError
 from stylefinetune.models.weights import load_weights
-from stylefinetune.training.plan import resolve_length, resolve_order
+from stylefinetune.training.plan.resolve import resolve_length, resolve_order
 from stylefinetune.training.preprocessing import resolve_preprocessing
 from stylefinetune.training.setup import build_checked_model, load_means
 

@@ -10,7 +10,7 @@ from stylefinetune.config.cli import load_config
 from stylefinetune.errors import run_command
 from stylefinetune.models.build import build_model
 from stylefinetune.optim.param_groups import param_groups
-from stylefinetune.training.plan import resolve_layers
+from stylefinetune.training.plan.resolve import resolve_layers
 from tests.programs import ROOT
 
 RECIPES = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))

@@ -1,16 +1,14 @@
 import contextlib
-import dataclasses
 import shutil
 
 import pytest
 import torch
 
-from stylefinetune.checkpoint.checkpoint import read_checkpoint
 from stylefinetune.config.cli import parse_config
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import UserError
 from stylefinetune.train import main
-from stylefinetune.training.setup import prepare_training, saved_checkpoints
+from stylefinetune.training.setup import prepare_training
 from stylefinetune.training.solver_run import pack_solver_pictures
 from tests.programs import NARROW, ROOT
 
@@ -38,19 +36,6 @@ def test_a_run_of_an_earlier_version_keeps_its_order(tmp_path):
     assert (resumed.config.data.shuffle, resumed.train_set.order.shuffle) == (False, False)
     new = prepare_training(parse_config([*flags, f"--run_dir={tmp_path / 'new'}"]), ALONE)
     assert (new.config.data.shuffle, new.train_set.order.shuffle) == (True, True)
-
-
-def test_the_saved_checkpoints_have_the_tests_of_the_newest_one(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    config = read_checkpoint(tmp_path / "run").config
-    saved = saved_checkpoints(dataclasses.replace(config, run_dir=str(tmp_path / "run")))
-    last_test = read_checkpoint(tmp_path / "run").progress.tests[-1]
-    assert [(one.path.name, one.iteration, one.test, one.is_best) for one in saved] == [
-        ("iter_5", 5, {}, False),
-        ("iter_10", 10, {}, False),
-        ("iter_12", 12, last_test, True),
-    ]
-    assert saved_checkpoints(dataclasses.replace(config, run_dir=str(tmp_path / "none"))) == []
 
 
 def test_other_pictures_or_another_network_are_refused_on_resume(trained, original_shards, tmp_path):

@@ -1,21 +1,17 @@
-"""Resolves what the config leaves open, such as the order of the pictures, and describes the plan of a run."""
+"""Resolves what the config leaves open, such as the order of the pictures."""
 
 import dataclasses
 import glob
 import math
 
-import numpy as np
 from torch import nn
 
 from stylefinetune.checkpoint.checkpoint import Checkpoint
 from stylefinetune.config.optim import CAFFE_SGD, LayerRule, OptimConfig
 from stylefinetune.config.schema import CAFFENET, CAFFENET_DROPOUT, Config
-from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.errors import UserError
 from stylefinetune.models.architectures import classifier_layers
 from stylefinetune.models.batch_norm import has_batch_norm
-
-_FIRST = 1000  # pictures of an epoch that must not all have one class
 
 
 def resolve_order(config: Config, resumed: Checkpoint | None) -> Config:
@@ -96,45 +92,11 @@ def resolve_length(config: Config, pictures: int) -> Config:
     train = config.train
     if train.epochs is None:
         return config
-    iterations = train.epochs * pictures / _pictures_per_iteration(config)
+    iterations = train.epochs * pictures / pictures_per_iteration(config)
     max_iter = max(1, math.ceil(round(iterations, 6)))  # 1.1 epochs of 1,000 pictures are 1100.0000000000002
     return dataclasses.replace(config, train=dataclasses.replace(train, max_iter=max_iter, epochs=None))
 
 
-def describe_plan(config: Config, pictures: int, classes: int, test_pictures: int, start: int = 0) -> str:
-    """Return a line with the pictures, the batch, the iterations, the epochs and the tests of a run.
-
-    It starts or resumes from iteration `start`, and has no tests if there are no test pictures.
-    """
-    train, batch = config.train, config.data.batch_size
-    accumulated = f"{train.iter_size} x {batch}" if train.iter_size > 1 else f"{batch}"
-    epochs = train.max_iter * _pictures_per_iteration(config) / pictures
-    shown = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
-    resumed = f" from iteration {start:,}" if start else ""
-    tests = f"every {train.test_interval:,} iterations and at the end" if train.test_interval else "at the end"
-    tested = f"{test_pictures:,} test pictures {tests}" if test_pictures else "no tests"
-    return (
-        f"{pictures:,} training pictures of {classes:,} classes; {accumulated} pictures an iteration, "
-        f"{train.max_iter:,} iterations ({shown} epochs){resumed}; {tested}"
-    )
-
-
-def _pictures_per_iteration(config: Config) -> int:
+def pictures_per_iteration(config: Config) -> int:
+    """Return the number of pictures of which an update has the gradients."""
     return config.data.batch_size * config.train.iter_size
-
-
-def order_warning(train_set: PictureDataset, classes: tuple[str, ...]) -> str | None:
-    """Return a warning if the pictures are read sorted by class, so that most batches have a single class."""
-    labels = train_set.entries.label
-    if len(np.unique(labels)) < 2:
-        return None
-    first = [train_set.order.row(position) for position in range(min(_FIRST, len(labels)))]
-    read = labels[first]
-    if len(np.unique(read)) == 1:
-        found = f"the first {len(first):,} pictures of an epoch have one class, {classes[int(read[0])]}"
-    elif not train_set.phase.shuffle and np.all(np.diff(labels) >= 0):
-        found = "the list is sorted by class"
-    else:
-        return None
-    window = ", or a larger data.shuffle_window" if train_set.phase.shuffle_window else ""
-    return f"{found}; the network learns little from such batches: set --data.shuffle true{window}"

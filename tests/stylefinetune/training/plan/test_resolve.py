@@ -1,17 +1,12 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
-from shards.format.order import DataOrder
 from stylefinetune.config.optim import LayerRule, OptimConfig
 from stylefinetune.config.schema import Config, ModelConfig, TrainConfig
-from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.errors import UserError
 from stylefinetune.models.build import build_model
-from stylefinetune.training.plan import (
-    describe_plan,
-    order_warning,
+from stylefinetune.training.plan.resolve import (
     resolve_batch_norm,
     resolve_dropout,
     resolve_layers,
@@ -20,7 +15,6 @@ from stylefinetune.training.plan import (
     resolve_order,
 )
 from tests.drawn_checkpoints import CONFIG
-from tests.stylefinetune.data.loading import open_pictures
 
 
 def config(**train):
@@ -70,41 +64,6 @@ def test_epochs_become_iterations_rounded_up(epochs, iter_size, pictures, iterat
 def test_without_epochs_max_iter_stays():
     given = config(max_iter=7)
     assert resolve_length(given, 1000) is given
-
-
-def test_the_plan_is_one_line():
-    assert describe_plan(config(max_iter=1500), 2000, 20, 500) == (
-        "2,000 training pictures of 20 classes; 50 pictures an iteration, 1,500 iterations (37.5 epochs); "
-        "500 test pictures every 1,000 iterations and at the end"
-    )
-    assert describe_plan(config(max_iter=9, iter_size=2, test_interval=0), 100, 2, 0, start=4) == (
-        "100 training pictures of 2 classes; 2 x 50 pictures an iteration, 9 iterations (9 epochs) from iteration 4; "
-        "no tests"
-    )
-
-
-def read_in_order(pixel_shards, labels, *, shuffle=False, window=0):
-    pictures: PictureDataset = open_pictures(pixel_shards, shuffle=shuffle, shuffle_window=window)
-    pictures.entries = dataclasses.replace(pictures.entries, label=np.array(labels))
-    pictures.order = DataOrder(len(labels), shuffle, seed=7, window=pictures.order.window)
-    return order_warning(pictures, ("cat", "dog"))
-
-
-def test_pictures_sorted_by_class_get_a_warning(pixel_shards):
-    assert read_in_order(pixel_shards, [0] * 1000 + [1] * 500 + [0]) == (
-        "the first 1,000 pictures of an epoch have one class, cat; the network learns little from such batches: "
-        "set --data.shuffle true"
-    )
-    assert read_in_order(pixel_shards, [0] * 300 + [1] * 300).startswith("the list is sorted by class; ")
-
-
-@pytest.mark.parametrize("labels", [[0, 1] * 600, [0] * 2000, [0] * 999 + [1, 0] * 50], ids=["mixed", "one", "both"])
-def test_other_orders_get_none(pixel_shards, labels):
-    assert read_in_order(pixel_shards, labels) is None
-
-
-def test_a_shuffled_sorted_list_gets_none(pixel_shards):
-    assert read_in_order(pixel_shards, [0] * 2000 + [1] * 2000, shuffle=True) is None
 
 
 RESNET = build_model(ModelConfig(arch="resnet18"), 5, [(32, 32)], seed=1)

@@ -1,0 +1,1 @@
+"""The plan of a run: what the config leaves open, its description and warnings."""

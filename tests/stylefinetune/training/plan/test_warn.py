@@ -1,0 +1,60 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from shards.format.order import DataOrder
+from stylefinetune.config.deepspeed import DeepSpeedConfig
+from stylefinetune.config.optim import OptimConfig
+from stylefinetune.config.schema import TrainConfig
+from stylefinetune.data.dataset import PictureDataset
+from stylefinetune.training.plan.warn import order_warning, warn_of_settings
+from tests.drawn_checkpoints import CONFIG
+from tests.stylefinetune.data.loading import open_pictures
+
+
+def warnings(pictures=2000, **settings):
+    return list(warn_of_settings(dataclasses.replace(CONFIG, **settings), pictures))
+
+
+def test_settings_that_cannot_do_what_they_are_meant_for_get_a_warning():
+    batch = CONFIG.data.batch_size
+    assert warnings() == warnings(pictures=batch) == []
+    assert warnings(optim=OptimConfig(base_lr=0)) == ["optim.base_lr is 0, so the weights do not change"]
+    (line,) = warnings(optim=OptimConfig(warmup_iter=9), train=TrainConfig(max_iter=9))
+    assert line.startswith(
+        "optim.warmup_iter is 9 and the run has 9 iterations, so the learning rate rises until the end;"
+    )
+    assert warnings(optim=OptimConfig(warmup_iter=8), train=TrainConfig(max_iter=9)) == []
+    (line,) = warnings(pictures=2 * batch - 1, train=TrainConfig(iter_size=2))
+    assert line.startswith(f"an iteration reads {2 * batch} pictures, more than the {2 * batch - 1} of an epoch, ")
+
+
+def test_settings_of_an_engine_that_is_not_used_get_a_warning():
+    stage = DeepSpeedConfig(zero_stage=2)
+    assert warnings(deepspeed=stage) == ["the settings of deepspeed have no effect without --engine deepspeed"]
+    assert warnings(deepspeed=stage, engine="deepspeed") == []
+
+
+def read_in_order(pixel_shards, labels, *, shuffle=False, window=0):
+    pictures: PictureDataset = open_pictures(pixel_shards, shuffle=shuffle, shuffle_window=window)
+    pictures.entries = dataclasses.replace(pictures.entries, label=np.array(labels))
+    pictures.order = DataOrder(len(labels), shuffle, seed=7, window=pictures.order.window)
+    return order_warning(pictures, ("cat", "dog"))
+
+
+def test_pictures_sorted_by_class_get_a_warning(pixel_shards):
+    assert read_in_order(pixel_shards, [0] * 1000 + [1] * 500 + [0]) == (
+        "the first 1,000 pictures of an epoch have one class, cat; the network learns little from such batches: "
+        "set --data.shuffle true"
+    )
+    assert read_in_order(pixel_shards, [0] * 300 + [1] * 300).startswith("the list is sorted by class; ")
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 600, [0] * 2000, [0] * 999 + [1, 0] * 50], ids=["mixed", "one", "both"])
+def test_other_orders_get_none(pixel_shards, labels):
+    assert read_in_order(pixel_shards, labels) is None
+
+
+def test_a_shuffled_sorted_list_gets_none(pixel_shards):
+    assert read_in_order(pixel_shards, [0] * 2000 + [1] * 2000, shuffle=True) is None
