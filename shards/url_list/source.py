@@ -190,7 +190,7 @@ def _find(name: str) -> bytes | Path:
     if name == FLICKR_STYLE:
         return fetch_cached(FLICKR_STYLE_URL, FLICKR_STYLE_SHA256, cache_folder())
     if _is_web_url(name):
-        return _fetch(name)
+        return _fetch(name, "download it elsewhere, and give its path")
     try:
         path = Path(name).expanduser()
         with path.open("rb") as file:  # not a pipe, which can be read once only
@@ -201,13 +201,19 @@ def _find(name: str) -> bytes | Path:
         raise ShardsError(f"--list {name}: {reason}; {remedy}") from error
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, remedy: str) -> bytes:
     try:
         response = requests.get(url, timeout=_TIMEOUT)
         response.raise_for_status()
     except (requests.RequestException, ValueError) as error:  # ValueError: urllib3's, for some invalid URLs
-        raise ShardsError(f"--list {url}: {' '.join(str(error).split())}") from error
+        raise ShardsError(f"--list {url} can't be downloaded ({_reason(error)}); {remedy}") from error
     return response.content
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause of a failed request in one line, without the names of urllib3's objects around it."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    return " ".join(str(error).split()) if cause is None else " ".join(str(cause).split()).rpartition(": ")[2]
 
 
 def fetch_cached(url: str, sha256: str, folder: Path) -> bytes:
@@ -221,7 +227,7 @@ def fetch_cached(url: str, sha256: str, folder: Path) -> bytes:
         body = path.read_bytes()
         if hashlib.sha256(body).hexdigest() == sha256:
             return body
-    body = _fetch(url)
+    body = _fetch(url, f"download it elsewhere, and copy it to {path}")
     found = hashlib.sha256(body).hexdigest()
     if found != sha256:
         raise ShardsError(f"{url} has the sha256 {found}, not {sha256}: the file has changed")

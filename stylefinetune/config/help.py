@@ -22,8 +22,14 @@ _EXAMPLES = (
         "your pictures, which `shards assemble` has packed into data/mine",
         "--data.shards data/mine --run_dir runs/mine --model.arch resnet50 --weights DEFAULT --train.epochs 10",
     ),
-    ("a recipe, with one setting changed", "--config configs/finetune/flickr_style.yaml --data.batch_size 100"),
-    ("Caffe's Flickr Style example", "--weights bvlc_reference_caffenet"),
+    (
+        "a recipe for them, with one setting changed",
+        "--config configs/finetune/vit_b_16.yaml --data.shards data/mine --run_dir runs/vit --train.epochs 10",
+    ),
+    (
+        "Caffe's Flickr Style example",
+        "--config configs/finetune/flickr_style.yaml --weights bvlc_reference_caffenet",
+    ),
 )
 # Each with its value and what it does; {} is replaced by the default.
 _FLAGS = {

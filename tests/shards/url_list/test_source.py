@@ -88,6 +88,15 @@ def test_a_list_that_cannot_be_read_is_refused_in_one_line(lists):
     assert "\n" not in str(caught.value)
 
 
+def test_a_host_that_is_not_there_is_reported_with_the_cause_and_what_to_do():
+    with pytest.raises(ShardsError) as caught:
+        read_source(["http://127.0.0.1:1/a.csv"])
+    assert str(caught.value).startswith("--list http://127.0.0.1:1/a.csv can't be downloaded (")
+    assert str(caught.value).endswith("refused); download it elsewhere, and give its path")
+    assert "urllib3" not in str(caught.value)
+    assert "Max retries" not in str(caught.value)
+
+
 def test_an_http_error_is_reported(server):
     with pytest.raises(ShardsError, match="404"):
         read_source([server.url + "/nosuch.csv"])
