@@ -78,7 +78,8 @@ def evaluate_predictions(predictions: Predictions) -> Evaluation:
 
     probabilities = torch.from_numpy(predictions.probabilities)
     labels = torch.from_numpy(predictions.labels)
-    confusion = multiclass_confusion_matrix(probabilities, labels, len(predictions.classes))
+    # Its check of the arguments refuses a single class.
+    confusion = multiclass_confusion_matrix(probabilities, labels, len(predictions.classes), validate_args=False)
     is_label = labels[:, None] == torch.arange(len(predictions.classes))
     counts = confusion.sum(dim=1)
     by_class = [

@@ -55,15 +55,15 @@ def init(arguments: list[str]) -> None:
     published = "bvlc_reference_caffenet" if options.arch == CAFFENET else "DEFAULT"
     weights = None if options.weights == _NO_WEIGHTS else options.weights or published
     epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs
-    texts = {SHARDS_FILE: shards_text(source)} if source.assembly else {}
-    texts[FINETUNE_FILE] = finetune_text(source, options.arch, weights, epochs, options.batch_size)
+    folder = "" if options.out == Path() else f"{options.out}/"
+    texts = {SHARDS_FILE: shards_text(source, folder)} if source.assembly else {}
+    texts[FINETUNE_FILE] = finetune_text(source, options.arch, weights, epochs, options.batch_size, folder)
     if options.print:
         print("\n".join(f"# {name}\n{text}" for name, text in texts.items()), end="")
         return
     _write(options.out, texts)
     for name in texts:
         print(options.out / name)
-    folder = "" if options.out == Path() else f"{options.out}/"
     sys.stderr.write(
         "\n".join(["next:", *(f"  {step}" for step in commands(source, options.arch, weights, folder)), ""])
     )

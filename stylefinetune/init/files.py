@@ -19,13 +19,13 @@ _COMMENTS = {
 }
 
 
-def shards_text(source: Source) -> str:
-    """Return the config of `shards assemble`."""
+def shards_text(source: Source, folder: str = "") -> str:
+    """Return the config of `shards assemble`; `folder` is where it is written, empty or with a slash at its end."""
     assert source.assembly is not None
     lines = [
         f"# Packs {source.summary}.",
         "#",
-        f"# Command:      shards assemble --config {SHARDS_FILE}",
+        f"# Command:      shards assemble --config {shlex.quote(folder + SHARDS_FILE)}",
         "# All settings: shards assemble --help",
     ]
     for key, value in source.assembly.items():
@@ -37,12 +37,14 @@ def shards_text(source: Source) -> str:
     return "\n".join(lines) + "\n"
 
 
-def finetune_text(source: Source, arch: str, weights: str | None, epochs: float, batch_size: int | None) -> str:
-    """Return the config of `stylefinetune train`."""
+def finetune_text(
+    source: Source, arch: str, weights: str | None, epochs: float, batch_size: int | None, folder: str = ""
+) -> str:
+    """Return the config of `stylefinetune train`; `folder` as in shards_text."""
     recipe = choose_recipe(arch, weights, epochs, source.train_pictures, batch_size)
     run_dir = f"runs/{source.name}"
     sections = [
-        _head(source, arch, weights, run_dir),
+        _head(source, arch, weights, run_dir, folder),
         line("run_dir", run_dir, "log, metrics and checkpoints"),
         line("weights", weights, _about_weights(weights)),
         [
@@ -90,11 +92,11 @@ def commands(source: Source, arch: str, weights: str | None, folder: str) -> lis
     return [*wanted, f"stylefinetune check {config}", f"stylefinetune train {config}"]
 
 
-def _head(source: Source, arch: str, weights: str | None, run_dir: str) -> list[str]:
-    steps = [*commands(source, arch, weights, ""), f"stylefinetune evaluate {run_dir}"]
+def _head(source: Source, arch: str, weights: str | None, run_dir: str, folder: str) -> list[str]:
+    steps = [*commands(source, arch, weights, folder), f"stylefinetune evaluate {run_dir}"]
     lines = [f"# Fine-tunes {arch} on {source.summary}.", "#"]
     lines += [f"# {'Commands:' if number == 0 else '':9} {step}" for number, step in enumerate(steps)]
-    several = f"torchrun --nproc_per_node N -m stylefinetune.train --config {FINETUNE_FILE}"
+    several = f"torchrun --nproc_per_node N -m stylefinetune.train --config {shlex.quote(folder + FINETUNE_FILE)}"
     return [*lines, f"# On N GPUs: {several}", "# All settings: stylefinetune train --help all"]
 
 

@@ -60,7 +60,10 @@ def find_source(path: Path, url_col: str | None = None, label_col: str | None = 
         return _of_list(path, url_col, label_col)
     if url_col or label_col:
         raise UserError(f"--url_col and --label_col name the columns of a list, and {path} is a folder")
-    return _of_shards(path) if (path / _INDEX).is_file() else _of_folder(path)
+    found = _of_shards(path) if (path / _INDEX).is_file() else _of_folder(path)
+    if len(found.train_counts) == 1:
+        raise UserError(f"{path} has one class only, {', '.join(found.train_counts)}; a classifier needs two or more")
+    return found
 
 
 def _of_shards(path: Path) -> Source:

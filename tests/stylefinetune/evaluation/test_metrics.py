@@ -76,8 +76,9 @@ def test_a_tie_counts_as_wrong_as_in_caffe():
 
 
 def test_one_picture_and_one_class_can_be_evaluated():
-    evaluation = evaluate_predictions(predictions([[1.0, 2.0]], [1]))
-    assert (evaluation.accuracy, evaluation.balanced_accuracy, evaluation.mean_average_precision) == (1, 1, 1)
+    for logits, label in (([1.0, 2.0], 1), ([1.0], 0)):
+        evaluation = evaluate_predictions(predictions([logits], [label]))
+        assert (evaluation.accuracy, evaluation.balanced_accuracy, evaluation.mean_average_precision) == (1, 1, 1)
 
 
 def test_wilson_intervals():

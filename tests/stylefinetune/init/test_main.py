@@ -64,6 +64,16 @@ def test_print_writes_no_file(photos, tmp_path, monkeypatch, capsys):
     assert "\n# finetune.yaml\n# Fine-tunes caffenet on the folder " in printed
 
 
+def test_the_commands_in_the_files_name_their_folder(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    init([str(photos), "--out=my configs", "--arch=caffenet"])
+    printed = [line.strip() for line in capsys.readouterr().err.splitlines()[1:]]
+    texts = "".join((tmp_path / "my configs" / name).read_text() for name in ("shards.yaml", "finetune.yaml"))
+    assert "stylefinetune check --config 'my configs/finetune.yaml'" in printed
+    assert all(command in texts for command in printed)
+    assert "-m stylefinetune.train --config 'my configs/finetune.yaml'" in texts
+
+
 def test_a_mistake_is_one_line(photos, tmp_path):
     with pytest.raises(UserError, match="did you mean resnet50"):
         init([str(photos), "--arch=resnet5", f"--out={tmp_path}"])

@@ -27,6 +27,11 @@ def test_a_folder_of_classes_is_counted(tmp_path):
     assert source.summary == f"the folder {root}: 30 pictures, 2 classes (cat, dog)"
 
 
+def test_a_single_class_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"p has one class only, cat; a classifier needs two or more"):
+        find_source(make(tmp_path / "p", cat=10, dog=0))
+
+
 def test_folders_of_splits_are_recognized(tmp_path):
     make(tmp_path / "p" / "train", cat=10, dog=20)
     make(tmp_path / "p" / "val", cat=1)
