@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,10 @@ with Tracker(config, facts, World(rank=0, size=1, device=torch.device("cpu")), s
         save(stop)
     end(stop, "test")
 """
+
+
+CHECKPOINTS = (5, 10, 15, 20)
+EVEN = list(range(0, 21, 2))  # logged iterations: every second one, and the final test
 
 
 def environment(home: Path, server: WandbServer | None = None, **more: str) -> dict[str, str]:
@@ -181,3 +186,29 @@ def curves(rows):
     """Return the rows without times and speeds, which differ between processes."""
     times = {"time", *(f"train/{name}" for name in SPEEDS)}
     return [{name: row[name] for name in row if name not in times and not name.endswith("_ms")} for row in rows]
+
+
+def start_thread(function, *arguments, **further):
+    thread = threading.Thread(target=function, args=arguments, kwargs=further, daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_until(condition, thread):
+    """Wait for a condition that the thread's program brings about."""
+    while not condition():
+        assert thread.is_alive()
+        time.sleep(0.02)
+
+
+def assert_all_checkpoints(server, expected=CHECKPOINTS):
+    """Assert that the server has each checkpoint once, with its files and aliases, and the index as the run's input."""
+    (run_id,) = server.runs
+    versions = server.artifacts.named(f"checkpoint-{run_id}")
+    assert [one.files["model.safetensors"].decode() for one in versions] == [f"weights of {at}" for at in expected]
+    aliases = [{f"iter_{at}"} | ({"best"} if at == 10 else set()) for at in expected]
+    aliases[-1] |= {"latest"}
+    assert [server.artifacts.aliases_of(one) for one in versions] == aliases
+    assert [one.metadata["iteration"] for one in versions] == list(expected)
+    (index,) = server.artifacts.of_type("dataset")
+    assert (index.files, index.used_by) == ({"index.parquet": b"the index"}, {run_id})

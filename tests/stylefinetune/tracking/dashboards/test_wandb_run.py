@@ -2,8 +2,6 @@ import json
 import random
 import socket
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -12,47 +10,22 @@ import wandb
 from stylefinetune.config.schema import TrackingConfig
 from stylefinetune.tracking.dashboards.wandb_run import _name_of
 from tests.programs import python, run
-from tests.wandb_runs import curves, environment, local_rows, log_run, remote_rows, sync
-from tests.wandb_server import WandbServer
-
-CHECKPOINTS = (5, 10, 15, 20)
-EVEN = list(range(0, 21, 2))  # logged iterations: every second one, and the final test
-
-
-@pytest.fixture
-def server():
-    with WandbServer() as running:
-        yield running
-
-
-def start_thread(function, *arguments, **further):
-    thread = threading.Thread(target=function, args=arguments, kwargs=further, daemon=True)
-    thread.start()
-    return thread
-
-
-def wait_until(condition, thread):
-    """Wait for a condition that the thread's program brings about."""
-    while not condition():
-        assert thread.is_alive()
-        time.sleep(0.02)
+from tests.wandb_runs import (
+    EVEN,
+    assert_all_checkpoints,
+    curves,
+    environment,
+    local_rows,
+    log_run,
+    remote_rows,
+    start_thread,
+    sync,
+    wait_until,
+)
 
 
 def checkpoint_before(iteration):
     return iteration // 5 * 5
-
-
-def assert_all_checkpoints(server, expected=CHECKPOINTS):
-    """Assert that the server has each checkpoint once, with its files and aliases, and the index as the run's input."""
-    (run_id,) = server.runs
-    versions = server.artifacts.named(f"checkpoint-{run_id}")
-    assert [one.files["model.safetensors"].decode() for one in versions] == [f"weights of {at}" for at in expected]
-    aliases = [{f"iter_{at}"} | ({"best"} if at == 10 else set()) for at in expected]
-    aliases[-1] |= {"latest"}
-    assert [server.artifacts.aliases_of(one) for one in versions] == aliases
-    assert [one.metadata["iteration"] for one in versions] == list(expected)
-    (index,) = server.artifacts.of_type("dataset")
-    assert (index.files, index.used_by) == ({"index.parquet": b"the index"}, {run_id})
 
 
 def test_a_run_killed_and_failed_at_random_has_one_history(server, tmp_path):
@@ -181,52 +154,6 @@ def test_a_run_without_a_key_is_logged_offline(tmp_path):
     assert "train/data_wait" in content
     assert "base_lr" in content  # the resolved config
     assert (run_dir / "train.log").read_text().count("no API key, logging offline") == 1
-
-
-def test_the_checkpoints_of_a_killed_run_are_at_the_server_once(server, tmp_path):
-    env, run_dir, gate = environment(tmp_path / "home", server), tmp_path / "run", tmp_path / "gate"
-    thread = start_thread(log_run, run_dir, env, ends=(12, "train"), gate=gate, artifacts="all")
-    wait_until(lambda: server.artifacts.of_type("model"), thread)
-    gate.touch()
-    thread.join()
-    log_run(run_dir, env, start=10, artifacts="all")
-    assert_all_checkpoints(server)
-    log_run(run_dir, env, start=20, artifacts="all")
-    assert_all_checkpoints(server)
-    assert list((run_dir / "wandb" / "artifact_files").iterdir()) == []
-    assert list((tmp_path / "home").rglob("artifacts")) == []  # no copy in the home folder
-
-
-def test_failed_uploads_are_a_warning_and_are_sent_by_the_next_start(server, tmp_path):
-    env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
-    server.artifacts.refuse = 1000
-    printed = log_run(run_dir, env, artifacts="last", result=True)
-    assert "Weights & Biases uploads up to 2 checkpoints of" in printed
-    assert "iter_10 could not be uploaded" in printed
-    assert [row["_step"] for row in remote_rows(server)] == EVEN
-    assert not server.artifacts.of_type("model")
-    server.artifacts.refuse = 0
-    log_run(run_dir, env, start=20, artifacts="last")
-    assert_all_checkpoints(server, (10, 20))
-
-
-def test_an_upload_that_hangs_does_not_delay_the_end(server, tmp_path):
-    env, run_dir = environment(tmp_path / "home", server), tmp_path / "run"
-    server.artifacts.gate = threading.Event()
-    printed = log_run(run_dir, env, artifacts="last", limits={"UPLOAD_SECONDS": 1, "FINISH_SECONDS": 1})
-    assert "the artifacts are not sent after 1 s; run the same command again" in printed
-    server.artifacts.gate.set()
-    log_run(run_dir, env, start=20, artifacts="last")
-    assert_all_checkpoints(server, (10, 20))
-    assert remote_rows(server) == local_rows(run_dir)
-
-
-def test_several_ranks_do_not_wait_longer_for_an_upload_than_for_each_other(server, tmp_path):
-    env, server.artifacts.gate = environment(tmp_path / "home", server), threading.Event()
-    limits = {"FINISH_SECONDS": 1}
-    printed = log_run(tmp_path / "run", env, artifacts="last", limits=limits, ranks=2, stall_seconds=1.5)
-    assert "waiting up to 2 s for the checkpoints" in printed
-    assert "the artifacts are not sent after 2 s; run the same command again" in printed
 
 
 FINAL = {f"final/{name}" for name in ("balanced_accuracy", "confusion", "calibration", "worst", "best")}
