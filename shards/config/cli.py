@@ -52,14 +52,17 @@ def parse_assemble_config(arguments: list[str]) -> AssembleConfig:
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Shows neither types nor a default that says nothing."""
+    """Shows defaults as they are typed, and neither types nor empty defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         if action.required and action.option_strings:
             return f"{text} (required)"
         is_shown = action.nargs != 0 and action.option_strings and action.default not in (None, (), argparse.SUPPRESS)
-        return f"{text} (default: %(default)s)" if is_shown and "default: " not in text else text
+        if not is_shown or "default: " in text:
+            return text
+        default = json.dumps(action.default) if isinstance(action.default, bool | tuple) else "%(default)s"
+        return f"{text} (default: {default})"
 
 
 def command_parser(command: str, description: str, example: str) -> ArgumentParser:

@@ -1,7 +1,9 @@
 """Parses the flags of the commands other than training; a mistake is one line."""
 
 import argparse
+import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Sequence
 
@@ -13,7 +15,7 @@ _NO_DEFAULTS = (None, "", [], (), {}, argparse.SUPPRESS)  # that say nothing
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Keeps the lines of the examples, and shows neither types nor a default that says nothing."""
+    """Keeps the lines of the examples, shows defaults as they are typed, and neither types nor empty defaults."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
@@ -24,7 +26,11 @@ class HelpFormatter(DefaultHelpFormatter):
         if action.required and action.option_strings:
             return f"{text} (required)"
         is_shown = action.nargs != 0 and action.option_strings and action.default not in _NO_DEFAULTS
-        return f"{text} (default: %(default)s)" if is_shown and "default:" not in text else text
+        if not is_shown or "default:" in text:
+            return text
+        is_json = isinstance(action.default, bool | tuple)
+        default = json.dumps(action.default, default=dataclasses.asdict) if is_json else "%(default)s"
+        return f"{text} (default: {default})"
 
 
 def command_parser(command: str, description: str, examples: Sequence[str]) -> ArgumentParser:

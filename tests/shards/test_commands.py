@@ -131,7 +131,7 @@ def test_every_command_has_help_with_a_valid_example_in_80_columns(command, caps
     text = capsys.readouterr().out
     assert text.startswith(f"usage: shards {command} ")
     assert max(map(len, text.splitlines())) <= 80
-    assert re.findall("<class|type:|null\\)", text) == []
+    assert re.findall("<class|type:|null\\)|default:\\s+(?:True|False|\\()", text) == []
     example = text.splitlines()[-1].removeprefix(f"Example: shards {command} ")
     build_parser(command).parse_args(shlex.split(example))
 

@@ -84,3 +84,4 @@ def test_a_help_fits_in_80_columns_and_shows_only_defaults_that_say_something(co
     assert [line for line in text.splitlines() if len(line) > 80 and not line.startswith("  stylefinetune ")] == []
     assert re.findall("<class|type:|null", text) == []
     assert re.search(r"default:[^)]*\)\s+\(default:", text) is None
+    assert re.findall(r"default:\s+(?:True|False|\()", text) == []

@@ -39,6 +39,8 @@ def test_help_all_has_every_setting(capsys):
     assert text.startswith("usage: stylefinetune check ")
     assert [key for key in KEYS if f"--{key} " not in text] == []
     assert re.findall(r"type:|null\)|\(default: \)", text) == []
+    assert re.findall(r"default:\s+(?:True|False|\()", text) == []  # defaults are shown as they are typed
+    assert '"match": "fc8_*"' in text
 
 
 def test_other_arguments_show_no_help(capsys):
