@@ -37,12 +37,18 @@ def test_a_signal_requests_a_stop(number):
     assert signal.getsignal(number) == before
 
 
-def test_a_repeated_signal_within_a_second_counts_as_one():
-    with Preemption(ALONE, never) as preemption:
+@pytest.mark.parametrize(("same_signal", "exits"), [(600.0, 0), (-1.0, 2)])
+def test_a_repeated_signal_soon_after_the_first_counts_as_one(monkeypatch, same_signal, exits):
+    monkeypatch.setattr(preemption, "SAME_SIGNAL", same_signal)
+    calls = []
+    with Preemption(ALONE, lambda by, why: calls.append((by, why))) as listener:
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "signals")
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
-        assert wait_until(preemption.requested)
-        time.sleep(0.2)
+        assert wait_until(listener.requested)
+    thread.join(20)  # it ends when it has handled all signals
+    assert not thread.is_alive()
+    assert calls == [(signal.SIGINT, "the second signal")] * exits
 
 
 def test_a_second_signal_exits_at_once(monkeypatch):
@@ -71,8 +77,9 @@ def test_sighup_stays_ignored_under_nohup():
     try:
         with Preemption(ALONE, never) as preemption:
             os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.1)
-            assert not preemption.requested()
+            os.kill(os.getpid(), signal.SIGINT)
+            assert wait_until(preemption.requested)
+            assert preemption.signal is signal.SIGINT  # the first that is handled
     finally:
         signal.signal(signal.SIGHUP, before)
 
