@@ -244,8 +244,9 @@ def _find_doubts(shard_dir: ShardDir, source: Source) -> list[str]:
 
 
 def _print_summary(console: Console, counts: collections.Counter[str], *, is_local: bool) -> None:
-    kept = counts.pop(Status.KEPT, 0)
-    print_line(console, f"Writing train/val for {kept} successfully {'packed' if is_local else 'downloaded'} images.")
+    total, kept = counts.total(), counts.pop(Status.KEPT, 0)
+    caffes = f"Writing train/val for {kept} successfully downloaded images."  # what assemble_data.py prints
+    print_line(console, f"Packed {kept} of {total} images." if is_local else caffes)
     if counts:
         table = Table("other outcomes", "images", box=None, header_style="", pad_edge=False)
         for status, count in counts.most_common():
