@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from shards.format import counted
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.caffe.solver_lists import SolverLists, find_solver_lists
 from stylefinetune.config.cli import parse_config
@@ -90,7 +91,7 @@ def _check_shards(config: Config) -> CheckedRun:
     return CheckedRun(
         config=setup.config,
         net=setup.net,
-        data=f"{config.data.shards}: {counts} pictures; {len(classes):,} classes: "
+        data=f"{config.data.shards}: {counts} pictures; {counted(len(classes), 'class')}: "
         f"{', '.join(classes[:_MAX_NAMES])}{more}",
         plan=plan_of(setup),
         resumed=setup.resumed.path if setup.resumed else None,

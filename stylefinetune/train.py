@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch.profiler import record_function
 
+from shards.format import counted
 from stylefinetune.caffe.solver import read_solver
 from stylefinetune.checkpoint.async_saver import is_finite
 from stylefinetune.checkpoint.atomic_folder import recover_folders
@@ -138,7 +139,7 @@ def finish(run: TrainingRun, loader: Loader | None, progress: Progress) -> None:
     world.set_activity("waiting for the checkpoint", progress.iteration)
     run.checkpoints.wait()
     if run.preemption.signal:
-        line = f"stopped by {run.preemption.signal.name} after {progress.iteration} iterations"
+        line = f"stopped by {run.preemption.signal.name} after {counted(progress.iteration, 'iteration')}"
         raise Stopped(run.preemption.signal, f"{line}; run the same command again to continue")
     world.set_activity(FINISHING, progress.iteration)
     if progress.iteration < config.train.max_iter:
@@ -236,7 +237,7 @@ def save(run: TrainingRun, progress: Progress) -> None:
     path = checkpoint_path(Path(run.config.run_dir), progress.iteration)
     if not is_finite(state, run.world):
         if run.config.train.stop_on_nonfinite:
-            message = f"the weights aren't finite after {progress.iteration} iterations; {_remedy(run)}"
+            message = f"the weights aren't finite after {counted(progress.iteration, 'iteration')}; {_remedy(run)}"
             raise NotFiniteError(message, progress.iteration)
         run.tracker.log(f"{path} is not written, since the weights aren't finite")
         return

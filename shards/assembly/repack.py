@@ -14,6 +14,7 @@ from shards.assembly.finalize import finalize, read_rules, write_rules
 from shards.assembly.pack import PackJob, Results, load_block, pack_block, to_outcome
 from shards.assembly.worker_pool import check_interrupt, hold_interrupts, packing_pool
 from shards.config.schema import MAX_IMAGE_SIZE, count_processes
+from shards.counted import counted
 from shards.errors import ConfigError, ShardsError
 from shards.format.outcomes import Status
 from shards.format.parts import read_parts
@@ -77,15 +78,16 @@ def repack(config: RepackConfig, console: Console) -> None:
         ready = [block for block in source.blocks() if source.is_committed(block)]
         stale = [block for block in ready if not _is_current(source, target, block)]
         workers = count_processes(config.workers)
-        print_line(console, f"Repacking {len(stale)} of {len(source.blocks())} blocks with {workers} workers...")
+        blocks = counted(len(source.blocks()), "block")
+        print_line(console, f"Repacking {len(stale)} of {blocks} with {counted(workers, 'worker')}...")
         _pack_blocks(stale, source, target, work, workers, console)
         kept = finalize(target, work)[Status.KEPT]
-    print_line(console, f"{config.target}: {kept} pictures as {config.encode_format}")
+    print_line(console, f"{config.target}: {counted(kept, 'picture')} as {config.encode_format}")
     if len(ready) < len(source.blocks()):
         missing = len(source.blocks()) - len(ready)
         print_line(
             console,
-            f"{missing} blocks of {config.dir} are still missing; once assemble has made them, run repack again",
+            f"{config.dir} still lacks {counted(missing, 'block')}; once assemble has made them, run repack again",
         )
 
 

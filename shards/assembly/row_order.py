@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from shards.config.recipe import Recipe
+from shards.counted import counted
 from shards.errors import ShardsError
 from shards.format.index import LABELS
 from shards.storage.shard_dir import ROWS_PATH, ShardDir, create_shard_dir, load_shard_dir
@@ -50,7 +51,9 @@ def _append_rows(found: ShardDir, recipe: Recipe, work: Path, source: Source) ->
     """
     count = len(found)
     if 0 <= recipe.images < count:
-        raise ShardsError(f"{found.root} has {count} rows, more than --images {recipe.images}; use another --out")
+        raise ShardsError(
+            f"{found.root} has {counted(count, 'row')}, more than --images {recipe.images}; use another --out"
+        )
     rows, grown = select_rows(source, dataclasses.replace(recipe, list_lengths=found.recipe.list_lengths), work)
     names = found.recipe.classes
     if grown.classes[: len(names)] != names:

@@ -20,6 +20,7 @@ from shards.assembly.deduplicate import DuplicateRules
 from shards.assembly.finalize import finalize, write_rules
 from shards.assembly.worker_pool import check_interrupt, hold_interrupts, packing_pool
 from shards.config.schema import count_processes
+from shards.counted import counted
 from shards.errors import ShardsError
 from shards.files import make_folder, publish_file, sync_path, unpublish_file, write_file
 from shards.format.index import INDEX_FILE, LABELS, index_schema
@@ -101,7 +102,7 @@ def _scan(tars: list[Path], config: IndexConfig, root: Path, console: Console) -
     targets = [folder / f"{_hash_file(path, config.rules)}.parquet" for path in tars]
     missing = [(path, target) for path, target in zip(tars, targets, strict=True) if not target.is_file()]
     workers = min(count_processes(config.workers), max(1, len(missing)))
-    print_line(console, f"Reading {len(missing)} of {len(tars)} tars with {workers} workers...")
+    print_line(console, f"Reading {len(missing)} of {counted(len(tars), 'tar')} with {counted(workers, 'worker')}...")
     if missing:
         with packing_pool(workers) as pool:
             with hold_interrupts():
@@ -202,7 +203,7 @@ def _print_summary(console: Console, root: Path, contents: Contents, counts: Cou
     kept, classes = counts[Status.KEPT], len(contents.recipe.classes)
     splits = ", ".join(f"{split} {sum(rows):,}" for split, rows in contents.recipe.rows_of_tars.items())
     drawn = ", drawn at random" if contents.is_drawn else ""
-    print_line(console, f"{root}: {kept:,} pictures of {classes:,} classes; splits: {splits}{drawn}")
+    print_line(console, f"{root}: {counted(kept, 'picture')} of {counted(classes, 'class')}; splits: {splits}{drawn}")
     for status, count in counts.most_common():
         if status != Status.KEPT:
             print_line(console, f"not indexed: {count:,} {status}")

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shards.counted import counted
 from shards.format.outcomes import STATUS_GROUPS
 from shards.progress import print_line
 from shards.report.counts import StatusCounts, format_share, limit_counts
@@ -20,7 +21,7 @@ def print_tables(report: Report, console: Console) -> None:
     """Print the outcomes by status, split, class, host and year, and the leaks between the splits."""
     overall, classes = report.overall, report.by_label
     share = format_share(overall.kept, overall.total)
-    print_line(console, f"{report.root}: {overall.total:,} rows, {overall.kept:,} kept ({share})")
+    print_line(console, f"{report.root}: {counted(overall.total, 'row')}, {overall.kept:,} kept ({share})")
     _print_statuses(report, console)
     _print_counts("split", report.by_split, console)
     _print_counts("class", classes if len(classes) <= _MAX_CLASSES else limit_counts(classes, _MAX_CLASSES), console)

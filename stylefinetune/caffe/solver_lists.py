@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from shards.format import ShardsError
+from shards.format import ShardsError, counted
 from shards.format.caffe_list import parse_caffe_list
 from shards.format.index import INDEX_FILE
 from shards.format.outcomes import OUTCOMES_FILE, Status
@@ -229,5 +229,5 @@ def _kept_rows(shards: Path) -> list[tuple[str, str, int]] | None:
 def _join(problem: str, pictures: list[str]) -> str:
     """Return a message that lists pictures, one a line."""
     more = [f"and {len(pictures) - _MAX_LISTED:,} more"] if len(pictures) > _MAX_LISTED else []
-    count = f"{len(pictures):,} pictures" if len(pictures) > 1 else "1 picture"
+    count = counted(len(pictures), "picture")
     return "\n  ".join([f"{count} of the net's lists {problem}:", *pictures[:_MAX_LISTED], *more])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from shards.format import counted
 from shards.format.text import decode_lines, find_file
 from stylefinetune.caffe.deploy_input import Deploy, read_deploy
 from stylefinetune.caffe.pretrained import locate_published
@@ -124,7 +125,9 @@ def _class_names(files: CaffeFiles, count: int) -> list[str]:
         raise UserError(f"--class_names {files.class_names} can't be read: {error.strerror}") from error
     names = [line.strip() for line in lines if line.strip()]
     if len(names) != count:
-        raise UserError(f"--class_names {files.class_names} has {len(names)} classes, and the network {count}")
+        raise UserError(
+            f"--class_names {files.class_names} has {counted(len(names), 'class')}, and the network {count}"
+        )
     return names
 
 

@@ -38,10 +38,10 @@ def stops_early(tests: Tests, config: Config) -> bool:
 def describe_early_stop(tests: Tests, config: Config) -> str:
     """Return the line of a run that stops early."""
     metric, patience = config.checkpoint.best_metric, config.train.patience
+    since = "the test since then was" if patience == 1 else f"{patience} tests since then were"
     index = best_test(tests, metric)
     test = None if index is None else tests[index]
     best = f"is {metric_of(test, metric):.6g} of iteration {test['iteration']:.0f}" if test else "is NaN"
     return (
-        f"Early stopping: the best {metric} {best}, and {patience} tests since then were not better; to continue this "
-        "run, raise train.patience"
+        f"Early stopping: the best {metric} {best}, and {since} not better; to continue this run, raise train.patience"
     )

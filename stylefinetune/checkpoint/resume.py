@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from shards.format import counted
 from stylefinetune.caffe.files import HDF5_SUFFIXES, read_solverstate
 from stylefinetune.checkpoint.checkpoint import (
     CONFIG,
@@ -246,7 +247,7 @@ def check_resumed_data(checkpoint: Checkpoint, config: Config, classes: tuple[st
         difference = "with another net"
         advice += f", or train with --weights {checkpoint.path} there"
     elif len(classes) != len(saved.classes):
-        difference = f"on {len(saved.classes)} classes, {shards} has {len(classes)}"
+        difference = f"on {counted(len(saved.classes), 'class')}, {shards} has {len(classes)}"
     elif list(classes) != saved.classes:
         label = next(label for label, name in enumerate(classes) if name != saved.classes[label])
         difference = f"with class {label} called {saved.classes[label]!r}, {shards} calls it {classes[label]!r}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shards.format import ObjectStore, ShardsError, object_store_url
+from shards.format import ObjectStore, ShardsError, counted, object_store_url
 from shards.format.index import ShardIndex
 from stylefinetune.config.cli import parse_config
 from stylefinetune.data.dataset import open_split
@@ -28,8 +28,8 @@ def _check_folder(folder: Path) -> Finding:
     if not counts:
         return Finding(name, "failed", f"{folder} has no pictures", f"see why: shards report {folder}")
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    classes = len(index.metadata.classes)
-    return Finding(name, "ok", f"{folder}: {sizes} pictures, {classes:,} classes; shards verify reads them all")
+    classes = counted(len(index.metadata.classes), "class")
+    return Finding(name, "ok", f"{folder}: {sizes} pictures, {classes}; shards verify reads them all")
 
 
 def _check_store(url: str) -> Finding:

@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from shards.format import counted
 from stylefinetune.errors import EXIT_CRASH, UserError
 from stylefinetune.export.network import TrainedNetwork
 from stylefinetune.export.pictures import Pictures
@@ -27,7 +28,7 @@ class Comparison:
     largest: float  # logit
 
     def __str__(self) -> str:
-        count = "1 picture" if self.pictures == 1 else f"{self.pictures} pictures"
+        count = counted(self.pictures, "picture")
         return f"checked with {count}: logits differ by at most {self.difference:.2g}, and are up to {self.largest:.3g}"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from shards.format import counted
 from shards.format.columns import Integers
 from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
@@ -20,10 +21,8 @@ def resolve_class_weights(config: Config, labels: Integers, classes: int) -> Con
         weights = balanced_weights(labels, classes)
         return dataclasses.replace(config, train=dataclasses.replace(config.train, class_weights=weights))
     if weights is not None and len(weights) != classes:
-        raise UserError(
-            f"train.class_weights has {len(weights)} values, {config.data.shards} has {classes} classes; "
-            "give one for each class, in label order, or balanced"
-        )
+        found = f"train.class_weights has {counted(len(weights), 'value')}, {config.data.shards} has"
+        raise UserError(f"{found} {counted(classes, 'class')}; give one for each class, in label order, or balanced")
     return config
 
 

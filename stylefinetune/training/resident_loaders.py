@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 
+from shards.format import counted
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.data.resident.loader import ResidentLoader
@@ -48,7 +49,7 @@ def load_resident(run: TrainingRun, start: int) -> Loaders | None:
         return _read_instead(run, "they are too many for one GPU; data.resident true gives each rank a share of them")
     count, held = sum(len(dataset.entries) for dataset in sets), f"{place.size / 1e9:.1f} GB on each rank's device"
     sent = "; the ranks send each other what they need" if place.is_shared else ""
-    run.tracker.log(f"Decoding {count:,} pictures into memory, {held}{sent}")
+    run.tracker.log(f"Decoding {counted(count, 'picture')} into memory, {held}{sent}")
     loaders = [_fill(dataset, run, start, shared=place.is_shared) for dataset in sets]
     return Loaders(loaders[0], loaders[1] if run.test_set else None)
 

@@ -123,7 +123,7 @@ def test_the_complete_blocks_of_an_unfinished_folder_are_repacked(crawled, tmp_p
     (source / Block("test", 0).outcomes_part).unlink()
     printed = run_repack(source, out)
     assert printed.splitlines()[0].startswith("Repacking 4 of 5 blocks")
-    assert printed.splitlines()[-1].startswith(f"1 blocks of {source} are still missing")
+    assert printed.splitlines()[-1].startswith(f"{source} still lacks 1 block; once ")
     assert len(ShardIndex.load(out).entries("train")) == 14
     (source / Block("test", 0).outcomes_part).write_bytes(lost)
     run_repack(source, out)

@@ -55,6 +55,9 @@ def test_the_line_names_the_best_test():
         "Early stopping: the best accuracy is 0.3 of iteration 10, and 2 tests since then were not better; to continue "
         "this run, raise train.patience"
     )
+    assert "of iteration 0, and the test since then was not better; " in describe_early_stop(
+        results(0.3, 0.2), config(patience=1)
+    )
 
 
 def test_a_high_mean_average_precision_is_good_and_tests_without_it_do_not_count():
