@@ -1,13 +1,42 @@
 """Small JPEGs of the pictures of a split, for pages that show predictions."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import cv2
 
+from shards.format import ShardsError
 from shards.format.images import BadPicture, Pixels, read_member
-from shards.format.index import Entries
+from shards.format.index import Entries, ShardIndex
 
 _SIDE = 112  # pixels of the longer side
+
+
+class ShownPictures:
+    """The pictures of an earlier test. Its shards may be gone, or have other pictures by now.
+
+    Args:
+        shards: folder of the shards.
+        split: split of the test.
+    """
+
+    def __init__(self, shards: str, split: str) -> None:
+        self._entries: Entries | None = None
+        with contextlib.suppress(ShardsError):
+            self._entries = ShardIndex.load(Path(shards)).entries(split)
+
+    @property
+    def are_there(self) -> bool:
+        """Whether the shards can be read."""
+        return self._entries is not None
+
+    def thumbnail(self, row: int, key: str, side: int = _SIDE) -> bytes:
+        """Return the picture of a row, which had this key, as `thumbnail` does; empty if it isn't there any more."""
+        entries = self._entries
+        if entries is None or row >= len(entries) or entries.key[row] != key:
+            return b""
+        return thumbnail(entries, row, side)
 
 
 def thumbnail(entries: Entries, row: int, side: int = _SIDE) -> bytes:

@@ -2,14 +2,11 @@
 
 import base64
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from shards.format import ShardsError
-from shards.format.index import Entries, ShardIndex
-from stylefinetune.evaluation.thumbnails import thumbnail
+from stylefinetune.evaluation.thumbnails import ShownPictures
 from stylefinetune.run_report.history import EVALUATION, RunHistory
 
 _WORST = 24  # mistakes with the highest probability
@@ -37,7 +34,7 @@ def find_mistakes(run: RunHistory) -> list[Mistake]:
     table = pq.read_table(path, columns=["row", "key", "label", "predicted", "probability", "rank"])
     rows = table.filter(np.asarray(table["rank"]) > 1).sort_by([("probability", "descending")]).to_pylist()
     names = [metrics["name"] for metrics in run.evaluation["by_class"]]
-    entries = _open_entries(run)
+    pictures = ShownPictures(run.evaluation["shards"], run.evaluation["split"])
     mistakes: list[Mistake] = []
     pairs: dict[tuple[int, int], int] = {}
     for place, row in enumerate(rows):
@@ -45,7 +42,7 @@ def find_mistakes(run: RunHistory) -> list[Mistake]:
         is_worst = place < _WORST
         if len(mistakes) < _MOST and (is_worst or pairs.get(pair, 0) < _PER_PAIR):
             pairs[pair] = pairs.get(pair, 0) + 1
-            image = _thumbnail(entries, row["row"], row["key"]) if entries else ""
+            image = _data_url(pictures.thumbnail(row["row"], row["key"]))
             mistakes.append(Mistake(row["key"], names[pair[0]], names[pair[1]], row["probability"], image, is_worst))
     return mistakes
 
@@ -77,7 +74,7 @@ def find_suspect_pictures(run: RunHistory) -> SuspectPictures | None:
         return None
     table = pq.read_table(path)
     names = [metrics["name"] for metrics in run.evaluation["by_class"]]
-    entries = _open_entries(run)
+    pictures = ShownPictures(run.evaluation["shards"], run.evaluation["split"])
     shown = [
         Suspect(
             row["key"],
@@ -85,25 +82,12 @@ def find_suspect_pictures(run: RunHistory) -> SuspectPictures | None:
             row["label_probability"],
             names[row["suggested"]],
             row["suggested_probability"],
-            _thumbnail(entries, row["row"], row["key"]) if entries else "",
+            _data_url(pictures.thumbnail(row["row"], row["key"])),
         )
         for row in table.slice(0, _SUSPECTS).to_pylist()
     ]
     return SuspectPictures(table.num_rows, shown)
 
 
-def _open_entries(run: RunHistory) -> Entries | None:
-    """Return the pictures that the run was evaluated on; None if its shards are not there."""
-    assert run.evaluation is not None
-    try:
-        return ShardIndex.load(Path(run.evaluation["shards"])).entries(run.evaluation["split"])
-    except ShardsError:
-        return None
-
-
-def _thumbnail(entries: Entries, row: int, key: str) -> str:
-    """Return a picture as a data: URL; empty if it can't be read, or the shards have other pictures by now."""
-    if row >= len(entries) or entries.key[row] != key:
-        return ""
-    jpeg = thumbnail(entries, row)
+def _data_url(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""

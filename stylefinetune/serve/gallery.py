@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from shards.format import ShardsError, first_line
+from shards.format import first_line
 from shards.format.columns import Lists
-from shards.format.index import Entries, ShardIndex
 from stylefinetune.config.train import LossFunction
 from stylefinetune.errors import UserError
-from stylefinetune.evaluation.thumbnails import thumbnail
+from stylefinetune.evaluation.thumbnails import ShownPictures
 from stylefinetune.losses.loss import to_probabilities
 
 _FILE = "predictions.parquet"
@@ -44,7 +43,7 @@ class Gallery:
     _probabilities: npt.NDArray[np.float32]  # [N, k]
     _truth: Lists  # the true labels of each picture
     _is_correct: npt.NDArray[np.bool_]  # [N]
-    _entries: Entries | None  # the pictures of the split, if its shards are there
+    _pictures: ShownPictures
 
     @classmethod
     def open(cls, folder: Path, loss: LossFunction) -> "Gallery | None":
@@ -83,8 +82,8 @@ class Gallery:
             truth = Lists.join(table[truth_column].chunks)
             is_correct = np.array([labels[at, 0] in truth[at] for at in range(len(truth))], bool)
         source = {name: metadata[name] for name in ("checkpoint", "shards", "split")}
-        entries = _open_entries(source)
-        return cls(source, classes, table["key"], rows, labels, probabilities, truth, is_correct, entries)
+        pictures = ShownPictures(source["shards"], source["split"])
+        return cls(source, classes, table["key"], rows, labels, probabilities, truth, is_correct, pictures)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -92,7 +91,7 @@ class Gallery:
     def summarize(self) -> dict[str, Any]:
         """Return what the predictions are of, and how many are correct."""
         correct = int(self._is_correct.sum())
-        return self.source | {"pictures": len(self), "correct": correct, "has_pictures": self._entries is not None}
+        return self.source | {"pictures": len(self), "correct": correct, "has_pictures": self._pictures.are_there}
 
     def find(
         self, shown: Shown, true: int | None, predicted: int | None, first: int, count: int, *, least_sure: bool
@@ -121,12 +120,9 @@ class Gallery:
 
     def picture(self, number: int, side: int) -> bytes:
         """Return picture `number` of the test as a JPEG; empty if it can't be read, or has been replaced."""
-        if self._entries is None or not 0 <= number < len(self):
+        if not 0 <= number < len(self):
             return b""
-        row = int(self._rows[number])
-        if row >= len(self._entries) or self._entries.key[row] != self._keys[number].as_py():
-            return b""
-        return thumbnail(self._entries, row, side)
+        return self._pictures.thumbnail(int(self._rows[number]), self._keys[number].as_py(), side)
 
     def _describe(self, number: int) -> dict[str, Any]:
         pairs = zip(self._labels[number].tolist(), self._probabilities[number].tolist(), strict=True)
@@ -153,11 +149,3 @@ def _read_top(
         labels.append(best.numpy().astype(np.int32))
         probabilities.append(values.numpy())
     return np.concatenate(labels), np.concatenate(probabilities)
-
-
-def _open_entries(source: dict[str, str]) -> Entries | None:
-    """Return the pictures of the test; None if its shards are not there."""
-    try:
-        return ShardIndex.load(Path(source["shards"])).entries(source["split"])
-    except ShardsError:
-        return None
