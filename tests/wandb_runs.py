@@ -26,7 +26,7 @@ from tests.run_facts import FACTS, RESULT
 
 def test(iteration):
     tracker.log_test_start(iteration)
-    tracker.log_test(iteration, TestResult(correct=iteration, count=100, loss=iteration / 7))
+    tracker.log_test(iteration, TestResult(correct=iteration, count=100, loss=iteration / 7), {})
 
 def checkpoints():
     found = sorted(Path(run_dir, "checkpoints").glob("iter_*"), key=lambda path: int(path.name[5:]))

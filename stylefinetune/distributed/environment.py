@@ -42,7 +42,7 @@ class Launch:
 
         Raises:
             RankError: a variable is missing or wrong.
-        LostRankError: the launcher has exited already.
+            LostRankError: the launcher has exited already.
         """
         _check_threads()
         if "WORLD_SIZE" not in os.environ:

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -150,7 +150,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         for dashboard in self._dashboards:
             dashboard.show_result(iteration, result)
 
-    def log_test(self, iteration: int, result: TestResult, further: dict[str, float] | None = None) -> None:
+    def log_test(self, iteration: int, result: TestResult, further: Mapping[str, float]) -> None:
         """Log the result of a test, and further values of it by name."""
         seconds = time.monotonic() - self._test_began
         self._clock.add_test(seconds)
@@ -160,10 +160,9 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         loss = _digits(result.loss)
         self._log.info("    Test net output #0: accuracy = %s", _digits(result.accuracy))
         self._log.info("    Test net output #1: loss = %s (* 1 = %s loss)", loss, loss)
-        for number, (name, value) in enumerate((further or {}).items(), start=2):
+        for number, (name, value) in enumerate(further.items(), start=2):
             self._log.info("    Test net output #%d: %s = %s", number, name, _digits(value))
-        further = (further or {}) | self._details
-        values = {"accuracy": result.accuracy, **dataclasses.asdict(result), **(further or {})}
+        values = {"accuracy": result.accuracy, **dataclasses.asdict(result), **further, **self._details}
         self._log_metrics(iteration, "test", {name: value for name, value in values.items() if value is not None})
 
     def log_train(

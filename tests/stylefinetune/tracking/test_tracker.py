@@ -23,7 +23,7 @@ def config(run_dir):
 def log_an_iteration(tracker):
     tracker.log("Solving")
     tracker.log_test_start(0)
-    tracker.log_test(0, TestResult(correct=308, count=10000, loss=3.1))
+    tracker.log_test(0, TestResult(correct=308, count=10000, loss=3.1), {})
     tracker.log_train(0, [3.25728, 3.0], {"lr": 0.001, "lr_x10": 0.01}, 0.0, {"forward_ms": 12.5})
     tracker.advance(0)
 
