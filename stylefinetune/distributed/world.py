@@ -220,7 +220,8 @@ def _select_device(local_rank: int) -> torch.device:
 
 def _join_failure(launch: Launch, reason: str) -> str:
     if "EADDRINUSE" in reason:
-        return f"MASTER_PORT is {os.environ['MASTER_PORT']}, which another program uses; set another one"
+        port = os.environ["MASTER_PORT"]
+        return f"MASTER_PORT is {port}, which can't be used (Address already in use); set another port"
     return f"not all of the {launch.size} ranks could join: {reason}; see the others' output"
 
 

@@ -19,6 +19,8 @@ def test_the_objects_equal_the_files_of_a_folder(server, pictures, run_assemble,
     run_assemble(list=pictures, **SETTINGS)
     output = run_assemble(list=pictures, out=Path(url), **SETTINGS)
     assert "for 24 successfully downloaded images" in output
+    assert f"stylefinetune train --data.shards '{url}'" in output
+    assert "shards report" not in output  # it reads folders only
     expected = local_objects(tmp_path / "out", tmp_path / "a")
     assert len([name for name in expected if name.endswith(".tar")]) == 5
     assert lasting_objects(url, tmp_path / "b") == expected
