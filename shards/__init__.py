@@ -29,17 +29,17 @@ def assemble(source: str | Path | Sequence[str], out: str | Path, **settings: An
 
     Raises:
         ShardsError: the list or the machine is not as required, or no picture could be kept.
-        ValueError: a setting has an impossible value.
+        ValueError: a setting has a value of the wrong type or out of range.
         TypeError: there is no such setting.
     """
     from rich.console import Console  # noqa: PLC0415 -- these load the crawler
 
     from shards.assembly.assemble import assemble as assemble_list  # noqa: PLC0415
-    from shards.config.schema import AssembleConfig  # noqa: PLC0415
+    from shards.config.cli import check_assemble_config  # noqa: PLC0415
     from shards.format.outcomes import OUTCOMES_FILE, count_outcomes  # noqa: PLC0415
 
     lists = str(source) if isinstance(source, str | Path) else list(source)
-    config = AssembleConfig(list=lists, out=Path(out), **settings)
+    config = check_assemble_config({"list": lists, "out": Path(out), **settings})
     reason = assemble_list(config, Console(soft_wrap=True, stderr=True))
     if reason:
         raise ShardsError(reason)

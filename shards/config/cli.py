@@ -51,6 +51,24 @@ def parse_assemble_config(arguments: list[str]) -> AssembleConfig:
         raise ConfigError(one_line(str(error))) from error
 
 
+def check_assemble_config(settings: dict[str, Any]) -> AssembleConfig:
+    """Return the config of settings that are given in Python.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+        TypeError: there is no such setting.
+    """
+    if unknown := settings.keys() - set(_KEYS):
+        name = min(unknown)
+        raise TypeError(f"assemble has no setting {name}{_suggestion(name, '')}")
+    parser = build_parser()
+    try:
+        namespace: Any = parser.instantiate(parser.parse_object(settings))
+    except ArgumentError as error:
+        raise ConfigError(one_line(str(error))) from error
+    return AssembleConfig(**{name: namespace[name] for name in _KEYS})
+
+
 class _HelpFormatter(DefaultHelpFormatter):
     """Shows defaults as they are typed, and neither types nor empty defaults."""
 

@@ -65,8 +65,10 @@ class Classifier:
         """Return names and probabilities of the classes, the most probable first; of all, or of the `top` ones.
 
         Raises:
-            UserError: as above, or the network computes scores that aren't finite.
+            UserError: as above, or `top` is below 1, or the network computes scores that aren't finite.
         """
+        if top is not None and top < 1:
+            raise UserError(f"top is {top}; it must be at least 1")
         logits = self._network(self._fit(_to_pixels(picture)))
         return _most_probable(self._network, logits, top or len(self.classes))[0]
 
@@ -125,7 +127,12 @@ def _to_pixels(picture: "str | Path | Image | np.ndarray[Any, Any]") -> Pixels:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(f"a picture is {picture.dtype}{list(picture.shape)}; uint8[height, width, 3] is needed")
         return np.ascontiguousarray(picture)
-    return np.asarray(picture.convert("RGB"))
+    from PIL import Image, ImageOps  # noqa: PLC0415 -- few callers have such pictures
+
+    upright = ImageOps.exif_transpose(picture)  # as a picture is read from its path
+    if upright.mode.startswith("I;16"):  # Pillow would cut values off at 255
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    return np.asarray(upright.convert("RGB"))
 
 
 def _most_probable(network: PictureNetwork, logits: torch.Tensor, top: int) -> list[list[tuple[str, float]]]:

@@ -33,9 +33,15 @@ def test_a_script_needs_no_guard(drawn, tmp_path):
 def test_mistakes_are_errors_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="image_size is 0; it must be at least 1"):
         shards.assemble(tmp_path, tmp_path / "out", image_size=0)
+    with pytest.raises(
+        ValueError, match=r"encode_format: Expected one of \['original', 'pixels', 'jpg'\]. Got value: png"
+    ):
+        shards.assemble(tmp_path, tmp_path / "out", encode_format="png")
+    with pytest.raises(ValueError, match=r"images: Expected an int. Got value: many"):
+        shards.assemble(tmp_path, tmp_path / "out", images="many")
     with pytest.raises(shards.ShardsError, match="nowhere"):
         shards.assemble(tmp_path / "nowhere.csv", tmp_path / "out")
-    with pytest.raises(TypeError, match="imagesize"):
+    with pytest.raises(TypeError, match=r"assemble has no setting imagesize; did you mean image_size\?"):
         shards.assemble(tmp_path, tmp_path / "out", imagesize=5)
 
 

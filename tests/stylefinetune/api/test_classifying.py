@@ -47,6 +47,25 @@ def test_paths_pil_images_and_arrays_are_the_same_picture(trained, photo):
             classifier(wrong)
 
 
+def test_pil_images_with_an_orientation_or_16_bits_are_those_that_their_paths_give(trained, photo, tmp_path):
+    classifier = load(trained)
+    picture = Image.open(photo)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    picture.save(tmp_path / "turned.png", exif=exif)
+    grey = np.asarray(picture.convert("L"))
+    cv2.imwrite(str(tmp_path / "deep.png"), grey.astype(np.uint16) * 257)
+    for path in (tmp_path / "turned.png", tmp_path / "deep.png"):
+        assert torch.equal(classifier.preprocess(path), classifier.preprocess(Image.open(path)))
+    assert Image.open(tmp_path / "deep.png").mode == "I;16"
+    assert not torch.equal(classifier.preprocess(tmp_path / "turned.png"), classifier.preprocess(picture))
+
+
+def test_fewer_than_one_class_is_refused(trained, photo):
+    with pytest.raises(UserError, match="top is 0; it must be at least 1"):
+        load(trained)(photo, top=0)
+
+
 def test_many_pictures_are_classified_while_they_are_read(trained, drawn, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     inputs = [drawn.folder / "test_001.jpg", tmp_path / "broken.jpg", str(drawn.folder / "test_00[34].jpg")]
