@@ -6,6 +6,7 @@ import fnmatch
 import glob
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stylefinetune.config.optim import CAFFE_SGD, OptimConfig
 from stylefinetune.config.schema import Config
 from stylefinetune.errors import UserError
 
+PRINT_CONFIG = "--print_config"
 PRINT_DEEPSPEED = "--print_deepspeed_config"
 _LENGTHS = ("train.max_iter", "train.epochs")  # of a run; the later one counts
 
@@ -34,6 +36,7 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
 
     Raises:
         UserError: a key is unknown, a value has a wrong type or range, or a file can't be read.
+        SystemExit: the command line has --print_config, and the settings are printed.
     """
     parser = build_parser()
     try:
@@ -44,7 +47,11 @@ def parse_config(arguments: list[str], read_solver: Callable[[Path], dict[str, A
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(str(error))) from error
     _check_finite(config)
-    return _let_default_rule_follow(config)
+    config = _let_default_rule_follow(config)
+    if namespace[PRINT_CONFIG.lstrip("-")]:
+        sys.stdout.write(dump_config(config))
+        raise SystemExit
+    return config
 
 
 def build_parser(command: str = "train") -> ArgumentParser:
@@ -56,9 +63,11 @@ def build_parser(command: str = "train") -> ArgumentParser:
         formatter_class=HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
+        print_config=None,  # jsonargparse's can't write rules of layers
     )
     parser.add_argument("--config", action="config", help="YAML file of the keys below")
     parser.add_class_arguments(Config, None)
+    parser.add_argument(PRINT_CONFIG, action="store_true", help="print all settings as YAML and exit")
     parser.add_argument(PRINT_DEEPSPEED, action="store_true", help="print DeepSpeed's configuration and exit")
     return parser
 

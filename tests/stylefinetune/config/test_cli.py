@@ -267,3 +267,19 @@ def test_the_default_rule_applies_to_a_last_layer_of_any_name(tmp_path, name, ma
     assert cli.load_config(tmp_path / "config.yaml") == config
     given = ["--optim.layers=[{match: conv1, lr_mult: 0}]"]
     assert parse_config([f"--model.last_layer={name}", *given]).optim.layers == (LayerRule("conv1", lr_mult=0.0),)
+
+
+def test_the_printed_settings_are_a_config_file(tmp_path, capsys):
+    layers = '[{match: "conv*", freeze_until: 5}, {match: "*", lr_mult: 2}]'
+    flags = [
+        "--run_dir=runs/a",
+        f"--optim.layers={layers}",
+        "--data.mean_value=1,2,3",
+        "--train.class_weights=balanced",
+    ]
+    with pytest.raises(SystemExit) as exit_:
+        parse_config([*flags, "--print_config"])
+    printed, errors = capsys.readouterr()
+    assert (exit_.value.code, errors) == (None, "")
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert parse_config([f"--config={tmp_path / 'printed.yaml'}"]) == parse_config(flags)
