@@ -101,11 +101,11 @@ class _Chunk:
 
     def convert(self, split_column: str | None) -> pa.Table:
         """Return the rows as a table. Without a `split_column` in the list, the splits are drawn."""
-        urls = self._take_texts(self._recipe.url_col, _url_text)
+        urls = self._take(self._recipe.url_col, _url_text)
         if self._recipe.local:
             self._check_paths(urls)
         labels, schema = self._take_labels(self._recipe.label_col)
-        ids = self._take_texts("id", scalar_text)
+        ids = self._take("id", scalar_text)
         splits = self._take_splits(split_column, urls)
         extras = [self._encode(index, row) for index, row in enumerate(self._rows)]
         columns = {"id": ids, "image_url": urls, "split": splits, "label": labels, "extra": extras}
@@ -126,7 +126,7 @@ class _Chunk:
             return [UNLABELLED] * len(self._rows), CONVERTED_SCHEMA
         separator = self._recipe.label_separator
         if separator is None and not any(isinstance(row.get(column), list) for row in self._rows):
-            labels = self._take_texts(column, scalar_text)
+            labels = self._take(column, scalar_text)
             if "" in labels:
                 raise self._error(labels.index(""), f"has no label in the column {column}; {_NO_LABEL}")
             return labels, CONVERTED_SCHEMA
@@ -142,7 +142,7 @@ class _Chunk:
         return lists, LISTS_SCHEMA
 
     def _take_splits(self, column: str | None, urls: list[str]) -> list[str]:
-        splits = self._take_texts(column, scalar_text) if column else []
+        splits = self._take(column, scalar_text) if column else []
         if self._recipe.split == "by_owner":
             owners = (owner_of(row) or url for row, url in zip(self._rows, urls, strict=True))
             return [draw_split(owner, self._recipe.seed, self._recipe.test_share) for owner in owners]
@@ -155,9 +155,6 @@ class _Chunk:
             if any(each in row for each in _SPLIT_COLUMNS):
                 raise self._error(index, "has a split, but the first row has none; give all rows a split, or none")
         return [draw_split(url, self._recipe.seed, self._recipe.test_share) for url in urls]
-
-    def _take_texts(self, column: str, convert: Callable[[Any], str]) -> list[str]:
-        return self._take(column, convert)
 
     def _take(self, column: str, convert: Callable[[Any], T]) -> list[T]:
         values = [row.pop(column, None) for row in self._rows]

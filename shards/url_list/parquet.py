@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from shards.errors import ShardsError
+from shards.errors import ShardsError, first_line
 
 _BATCH_ROWS = 1_000
 _LISTS = (
@@ -52,7 +52,7 @@ def read_parquet(source: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
     except ShardsError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name in the file is not UTF-8
-        raise ShardsError(f"--list {name} can't be read: {(str(error).splitlines() or ['damaged'])[0]}") from error
+        raise ShardsError(f"--list {name} can't be read: {first_line(error)}") from error
 
 
 def _read_header(file: pq.ParquetFile, name: str) -> list[str]:

@@ -117,31 +117,41 @@ def read_source(
     Raises:
         ShardsError: a list can't be read, or lists of both kinds are given.
     """
-    caffe = [_CAFFE_LIST.fullmatch(name) for name in lists]
-    if len(lists) == 1 and not caffe[0]:
-        if lists[0].startswith(_DATASET):
-            return _read_dataset(lists[0], dataset_rules or DatasetRules())
-        folder = _find_folder(lists[0])
-        if folder:
-            found = list_class_folders(folder, folder_rules or FolderRules())
-            return Source(
-                name=lists[0],
-                parts={"": found.listing},
-                base=folder,
-                is_folder=True,
-                classes=found.classes,
-                warnings=found.warnings,
-            )
-        if local and (lists[0] == FLICKR_STYLE or _is_web_url(lists[0])):
-            raise ShardsError(
-                f"--list {lists[0]}: a list from the web may not name local files; download it, check it, and give "
-                "the file with --local"
-            )
-        base = Path(lists[0]).expanduser().parent if local else None
-        return Source(lists[0], {"": _find(lists[0])}, max_bytes=max_bytes, base=base)
+    if len(lists) != 1 or _CAFFE_LIST.fullmatch(lists[0]):
+        return _read_caffe_lists(lists)
+    (name,) = lists
+    if name.startswith(_DATASET):
+        return _read_dataset(name, dataset_rules or DatasetRules())
+    folder = _find_folder(name)
+    if folder:
+        return _read_folder(name, folder, folder_rules or FolderRules())
+    if local and (name == FLICKR_STYLE or _is_web_url(name)):
+        raise ShardsError(
+            f"--list {name}: a list from the web may not name local files; download it, check it, and give "
+            "the file with --local"
+        )
+    base = Path(name).expanduser().parent if local else None
+    return Source(name, {"": _find(name)}, max_bytes=max_bytes, base=base)
+
+
+def _read_folder(name: str, folder: Path, rules: FolderRules) -> Source:
+    found = list_class_folders(folder, rules)
+    return Source(
+        name=name,
+        parts={"": found.listing},
+        base=folder,
+        is_folder=True,
+        classes=found.classes,
+        warnings=found.warnings,
+    )
+
+
+def _read_caffe_lists(lists: list[str]) -> Source:
+    """Read Caffe list files, each given as split=path."""
     parts: dict[str, bytes] = {}
     paths: dict[str, str] = {}
-    for name, match in zip(lists, caffe, strict=True):
+    for name in lists:
+        match = _CAFFE_LIST.fullmatch(name)
         if match is None:
             raise ShardsError(f"--list {name}: each of several lists must be a Caffe list file, given as split=path")
         if match[1] in parts:
