@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Trains with DeepSpeed, started by its own launcher. Checks the flags first, and exits with the run's own exit code.
+# Trains with DeepSpeed, started by its own launcher. Checks the flags first, and exits with the exit code of the run.
 #
 #   launch/deepspeed.sh --config FILE [FLAG of training ...]
 #   HOSTFILE=FILE launch/deepspeed.sh --config FILE ...       on several nodes
 #
+# Environment variables:
 # HOSTFILE        file with a line per node: HOST slots=8. Each HOST accepts ssh without a password, and has the
 #                 checkout, PYTHON, HOSTFILE, the shards and run_dir under the same paths
 # NPROC_PER_NODE  processes per node; default: the slots, or without HOSTFILE one per GPU, or 1 without GPUs
@@ -11,7 +12,7 @@
 # MASTER_PORT     free port there; default: any
 # PYTHON          interpreter; default: the active environment's, else .venv/bin/python
 #
-# launch/train.sh --engine deepspeed trains the same with torchrun, which also restarts the ranks when one is lost.
+# launch/train.sh --engine deepspeed trains the same with torchrun, which also restarts the ranks if one is lost.
 set -euo pipefail
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 script=launch/deepspeed.sh

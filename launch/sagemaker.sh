@@ -3,7 +3,7 @@
 #
 #   PyTorch(entry_point="launch/sagemaker.sh", source_dir=".", instance_count=2, hyperparameters={"config": "..."}, ...)
 #
-# The arguments are flags of training, which SageMaker makes of the hyperparameters. SM_HOSTS, SM_CURRENT_HOST and
+# The arguments are flags of training, which SageMaker makes from the hyperparameters. SM_HOSTS, SM_CURRENT_HOST and
 # SM_NUM_GPUS are SageMaker's.
 set -euo pipefail
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Trains on one node or several, without a scheduler. Checks the flags first, and exits with the run's own exit code.
+# Trains on one node or several, without a scheduler. Checks the flags first, and exits with the exit code of the run.
 #
 #   launch/train.sh --config FILE [FLAG of training ...]
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST launch/train.sh --config FILE ...       on the second node NODE_RANK=1
 #   NNODES=1:2 NODE_RANK=0 MASTER_ADDR=HOST launch/train.sh --config FILE ...     elastic: runs on 1 node or 2
 #
+# Environment variables:
+# NNODES          number of nodes, or MIN:MAX; default: 1
+# NODE_RANK       number of this node, from 0
 # MASTER_ADDR     host name or address of node 0, which must run from start to end
-# MASTER_PORT     free port there; default: 29500
+# MASTER_PORT     free port there; default: 29500, or with one node any
 # NPROC_PER_NODE  processes per node; default: one per GPU, or 1 without GPUs
 # PYTHON          interpreter; default: the active environment's, else .venv/bin/python
 set -euo pipefail
