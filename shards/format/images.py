@@ -159,7 +159,7 @@ def _check_header(body: bytes, limits: SizeLimits) -> tuple[str, int, int]:
         if body[4:12] in _HEIC:
             raise BadPicture(Status.NOT_AN_IMAGE, "HEIC, which OpenCV doesn't read; convert it to JPEG")
         if name := _LOCAL_FORMATS.get(body[4:12]) or _LOCAL_FORMATS.get(body[:4]):
-            raise BadPicture(Status.NOT_AN_IMAGE, f"{name} that is damaged, or isn't from a local file")
+            raise BadPicture(Status.NOT_AN_IMAGE, f"{name}, which is damaged or not from a local file")
         raise BadPicture(Status.NOT_AN_IMAGE, f"begins with {body[:16]!r}" if body else "is empty")
     try:
         width, height = _HEADER_READERS[kind](body)

@@ -127,8 +127,19 @@ def _check(options: Namespace) -> None:
             raise UserError(f"--{name} is {options[name]:g}; it must not be negative")
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}; it must be from 0 to 65535")
+    if options.trusted_proxy is not None and not _is_network(options.trusted_proxy):
+        raise UserError(f"--trusted_proxy is {options.trusted_proxy!r}; it must be an IP address, such as 10.0.0.1")
     if not options.host:
         raise UserError("--host is empty; 0.0.0.0 stands for all addresses")
+
+
+def _is_network(text: str) -> bool:
+    """Return whether a text is an address, or a network of them, which uvicorn takes too."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _settings(options: Namespace) -> Settings:

@@ -1,6 +1,7 @@
 """Runs the application with uvicorn: the socket, signals, and deadlines for slow clients."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -90,7 +91,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         reason = (
             os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         )  # negative: of getaddrinfo
-        remedy = "give another --port" if port else "give another --host"
+        is_host = not port or isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = "give another --host" if is_host else "give another --port"
         raise UserError(f"{host}:{port} can't be listened to ({reason}); {remedy}") from error
     # Connections inherit it. Otherwise the body of an answer, which follows its head, waits 40 ms for the client.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -148,7 +148,7 @@ def test_each_refusal_has_its_status(body, status):
 def test_formats_of_local_files_are_named():
     tiff = odd_pictures.encode(".tif", np.zeros((20, 30, 3), np.uint8))
     for body, name in ((tiff, "TIFF"), (b"MM\0*" + tiff[4:], "TIFF"), (b"\0\0\0\x1cftypavif" + bytes(90), "AVIF")):
-        with pytest.raises(BadPicture, match=f"{name} that is damaged, or isn't from a local file") as caught:
+        with pytest.raises(BadPicture, match=f"{name}, which is damaged or not from a local file") as caught:
             measure_picture(body)
         assert caught.value.status is Status.NOT_AN_IMAGE
 

@@ -61,7 +61,7 @@ def test_a_response_must_be_a_picture_of_the_web_of_limited_size():
         (odd_pictures.bomb(), "^is too large: 30000x30000 is over 50,000,000 pixels; make it smaller$"),
         (
             odd_pictures.encode(".tif", picture),
-            "is not a JPEG, PNG, GIF, WebP or BMP: TIFF that is damaged, or isn't from a local file",
+            "is not a JPEG, PNG, GIF, WebP or BMP: TIFF, which is damaged or not from a local file",
         ),
         (b"<html>", "begins with b'<html>'"),
     ]:

@@ -127,6 +127,7 @@ def test_the_flags_reach_the_server(start, trained, tmp_path):
         ("--token=with a space in it", "of ASCII and without spaces"),
         ("--evaluation=none", "--evaluation: none has no predictions.parquet; evaluate RUN --out none writes it"),
         ("--host=no.such.name.invalid", "can't be listened to"),
+        ("--trusted_proxy=proxy", "--trusted_proxy is 'proxy'; it must be an IP address, such as 10.0.0.1"),
         ("--toq=1", "unknown argument --toq"),
     ],
 )
