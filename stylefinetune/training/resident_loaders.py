@@ -9,11 +9,12 @@ from typing import Self
 import torch
 
 from shards.format import counted
+from shards.format.order import rank_slice
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.data.resident.loader import ResidentLoader
 from stylefinetune.data.resident.pictures import READ_TOGETHER, ResidentPictures, resident_bytes
-from stylefinetune.data.resident.shares import SharedLoader, share_of
+from stylefinetune.data.resident.shares import SharedLoader
 from stylefinetune.data.staging.stream import is_streamed
 from stylefinetune.distributed.world import World
 from stylefinetune.errors import Stopped, UserError
@@ -105,10 +106,10 @@ def _free_memory(world: World) -> float:
 def _fill(dataset: PictureDataset, run: TrainingRun, start: int, *, shared: bool) -> Loader:
     """Decode the pictures of a dataset, or this rank's share of them; collective."""
     world, count = run.world, len(dataset.entries)
-    rows = share_of(count, world.rank, world.size) if shared else slice(0, count)
+    rows = rank_slice(count, world.rank, world.size) if shared else slice(0, count)
     pictures = ResidentPictures(dataset, rows, world.device)
     world.drain_collectives()
-    largest = len(range(count)[share_of(count, 0, world.size)]) if shared else count
+    largest = len(range(count)[rank_slice(count, 0, world.size)]) if shared else count
     # As often on each rank, since each request is collective.
     for _ in itertools.zip_longest(pictures.fill(run.config.data.workers), range(0, largest, READ_TOGETHER)):
         world.set_activity("decoding pictures into memory", start)

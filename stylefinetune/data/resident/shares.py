@@ -21,14 +21,14 @@ class SharedLoader:
     """Gives batches like `BatchLoader`; every rank has to take as many as the others, in the same order.
 
     Args:
-        resident: the pictures of `share_of` this rank, decoded.
+        resident: the pictures of this rank's share, `rank_slice` of the split's rows, decoded.
         world: the ranks; collective.
     """
 
     def __init__(self, resident: ResidentPictures, world: World) -> None:
         self._resident = resident
         self._world = world
-        shares = [share_of(len(resident.dataset.entries), rank, world.size) for rank in range(world.size)]
+        shares = [rank_slice(len(resident.dataset.entries), rank, world.size) for rank in range(world.size)]
         self._stops = np.array([share.stop for share in shares])
         resident.corrupt = world.sum(torch.from_numpy(resident.corrupt).int()).bool().cpu().numpy()
 
@@ -65,8 +65,3 @@ class SharedLoader:
         numbers = np.stack([positions, self._resident.labels(rows), *dataset.draw_crops(positions)])
         columns = BatchColumns(numbers.tobytes(), self._resident.corrupt_of(rows))
         return columns.with_pictures(pictures, size, dataset.input_size)
-
-
-def share_of(pictures: int, rank: int, world_size: int) -> slice:
-    """Return the rows whose pictures a rank holds."""
-    return rank_slice(pictures, rank, world_size)

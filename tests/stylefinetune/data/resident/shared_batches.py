@@ -2,9 +2,9 @@
 
 import sys
 
-from shards.format.order import RankBatchSampler
+from shards.format.order import RankBatchSampler, rank_slice
 from stylefinetune.data.loader import load_batches
-from stylefinetune.data.resident.shares import SharedLoader, share_of
+from stylefinetune.data.resident.shares import SharedLoader
 from stylefinetune.distributed.world import World
 from tests.stylefinetune.data.loading import CPU, open_pictures
 from tests.stylefinetune.data.resident.comparing import assert_equal, decode
@@ -23,7 +23,7 @@ def compare(world, shards):
     for settings, (start, stop, size) in CASES:
         for partners in (False, True):
             dataset = open_pictures(shards, **settings)
-            share = share_of(len(dataset.entries), world.rank, world.size)
+            share = rank_slice(len(dataset.entries), world.rank, world.size)
             loader = SharedLoader(decode(dataset, share), world)
             sampler = RankBatchSampler(start, stop, size, world.rank, world.size, partners)
             for found, expected in zip(loader.load(sampler), load_batches(dataset, sampler, 0, CPU), strict=True):
