@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
 
 from shards.config.cli import build_parser as build_assemble_parser
 from shards.config.cli import command_parser, one_line, parse_assemble_config
+from shards.counted import counted
 from shards.errors import ConfigError, ShardsError
 from shards.files import is_full_disk
 from shards.location import url_of
-from shards.progress import OutputConsole
+from shards.progress import OutputConsole, print_line
 
 _MAX_SHOWN = 20  # differences
 _MODULES = {  # those that take long to import
@@ -163,8 +165,22 @@ def _assemble(arguments: list[str]) -> int:
     from shards.assembly.assemble import assemble
 
     _return_memory()
-    reason = assemble(config, OutputConsole(soft_wrap=True))
-    return _report_empty(reason) if reason else 0
+    console = OutputConsole(soft_wrap=True)
+    reason = assemble(config, console)
+    if reason:
+        return _report_empty(reason)
+    if not config.partition:
+        _print_next_commands(config.out, console)
+    return 0
+
+
+def _print_next_commands(out: Path, console: Console) -> None:
+    url = url_of(out)
+    name = shlex.quote(url or str(out))
+    if url is None:  # report reads a folder only
+        print_line(console, f"To see what it holds, run: shards report {name}")
+    flags = f"--data.shards {name} --run_dir RUN --model.arch resnet50 --weights DEFAULT"
+    print_line(console, f"To train on it, run: stylefinetune train {flags}")
 
 
 def _repack(options: Namespace) -> int:
@@ -195,8 +211,8 @@ def _finalize(options: Namespace) -> int:
 
     with open_existing_session(options.dir, options.stage) as (shard_dir, session):
         counts = finalize(shard_dir, session.work, session.remote, _progress_console())
-    count = f"{counts.total()} of {len(shard_dir)} rows"
-    print(f"{session.name}: {count} are in committed blocks; index.parquet lists the kept pictures")
+    count = f"{counts.total():,} of {counted(len(shard_dir), 'row')}"
+    print(f"{session.name}: committed blocks have {count}; index.parquet lists the kept pictures")
     return 0
 
 
@@ -208,14 +224,15 @@ def _merge(options: Namespace) -> int:
     root = url_of(options.dir) or options.dir
     if merged.counts is not None:
         count = sum(merged.counts.values())
-        print(f"{root}: all {merged.blocks} blocks are complete; index.parquet lists the kept pictures of {count} rows")
+        blocks = counted(merged.blocks, "complete block")
+        print(f"{root}: {blocks}, none is missing; index.parquet lists the kept pictures of {counted(count, 'row')}")
         if not merged.counts.get(Status.KEPT):
             return _report_empty(
                 f"{root} has no picture: none of the {count} rows was kept; outcomes.parquet has the reasons"
             )
         return 0
     count = merged.partitions
-    print(f"{root}: {sum(merged.missing.values())} of {merged.blocks} blocks are missing; nothing was merged")
+    print(f"{root}: {sum(merged.missing.values())} of {counted(merged.blocks, 'block')} missing; nothing was merged")
     if count == 1:
         print("run the assemble command again to make them")
     for index, missing in merged.missing.items() if count > 1 else ():
@@ -227,7 +244,7 @@ def _mean(options: Namespace) -> int:
     from shards.assembly.mean import write_mean
 
     path, count = write_mean(options.dir, options.image_size, options.split, _progress_console())
-    print(f"{path}: the mean of {count} pictures")
+    print(f"{path}: the mean of {counted(count, 'picture')}")
     return 0
 
 
@@ -260,13 +277,14 @@ def _verify(options: Namespace) -> int:
         root = snapshot.name
     for difference in result.differences[:_MAX_SHOWN]:
         print(str(difference).replace(str(snapshot.root), root))
-    contents = f"{result.pictures} pictures of {result.rows} rows in {result.blocks} blocks"
+    pictures, rows = counted(result.pictures, "picture"), counted(result.rows, "row")
+    contents = f"{pictures} of {rows} in {counted(result.blocks, 'block')}"
     if not result.differences:
         print(f"{root}: no differences: {contents}, each read, hashed and decoded")
         return 0
     count = len(result.differences)
     shown = f", of which the first {_MAX_SHOWN} are shown" if count > _MAX_SHOWN else ""
-    print(f"{root}: {count} {'difference' if count == 1 else 'differences'}{shown}; {contents}")
+    print(f"{root}: {counted(count, 'difference')}{shown}; {contents}")
     return 1
 
 

@@ -20,6 +20,7 @@ from shards.assembly.row_order import open_or_create
 from shards.assembly.worker_pool import packing_pool
 from shards.config.recipe import Recipe
 from shards.config.schema import DEFAULT_LABEL_COL, DEFAULT_URL_COL, AssembleConfig, count_processes, suffix_of
+from shards.counted import counted
 from shards.download.downloader import Downloader
 from shards.download.proxies import Proxies
 from shards.errors import ShardsError
@@ -79,12 +80,6 @@ def assemble(config: AssembleConfig, console: Console) -> str | None:
             console,
             f"Partition {config.partition} is complete. When all {partition.count} partitions are, run: {command}",
         )
-    elif not reason:
-        name = shlex.quote(session.name)
-        if session.remote is None:  # report reads a folder only
-            print_line(console, f"To see what it holds, run: shards report {name}")
-        flags = f"--data.shards {name} --run_dir RUN --model.arch resnet50 --weights DEFAULT"
-        print_line(console, f"To train on it, run: stylefinetune train {flags}")
     return reason
 
 
@@ -120,7 +115,8 @@ def _make_blocks(
     tasks = _plan_tasks(shard_dir, blocks, retry)
     images, total = sum(len(task.positions) for task in tasks), sum(map(shard_dir.size_of, blocks))
     activity = "packing" if local else "downloading"
-    print_line(console, f"{activity.capitalize()} {images} images with {count_processes(config.workers)} workers...")
+    count, workers = counted(images, "image"), counted(count_processes(config.workers), "worker")
+    print_line(console, f"{activity.capitalize()} {count} with {workers}...")
     if images < total:
         print_line(console, f"{total - images} of {total} were done before; resuming in {session.name}")
     if tracker:

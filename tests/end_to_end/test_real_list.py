@@ -51,7 +51,7 @@ def test_the_crawl_takes_caffes_rows_and_records_the_outcome_of_each(picked, cra
     fates = Counter(DEAD.get(url_state(row["image_url"]), "kept") for row in picked)
     assert set(fates) == {"kept", "not_found", "placeholder"}
     lines = printed.splitlines()
-    assert lines[0] == f"Downloading {IMAGES} images with 2 workers..."
+    assert lines[0] == f"Downloading {IMAGES:,} images with 2 workers..."
     assert f"Writing train/val for {fates['kept']} successfully downloaded images." in lines
     outcomes = pq.read_table(out / "outcomes.parquet").to_pylist()
     assert Counter(outcome["status"] for outcome in outcomes) == fates

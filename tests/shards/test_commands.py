@@ -22,17 +22,25 @@ def test_assemble_finalize_and_mean(server, draw_jpg, write_list, tmp_path, caps
     lines = capsys.readouterr().out.splitlines()
     training = f"--data.shards {out} --run_dir RUN --model.arch resnet50 --weights DEFAULT"
     assert lines == [
-        "Downloading 1 images with 1 workers...",
+        "Downloading 1 image with 1 worker...",
         "Writing train/val for 1 successfully downloaded images.",
         f"warning: {path}: all pictures are in the split train; to train without tests, give --data.test.split ''",
         f"To see what it holds, run: shards report {out}",
         f"To train on it, run: stylefinetune train {training}",
     ]
     assert run_command("finalize", [out]) == 0
-    assert "1 of 1 rows" in capsys.readouterr().out
+    assert "1 of 1 row" in capsys.readouterr().out
     assert run_command("mean", [out, "--image_size", "30"]) == 0
-    assert "mean of 1 pictures" in capsys.readouterr().out
+    assert "mean of 1 picture" in capsys.readouterr().out
     assert np.load(tmp_path / "out" / "mean.npy").shape == (30, 30, 3)
+
+
+def test_the_next_command_names_a_folder_in_an_object_store_by_its_url(server, draw_jpg, write_list, memory, capsys):
+    path = write_list([{"image_url": server.add("/a.jpg", Answer(draw_jpg(0))), "label": 0, "split": "train"}])
+    assert run_command("assemble", ["--list", path, "--out", f"{memory}/a DIR", "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"To train on it, run: stylefinetune train --data.shards '{memory}/a DIR' --run_dir RUN" in printed
+    assert "shards report" not in printed  # which reads a folder only
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_some_tasks_are_submitted_again_as_parts_of_the_array(job):
     rest = job.submit("1,3", "--partitions=4", "--workers", "1")
     assert states(job.slurm.wait(rest)) == ["COMPLETED"] * 2
     assert "with 2 workers" in job.output(0)
-    assert "with 1 workers" in job.output(3)
+    assert "with 1 worker" in job.output(3)
     assert merge_partitions(job.out).missing == {}
     job.assert_same_as_one_machine()
 

@@ -54,7 +54,8 @@ def test_parallel_partitions_and_a_merge_equal_one_assembly(server, listed, run_
     assert not (out / "outcomes.parquet").exists()
     for _ in range(2):
         assert main(["merge", str(out)]) == 0
-        assert "all 13 blocks are complete; index.parquet lists the kept pictures of 60 rows" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "13 complete blocks, none is missing; index.parquet lists the kept pictures of 60 rows" in printed
         assert tars_and_index(out) == tars_and_index(tmp_path / "once")
         assert stable_outcomes(out) == stable_outcomes(tmp_path / "once")
         assert (out / "blocks" / "rows.parquet").read_bytes() == (
@@ -72,7 +73,7 @@ def test_a_merge_with_missing_blocks_names_the_partitions_and_writes_nothing(lis
     before = sorted(out.rglob("*"))
     assert main(["merge", str(out)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"{out}: 8 of 13 blocks are missing; nothing was merged",
+        f"{out}: 8 of 13 blocks missing; nothing was merged",
         "partition 1/5: 3 missing; run assemble --partition 1/5 to make them",
         "partition 2/5: 1 missing; run assemble --partition 2/5 to make them",
         "partition 3/5: 2 missing; run assemble --partition 3/5 to make them",

@@ -19,8 +19,6 @@ def test_the_objects_equal_the_files_of_a_folder(server, pictures, run_assemble,
     run_assemble(list=pictures, **SETTINGS)
     output = run_assemble(list=pictures, out=Path(url), **SETTINGS)
     assert "for 24 successfully downloaded images" in output
-    assert f"stylefinetune train --data.shards '{url}'" in output
-    assert "shards report" not in output  # it reads folders only
     expected = local_objects(tmp_path / "out", tmp_path / "a")
     assert len([name for name in expected if name.endswith(".tar")]) == 5
     assert lasting_objects(url, tmp_path / "b") == expected
@@ -64,7 +62,7 @@ def test_a_merge_names_the_partitions_with_missing_blocks(pictures, run_assemble
     before = objects_of(url)
     assert main(["merge", url]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"{url}: 2 of 5 blocks are missing; nothing was merged",
+        f"{url}: 2 of 5 blocks missing; nothing was merged",
         "partition 1/2: 2 missing; run assemble --partition 1/2 to make them",
     ]
     assert objects_of(url) == before
