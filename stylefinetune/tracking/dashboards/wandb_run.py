@@ -10,12 +10,13 @@ and those that `wandb.init` reads itself, such as WANDB_ENTITY and WANDB_TAGS.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,34 +186,42 @@ class WandbRun:
         if "WANDB_DATA_DIR" not in os.environ:
             os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # of unsent files; W&B's default is the home folder
             self._end.callback(os.environ.pop, "WANDB_DATA_DIR", None)
-        mode = self._mode(config.tracking.wandb, environment, folder)
-        if mode == "online":
-            try:
-                self._run = _init(config, facts, identity, environment, mode)
-            except Exception as error:  # noqa: BLE001 -- see above
-                wandb.teardown()  # its service still holds the run's id
-                if identity.online:
-                    self._fail(
-                        error, "continuing without it; the next start that reaches the server sends the missing rows"
-                    )
-                    return
-                self._fail(error, "trying offline")
-                mode = "offline"
+        start = functools.partial(_init, config, facts, identity, environment)
+        match self._mode(config.tracking.wandb, environment, folder):
+            case "online":
+                self._begin_online(start, identity)
+            case "offline":
+                self._begin_offline(start, identity)
+            case other:
+                self._run = start(other)
+
+    def _begin_online(self, start: Callable[[str], Any], identity: Identity) -> None:
+        try:
+            self._run = start("online")
+        except Exception as error:  # noqa: BLE001 -- see above
+            wandb.teardown()  # its service still holds the run's id
+            if identity.online:
+                self._fail(
+                    error, "continuing without it; the next start that reaches the server sends the missing rows"
+                )
             else:
-                self._next_step = self._run.starting_step
-                dataclasses.replace(identity, online=True).write(self._run_dir)
-                mark_synced(folder, identity.id)
-                self._log.info("Weights & Biases: %s", self._run.url)
-                return
-        if mode == "offline" and identity.online:
+                self._fail(error, "trying offline")
+                self._begin_offline(start, identity)
+            return
+        self._next_step = self._run.starting_step
+        dataclasses.replace(identity, online=True).write(self._run_dir)
+        mark_synced(self._folder, identity.id)
+        self._log.info("Weights & Biases: %s", self._run.url)
+
+    def _begin_offline(self, start: Callable[[str], Any], identity: Identity) -> None:
+        if identity.online:
             self._log.warning(
                 "Weights & Biases: the server has the first part of this run, and only an online start can send the "
                 "rest; continuing without it"
             )
             return
-        if mode == "offline":
-            self._next_step = continue_offline(folder, identity.id)
-        self._run = _init(config, facts, identity, environment, mode)
+        self._next_step = continue_offline(self._folder, identity.id)
+        self._run = start("offline")
 
     def _begin_uploads(self, config: Config, facts: RunFacts, start: int) -> None:
         if not self._run:
