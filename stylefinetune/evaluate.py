@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from shards.format import counted
 from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.distributed.world import World
@@ -112,7 +113,8 @@ def _report(found: _Found, out: Path | None) -> None:
     saved, pictures, predictions = found.test.saved, found.test.pictures, found.predictions
     evaluation = evaluate_all(predictions)
     written = _write(found, evaluation, out) if out else []  # before a reader may end early
-    print(f"{saved.path}, {len(predictions)} pictures of {pictures.entries.root}, split {pictures.phase.split}")
+    count = counted(len(predictions), "picture")
+    print(f"{saved.path}, {count} of {pictures.entries.root}, split {pictures.phase.split}")
     for line in _describe(found, evaluation):
         print(line)
     first = saved.config.train.test_iter * pictures.phase.batch_size

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from shards.format import ShardsError
+from shards.format import ShardsError, counted
 from shards.format.images import PICTURE_EXTENSIONS
 from shards.format.index import ShardIndex
 from stylefinetune.errors import UserError
@@ -139,7 +139,7 @@ def _count_pictures(folder: Path) -> int:
 
 def _name_classes(classes: tuple[str, ...]) -> str:
     more = ", ..." if len(classes) > _MAX_NAMED else ""
-    return f"{len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({', '.join(classes[:_MAX_NAMED])}{more})"
+    return f"{counted(len(classes), 'class')} ({', '.join(classes[:_MAX_NAMED])}{more})"
 
 
 def _one_line(text: str) -> str:
