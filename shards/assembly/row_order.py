@@ -28,6 +28,10 @@ def open_or_create(root: Path, recipe: Recipe, work: Path, source: Source) -> Sh
         ShardsError: DIR was made from another list or other settings, or has more rows.
     """
     if not (root / ROWS_PATH).is_file():
+        if source.is_folder and source.base and source.base.resolve() == root.resolve():
+            raise ShardsError(
+                f"--out {root} is the folder of the pictures; give another one, such as {root / 'shards'}"
+            )
         rows, recipe = select_rows(source, recipe, work)
         return create_shard_dir(root, recipe, rows, work)
     found = load_shard_dir(root)

@@ -15,6 +15,7 @@ from shards.format.text import decode_lines
 from shards.local.splits import rename_splits, split_of
 
 _SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"})
+_OF_SHARDS = (".work", "blocks/rows.parquet")  # what a folder of shards has, when it is begun and later
 _OTHER_FILES = "without a picture's extension"
 _KEY_LENGTH = 60  # of a path; a hash may follow
 
@@ -157,7 +158,8 @@ class _Scan:
             elif entry.is_symlink() and not self._may_follow(path):
                 self._skip(path, "links out of the folder (--follow_links follows them)")
             elif os.path.isdir(path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 -- a link to itself
-                folders.append(path)
+                if not _has_shards(path):  # --out may be in the folder of pictures
+                    folders.append(path)
             elif path.suffix[1:].lower() in PICTURE_EXTENSIONS:
                 pictures.append(path)
             else:
@@ -217,6 +219,10 @@ class _Scan:
         shown = f" ({'; '.join(reasons)})" if reasons else ""
         layout = f"{self.root}/CLASS/*.jpg, or {self.root}/train/CLASS/*.jpg and {self.root}/val/CLASS/*.jpg"
         return f"it has no pictures{shown}; it must have a folder for each class: {layout}"
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(os.path.exists(folder / name) for name in _OF_SHARDS)  # noqa: PTH110 -- Path.exists raises if it may not
 
 
 def _draw_splits(pictures: Iterable[_Picture], rules: FolderRules) -> list[_Picture]:

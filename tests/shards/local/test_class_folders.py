@@ -44,6 +44,23 @@ def test_classes_are_the_sorted_folders_and_nested_pictures_belong_to_them(photo
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize("begun", [".work/whole.lock", "blocks/rows.parquet"])
+def test_shards_in_the_folder_of_pictures_are_no_class(photos, begun):
+    pictures = ("train/cat/1.jpg", "train/dog/1.jpg", "test/cat/2.jpg", "test/dog/2.jpg")
+    before = rows_of(photos(*pictures))[1]
+    assert rows_of(photos(*pictures, f"shards/{begun}", "train/shards/blocks/rows.parquet"))[1] == before
+    assert before.warnings == ()
+
+
+def test_the_same_command_continues_with_out_in_the_folder_of_pictures(photos, run_assemble):
+    root = photos(*(f"{split}/{name}/1.jpg" for split in ("train", "test") for name in ("cat", "dog")))
+    run_assemble(list=str(root), out=root / "shards")
+    assert "4 of 4 were done before" in run_assemble(list=str(root), out=root / "shards")
+    with pytest.raises(ShardsError, match=r"my photos is the folder of the pictures; give another one, such as"):
+        run_assemble(list=str(root), out=root)
+    assert sorted(path.name for path in root.iterdir()) == ["shards", "test", "train"]
+
+
 def test_a_class_is_one_line_without_spaces_around_it(photos):
     rows, found = rows_of(photos(" big cat/1.jpg", "dog\n2/1.jpg", "dog  3/1.jpg"))
     assert found.classes == ("big cat", "dog  3", "dog 2")
