@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Shows the whole project in a few minutes, on two CPU cores and with generated pictures. It serves the pictures on
 # localhost, downloads them with aria2 (some URLs deliberately do not work), packs them into shards (tar files with an
-# index), trains a narrow CaffeNet in two processes and classifies a picture. Only the installation needs the internet.
+# index), trains a narrow CaffeNet in two processes on the CPU and classifies a picture. Only the installation needs the
+# internet.
 #
 #   launch/quickstart.sh
 #
@@ -98,6 +99,7 @@ else
 fi
 [[ $SHARDS/mean.npy -nt $SHARDS/index.parquet ]] || run shards mean "$SHARDS"
 
+export CUDA_VISIBLE_DEVICES="" # both processes train on the CPU, since a machine may have one GPU only
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((cores > 2 ? cores / 2 : 1)) # of each of the two processes
 run torchrun --nproc_per_node 2 -m stylefinetune.train --config configs/finetune/quickstart.yaml
