@@ -79,7 +79,9 @@ def _find_files(path: Path, split: str | None) -> tuple[Path, list[str]]:
     """Return the base folder and the paths of the Parquet files relative to it, sorted."""
     if path.is_file():
         return path.parent, [path.name]
-    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
+    shards = {rows.parents[1] for rows in path.rglob("blocks/rows.parquet")}  # --out may be in the dataset's folder
+    found = (file for file in path.rglob("*.parquet") if shards.isdisjoint(file.parents))
+    files = sorted(file.relative_to(path).as_posix() for file in found)
     if not files:
         raise ShardsError(f"--list hf:{path}: no Parquet file in it; give a folder of Parquet files, or a file")
     if split is None:

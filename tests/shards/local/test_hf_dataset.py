@@ -35,6 +35,13 @@ def test_names_of_classes_splits_and_other_columns_are_read(tmp_path):
     assert rows == [{"caption": "d", "image_url": "data/validation-00000-of-00001.parquet#0", "label": "zebra"}]
 
 
+def test_the_same_command_continues_with_out_in_the_folder_of_the_dataset(tmp_path, draw_jpg, run_assemble):
+    write_dataset(tmp_path / "data/train-00000-of-00001.parquet", [draw_jpg(0), draw_jpg(1)], [0, 1])
+    run_assemble(list=f"hf:{tmp_path / 'data'}", out=tmp_path / "data" / "shards")
+    again = run_assemble(list=f"hf:{tmp_path / 'data'}", out=tmp_path / "data" / "shards")
+    assert "2 of 2 were done before" in again
+
+
 def test_plain_columns_of_bytes_and_of_texts(tmp_path):
     table = pa.table({"img": [b"1", b"2"], "mask": [b"", b""], "kind": ["x", "y"], "box": [[1], [2]]})
     pq.write_table(table, tmp_path / "a.parquet")
