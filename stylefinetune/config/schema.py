@@ -198,6 +198,11 @@ class Config:
         )
 
     @property
+    def pictures_per_iteration(self) -> int:
+        """The pictures of which an update has the gradients, those of all ranks and of all micro-batches."""
+        return self.data.batch_size * self.train.iter_size
+
+    @property
     def profiled(self) -> range:
         """The iterations to profile."""
         found = re.fullmatch(r"(\d+):(\d+)", self.profile or "")

@@ -11,7 +11,7 @@ CORRUPT_LABEL = -100
 
 def sampler_for_training(config: Config, start: int, rank: int, world_size: int) -> RankBatchSampler:
     """Return the sampler from iteration `start` to the end of the run; iter_size batches per iteration."""
-    pictures = config.data.batch_size * config.train.iter_size
+    pictures = config.pictures_per_iteration
     stop = config.train.max_iter * pictures
     batch_size, partners = config.data.batch_size, config.data.is_mixed
     return RankBatchSampler(start * pictures, stop, batch_size, rank, world_size, partners)

@@ -83,7 +83,7 @@ def _recipe(saved: Checkpoint) -> str:
         "network": config.model.arch,
         "initial weights": config.weights or "random",
         "iterations": f"{progress.iteration:,}",
-        "pictures an update": data.batch_size * train.iter_size,
+        "pictures an update": config.pictures_per_iteration,
         "optimizer": optim.optimizer,
         "learning rate": f"{optim.base_lr:g}, {optim.lr_policy}",
         "weight decay": f"{optim.weight_decay:g}",

@@ -190,7 +190,7 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
         self._log.info("Iteration %d (%s), loss = %s", iteration, speed, _digits(mean))
         self._log.info("    Train net output #0: loss = %s (* 1 = %s loss)", loss, loss)
         self._log.info("Iteration %d, lr = %s", iteration, _digits(scalars["lr"]))
-        pictures = times.iterations * self._pictures_per_iteration
+        pictures = times.iterations * self._config.pictures_per_iteration
         speed = measure_speed(pictures / times.train, self._facts) | {"peak_memory_bytes": peak_memory(self._device)}
         values = {"loss": mean, **scalars, **speed, "data_wait": times.data_wait}
         mean_seconds, remaining = self._clock.seconds_per_iteration, None
@@ -239,15 +239,11 @@ class Tracker(contextlib.AbstractContextManager["Tracker"]):
                 self._log.info(line)
 
     def _log_metrics(self, iteration: int, phase: str, values: dict[str, Any]) -> None:
-        pictures = iteration * self._pictures_per_iteration
+        pictures = iteration * self._config.pictures_per_iteration
         axes = dict(zip(AXES, (round(pictures / max(self._facts.train_pictures, 1), 6), pictures), strict=True))
         entry = self._metrics.append(iteration, phase, axes | values)
         for dashboard in self._dashboards:
             dashboard.log(entry)
-
-    @property
-    def _pictures_per_iteration(self) -> int:
-        return self._config.data.batch_size * self._config.train.iter_size
 
 
 def _digits(value: float) -> str:

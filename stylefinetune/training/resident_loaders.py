@@ -67,7 +67,7 @@ def _is_worthwhile(config: Config, world: World, pictures: int, start: int) -> b
         return config.data.resident
     if is_streamed(config.data):  # in another order, and only once
         return False
-    read = (config.train.max_iter - start) * config.train.iter_size * config.data.batch_size
+    read = (config.train.max_iter - start) * config.pictures_per_iteration
     return world.device.type == "cuda" and read >= pictures
 
 

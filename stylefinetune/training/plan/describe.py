@@ -2,7 +2,6 @@
 
 from shards.format import counted
 from stylefinetune.config.schema import Config
-from stylefinetune.training.plan.resolve import pictures_per_iteration
 
 
 def describe_plan(config: Config, pictures: int, classes: int, test_pictures: int, start: int = 0) -> str:
@@ -12,7 +11,7 @@ def describe_plan(config: Config, pictures: int, classes: int, test_pictures: in
     """
     train, batch = config.train, counted(config.data.batch_size, "picture")
     accumulated = f"{train.iter_size} x {batch}" if train.iter_size > 1 else batch
-    epochs = train.max_iter * pictures_per_iteration(config) / pictures
+    epochs = train.max_iter * config.pictures_per_iteration / pictures
     shown = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
     resumed = f" from iteration {start:,}" if start else ""
     interval = "every iteration" if train.test_interval == 1 else f"every {train.test_interval:,} iterations"

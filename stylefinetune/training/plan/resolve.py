@@ -92,11 +92,6 @@ def resolve_length(config: Config, pictures: int) -> Config:
     train = config.train
     if train.epochs is None:
         return config
-    iterations = train.epochs * pictures / pictures_per_iteration(config)
+    iterations = train.epochs * pictures / config.pictures_per_iteration
     max_iter = max(1, math.ceil(round(iterations, 6)))  # 1.1 epochs of 1,000 pictures are 1100.0000000000002
     return dataclasses.replace(config, train=dataclasses.replace(train, max_iter=max_iter, epochs=None))
-
-
-def pictures_per_iteration(config: Config) -> int:
-    """Return the number of pictures of which an update has the gradients."""
-    return config.data.batch_size * config.train.iter_size

@@ -8,14 +8,13 @@ from shards.format import counted
 from stylefinetune.config.deepspeed import DeepSpeedConfig
 from stylefinetune.config.schema import Config
 from stylefinetune.data.dataset import PictureDataset
-from stylefinetune.training.plan.resolve import pictures_per_iteration
 
 _FIRST = 1000  # pictures of an epoch that must not all have one class
 
 
 def warn_of_settings(config: Config, pictures: int) -> Iterator[str]:
     """Yield a line for each setting with which a run on so many training pictures can't do what it is meant for."""
-    optim, max_iter, per_iteration = config.optim, config.train.max_iter, pictures_per_iteration(config)
+    optim, max_iter, per_iteration = config.optim, config.train.max_iter, config.pictures_per_iteration
     if optim.base_lr == 0:
         yield "optim.base_lr is 0, so the weights do not change"
     if optim.warmup_iter >= max_iter:
