@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
+from shards.counted import counted
 from shards.errors import ShardsError
 
 _SEPARATORS = (",", "\t", ";", "|")
 _MAX_FIELD = 2**30  # characters
 _UNTITLED = "Unnamed: 0"  # as pandas calls the first column, where pandas writes the numbers of the rows
+_UNCLOSED = "unexpected end of data"  # the csv module's message at the end of the file
 _EXCEL_SEPARATOR = re.compile(rb'"?sep=([^"\w\s]|\t)"?\r?\n', re.IGNORECASE)  # Excel's first line
 
 
@@ -72,7 +74,8 @@ def _number_records(
                 yield first, fields
             first = start + reader.line_num
     except csv.Error as error:
-        raise ShardsError(f"{place} {first}: {error}") from error
+        reason = "a double quote is not closed" if _UNCLOSED in str(error) else str(error)
+        raise ShardsError(f"{place} {first}: {reason}") from error
 
 
 def _read_records(
@@ -81,9 +84,12 @@ def _read_records(
     with text:
         next(records, None)  # the header
         for line, fields in records:
+            while len(fields) > len(header) and not fields[-1]:
+                fields.pop()
             if len(fields) != len(header):
-                while len(fields) > len(header) and not fields[-1]:
-                    fields.pop()
-                if len(fields) != len(header):
-                    raise ShardsError(f"{place} {line}: {len(fields)} columns, but the header has {len(header)}")
+                has_more = len(fields) > len(header)
+                remedy = "put values with the separator in double quotes" if has_more else "add the missing ones"
+                raise ShardsError(
+                    f"{place} {line}: {counted(len(fields), 'column')}, but the header has {len(header)}; {remedy}"
+                )
             yield line, dict(zip(header, fields, strict=True))

@@ -37,7 +37,7 @@ def test_trailing_empty_columns_and_empty_records_are_ignored():
 
 
 def test_a_value_in_an_untitled_column_is_not_ignored():
-    with pytest.raises(ShardsError, match="line 3: 4 columns, but the header has 2"):
+    with pytest.raises(ShardsError, match="line 3: 4 columns, but the header has 2; put values with"):
         read("image_url,label,,\nhttp://h/1,0,,\nhttp://h/2,1,,x\n")
 
 
@@ -82,13 +82,13 @@ def test_a_list_may_have_no_rows(text):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("image_url,label\nhttp://h/1\n", "line 2: 1 columns, but the header has 2"),
-        ("sep=,\nimage_url,label\nhttp://h/1\n", "line 3: 1 columns"),
-        ('image_url,label\nhttp://h/1,"0\n', "line 2: unexpected end of data"),
+        ("image_url,label\nhttp://h/1\n", "line 2: 1 column, but the header has 2; add the missing ones"),
+        ("sep=,\nimage_url,label\nhttp://h/1\n", "line 3: 1 column"),
+        ('image_url,label\nhttp://h/1,"0\n', "line 2: a double quote is not closed"),
         ('image_url,label\nhttp://h/1,"0"1\n', "line 2: ',' expected after '\"'"),
-        ('"image_url,label\n', "line 1: unexpected end of data"),
+        ('"image_url,label\n', "line 1: a double quote is not closed"),
         ('image_url,label\n"http://h/\n1","0"1\n', "line 2: ',' expected after"),
-        ('image_url,label\n\nhttp://h/1,"0\n\n\n', "line 3: unexpected end of data"),
+        ('image_url,label\n\nhttp://h/1,"0\n\n\n', "line 3: a double quote is not closed"),
         ("image_url,label,label\nhttp://h/1,0,0\n", "header image_url,label,label"),
     ],
 )
