@@ -6,7 +6,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from stylefinetune.config.command_line import command_parser, parse_command
-from stylefinetune.errors import UserError, run_command, write_error
+from stylefinetune.errors import UserError, run_command
+from stylefinetune.prediction.output_file import complete_file
 
 
 def build_parser() -> ArgumentParser:
@@ -34,10 +35,8 @@ def report(arguments: list[str]) -> None:
         raise UserError(f"two runs have the same name ({', '.join(names)}); give each a folder with another name")
     page = render_page(runs)
     path = options.out or options.runs[0] / "report.html"
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise write_error(path, error.strerror) from error
+    with complete_file(path) as draft:
+        draft.write_text(page, encoding="utf-8")
     print(path)
 
 

@@ -3,6 +3,7 @@
 It needs no Python code of the network: `torch.export.load(FILE).module()`.
 """
 
+import io
 from pathlib import Path
 
 import torch
@@ -22,10 +23,10 @@ def export_program(network: TrainedNetwork, pictures: Pictures) -> torch.export.
 
 def write_program(path: Path, network: TrainedNetwork, pictures: Pictures) -> None:
     """Write the file; its extra file has the description."""
-    with path.open("wb") as file:  # by its name, PyTorch would want the suffix .pt2
-        torch.export.save(
-            export_program(network, pictures), file, extra_files={DESCRIPTION: network.description(normalizes=True)}
-        )
+    content = io.BytesIO()  # if it wrote to a full disk, PyTorch would abort with the stack of its C++ functions
+    about = {DESCRIPTION: network.description(normalizes=True)}
+    torch.export.save(export_program(network, pictures), content, extra_files=about)
+    path.write_bytes(content.getbuffer())
 
 
 @torch.no_grad()

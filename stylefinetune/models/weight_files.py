@@ -1,6 +1,8 @@
 """Reads files of weights: Caffe's, safetensors, checkpoints and PyTorch's; and writes safetensors."""
 
 import argparse
+import os
+import re
 from pathlib import Path
 from pickle import UnpicklingError  # raised by torch.load with weights_only=True; nothing is unpickled here
 from typing import Any
@@ -31,11 +33,16 @@ def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None =
     """Write a safetensors file with the permissions of other new files; save_file alone lets only its owner read it.
 
     Raises:
-        OSError, SafetensorError: it can't be written.
+        OSError: it can't be written.
     """
     path.touch()
     mode = path.stat().st_mode  # by the umask
-    save_file(tensors, path, metadata)
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        if not (code := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     path.chmod(mode)
 
 

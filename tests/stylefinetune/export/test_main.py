@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -75,6 +77,15 @@ def test_a_folder_is_pushed_when_it_is_complete(trained, tmp_path, monkeypatch, 
     assert capsys.readouterr().out == f"{tmp_path / 'net'}\nURL\n"
 
 
+LIMITED = """
+import resource, sys
+from stylefinetune.errors import run_command
+from stylefinetune.export.__main__ import export
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+sys.exit(run_command(export, sys.argv[1:]))
+"""
+
+
 def test_a_mistake_is_one_line(trained, tmp_path):
     with pytest.raises(UserError, match="--push needs --to hf, and --to is onnx"):
         export([str(trained), "--to=onnx", "--push=me/net"])
@@ -84,3 +95,12 @@ def test_a_mistake_is_one_line(trained, tmp_path):
     with pytest.raises(UserError, match=r"file can't be written: (File exists|Not a directory)"):
         export([str(trained), "--to=torch", f"--out={tmp_path / 'file' / 'x'}"])
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch", "safetensors", "hf", "caffemodel"])
+def test_a_file_that_is_too_large_for_the_disk_is_one_line(trained, tmp_path, kind):
+    """As on a full disk; libraries that write files themselves report it in ways of their own."""
+    done = python("-c", LIMITED, trained, f"--to={kind}", f"--out={tmp_path / 'net'}")
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: .*net.* can't be written: File too large\n", done.stderr)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
