@@ -29,13 +29,22 @@ def check_precision(train: TrainConfig, device: torch.device) -> None:
     if not train.compile:
         return
     try:
-        torch.compile(torch.neg)(torch.ones(2, device=device))
+        torch.compile(_double)(torch.ones(2, device=device))
     except RuntimeError as error:  # base class of torch.compile's errors
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"train.compile is on, but torch.compile can't compile here: {reason.strip()}; install g++ and Python's "
             "headers (python3-dev), or disable train.compile"
         ) from error
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    """Return twice the tensor.
+
+    It is in Python since PyTorch compiles its own functions and the network inside the same wrapper. The network would
+    then be compiled a second time for the wrapper, for inputs of any size, which is slower and fails for some networks.
+    """
+    return tensor + tensor
 
 
 def _has_tf32(device: torch.device) -> bool:

@@ -11,7 +11,7 @@ from stylefinetune.engines.build import build_engine
 from stylefinetune.engines.precision import check_precision, set_tf32
 from stylefinetune.errors import UserError
 from stylefinetune.train import main
-from tests.programs import NARROW, ROOT, metrics, python, run
+from tests.programs import NARROW, ROOT, metrics, python, run, train_on
 from tests.stylefinetune.engines.conftest import ALONE, PROGRAM
 from tests.stylefinetune.engines.every_stage import net, slice_of, small, transforms
 
@@ -148,6 +148,23 @@ def test_a_compiled_net_trains_like_a_plain_one_on_any_number_of_ranks_and_is_sa
     assert results["losses"][0] == pytest.approx(results["losses"][1], rel=1e-5)
     assert results["apart"] < 1e-6
     assert results["names"] == ["conv1.weight", "conv1.bias", "fc8_flickr.weight", "fc8_flickr.bias"]
+
+
+@pytest.mark.slow
+def test_a_run_compiles_the_network_once_and_for_the_size_of_its_input(pixel_shards, tmp_path):
+    """The check before the run must not make PyTorch take the sizes for variable ones."""
+    same = [*NARROW, "--model.dropout=0", f"--data.shards={pixel_shards}", "--train.max_iter=3", "--train.display=1"]
+    logs = {"TORCH_LOGS": "recompiles"}
+    runs = {
+        name: train_on(1, *same, f"--run_dir={tmp_path / name}", f"--train.compile={name}", env=logs)
+        for name in ("false", "true")
+    }
+    if "can't compile here" in runs["true"].stderr:
+        pytest.skip(runs["true"].stderr)
+    assert [done.returncode for done in runs.values()] == [0, 0], runs["true"].stderr
+    assert "Recompiling" not in runs["true"].stderr
+    plain, compiled = ([entry["loss"] for entry in metrics(tmp_path / name, "train")] for name in runs)
+    assert compiled == pytest.approx(plain, abs=1e-5)
 
 
 def test_without_a_compiler_the_error_is_one_line_before_the_run_starts(tmp_path):
