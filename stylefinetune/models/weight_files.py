@@ -69,7 +69,9 @@ def read_weights(path: Path) -> Tensors:
     if path.suffix in PYTORCH_SUFFIXES:
         return _read_pytorch(path)
     if path.suffix != ".safetensors":
-        raise UserError(f"weights: {path} is neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder")
+        raise UserError(
+            f"weights: {path} is neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder, such as RUN/best"
+        )
     try:
         return load_file(path)
     except FileNotFoundError as error:
