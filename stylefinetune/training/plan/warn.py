@@ -32,10 +32,12 @@ def warn_of_settings(config: Config, pictures: int) -> Iterator[str]:
 
 
 def order_warning(train_set: PictureDataset, classes: tuple[str, ...]) -> str | None:
-    """Return a warning if the pictures are read sorted by class, so that most batches have a single class."""
+    """Return a warning if most batches have a single class: all pictures have it, or are read sorted by class."""
     labels = train_set.entries.label
     if len(np.unique(labels)) < 2:
-        return None
+        if not len(labels) or train_set.entries.labels is not None:  # `label` is only the first of several
+            return None
+        return f"all training pictures have one class, {classes[int(labels[0])]}; a network learns nothing from them"
     first = [train_set.order.row(position) for position in range(min(_FIRST, len(labels)))]
     read = labels[first]
     if len(np.unique(read)) == 1:
