@@ -22,7 +22,7 @@ _DAMAGE = (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowExcepti
 _SEPARATORS = ",;\t"
 _ROWS = 4096  # of a Parquet file that are read at a time
 
-_Rows: TypeAlias = Iterator[tuple[int, object]]  # the number of a row or line, for messages, and what it has
+_Rows: TypeAlias = Iterator[tuple[str, object]]  # where a row is in its file, for messages, and what it has
 
 
 def list_kind(path: Path) -> str:
@@ -73,40 +73,43 @@ def _choose(path: Path, column: str | None, names: list[str]) -> str:
 
 def _pictures(path: Path, rows: _Rows) -> Iterator[Picture]:
     try:
-        for number, location in rows:
+        for place, location in rows:
             if isinstance(location, str) and location:
                 yield picture_at(location, path.parent)
             else:
-                yield NoPicture(f"{path}:{number}", "names no picture")
+                yield NoPicture(f"{path}{place}", "names no picture")
     except _DAMAGE as error:
         yield NoPicture(str(path), f"can't be read further: {_reason(error)}")
 
 
 def _read_parquet(path: Path, column: str) -> _Rows:
-    number = 0
     with pq.ParquetFile(path) as file:
-        for part in file.iter_batches(_ROWS, columns=[column]):
-            for value in part.column(0).to_pylist():
-                number += 1
-                yield number, value
+        values = (part.column(0).to_pylist() for part in file.iter_batches(_ROWS, columns=[column]))
+        for number, value in enumerate(itertools.chain.from_iterable(values)):
+            yield f", row {number} (counted from 0)", value
 
 
 def _read_table(path: Path, column: str) -> _Rows:
     with _open_text(path) as lines:
         rows = _table(path, lines)
-        place = next(rows).index(column)
+        index = next(rows).index(column)
+        line = rows.line_num + 1
         for row in rows:
-            yield rows.line_num, row[place] if place < len(row) else None
+            if row:  # not of an empty line
+                yield f":{line}", row[index] if index < len(row) else None
+            line = rows.line_num + 1
 
 
 def _read_json(path: Path, column: str) -> _Rows:
     with _open_text(path) as lines:
         for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
             try:
                 row = json.loads(line)
             except ValueError:
                 row = None
-            yield number, row.get(column) if isinstance(row, dict) else None
+            yield f":{number}", row.get(column) if isinstance(row, dict) else None
 
 
 def _table(path: Path, lines: io.TextIOWrapper) -> Any:  # noqa: ANN401 -- the type of csv.reader is private

@@ -14,18 +14,18 @@ ROWS = [{"url": "a.jpg", "label": 1}, {"url": "", "label": 2}, {"url": "http://h
 
 @pytest.fixture(params=["csv", "semicolons.csv", "tsv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
 def written(request, tmp_path):
-    """A list of each kind with ROWS, and the number of its second row."""
+    """A list of each kind with ROWS, and where its second row is."""
     path = tmp_path / f"list.{request.param}"
     if request.param == "parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), path)
-        return path, 2
+        return path, ", row 1 (counted from 0)"
     if request.param.startswith("jsonl"):
         text = "".join(json.dumps(row) + "\n" for row in ROWS)
     else:
         comma = {"tsv": "\t", "semicolons.csv": ";"}.get(request.param, ",")
         text = "".join(f"{row['label']}{comma}{row['url']}\r\n" for row in [{"label": "label", "url": "url"}, *ROWS])
     (gzip.open if request.param.endswith("gz") else open)(path, "wb").write(text.encode("utf-8-sig"))
-    return path, 2 if request.param.startswith("jsonl") else 3
+    return path, ":2" if request.param.startswith("jsonl") else ":3"
 
 
 def test_the_pictures_of_each_kind_are_found(written):
@@ -35,7 +35,7 @@ def test_the_pictures_of_each_kind_are_found(written):
         == list(open_list(path, "url")())
         == [
             PictureFile(str(path.parent / "a.jpg")),
-            NoPicture(f"{path}:{second}", "names no picture"),
+            NoPicture(f"{path}{second}", "names no picture"),
             PictureUrl("http://host/ü.jpg"),
         ]
     )
@@ -77,6 +77,21 @@ def test_a_damaged_list_is_one_line(tmp_path):
         open_list(path, None)
     path.write_text('{"path": "a"}\nhello\n[1]\n')
     assert list(open_list(path, None)())[1:] == [NoPicture(f"{path}:{n}", "names no picture") for n in (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("x.csv", 'label,path\n\n"a\nb",1.jpg\n"c\nd",\n\n', 5),
+        ("x.jsonl", '{"path": "1.jpg"}\n\n{"path": ""}\n\n', 3),
+    ],
+)
+def test_empty_lines_name_no_pictures_and_others_are_named_by_their_first_line(tmp_path, name, text, line):
+    (path := tmp_path / name).write_text(text)
+    assert list(open_list(path, None)()) == [
+        PictureFile(str(tmp_path / "1.jpg")),
+        NoPicture(f"{path}:{line}", "names no picture"),
+    ]
 
 
 def test_a_csv_that_breaks_off_is_reported_after_its_rows(tmp_path):
