@@ -20,7 +20,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 EXIT_CRASH = 1
@@ -161,6 +161,11 @@ def out_of_memory_message(error: BaseException) -> str:
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     reason = re.sub(r"^\[.*?\]( \S+ == \S+\.)? ", "", first_line).rstrip(". ")
     return f"out of memory ({reason}); provide more memory, or lower data.batch_size and raise train.iter_size"
+
+
+def joined_sizes(shape: Iterable[int]) -> str:
+    """Write the sizes of a shape as messages do, for example 256x256x3."""
+    return "x".join(map(str, shape))
 
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from stylefinetune.caffe.schema import message_class
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 
 _VARINT, _LENGTH_DELIMITED, _FIXED32 = 0, 2, 5  # protobuf's wire types
 _LABEL = 5 << 3 | _VARINT  # the field `label` of a Datum
@@ -131,7 +131,7 @@ def _picture(value: bytes, where: str) -> bytes:
     shape = (datum.channels, datum.height, datum.width)
     if shape[0] != 3 or min(shape) < 1 or len(datum.data) != np.prod(shape):
         numbers = " of real numbers" if datum.float_data else ""
-        sizes = "x".join(map(str, shape))
+        sizes = joined_sizes(shape)
         raise UserError(
             f"{where}: it has {sizes} values{numbers} in {len(datum.data)} bytes; 3 channels of bytes are needed"
         )

@@ -11,6 +11,7 @@ from stylefinetune.caffe.net import read_net
 from stylefinetune.caffe.prototxt import check_defaults
 from stylefinetune.caffe.structure import caffenet_keys
 from stylefinetune.config.schema import CAFFE_GRAPH
+from stylefinetune.errors import joined_sizes
 
 _FREE = {"name", "layer", "layers", "force_backward", "debug_info", "state", "input", "input_dim", "input_shape"}
 _NO_INPUT = "it has no input, so it isn't a deploy prototxt; a deploy prototxt has no data layers and no loss"
@@ -61,6 +62,6 @@ def _read_input(net: Net, layers: list[Layer]) -> tuple[str, tuple[int, int]]:
     else:
         blob, shapes = message.input[0], [list(one.dim) for one in message.input_shape] or [list(message.input_dim)]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3 or min(shapes[0]) < 1:
-        shown = "; ".join("x".join(map(str, shape)) for shape in shapes if shape) or "missing"
+        shown = "; ".join(joined_sizes(shape) for shape in shapes if shape) or "missing"
         raise net.place.error(f"the shape of its input is {shown}; it must be Nx3xHEIGHTxWIDTH")
     return blob, (shapes[0][2], shapes[0][3])

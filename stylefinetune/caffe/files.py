@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from stylefinetune.caffe.schema import message_class
 from stylefinetune.config.schema import MAX_LAYER_NAME
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 
 Blob = npt.NDArray[np.float32]
 
@@ -102,7 +102,7 @@ def read_mean(path: Path) -> Blob:
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]
     if mean.ndim != 3 or mean.shape[0] != 3:
-        raise UserError(f"{path} has a blob of {_sizes(mean.shape)}, not a mean picture of 3 channels")
+        raise UserError(f"{path} has a blob of {joined_sizes(mean.shape)}, not a mean picture of 3 channels")
     return mean
 
 
@@ -213,14 +213,10 @@ def _array(blob: Any, path: Path) -> Blob:  # noqa: ANN401 -- see message_class
     if len(shape) > _MAX_AXES:
         raise UserError(f"{path}: a blob has {len(shape)} axes, more than Caffe allows; it is damaged")
     if min(shape, default=1) < 1 or math.prod(shape) != len(values):
-        raise UserError(f"{path}: a blob of shape {_sizes(shape)} has {len(values)} values; it is damaged")
+        raise UserError(f"{path}: a blob of shape {joined_sizes(shape)} has {len(values)} values; it is damaged")
     if not np.isfinite(values).all():
         raise UserError(f"{path}: a blob has values that are not finite; the run diverged, or the file is damaged")
     return values.reshape(shape)
-
-
-def _sizes(shape: list[int] | tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _fill(message: Any, blob: Blob) -> None:  # noqa: ANN401 -- see message_class

@@ -15,7 +15,7 @@ from stylefinetune.config.preprocessing import CAFFE
 from stylefinetune.config.schema import Config, ModelConfig
 from stylefinetune.config.train import TrainConfig
 from stylefinetune.data.mean import load_mean, read_mean_picture
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 from stylefinetune.models.build import build_model
 from stylefinetune.models.layer_names import split_parameter
 from stylefinetune.models.state import stored_tensors
@@ -89,7 +89,7 @@ def _data_config(files: CaffeFiles, deploy: Deploy, size: tuple[int, int]) -> Da
     """Return the section `data`: Caffe's preprocessing."""
     height, width = deploy.input_size
     if (height != width and size != deploy.input_size) or height > size[0] or width > size[1]:
-        names = ["x".join(map(str, each)) for each in (deploy.input_size, size)]
+        names = [joined_sizes(each) for each in (deploy.input_size, size)]
         raise UserError(
             f"{files.deploy}: the input of {names[0]} pixels can't be cut from pictures of {names[1]}, the size of the "
             "mean; give another --mean, or --mean_value and --image_size"

@@ -29,7 +29,7 @@ from stylefinetune.config.cli import dump_config, load_config
 from stylefinetune.config.schema import Config
 from stylefinetune.data.transforms import Transform
 from stylefinetune.engines.engine import EngineState
-from stylefinetune.errors import UserError, write_error
+from stylefinetune.errors import UserError, joined_sizes, write_error
 from stylefinetune.models.build import build_model
 from stylefinetune.models.state import load_tensors
 from stylefinetune.models.weight_files import save_tensors
@@ -104,7 +104,7 @@ class Checkpoint:
         for name, tensor in (like.parameters | like.buffers).items():
             saved = self.tensors.get(name)
             if saved is None or saved.shape != tensor.shape:
-                size = "no such layer" if saved is None else "x".join(map(str, saved.shape))
+                size = "no such layer" if saved is None else joined_sizes(saved.shape)
                 raise UserError(
                     f"{self.path}: the run needs {name} of {'x'.join(map(str, tensor.shape))}, the checkpoint has "
                     f"{size}; train with its config, or into another --run_dir with --weights {self.path}"

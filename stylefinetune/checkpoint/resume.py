@@ -33,7 +33,7 @@ from stylefinetune.config.optim import CAFFE_SGD
 from stylefinetune.config.schema import Config
 from stylefinetune.data.mean import describe_other_size, why_no_mean_picture
 from stylefinetune.distributed.world import World
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 from stylefinetune.models.weight_files import read_weights
 from stylefinetune.models.weights import shapes_match
 from stylefinetune.optim.caffe_sgd import MOMENTUM
@@ -182,7 +182,7 @@ def _learned_net(state: Path, recorded: str) -> Path:
 
 def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
     if blob is None or not shapes_match(blob.shape, shape):
-        found = "no such layer" if blob is None else "x".join(map(str, blob.shape))
+        found = "no such layer" if blob is None else joined_sizes(blob.shape)
         raise UserError(f"{path}: the run needs {name} of {'x'.join(map(str, shape))}, the file has {found}")
     return blob.reshape(shape)
 

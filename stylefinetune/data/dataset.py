@@ -20,7 +20,7 @@ from stylefinetune.data.sampler import CORRUPT_LABEL
 from stylefinetune.data.staging.index_copy import shards_folder
 from stylefinetune.data.staging.source import shard_source
 from stylefinetune.data.transforms import Crops
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class PictureDataset:
         fit = build_fit(phase, seed)
         self.size = fit.size if fit else phase.image_size or _stored_size(entries)
         if phase.crop_size > min(self.size):
-            stored = "x".join(map(str, self.size))
+            stored = joined_sizes(self.size)
             raise UserError(f"{entries.root} holds pictures of {stored}, smaller than the crop of {phase.crop_size}")
         self.input_size = phase.input_size(self.size)
         self.is_fixed = fit is None or fit.is_fixed

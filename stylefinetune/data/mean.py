@@ -10,7 +10,7 @@ from stylefinetune.caffe.files import read_mean
 from stylefinetune.caffe.pretrained import locate_published
 from stylefinetune.config.data import DataConfig, PhaseConfig
 from stylefinetune.data.staging.index_copy import MEAN_FILE, is_in_store, shards_folder
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 
 _AGAIN = "create it again with: shards mean DIR"
 
@@ -36,7 +36,7 @@ def load_mean(config: DataConfig, phase: PhaseConfig, size: tuple[int, int]) -> 
         raise UserError(f"{place}: no such mean picture; {remedy}, or set data.mean_value")
     mean = read_mean_picture(path)
     if mean.shape != (*size, 3):
-        found, wanted = ("x".join(map(str, sides)) for sides in (mean.shape, (*size, 3)))
+        found, wanted = (joined_sizes(sides) for sides in (mean.shape, (*size, 3)))
         raise UserError(
             f"{path} is {found}; the pictures (data.image_size) are {wanted}; {_resize_remedy(config, phase, size)}"
         )
@@ -58,7 +58,7 @@ def describe_other_size(mean: torch.Tensor, size: tuple[int, int]) -> str | None
     """Return how pictures of this (height, width) differ from a mean picture; None if the mean fits them."""
     if mean.shape[:2] in {(1, 1), size}:
         return None
-    pictures, found = ("x".join(map(str, sides)) for sides in (size, mean.shape[:2]))
+    pictures, found = (joined_sizes(sides) for sides in (size, mean.shape[:2]))
     return f"the pictures are {pictures}, and the mean picture is {found}"
 
 

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from shards.format import joined_lines
 from stylefinetune.config.schema import ModelConfig
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 
 TIMM = "timm/"  # prefix of the names of timm's networks
 MAX_LISTED = 8
@@ -87,7 +87,7 @@ def check_inputs(net: nn.Module, arch: str, num_classes: int, sizes: list[Size])
         if error is None:
             continue
         if size != sizes[0]:
-            test, training = _name(size), _name(sizes[0])
+            test, training = joined_sizes(size), joined_sizes(sizes[0])
             raise UserError(
                 f"{arch} can't have inputs of {test} pixels in testing and {training} in training "
                 f"({joined_lines(error)}); set data.crop_size and data.test.crop_size to the same value"
@@ -213,9 +213,6 @@ def _input_error(arch: str, size: Size, error: Exception, works: Callable[[Size]
     side = next((side for side in near if (side, side) != size and works((side, side))), None)
     remedy = "" if side is None else f"; set it to {side}, for example"
     return UserError(
-        f"data.crop_size makes inputs of {_name(size)} pixels, which {arch} can't have ({joined_lines(error)}){remedy}"
+        f"data.crop_size makes inputs of {joined_sizes(size)} pixels, which {arch} can't have "
+        f"({joined_lines(error)}){remedy}"
     )
-
-
-def _name(size: Size) -> str:
-    return "x".join(map(str, size))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from stylefinetune.config.schema import CAFFE_GRAPH, CAFFENET, ModelConfig
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 from stylefinetune.models.architectures import build_architecture, check_inputs
 from stylefinetune.models.caffe_graph.network import CaffeGraph
 from stylefinetune.models.caffenet import SMALLEST_INPUT, CaffeNet, fill, is_valid_last_layer, pooled_size
@@ -64,7 +64,7 @@ def _check_caffenet(model: ModelConfig, input_sizes: list[tuple[int, int]]) -> N
     for size in input_sizes:
         if min(size) < SMALLEST_INPUT:
             raise UserError(
-                f"data.crop_size makes inputs of {_name(size)} pixels, too small for CaffeNet; "
+                f"data.crop_size makes inputs of {joined_sizes(size)} pixels, too small for CaffeNet; "
                 f"use at least {SMALLEST_INPUT}"
             )
     if len({tuple(map(pooled_size, size)) for size in input_sizes}) > 1:
@@ -73,10 +73,6 @@ def _check_caffenet(model: ModelConfig, input_sizes: list[tuple[int, int]]) -> N
 
 def _size_error(input_sizes: list[tuple[int, int]]) -> UserError:
     return UserError(
-        f"training's and testing's inputs of {' and '.join(map(_name, input_sizes))} pixels need fully connected "
-        "layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
+        f"training's and testing's inputs of {' and '.join(map(joined_sizes, input_sizes))} pixels need fully "
+        "connected layers of different sizes; set data.crop_size and data.test.crop_size to closer values"
     )
-
-
-def _name(size: tuple[int, int]) -> str:
-    return "x".join(map(str, size))

@@ -9,7 +9,7 @@ from torch import nn
 
 from stylefinetune.caffe.pretrained import locate_published
 from stylefinetune.config.schema import CAFFE_GRAPH, CAFFENET
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 from stylefinetune.models.architectures import classifier_layers
 from stylefinetune.models.caffe_graph.blobs import name_statistics
 from stylefinetune.models.layer_names import split_parameter
@@ -138,7 +138,7 @@ def _copy_tensors(net: nn.Module, source: str, tensors: Tensors, loaded: LoadedL
     reset = dict.fromkeys(_layer(name) for name in differing)
     for name in differing:
         if _layer(name) not in classifier:
-            theirs, ours = ("x".join(map(str, sizes)) for sizes in (shared[name].shape, own[name].shape))
+            theirs, ours = (joined_sizes(sizes) for sizes in (shared[name].shape, own[name].shape))
             raise UserError(
                 f"weights: {source}: {name} is {theirs} in the file and {ours} in the network; use weights of this "
                 "network (model.arch) and, if it is built for one input size, set data.crop_size to that of the weights"
@@ -164,7 +164,7 @@ def _layer(name: str) -> str:
 
 def _reshaped(tensor: torch.Tensor, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
     if not shapes_match(tensor.shape, shape):
-        theirs, ours = ("x".join(map(str, sizes)) for sizes in (tensor.shape, shape))
+        theirs, ours = (joined_sizes(sizes) for sizes in (tensor.shape, shape))
         raise _mismatch(f"{path}: {name} is {theirs} in the file and {ours} in the network", name)
     return tensor.reshape(shape)
 

@@ -10,6 +10,7 @@ from stylefinetune.caffe.graph.kinds import KINDS, enum_of, parameters_of, sides
 from stylefinetune.caffe.layers import Layer
 from stylefinetune.caffe.prototxt import round_float32
 from stylefinetune.caffe.schema import message_class
+from stylefinetune.errors import joined_sizes
 from stylefinetune.models.batch_norm import freeze_statistics
 from stylefinetune.models.caffe_graph.fillers import fill
 from stylefinetune.models.caffe_graph.operations import (
@@ -209,4 +210,4 @@ def _sides(layer: Layer, name: str) -> tuple[int, int]:
 
 
 def _names(shapes: list[Shape]) -> str:
-    return " and ".join("x".join(map(str, shape)) for shape in shapes)
+    return " and ".join(map(joined_sizes, shapes))

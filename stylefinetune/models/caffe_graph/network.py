@@ -10,7 +10,7 @@ from shards.format import joined_lines
 from stylefinetune.caffe.graph.read import Graph
 from stylefinetune.caffe.graph.store import check_phases, has_weights, read_stored, settings_of
 from stylefinetune.caffe.layers import Layer
-from stylefinetune.errors import UserError
+from stylefinetune.errors import UserError, joined_sizes
 from stylefinetune.models.caffe_graph.layers import Shape, build_layer
 from stylefinetune.models.layer_names import module_name
 
@@ -126,7 +126,7 @@ def _output_shape(layer: Layer, module: nn.Module, shapes: list[Shape]) -> Shape
         with torch.no_grad():
             output = functional_call(module.eval(), tensors, inputs)
     except (RuntimeError, ValueError, IndexError) as error:
-        sizes = " and ".join("x".join(map(str, shape)) for shape in shapes)
+        sizes = " and ".join(map(joined_sizes, shapes))
         raise layer.place.error(f"it can't have an input of {sizes} ({joined_lines(error)})") from error
     finally:
         module.train(training)
