@@ -167,24 +167,33 @@ def _download(url: str, part: BinaryIO, show: Callable[[int, int], None]) -> Non
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
         try:
             with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-                span = response.headers.get("Content-Range", "")
-                if size and response.status_code == requests.codes.requested_range_not_satisfiable:
-                    if span == f"bytes */{size}":
-                        return
-                elif not response.ok:
-                    raise _MirrorError(f"answers {response.status_code}")
-                elif response.status_code != requests.codes.partial_content:
-                    part.truncate(0)
-                    _receive(response, part, show)
+                if _take(response, part, show):
                     return
-                elif span.startswith(f"bytes {size}-"):
-                    _receive(response, part, show)
-                    return
-                part.truncate(0)  # the range is not the requested one
         except requests.RequestException as error:
             if _size(part) <= size:
                 raise _MirrorError(_reason(error)) from error
     raise _MirrorError(f"broke off {_ATTEMPTS} times")
+
+
+def _take(response: "requests.Response", part: BinaryIO, show: Callable[[int, int], None]) -> bool:
+    """Append a response to `part`, and return True; or empty it, if the response is not of the requested bytes."""
+    from requests import codes  # noqa: PLC0415 -- as in `_download`
+
+    size, span = _size(part), response.headers.get("Content-Range", "")
+    if size and response.status_code == codes.requested_range_not_satisfiable:
+        is_complete = span == f"bytes */{size}"
+    elif not response.ok:
+        raise _MirrorError(f"answers {response.status_code}")
+    else:
+        is_whole = response.status_code != codes.partial_content
+        is_complete = is_whole or span.startswith(f"bytes {size}-")
+        if is_whole:
+            part.truncate(0)
+        if is_complete:
+            _receive(response, part, show)
+    if not is_complete:
+        part.truncate(0)
+    return is_complete
 
 
 def _receive(response: "requests.Response", part: BinaryIO, show: Callable[[int, int], None]) -> None:
