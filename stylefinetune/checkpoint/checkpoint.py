@@ -38,7 +38,6 @@ from stylefinetune.optim.weight_average import EMA
 MODEL_FILE, OPTIMIZER_FILE, MEAN = "model.safetensors", "optimizer.safetensors", "mean.safetensors"
 CONFIG = "config.yaml"
 SCALARS = "scalars"  # key of progress.json in addition to the fields of Progress
-SERIALIZING = "Error while serializing: I/O error: "  # prefix of safetensors' message on a system error
 PHASES = ("train", "test")
 ATTEMPTS = 10  # to read a checkpoint of a run that removes old ones
 
@@ -142,9 +141,8 @@ def save_checkpoint(
     path = checkpoint_path(run_dir, progress.iteration)
     try:
         write_folder(path, write)
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix(SERIALIZING)
-        raise write_error(path, reason) from error
+    except OSError as error:
+        raise write_error(path, error.strerror or str(error)) from error
     return path
 
 
