@@ -17,7 +17,7 @@ from torch.nn import functional
 from stylefinetune import train
 from stylefinetune.data.transforms import Crops, Transform
 from stylefinetune.errors import run_command
-from stylefinetune.training import setup
+from stylefinetune.training import run, setup
 
 
 class Float64Transform(Transform):
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--turn_tie", type=int)
     options, arguments = parser.parse_known_args(arguments)
     torch.set_default_dtype(torch.float64)
-    setup.Transform = Float64Transform
+    run.Transform = Float64Transform
     if options.turn_tie is not None:
         build, turner = setup.build_model, TieTurner(options.turn_tie)
 
