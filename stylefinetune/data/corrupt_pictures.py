@@ -42,9 +42,10 @@ class CorruptPictures:
         self._new.clear()
         count = len(self._known)
         if count > self._max_fraction * total:
+            verb = "is" if count == 1 else "are"
             raise CorruptError(
-                f"{count} of {total} pictures are corrupt, the last one is {self._pictures.location(new[-1])}; restore "
-                "them (shards verify DIR lists the damage), or raise data.max_corrupt "
+                f"{count} of {total} pictures {verb} corrupt, the last one is {self._pictures.location(new[-1])}; "
+                "restore them (shards verify DIR lists the damage), or raise data.max_corrupt "
                 f"(now {self._max_fraction:g})"
             )
         return [f"{self._pictures.location(row)} is corrupt and skipped ({count} of {total} pictures)" for row in new]
