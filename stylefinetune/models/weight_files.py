@@ -70,7 +70,7 @@ def read_weights(path: Path) -> Tensors:
         return _read_pytorch(path)
     if path.suffix != ".safetensors":
         raise UserError(
-            f"weights: {path} is neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder, such as RUN/best"
+            f"weights: {path} is neither a .caffemodel, a .safetensors, a .pth nor a checkpoint's folder (RUN/best)"
         )
     try:
         return load_file(path)
