@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 _MAX_MESSAGE = 200  # characters of another library's message
+_MOST_NAMES = 5
 
 
 class ShardsError(ValueError):
@@ -38,7 +39,7 @@ def joined_lines(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".!")[:_MAX_MESSAGE] or type(error).__name__
 
 
-def shorten(names: Sequence[str], most: int = 5) -> str:
-    """Return the first names of a list, and how many more there are."""
-    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *more])
+def shorten(names: Sequence[str]) -> str:
+    """Return the first five names of a list, and how many more there are."""
+    more = [f"and {len(names) - _MOST_NAMES:,} more"] if len(names) > _MOST_NAMES else []
+    return ", ".join([*names[:_MOST_NAMES], *more])

@@ -1,7 +1,7 @@
 """The formats on disk; `stylefinetune` imports only this sub-package of `shards`."""
 
 from shards.counted import counted
-from shards.errors import ShardsError, first_line, joined_lines
+from shards.errors import ShardsError, first_line, joined_lines, shorten
 from shards.files import sync_path
 from shards.location import cache_folder, object_store_url
 from shards.object_store import ObjectStore, StoredObject
@@ -15,5 +15,6 @@ __all__ = [
     "first_line",
     "joined_lines",
     "object_store_url",
+    "shorten",
     "sync_path",
 ]

@@ -1,8 +1,9 @@
 """Prints an evaluation as text: the overall values, a line per class with a bar, and the most frequent mistakes."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
+from shards.format import shorten
 from stylefinetune.evaluation.baselines.baselines import Baselines
 from stylefinetune.evaluation.metrics import ClassMetrics, Evaluation
 from stylefinetune.evaluation.several_labels import LabelEvaluation
@@ -11,7 +12,6 @@ from stylefinetune.evaluation.suspects import Suspects
 _BAR = 20  # characters for a recall of 1
 _MAX_CLASSES, _MAX_NAME = 40, 24
 _MAX_SUSPECTS = 10
-_MAX_NAMES = 5
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -90,7 +90,7 @@ def _table_of(by_class: list[ClassMetrics]) -> Iterator[str]:
             f"{_short(metrics.name):{width}}  {metrics.count:8}  {metrics.recall:6.3f} {_bar(metrics.recall)}  "
             f"{_number(metrics.precision):>9}  {metrics.f1:.2f}  {metrics.average_precision:.2f}"
         )
-    if absent := [metrics.name for metrics in by_class if not metrics.count]:
+    if absent := [_short(metrics.name) for metrics in by_class if not metrics.count]:
         yield f"Not in the table, since they have no pictures here: {shorten(absent)}"
 
 
@@ -101,12 +101,6 @@ def _mistakes(evaluation: Evaluation) -> Iterator[str]:
         yield "Most frequent mistakes:"
     for true, predicted, count, pictures in confused:
         yield f"  {count} of {pictures} pictures of {true} are taken for {predicted}"
-
-
-def shorten(names: Sequence[str]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    shown = ", ".join(map(_short, names[:_MAX_NAMES]))
-    return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"
 
 
 def _bar(share: float) -> str:

@@ -21,9 +21,9 @@ class ApiError(Exception):
         self.headers = headers
 
 
-def busy_error(message: str, seconds: float = 1.0) -> ApiError:
-    """Return the error of a server that has too much to do now; the client may try again after some seconds."""
-    return ApiError(503, message, {"Retry-After": str(max(1, round(seconds)))})
+def busy_error(message: str) -> ApiError:
+    """Return the error of a server that has too much to do now; the client may try again after a second."""
+    return ApiError(503, message, {"Retry-After": "1"})
 
 
 def rate_error(what: str, rate: float, seconds: float) -> ApiError:

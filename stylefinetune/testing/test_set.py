@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from shards.format import shorten
 from shards.format.index import ShardIndex
 from shards.format.order import RankBatchSampler
 from stylefinetune.checkpoint.checkpoint import Checkpoint
@@ -14,7 +15,6 @@ from stylefinetune.errors import UserError
 from stylefinetune.evaluation.metrics import Evaluation, evaluate_predictions
 from stylefinetune.evaluation.predictions import Predictions, collect_predictions
 from stylefinetune.evaluation.several_labels import LabelEvaluation, evaluate_labels
-from stylefinetune.evaluation.table import shorten
 from stylefinetune.evaluation.views import average_views
 from stylefinetune.losses.several_labels import check_loss
 from stylefinetune.models.build import run_network

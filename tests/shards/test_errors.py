@@ -31,7 +31,7 @@ def test_an_error_without_a_message_is_named(message, describe):
 
 
 def test_a_long_list_of_names_is_cut():
-    assert shorten(["a", "b"], 2) == "a, b"
-    assert shorten([*"abc"], 2) == "a, b, and 1 more"
-    assert shorten(["a"] * 2002, 1) == "a, and 2,001 more"
+    assert shorten([*"abcde"]) == "a, b, c, d, e"
+    assert shorten([*"abcdef"]) == "a, b, c, d, e, and 1 more"
+    assert shorten(["a"] * 2006) == "a, a, a, a, a, and 2,001 more"
     assert shorten([]) == ""

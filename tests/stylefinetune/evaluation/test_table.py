@@ -39,7 +39,7 @@ def test_of_many_classes_the_worst_are_listed():
     assert any(line.startswith("top-5 accuracy") for line in text)
     few = lines([0], [0], classes)
     names = "class 1, class 2, class 3, class 4, class 5"
-    assert few[-1] == f"Not in the table, since they have no pictures here: {names} and 93 more"
+    assert few[-1] == f"Not in the table, since they have no pictures here: {names}, and 93 more"
 
 
 def test_baselines_are_compared_with_the_network():
