@@ -116,8 +116,8 @@ class AssembleConfig:
             process the rest; then run merge.
         stage: local folder in which blocks are made if --out is a URL; default: a cache folder.
         keep_stage: keep the tars in the stage folder after their upload.
-        wandb: log the download to Weights & Biases: disabled, auto (online if there is an API key, otherwise offline), or
-            offline.
+        wandb: log the download to Weights & Biases: disabled, auto (online if there is an API key, otherwise offline),
+            or offline.
         wandb_project: W&B project; by default WANDB_PROJECT, or stylefinetune.
     """
 
