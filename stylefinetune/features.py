@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from stylefinetune.checkpoint.open_network import add_network_options, open_network
 from stylefinetune.config.command_line import add_ema_option, command_parser, parse_command
 from stylefinetune.distributed.world import World
-from stylefinetune.errors import UserError, run_command
+from stylefinetune.errors import UserError, joined_sizes, run_command
 from stylefinetune.prediction.feature_output import FEATURE_SUFFIXES, open_feature_output
 from stylefinetune.prediction.inputs import open_inputs
 from stylefinetune.prediction.layers import LayerOutput, list_layers
@@ -89,7 +89,7 @@ def _print_layers(network: PictureNetwork) -> None:
     layers = list_layers(network.net, lambda: network(black))
     width, kind_width = (max(len(layer[column]) for layer in layers) for column in (0, 1))
     for name, kind, shape in layers:
-        print(f"{name:{width}}  {kind:{kind_width}}  {'x'.join(map(str, shape))}")
+        print(f"{name:{width}}  {kind:{kind_width}}  {joined_sizes(shape)}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class Checkpoint:
             if saved is None or saved.shape != tensor.shape:
                 size = "no such layer" if saved is None else joined_sizes(saved.shape)
                 raise UserError(
-                    f"{self.path}: the run needs {name} of {'x'.join(map(str, tensor.shape))}, the checkpoint has "
+                    f"{self.path}: the run needs {name} of {joined_sizes(tensor.shape)}, the checkpoint has "
                     f"{size}; train with its config, or into another --run_dir with --weights {self.path}"
                 )
         return EngineState(

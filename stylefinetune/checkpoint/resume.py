@@ -183,7 +183,7 @@ def _learned_net(state: Path, recorded: str) -> Path:
 def _fit(blob: torch.Tensor | None, shape: torch.Size, name: str, path: Path) -> torch.Tensor:
     if blob is None or not shapes_match(blob.shape, shape):
         found = "no such layer" if blob is None else joined_sizes(blob.shape)
-        raise UserError(f"{path}: the run needs {name} of {'x'.join(map(str, shape))}, the file has {found}")
+        raise UserError(f"{path}: the run needs {name} of {joined_sizes(shape)}, the file has {found}")
     return blob.reshape(shape)
 
 

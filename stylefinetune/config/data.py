@@ -67,12 +67,6 @@ class PhaseConfig:
             f"{prefix}.mean_value has {len(self.mean_value)} values; give one, or three in the order {self.order}",
         )
         require(
-            not 0 < max(self.mean_value, default=0) < 1,
-            f"{prefix}.mean_value is {list(self.mean_value)}; it is for values from 0 to 255, so multiply those "
-            "for 0 to 1 by 255",
-        )
-        require(self.scale != 0, f"{prefix}.scale is {self.scale}, which makes all inputs 0; remove it")
-        require(
             not (self.mean_value and self.mean_file),
             f"{prefix}.mean_file and {prefix}.mean_value are both set; keep one of them",
         )

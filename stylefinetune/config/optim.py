@@ -40,11 +40,9 @@ class LayerRule:
     freeze_until: int = 0
 
     def __post_init__(self) -> None:
-        require_minimum("optim.layers", self, 0, "lr_mult", "decay_mult", "bias_decay_mult", "freeze_until")
-        require(
-            self.bias_lr_mult is None or self.bias_lr_mult >= 0,
-            f"optim.layers.bias_lr_mult is {self.bias_lr_mult}; it must not be negative",
-        )
+        require_minimum("optim.layers", self, 0, "freeze_until")
+        for name in ("lr_mult", "decay_mult", "bias_decay_mult"):
+            require(getattr(self, name) is not None, f"optim.layers.{name} has no value; give one, or remove the key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +98,7 @@ class OptimConfig:
     decay_norms: bool = True
 
     def __post_init__(self) -> None:
-        require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay")
-        require(self.eps > 0, f"optim.eps is {self.eps}; it must be above 0")
+        require_minimum("optim", self, 0, "base_lr", "warmup_iter", "lars_trust", "weight_decay", "eps")
         require_minimum("optim", self, 1 if self.lr_policy == "step" else 0, "stepsize")
         require(0 < self.layer_decay <= 1, f"optim.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
         require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum}; it must be in [0, 1)")

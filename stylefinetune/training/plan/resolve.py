@@ -34,14 +34,8 @@ def resolve_memory_format(config: Config, resumed: Checkpoint | None) -> Config:
 
 
 def resolve_dropout(config: Config) -> Config:
-    """Set model.dropout of CaffeNet if it is not set: the checkpoints of earlier versions have the value.
-
-    Raises:
-        UserError: CaffeNet is to skip blocks.
-    """
+    """Set model.dropout of CaffeNet if it is not set: the checkpoints of earlier versions have the value."""
     model = config.model
-    if model.arch == CAFFENET and model.drop_path:
-        raise UserError(f"model.drop_path is {model.drop_path:g}, but {CAFFENET} skips no blocks; remove it")
     if model.arch != CAFFENET or model.dropout is not None:
         return config
     return dataclasses.replace(config, model=dataclasses.replace(model, dropout=CAFFENET_DROPOUT))

@@ -6,17 +6,24 @@ import numpy as np
 
 from shards.format import counted
 from stylefinetune.config.deepspeed import DeepSpeedConfig
-from stylefinetune.config.schema import Config
+from stylefinetune.config.schema import CAFFENET, Config
 from stylefinetune.data.dataset import PictureDataset
 
 _FIRST = 1000  # pictures of an epoch that must not all have one class
 
 
 def warn_of_settings(config: Config, pictures: int) -> Iterator[str]:
-    """Yield a line for each setting with which a run on so many training pictures can't do what it is meant for."""
+    """Yield a line for each setting with which a run on so many training pictures can't do what it is meant for.
+
+    They are not refused, since checkpoints of earlier versions have them, and Caffe's solvers may.
+    """
     optim, max_iter, per_iteration = config.optim, config.train.max_iter, config.pictures_per_iteration
     if optim.base_lr == 0:
         yield "optim.base_lr is 0, so the weights do not change"
+    if any(
+        min(rule.lr_mult, rule.bias_lr_mult or 0, rule.decay_mult, rule.bias_decay_mult) < 0 for rule in optim.layers
+    ):
+        yield "optim.layers has a negative multiplier, which makes a loss or weights larger instead of smaller"
     if optim.warmup_iter >= max_iter:
         yield (
             f"optim.warmup_iter is {optim.warmup_iter:,} and the run has {counted(max_iter, 'iteration')}, so the "
@@ -27,6 +34,14 @@ def warn_of_settings(config: Config, pictures: int) -> Iterator[str]:
             f"an iteration reads {per_iteration:,} pictures, more than the {pictures:,} of an epoch, so some are in it "
             "more than once; lower data.batch_size or train.iter_size"
         )
+    phase = config.data.phase(training=True)
+    if 0 < max(phase.mean_value, default=0) < 1:
+        found = f"data.mean_value is {list(phase.mean_value)}"
+        yield f"{found}; it is for values from 0 to 255, so multiply those for 0 to 1 by 255"
+    if phase.scale == 0:
+        yield "data.scale is 0, so all inputs are 0"
+    if config.model.arch == CAFFENET and config.model.drop_path:
+        yield f"model.drop_path has no effect on {CAFFENET}, which has no residual blocks"
     if config.engine == "torch" and config.deepspeed != DeepSpeedConfig():
         yield "the settings of deepspeed have no effect without --engine deepspeed"
 

@@ -155,11 +155,6 @@ def test_the_recipe_for_8_gpus_reads_the_same_pictures_in_batches_of_eight_times
         (["--optim.base_lr=.inf"], "optim.base_lr is inf; it must be a finite number"),
         (["--data.mean_value=nan"], "data.mean_value: Expected a float"),
         (
-            ["--data.mean_value=0.5,0.4,0.4"],
-            "data.mean_value is [0.5, 0.4, 0.4]; it is for values from 0 to 255, so multi",
-        ),
-        (["--data.scale=0"], "data.scale is 0.0, which makes all inputs 0; remove it"),
-        (
             ["--train.class_weights=few"],
             "train.class_weights: Expected one of ['balanced'], tuple[float, ...], null. Got",
         ),

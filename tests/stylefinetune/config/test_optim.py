@@ -12,11 +12,6 @@ def test_a_value_out_of_range_is_refused_also_in_python():
         OptimConfig(layer_decay=1.1)
     with pytest.raises(ValueError, match=r"optim\.layers\.freeze_until is -1; it must not be negative"):
         LayerRule("*", freeze_until=-1)
-    for name in ("lr_mult", "decay_mult", "bias_lr_mult", "bias_decay_mult"):
-        with pytest.raises(ValueError, match=rf"optim\.layers\.{name} is -0\.1; it must not be negative"):
-            LayerRule("*", **{name: -0.1})
-    with pytest.raises(ValueError, match=r"optim\.eps is 0; it must be above 0"):
-        OptimConfig(optimizer="adamw", eps=0)
     with pytest.raises(ValueError, match=r"optim\.nesterov needs a momentum"):
         OptimConfig(optimizer="sgd", nesterov=True, momentum=0.0)
     with pytest.raises(ValueError, match=r"optim\.gamma is -0\.1; with optim\.lr_policy inv it must not be negative"):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from shards.format.order import DataOrder
+from stylefinetune.config.cli import dump_config, load_config
+from stylefinetune.config.data import DataConfig
 from stylefinetune.config.deepspeed import DeepSpeedConfig
-from stylefinetune.config.optim import OptimConfig
-from stylefinetune.config.schema import TrainConfig
+from stylefinetune.config.optim import LayerRule, OptimConfig
+from stylefinetune.config.schema import ModelConfig, TrainConfig
 from stylefinetune.data.dataset import PictureDataset
 from stylefinetune.training.plan.warn import order_warning, warn_of_settings
 from tests.drawn_checkpoints import CONFIG
@@ -28,6 +30,24 @@ def test_settings_that_cannot_do_what_they_are_meant_for_get_a_warning():
     assert warnings(optim=OptimConfig(warmup_iter=8), train=TrainConfig(max_iter=9)) == []
     (line,) = warnings(pictures=2 * batch - 1, train=TrainConfig(iter_size=2))
     assert line.startswith(f"an iteration reads {2 * batch} pictures, more than the {2 * batch - 1} of an epoch, ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"data": DataConfig(mean_value=(0.5, 0.4, 0.4))}, "data.mean_value is [0.5, 0.4, 0.4]; it is for values"),
+        ({"data": DataConfig(scale=0)}, "data.scale is 0, so all inputs are 0"),
+        ({"optim": OptimConfig(layers=(LayerRule("*", lr_mult=-1),))}, "optim.layers has a negative multiplier"),
+        ({"optim": OptimConfig(layers=(LayerRule("*", bias_lr_mult=-1),))}, "optim.layers has a negative multiplier"),
+        ({"model": ModelConfig(drop_path=0.1)}, "model.drop_path has no effect on caffenet"),
+    ],
+)
+def test_likely_mistakes_get_a_warning_and_checkpoints_that_have_them_stay_readable(tmp_path, settings, line):
+    (found,) = warnings(**settings)
+    assert found.startswith(line)
+    stored = tmp_path / "config.yaml"
+    stored.write_text(dump_config(dataclasses.replace(CONFIG, **settings)))
+    assert warnings(**{name: getattr(load_config(stored), name) for name in settings}) == [found]
 
 
 def test_settings_of_an_engine_that_is_not_used_get_a_warning():
